@@ -1,0 +1,1 @@
+"""Many studies: a ledger, local and distributed execution, resume."""

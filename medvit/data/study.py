@@ -1,0 +1,105 @@
+"""`Study`: one examination of one patient, from the files on disk to the image in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A voxel grid in the patient.
+
+    Parameters
+    ----------
+    shape
+        Voxels along the three axes, in index order (a 2D image has a trailing 1).
+    affine
+        4x4, voxel index to RAS+ patient millimetres (the NIfTI world).
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along each axis, in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of one voxel in mm^3."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
+        """Whether both grids place every voxel alike, to `tolerance` mm at the corners."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1)
+        homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
+        return bool(np.abs((self.affine - other.affine) @ homogeneous).max() <= tolerance)
+
+
+@dataclass(frozen=True)
+class Series:
+    """What one image channel is read from.
+
+    Parameters
+    ----------
+    paths
+        The file, or for DICOM all files of the series.
+    format
+        ``"nifti"``, ``"dicom"`` or ``"itk"`` (NRRD, MetaImage and whatever else SimpleITK reads).
+    facts
+        What the headers say without reading pixels: modality, description, study date, ... Never a
+        patient's name or identifier; those are in `Study.patient`.
+    """
+
+    paths: tuple[Path, ...]
+    format: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One examination of one patient.
+
+    Parameters
+    ----------
+    id
+        Unique in a run and safe as the name of a folder; carries no patient identifier.
+    series
+        One entry for each image channel.
+    image
+        ``None`` until it is read; then (C, X, Y, Z) float32, in the index order of the source, with an
+        affine that maps voxels to RAS+ millimetres.
+    grid
+        The grid of the source, to which results go back voxel for voxel; ``None`` until it is read.
+    patient
+        Identifying facts (name, identifier, birth date). Kept out of `repr` so that no log shows them.
+    notes
+        What the reader decided and a person should know, in sentences.
+    """
+
+    id: str
+    series: tuple[Series, ...]
+    image: MetaTensor | None = None
+    grid: Grid | None = None
+    patient: dict[str, Any] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def with_image(self, image: MetaTensor, grid: Grid, *notes: str) -> Study:
+        """This study with its image read."""
+        return replace(self, image=image, grid=grid, notes=self.notes + notes)
+
+    @property
+    def path(self) -> Path:
+        """The first file of the study, to name it by."""
+        return self.series[0].paths[0]

@@ -1,0 +1,61 @@
+"""The errors that a person using medvit can put right; each is one sentence that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MedvitError(Exception):
+    """Something that the person who called medvit can put right."""
+
+
+class StudyError(MedvitError):
+    """A study that cannot be read, or not without the risk of a wrong answer.
+
+    Parameters
+    ----------
+    code
+        Stable machine-readable cause, such as ``"dicom-missing-slice"`` or ``"nifti-truncated"``.
+    what
+        What was found, in one clause without a full stop.
+    path
+        The file or folder at fault.
+    do
+        What the person should do, in one clause without a full stop.
+    tag
+        The DICOM attribute or NIfTI header field at fault, such as ``"ImagePositionPatient (0020,0032)"``.
+    """
+
+    def __init__(
+        self, code: str, what: str, *, path: Path | str | None = None, do: str = "", tag: str = ""
+    ) -> None:
+        self.code = code
+        self.what = what
+        self.path = None if path is None else Path(path)
+        self.do = do
+        self.tag = tag
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        where = f"{self.path}: " if self.path is not None else ""
+        tag = f" [{self.tag}]" if self.tag else ""
+        return f"{where}{self.what}{tag}{'; ' + self.do if self.do else ''} ({self.code})"
+
+    def __reduce__(self) -> tuple:
+        # Exceptions with keyword arguments do not survive the trip between processes by default.
+        return _rebuild, (self.code, self.what, self.path, self.do, self.tag)
+
+
+def _rebuild(code: str, what: str, path: Path | None, do: str, tag: str) -> StudyError:
+    return StudyError(code, what, path=path, do=do, tag=tag)
+
+
+class WeightsError(MedvitError):
+    """Weights that are missing, unsafe to open, or do not fit the network they were given to."""
+
+
+class MissingExtraError(MedvitError):
+    """An optional dependency is not installed; the message gives the install command."""
+
+    def __init__(self, need: str, extra: str) -> None:
+        super().__init__(f"{need} needs an optional dependency: pip install 'medvit[{extra}]'")

@@ -1,0 +1,1 @@
+"""Losses that the papers propose and MONAI lacks."""

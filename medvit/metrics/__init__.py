@@ -1,0 +1,1 @@
+"""Clinical metrics, in millimetres and millilitres."""

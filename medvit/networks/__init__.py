@@ -1,0 +1,11 @@
+"""The networks, one architecture a file, each usable as ``_target_: medvit.networks.NAME``."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "published": ["LoadReport", "read_checkpoint"],
+        "segformer3d": ["SegFormer3D"],
+    },
+)

@@ -1,0 +1,147 @@
+"""Published checkpoints: opening them safely and loading them into our networks without a silent gap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medvit.errors import WeightsError
+
+# The keys under which training frameworks nest a state dict.
+NESTINGS = ("state_dict", "model_state_dict", "model", "network_weights", "net", "network", "weights")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a published checkpoint brought.
+
+    Parameters
+    ----------
+    matched
+        Number of entries of the network that were filled.
+    ignored
+        Entries of the checkpoint that the network has no use for by design (say, an unused head).
+    """
+
+    matched: int
+    ignored: tuple[str, ...] = ()
+
+
+def read_checkpoint(source: str | Path | Mapping[str, Any]) -> StateDict:
+    """The bare state dict inside a checkpoint, whatever it is nested in.
+
+    Parameters
+    ----------
+    source
+        A ``.pt``/``.pth``/``.bin`` file, a ``.safetensors`` file, or what such a file holds.
+
+    Returns
+    -------
+    dict
+        Entry name to tensor, on the CPU, without a ``module.``-like prefix.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, needs unpickling of anything but tensors, or holds no state dict.
+    """
+    content: Any = source
+    if isinstance(source, str | Path):
+        content = _open(Path(source))
+    while isinstance(content, Mapping) and not _is_state_dict(content):
+        nested = next((content[key] for key in NESTINGS if isinstance(content.get(key), Mapping)), None)
+        if nested is None:
+            raise WeightsError(f"no state dict found: the checkpoint holds {sorted(map(str, content))[:8]}")
+        content = nested
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"no state dict found: the checkpoint is a {type(content).__name__}")
+    return strip_prefix({name: value for name, value in content.items() if isinstance(value, Tensor)})
+
+
+def strip_prefix(state: StateDict) -> StateDict:
+    """`state` without the prefixes that wrappers put before every entry."""
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            return strip_prefix({name[len(prefix) :]: value for name, value in state.items()})
+    return state
+
+
+def load_strictly(
+    network: nn.Module,
+    published: StateDict,
+    rename: Callable[[StateDict], StateDict],
+    *,
+    ignored: tuple[str, ...] = (),
+) -> LoadReport:
+    """Fill `network` with published entries, every one of them or none.
+
+    Parameters
+    ----------
+    network
+        The network to fill, in place.
+    published
+        The authors' state dict.
+    rename
+        Turns the authors' names and layouts into the network's own.
+    ignored
+        Names in `published` that are left over by design.
+
+    Raises
+    ------
+    WeightsError
+        If an entry is missing, left over or of another shape; the message names them.
+    """
+    own = network.state_dict()
+    given = rename({name: value for name, value in published.items() if name not in ignored})
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = [name for name in own if name not in given and name not in counters]
+    left_over = [name for name in given if name not in own]
+    shapes = [
+        f"{name} is {tuple(given[name].shape)}, the network needs {tuple(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{title}: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+        for title, names in (("missing", missing), ("left over", left_over), ("wrong shape", shapes))
+        if names
+    ]
+    if problems:
+        raise WeightsError(
+            f"the checkpoint does not fit {type(network).__name__} "
+            f"({len(own) - len(missing) - len(shapes)} of {len(own)} entries match); " + "; ".join(problems)
+        )
+    network.load_state_dict({**own, **given})
+    return LoadReport(matched=len(given), ignored=ignored)
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such checkpoint")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            f"{path}: not a file of plain tensors ({type(error).__name__}); "
+            "medvit opens no pickled objects: save the state dict alone, best as .safetensors"
+        ) from error
+
+
+def _is_state_dict(content: Mapping[str, Any]) -> bool:
+    return (
+        bool(content)
+        and all(isinstance(name, str) for name in content)
+        and any(isinstance(value, Tensor) for value in content.values())
+    )

@@ -1,0 +1,447 @@
+"""SegFormer3D: a pyramid transformer encoder with a linear decoder (Perera et al. 2024, arXiv 2404.10156)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
+
+# Inside the network a feature map is channels-last, (B, D, H, W, C): linear layers and norms read it as it
+# is, and a convolution sees it through `_channels_first` as channels_last_3d memory, without a copy.
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.permute(0, 4, 1, 2, 3)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 4, 1)
+
+
+def _norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm3d(channels)
+    if kind == "group":
+        return nn.GroupNorm(8, channels)
+    raise ValueError(f"norm must be 'batch' or 'group', not {kind!r}")
+
+
+def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="trilinear", align_corners=False)
+
+
+class PatchEmbedding(nn.Module):
+    """Overlapping strided convolution and LayerNorm (section 3.1 of the paper)."""
+
+    def __init__(self, in_channels: int, dim: int, kernel_size: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(in_channels, dim, kernel_size, stride, padding)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W, in) to (B, D', H', W', dim)."""
+        return self.norm(_channels_last(self.proj(_channels_first(x))))
+
+
+class EfficientAttention(nn.Module):
+    """Every voxel attends to a grid that a strided convolution has shrunk (section 3.1).
+
+    Parameters
+    ----------
+    dim, num_heads
+        Channels and heads; `num_heads` divides `dim`.
+    reduction
+        Edge of the strided convolution that shrinks the key/value grid; 1 leaves it as it is.
+    scale
+        ``"head_dim"``: 1/sqrt(channels of a head), the paper's formula. ``"heads"``: 1/sqrt(number of
+        heads), as in the code under which the published weights were trained.
+    """
+
+    def __init__(self, dim: int, num_heads: int, reduction: int, scale: Literal["head_dim", "heads"]) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads ({num_heads}) must divide the embedding dimension ({dim})")
+        if scale not in ("head_dim", "heads"):
+            raise ValueError(f"attention_scale must be 'head_dim' or 'heads', not {scale!r}")
+        self.num_heads = num_heads
+        self.scale = (num_heads if scale == "heads" else dim // num_heads) ** -0.5
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.reduce = nn.Conv3d(dim, dim, reduction, reduction) if reduction > 1 else None
+        self.reduce_norm = nn.LayerNorm(dim) if reduction > 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W, C) to the same shape."""
+        source = x
+        if self.reduce is not None and self.reduce_norm is not None:
+            source = self.reduce_norm(_channels_last(self.reduce(_channels_first(x))))
+        key, value = self.key_value(source).chunk(2, dim=-1)
+        attended = F.scaled_dot_product_attention(
+            self._heads(self.query(x)), self._heads(key), self._heads(value), scale=self.scale
+        )
+        return self.proj(attended.transpose(1, 2).reshape(x.shape))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], -1, self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
+
+
+class ConvFeedForward(nn.Module):
+    """Two linear layers around a depthwise 3x3x3 convolution, which makes positions known (section 3.1)."""
+
+    def __init__(self, dim: int, ratio: float, norm: Literal["batch", "group"]) -> None:
+        super().__init__()
+        hidden = int(dim * ratio)
+        self.expand = nn.Linear(dim, hidden)
+        self.depthwise = nn.Conv3d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.norm = _norm(norm, hidden)
+        self.contract = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W, C) to the same shape."""
+        x = self.norm(self.depthwise(_channels_first(self.expand(x))))
+        return self.contract(F.gelu(_channels_last(x)))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each normalised before and added to its input."""
+
+    def __init__(
+        self, dim: int, num_heads: int, ratio: float, reduction: int,
+        scale: Literal["head_dim", "heads"], norm: Literal["batch", "group"],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = EfficientAttention(dim, num_heads, reduction, scale)
+        self.norm2 = nn.LayerNorm(dim)
+        self.ffn = ConvFeedForward(dim, ratio, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W, C) to the same shape."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+class Stage(nn.Module):
+    """Patch embedding, blocks and a closing norm: one level of the pyramid."""
+
+    def __init__(self, embed: PatchEmbedding, blocks: Sequence[Block], dim: int) -> None:
+        super().__init__()
+        self.embed = embed
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W, C) of the level above to (B, D', H', W', C') of this level."""
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class Fusion(nn.Module):
+    """All levels, projected to one width and mixed on the finest level's grid (section 3.2).
+
+    The published form upsamples every level, joins them to four times the width and mixes by a 1x1x1
+    convolution. That convolution has no bias and trilinear weights sum to one, so it commutes with the
+    upsampling: here each level is mixed with its own columns of the kernel on its own small grid, and only
+    the results are upsampled and added. Same function, no joined tensor.
+    """
+
+    def __init__(self, dims: Sequence[int], width: int, norm: Literal["batch", "group"]) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(nn.Linear(dim, width) for dim in dims)
+        self.project_norm = nn.ModuleList(nn.LayerNorm(width) for _ in dims)
+        self.mix = nn.Conv3d(width * len(dims), width, 1, bias=False)
+        self.mix_norm = _norm(norm, width)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Levels (B, D_i, H_i, W_i, C_i), finest first, to (B, width, D_1, H_1, W_1)."""
+        # The kernel's columns stand coarsest level first, as published.
+        kernels = self.mix.weight.flatten(1).chunk(len(levels), dim=1)[::-1]
+        size = levels[0].shape[1:4]
+        fused: Tensor | None = None
+        for level, project, norm, kernel in zip(
+            levels, self.project, self.project_norm, kernels, strict=True
+        ):
+            mixed = _channels_first(F.linear(norm(project(level)), kernel))
+            mixed = mixed if fused is None else _upsample(mixed, size)
+            fused = mixed if fused is None else fused + mixed
+        return F.relu(self.mix_norm(fused))
+
+
+class MLPHead(nn.Module):
+    """The published decoder: fusion, a 1x1x1 readout, and trilinear upsampling to the image."""
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        width: int,
+        out_channels: int,
+        dropout: float,
+        norm: Literal["batch", "group"],
+        stride: int,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.fuse = Fusion(dims, width, norm)
+        self.dropout = nn.Dropout(dropout)
+        self.readout = nn.Conv3d(width, out_channels, 1)
+
+    def forward(self, levels: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Levels of the encoder to logits (B, out_channels, *size)."""
+        logits = self.readout(self.dropout(self.fuse(levels)))
+        # The finest token i is centred on voxel stride * i, so a grid that reaches past the image is cropped.
+        reach = [n * self.stride for n in logits.shape[2:]]
+        d, h, w = size
+        return _upsample(logits, reach)[:, :, :d, :h, :w]
+
+
+class ConvUnit(nn.Sequential):
+    """3x3x3 convolution, GroupNorm, GELU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.GroupNorm(8, out_channels),
+            nn.GELU(),
+        )
+
+
+class DetailStem(nn.Module):
+    """The image folded to half resolution (2x2x2 voxels to channels) and two convolutions."""
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.units = nn.Sequential(ConvUnit(8 * in_channels, width), ConvUnit(width, width))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in, D, H, W) with even D, H, W to (B, width, D/2, H/2, W/2)."""
+        return self.units(_fold(image))
+
+
+class DetailHead(nn.Module):
+    """Fusion, joined at half resolution with the stem's map, and logits unfolded to every voxel.
+
+    Not of the paper: its head reads out at a quarter of the resolution, which at 2 mm voxels is too coarse
+    for cortex and deep nuclei.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        width: int,
+        stem_width: int,
+        out_channels: int,
+        norm: Literal["batch", "group"],
+    ) -> None:
+        super().__init__()
+        self.fuse = Fusion(dims, width, norm)
+        self.refine = nn.Sequential(ConvUnit(width + stem_width, width), ConvUnit(width, width))
+        self.readout = nn.Conv3d(width, 8 * out_channels, 1)
+
+    def forward(self, levels: Sequence[Tensor], stem: Tensor) -> Tensor:
+        """Levels of the encoder and the stem's map (B, C, D/2, H/2, W/2) to logits (B, out, D, H, W)."""
+        coarse = _upsample(self.fuse(levels), stem.shape[2:])
+        return _unfold(self.readout(self.refine(torch.cat([coarse, stem], dim=1))))
+
+
+class SegFormer3D(nn.Module):
+    """SegFormer3D for volumes of any box shape.
+
+    Parameters
+    ----------
+    in_channels
+        Image channels (4 in the paper's BraTS task).
+    out_channels
+        Classes; the output holds their logits.
+    embed_dims, num_heads, depths, mlp_ratios, sr_ratios
+        Channels, heads, blocks, feed-forward ratio and key/value reduction of the four stages.
+    patch_kernel_size, patch_stride, patch_padding
+        Patch embedding of the four stages. With ``head="detail"`` the first counts on the half-resolution
+        grid of the stem.
+    decoder_dim
+        Width of the decoder.
+    decoder_dropout
+        Dropout before the readout.
+    attention_scale
+        ``"head_dim"``, the paper's formula and the sane choice for training, or ``"heads"``, the rule of
+        the code release of April 2024. The published BraTS weights need ``"heads"``: the state dicts are
+        alike, the outputs are not.
+    head
+        ``"mlp"``, the published decoder, or ``"detail"``, a half-resolution stem and readout that resolve
+        structures of one or two voxels (not of the paper; no published weights).
+    norm
+        ``"batch"`` as published, or ``"group"``, which does not depend on the batch.
+
+    Notes
+    -----
+    Input (B, in_channels, D, H, W), output (B, out_channels, D, H, W). Any box is taken whose first two
+    token grids are at least `sr_ratios` wide: with the defaults every edge is 13 or longer. The authors'
+    class takes cubes only (it rebuilds grids from cube roots); on cubes the numbers are the same. Their
+    output reaches past the image where an edge is not a multiple of the first stride; here it is cropped.
+
+    References
+    ----------
+    Perera, Navard, Yilmaz: SegFormer3D, an efficient transformer for 3D medical image segmentation,
+    CVPR workshops 2024, arXiv 2404.10156.
+
+    Examples
+    --------
+    >>> network = SegFormer3D(in_channels=1, out_channels=3, depths=(1, 1, 1, 1))
+    >>> network(torch.zeros(1, 1, 32, 48, 40)).shape
+    torch.Size([1, 3, 32, 48, 40])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 4,
+        out_channels: int = 3,
+        *,
+        embed_dims: Sequence[int] = (32, 64, 160, 256),
+        num_heads: Sequence[int] = (1, 2, 5, 8),
+        depths: Sequence[int] = (2, 2, 2, 2),
+        mlp_ratios: Sequence[float] = (4, 4, 4, 4),
+        sr_ratios: Sequence[int] = (4, 2, 1, 1),
+        patch_kernel_size: Sequence[int] = (7, 3, 3, 3),
+        patch_stride: Sequence[int] = (4, 2, 2, 2),
+        patch_padding: Sequence[int] = (3, 1, 1, 1),
+        decoder_dim: int = 256,
+        decoder_dropout: float = 0.0,
+        attention_scale: Literal["head_dim", "heads"] = "head_dim",
+        head: Literal["mlp", "detail"] = "mlp",
+        norm: Literal["batch", "group"] = "batch",
+    ) -> None:
+        super().__init__()
+        if head not in ("mlp", "detail"):
+            raise ValueError(f"head must be 'mlp' or 'detail', not {head!r}")
+        self.in_channels = in_channels
+        self.sr_ratios, self.patch_stride = tuple(sr_ratios), tuple(patch_stride)
+        self.patch_kernel_size, self.patch_padding = tuple(patch_kernel_size), tuple(patch_padding)
+        self.stem = DetailStem(in_channels, embed_dims[0]) if head == "detail" else None
+        widths = (in_channels if self.stem is None else embed_dims[0], *embed_dims)
+        self.stages = nn.ModuleList(
+            Stage(
+                PatchEmbedding(widths[i], dim, patch_kernel_size[i], patch_stride[i], patch_padding[i]),
+                [
+                    Block(dim, num_heads[i], mlp_ratios[i], sr_ratios[i], attention_scale, norm)
+                    for _ in range(depths[i])
+                ],
+                dim,
+            )
+            for i, dim in enumerate(embed_dims)
+        )
+        self.head: MLPHead | DetailHead
+        if head == "detail":
+            self.head = DetailHead(embed_dims, decoder_dim, embed_dims[0], out_channels, norm)
+        else:
+            self.head = MLPHead(embed_dims, decoder_dim, out_channels, decoder_dropout, norm, patch_stride[0])
+        self.apply(_initialise)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, in_channels, D, H, W) to logits (B, out_channels, D, H, W)."""
+        self._check(image)
+        stem = None if self.stem is None else self.stem(image)
+        x = _channels_last(image if stem is None else stem)
+        levels = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        return self.head(levels, image.shape[2:] if stem is None else stem)
+
+    def _check(self, image: Tensor) -> None:
+        if image.ndim != 5 or image.shape[1] != self.in_channels:
+            raise ValueError(
+                f"SegFormer3D needs an image (B, {self.in_channels}, D, H, W), not {tuple(image.shape)}"
+            )
+        grid = [int(n) for n in image.shape[2:]]
+        if self.stem is not None:
+            if any(n % 2 for n in grid):
+                raise ValueError(f"the detail head needs even edges, not {grid}: pad the image")
+            grid = [n // 2 for n in grid]
+        for kernel, stride, padding, reduction in zip(
+            self.patch_kernel_size, self.patch_stride, self.patch_padding, self.sr_ratios, strict=True
+        ):
+            grid = [(n + 2 * padding - kernel) // stride + 1 for n in grid]
+            if min(grid) < reduction:
+                raise ValueError(
+                    f"an image of {tuple(image.shape[2:])} leaves a token grid of {grid}, "
+                    f"smaller than its reduction of {reduction}: pad the image"
+                )
+
+    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
+        """Fill the network from a checkpoint of the authors' code, every entry or none.
+
+        Parameters
+        ----------
+        source
+            A file (``pytorch_model.bin``, ``.pth``, ``.safetensors``) or what it holds.
+
+        Raises
+        ------
+        WeightsError
+            If the file is unsafe to open, or an entry is missing, left over or of another shape.
+        """
+        return load_strictly(self, read_checkpoint(source), rename_published)
+
+
+def _fold(x: Tensor) -> Tensor:
+    """(B, C, 2D, 2H, 2W) to (B, 8C, D, H, W)."""
+    b, c, d, h, w = x.shape
+    x = x.reshape(b, c, d // 2, 2, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(b, 8 * c, d // 2, h // 2, w // 2)
+
+
+def _unfold(x: Tensor) -> Tensor:
+    """(B, 8C, D, H, W) to (B, C, 2D, 2H, 2W), the inverse of `_fold`."""
+    b, c, d, h, w = x.shape
+    x = x.reshape(b, c // 8, 2, 2, 2, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(b, c // 8, 2 * d, 2 * h, 2 * w)
+
+
+def _initialise(module: nn.Module) -> None:
+    """As the authors: linear layers normal(0.02), convolutions scaled by their fan-out."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv3d):
+        fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=(2.0 / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+_PUBLISHED_NAMES = (
+    (r"segformer_encoder\.embed_(\d)\.patch_embeddings\.", lambda m: f"stages.{int(m[1]) - 1}.embed.proj."),
+    (r"segformer_encoder\.embed_(\d)\.norm\.", lambda m: f"stages.{int(m[1]) - 1}.embed.norm."),
+    (r"segformer_encoder\.tf_block(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.blocks."),
+    (r"segformer_encoder\.norm(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.norm."),
+    (r"\.attention\.sr\.", ".attention.reduce."),
+    (r"\.attention\.sr_norm\.", ".attention.reduce_norm."),
+    (r"\.mlp\.fc1\.", ".ffn.expand."),
+    (r"\.mlp\.fc2\.", ".ffn.contract."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".ffn.depthwise."),
+    (r"\.mlp\.dwconv\.bn\.", ".ffn.norm."),
+    (r"segformer_decoder\.linear_c(\d)\.proj\.", lambda m: f"head.fuse.project.{int(m[1]) - 1}."),
+    (r"segformer_decoder\.linear_c(\d)\.bn\.", lambda m: f"head.fuse.project_norm.{int(m[1]) - 1}."),
+    (r"segformer_decoder\.linear_fuse\.0\.", "head.fuse.mix."),
+    (r"segformer_decoder\.linear_fuse\.1\.", "head.fuse.mix_norm."),
+    (r"segformer_decoder\.linear_pred\.", "head.readout."),
+)
+
+
+def rename_published(published: StateDict) -> StateDict:
+    """The authors' entry names as ours; layouts are alike."""
+    renamed = {}
+    for name, value in published.items():
+        for pattern, replacement in _PUBLISHED_NAMES:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    return renamed

@@ -1,0 +1,1 @@
+"""Measurements, findings and the report of a patient."""

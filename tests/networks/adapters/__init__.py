@@ -1,0 +1,1 @@
+"""How the authors' classes and constructor arguments become our networks."""
