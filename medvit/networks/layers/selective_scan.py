@@ -1,0 +1,188 @@
+"""Mamba's selective scan (Gu and Dao 2023, arXiv 2312.00752), in PyTorch or by mamba_ssm's kernel."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Inside, time comes first and the channels last: dt, du (L, B, D), rates (N, D), b, c (L, B, N) and a state
+# (B, N, D). Every exponent is a sum of steps times a negative rate, so nothing can overflow: the form that
+# divides by the decay would, as soon as the decay is strong.
+
+LOG2_E = 1 / math.log(2)
+
+# Tokens whose decays and states are formed at once: long enough to spare calls, short enough for the cache.
+BLOCK = 128
+
+
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor | None = None, z: Tensor | None = None, delta_bias: Tensor | None = None,
+    delta_softplus: bool = False, return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    """Run h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t and read y_t = C_t h_t + D u_t.
+
+    Parameters
+    ----------
+    u, delta, z
+        Input, step before its bias and the gate, each (B, D, L).
+    A
+        Rates (D, N), all negative.
+    B, C
+        Input and output vectors of the state, each (B, N, L).
+    D, delta_bias
+        Skip and bias of the step, each (D,).
+    delta_softplus
+        Whether the step is softplus(delta + delta_bias).
+    return_last_state
+        Whether to give the state after the last token as well.
+
+    Returns
+    -------
+    Tensor or (Tensor, Tensor)
+        y (B, D, L) in the dtype of `u`, times SiLU(z) where `z` is given; the last state (B, D, N).
+
+    Notes
+    -----
+    The names are those of ``mamba_ssm.selective_scan_fn``, whose kernel is used for CUDA tensors if it is
+    installed and a first call succeeds. The sums are kept in float32, or float64 for a float64 `u`.
+    Without the kernel an eager CPU call goes token by token, block by block, and stores one state a block
+    for the backward pass (which cannot be differentiated again). On CUDA and while a graph is recorded
+    (trace, export, compile) the chunks of sqrt(L) tokens advance together, so that a graph holds about
+    2 sqrt(L) steps; the length is fixed in such a graph.
+    """
+    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    skip = None if D is None else D.to(dtype)
+    bias = None if delta_bias is None else delta_bias.to(dtype)
+    kernel = _kernel(u.device) if u.is_cuda and dtype == torch.float32 and not _recording() else None
+    if kernel is not None:
+        tensors = [x.to(dtype).contiguous() for x in (u, delta, A, B, C)]
+        gate = None if z is None else z.to(dtype).contiguous()
+        y, state = kernel(*tensors, skip, gate, bias, delta_softplus, return_last_state=True)
+    else:
+        steps = delta.to(dtype) if bias is None else delta.to(dtype) + bias[:, None]
+        steps = F.softplus(steps) if delta_softplus else steps
+        scan = _lockstep_scan if u.is_cuda or _recording() else _BlockScan.apply
+        inner, state = scan(
+            _time_first(steps), _time_first(steps * u), A.to(dtype).t().contiguous(),
+            _time_first(B.to(dtype)), _time_first(C.to(dtype)),
+        )  # fmt: skip
+        y, state = inner.permute(1, 2, 0), state.transpose(1, 2)
+        y = y if skip is None else y + skip[:, None] * u
+        y = y if z is None else y * F.silu(z.to(dtype))
+    y = y.to(u.dtype)
+    return (y, state) if return_last_state else y
+
+
+def _time_first(x: Tensor) -> Tensor:
+    return x.permute(2, 0, 1).contiguous()
+
+
+def _recording() -> bool:
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def _states(dt: Tensor, du: Tensor, rates: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Decay factors and states (T, B, N, D) of a block of tokens whose predecessor left the state `start`."""
+    # exp2 is several times faster than exp on a CPU, most of all where the result is nearly zero.
+    factors = torch.exp2(dt[:, :, None] * (rates * LOG2_E))
+    states = du[:, :, None] * b[..., None]
+    for factor, state in zip(factors.unbind(0), states.unbind(0), strict=True):
+        start = state.addcmul_(factor, start)
+    return factors, states
+
+
+class _BlockScan(torch.autograd.Function):
+    """The scan, block after block, keeping the state between blocks for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, dt: Tensor, du: Tensor, rates: Tensor, b: Tensor, c: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        state = dt.new_zeros(dt.shape[1], *rates.shape)
+        y, starts = torch.empty_like(dt), []
+        for t in range(0, dt.shape[0], BLOCK):
+            starts.append(state)
+            block = slice(t, t + BLOCK)
+            states = _states(dt[block], du[block], rates, b[block], state)[1]
+            y[block] = torch.matmul(c[block, :, None], states)[:, :, 0]
+            state = states[-1].clone()
+        ctx.save_for_backward(dt, du, rates, b, c, *starts)
+        return y, state
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, grad_state: Tensor) -> tuple[Tensor, ...]:
+        dt, du, rates, b, c, *starts = ctx.saved_tensors
+        grads = [torch.zeros_like(x) for x in (dt, du, rates, b, c)]
+        grad_dt, grad_du, grad_rates, grad_b, grad_c = grads
+        for i in reversed(range(len(starts))):
+            block = slice(i * BLOCK, (i + 1) * BLOCK)
+            factors, states = _states(dt[block], du[block], rates, b[block], starts[i])
+            grad_c[block] = torch.matmul(states, grad_y[block, ..., None])[..., 0]
+            # The gradient of the states is the same recurrence, run backwards in time.
+            grad = grad_y[block, :, None] * c[block, ..., None]
+            grad[-1] += grad_state
+            rows = grad.unbind(0)
+            for t in range(len(rows) - 1, 0, -1):
+                rows[t - 1].addcmul_(factors[t], rows[t])
+            grad_state = factors[0] * rows[0]
+            grad_b[block] = torch.matmul(grad, du[block, ..., None])[..., 0]
+            grad_du[block] = torch.matmul(b[block, :, None], grad)[:, :, 0]
+            before = torch.cat([starts[i][None], states[:-1]])
+            grad_exponent = grad.mul_(before).mul_(factors)
+            grad_dt[block] = (grad_exponent * rates).sum(2)
+            grad_rates += (grad_exponent * dt[block, :, None]).sum((0, 1))
+        return tuple(grads)
+
+
+def _lockstep_scan(dt: Tensor, du: Tensor, rates: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The scan with sqrt(L) chunks advancing together, then the carry from chunk to chunk."""
+    length = dt.shape[0]
+    size = max(1, round(math.sqrt(length)))
+    # A step of zero keeps the state, so padding changes nothing.
+    dt, du, b, c = (
+        F.pad(x, (0, 0, 0, 0, 0, -length % size)).unflatten(0, (-1, size)) for x in (dt, du, b, c)
+    )
+    exponents = rates * LOG2_E
+    factors = torch.exp2(dt[:, :, :, None] * exponents)
+    inputs = du[:, :, :, None] * b[..., None]
+    local = [inputs[:, 0]]
+    for t in range(1, size):
+        local.append(factors[:, t] * local[-1] + inputs[:, t])
+    states = torch.stack(local, 1)
+    through = torch.exp2(dt.cumsum(1)[:, :, :, None] * exponents)
+    carries = [torch.zeros_like(states[0, 0])]
+    for chunk in range(states.shape[0]):
+        carries.append(through[chunk, -1] * carries[-1] + states[chunk, -1])
+    states = states + through * torch.stack(carries[:-1])[:, None]
+    y = torch.matmul(c[..., None, :], states)[..., 0, :]
+    return y.flatten(0, 1)[:length], carries[-1]
+
+
+@lru_cache
+def _kernel(device: torch.device) -> Callable[..., Any] | None:
+    """``mamba_ssm``'s scan if it runs on `device`; an import alone proves nothing."""
+    try:
+        module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+    except ImportError:
+        return None
+    x, state = torch.ones(1, 2, 4, device=device), torch.ones(1, 1, 4, device=device)
+    try:
+        module.selective_scan_fn(x, x, -torch.ones(2, 1, device=device), state, state, return_last_state=True)
+    except Exception as error:
+        warnings.warn(
+            f"mamba_ssm is installed, but its selective scan fails on {device} ({error}); "
+            "the slower PyTorch scan is used",
+            stacklevel=2,
+        )
+        return None
+    return module.selective_scan_fn
