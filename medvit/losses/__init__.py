@@ -1,1 +1,11 @@
 """Losses that the papers propose and MONAI lacks."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "dice_ce": ["SparseDiceCELoss"],
+        "lateral": ["LateralDiceCELoss"],
+    },
+)

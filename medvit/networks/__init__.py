@@ -5,7 +5,11 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "d_former": ["DFormer"],
+        "paratranscnn": ["ParaTransCNN"],
+        "lateral": ["LateralSegmenter"],
         "published": ["LoadReport", "read_checkpoint"],
         "segformer3d": ["SegFormer3D"],
+        "transunet": ["TransUNet"],
     },
 )

@@ -1,0 +1,48 @@
+"""The loss of a segmenter that tells structures and sides apart in separate channels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medvit.data.labels import load_label_table
+from medvit.losses.dice_ce import SparseDiceCELoss
+
+
+class LateralDiceCELoss(nn.Module):
+    """Dice and cross-entropy of the structures, and binary cross-entropy of the side inside paired ones.
+
+    Fits the channels that `medvit.networks.LateralSegmenter` reads: background, each structure of the
+    table once, and the side.
+
+    Parameters
+    ----------
+    table
+        Name of a label table; targets hold its values.
+    """
+
+    structure_of: Tensor
+    side_of: Tensor
+
+    def __init__(self, table: str) -> None:
+        super().__init__()
+        structures = load_label_table(table).structures
+        names = list(dict.fromkeys(s.unsided_name for s in structures))
+        sides = {"": -1, "left": 0, "right": 1}
+        self.register_buffer(
+            "structure_of", torch.tensor([0] + [names.index(s.unsided_name) + 1 for s in structures])
+        )
+        self.register_buffer("side_of", torch.tensor([-1] + [sides[s.side] for s in structures]))
+        self.dice_ce = SparseDiceCELoss()
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of channels (B, structures + 2, ...) against label values (B, 1, ...)."""
+        target = target.long()
+        side = self.side_of[target]
+        paired = side >= 0
+        loss = self.dice_ce(logits[:, :-1], self.structure_of[target])
+        if paired.any():
+            predicted = logits[:, -1:].float()[paired]
+            loss = loss + F.binary_cross_entropy_with_logits(predicted, side[paired].to(predicted))
+        return loss

@@ -1,0 +1,53 @@
+"""Left and right from a segmenter that predicts each structure once and the side beside it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medvit.data.labels import load_label_table
+
+
+class LateralSegmenter(nn.Module):
+    """Logits of every structure of a label table, sides told apart.
+
+    A structure looks alike on both sides, and where it lies in the head says which side it is. So the
+    network inside predicts background, each structure once, and one channel for the side; the logit of "left
+    x" is the structure's plus log sigmoid(-side), that of "right x" plus log sigmoid(side). The softmax of
+    the result is exactly p(structure) p(side).
+
+    Parameters
+    ----------
+    network
+        Gives (B, structures + 2, ...): background, the unsided structures in the table's order, the side.
+    table
+        Name of a label table.
+    """
+
+    channel_of: Tensor
+    side_sign: Tensor
+
+    def __init__(self, network: nn.Module, table: str) -> None:
+        super().__init__()
+        self.network = network
+        structures = load_label_table(table).structures
+        names = list(dict.fromkeys(s.unsided_name for s in structures))
+        channels = [0] + [names.index(s.unsided_name) + 1 for s in structures]
+        signs = [0.0] + [{"left": -1.0, "right": 1.0, "": 0.0}[s.side] for s in structures]
+        self.register_buffer("channel_of", torch.tensor(channels), persistent=False)
+        self.register_buffer("side_sign", torch.tensor(signs), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, C, ...) to logits (B, 1 + structures of the table, ...)."""
+        channels = self.network(image)
+        if channels.shape[1] != int(self.channel_of.max()) + 2:
+            raise ValueError(
+                f"the network gives {channels.shape[1]} channels, not the {int(self.channel_of.max()) + 2} needed"
+            )
+        logits = channels.index_select(1, self.channel_of)
+        log_left, log_right = F.logsigmoid(-channels[:, -1]), F.logsigmoid(channels[:, -1])
+        for value, sign in enumerate(self.side_sign.tolist()):
+            if sign:
+                logits[:, value] += log_right if sign > 0 else log_left
+        return logits

@@ -1,0 +1,12 @@
+"""Images from label maps, so that a network can learn without patient images."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "atlas": ["Anatomy", "HeadMap", "brain_anatomy", "read_head_map"],
+        "dataset": ["SyntheticDataset", "SynthesizeImaged", "find_label_maps"],
+        "generator": ["SynthesisSettings", "Synthesizer", "normalise"],
+    },
+)

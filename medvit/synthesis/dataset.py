@@ -1,0 +1,106 @@
+"""Generated samples as a MONAI dataset and as a transform."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform, Randomizable
+from torch.utils.data import Dataset
+
+from medvit.errors import StudyError
+from medvit.synthesis.atlas import HeadMap, brain_anatomy, read_head_map
+from medvit.synthesis.generator import SynthesisSettings, Synthesizer
+
+
+def find_label_maps(folder: str | Path, exclude: Sequence[str] = ()) -> list[Path]:
+    """NIfTI label maps of a folder, without those whose file name holds a part of `exclude`.
+
+    Raises
+    ------
+    StudyError
+        If there are none.
+    """
+    found = [p for p in sorted(Path(folder).glob("*.nii*")) if not any(part in p.name for part in exclude)]
+    if not found:
+        raise StudyError("no-label-maps", "no NIfTI label maps here", path=folder, do="give --dataset_dir")
+    return found
+
+
+class SyntheticDataset(Dataset):
+    """Images made from annotated heads, each a function of the seed and its index.
+
+    Parameters
+    ----------
+    label_maps
+        NIfTI files with FreeSurfer labels at 1 mm.
+    length
+        Samples of an epoch; sample i is made from head i modulo the number of heads.
+    settings
+        `SynthesisSettings` or their keyword arguments.
+    seed
+        Another seed, other samples.
+    """
+
+    def __init__(
+        self,
+        label_maps: Sequence[str | Path],
+        length: int,
+        settings: SynthesisSettings | Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        anatomy = brain_anatomy()
+        if isinstance(settings, Mapping):
+            settings = SynthesisSettings(**settings)
+        self.synthesizer = Synthesizer(anatomy, settings)
+        self.heads = [read_head_map(path, anatomy) for path in label_maps]
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """``image`` (1, X, Y, Z) float32 and ``label`` (1, X, Y, Z) uint8."""
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        number = self.epoch * self.length + index
+        generator = torch.Generator().manual_seed((self.seed << 32) + number)
+        image, label = self.synthesizer(self.heads[number % len(self.heads)], generator)
+        return {"image": image, "label": label}
+
+
+class SynthesizeImaged(Randomizable, MapTransform):
+    """Replace a `HeadMap` under a key by a generated ``image`` and ``label``.
+
+    Parameters
+    ----------
+    keys
+        Key of the `HeadMap`.
+    settings
+        `SynthesisSettings` or their keyword arguments.
+    """
+
+    def __init__(self, keys: str, settings: SynthesisSettings | Mapping[str, Any] | None = None) -> None:
+        super().__init__(keys)
+        if isinstance(settings, Mapping):
+            settings = SynthesisSettings(**settings)
+        self.synthesizer = Synthesizer(brain_anatomy(), settings)
+        self._seed = 0
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw the seed of the next sample."""
+        self._seed = int(self.R.randint(np.iinfo(np.int32).max))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """``image`` (1, X, Y, Z) float32 and ``label`` (1, X, Y, Z) uint8 beside what else `data` holds."""
+        rest = dict(data)
+        head: HeadMap = rest.pop(self.keys[0])
+        self.randomize()
+        generator = torch.Generator(head.tissue.device).manual_seed(self._seed)
+        image, label = self.synthesizer(head, generator)
+        return rest | {"image": image, "label": label}
