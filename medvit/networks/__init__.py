@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "d_former": ["DFormer"],
         "paratranscnn": ["ParaTransCNN"],
         "lateral": ["LateralSegmenter"],
+        "mambaclinix": ["MambaClinix"],
         "published": ["LoadReport", "read_checkpoint"],
         "segformer3d": ["SegFormer3D"],
         "transunet": ["TransUNet"],

@@ -1,0 +1,54 @@
+"""Checks that every network is put through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def trains(network: nn.Module, images: Sequence[Tensor], *, autocast: bool) -> None:
+    """One step a batch, of different sizes in turn: every parameter has a finite gradient, and moves."""
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-2)
+    for image in images:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits = network(image)
+        logits.float().square().mean().backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, f"{name} has no gradient"
+            assert parameter.grad.isfinite().all(), f"{name} has a gradient that is not finite"
+        optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+@torch.no_grad()
+def traces_and_exports(network: nn.Module, image: Tensor) -> None:
+    """`torch.jit.trace` and `torch.export` give what the network gives, on other images and more of them."""
+    network.eval()
+    other = torch.cat([image.flip(-1) + 0.5, image])
+    expected = network(other)
+    close = {"rtol": 1e-4, "atol": 1e-4 * float(expected.std())}
+    traced = torch.jit.trace(network, image, check_trace=False)
+    torch.testing.assert_close(traced(other), expected, **close)
+    batch = ({0: torch.export.Dim("batch", min=1, max=16)},)
+    exported = torch.export.export(network, (image,), dynamic_shapes=batch).module()
+    torch.testing.assert_close(exported(other), expected, **close)
+
+
+@torch.no_grad()
+def exports_to_onnx(network: nn.Module, image: Tensor, folder: Path) -> None:
+    """ONNX's reference runtime gives what the network gives, on another image than that of the export."""
+    from onnx.reference import ReferenceEvaluator
+
+    network.eval()
+    path = folder / "network.onnx"
+    torch.onnx.export(network, (image,), path, dynamo=True)
+    other = image.flip(-1) + 0.5
+    session = ReferenceEvaluator(str(path))
+    logits = torch.from_numpy(session.run(None, {session.input_names[0]: other.numpy()})[0])
+    expected = network(other)
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
