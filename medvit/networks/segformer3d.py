@@ -106,8 +106,16 @@ class ConvFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, H, W, C) to the same shape."""
-        x = self.norm(self.depthwise(_channels_first(self.expand(x))))
+        x = self.norm(self._convolve(_channels_first(self.expand(x))))
         return self.contract(F.gelu(_channels_last(x)))
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        # On a CPU, torch 2.13's bfloat16 weight gradient of a depthwise convolution is garbage now and then
+        # on small grids; in float32 it is right, and no slower.
+        if x.device.type == "cpu" and x.dtype != torch.float32 and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.depthwise(x.float())
+        return self.depthwise(x)
 
 
 class Block(nn.Module):

@@ -253,7 +253,7 @@ def _thick_slices(image: Tensor, axis: int, thickness: float) -> Tensor:
     """(X, Y, Z) as if acquired in slices of `thickness` voxels along `axis` and interpolated back."""
     size = list(image.shape)
     size[axis] = max(2, round(size[axis] / thickness))
-    thick = F.adaptive_avg_pool3d(image[None, None], size)
+    thick = F.adaptive_avg_pool3d(image[None, None], (size[0], size[1], size[2]))
     return F.interpolate(thick, size=image.shape, mode="trilinear", align_corners=False)[0, 0]
 
 
