@@ -1,0 +1,283 @@
+"""What a report says, in order and in words, for every form it is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from medvit.data.labels import Structure
+from medvit.reports.language import Language
+from medvit.reports.measurement import StructureMeasurement
+from medvit.reports.pictures import Picture, montage, overlays
+from medvit.reports.report import StudyReport
+from medvit.reports.surface import render_surface
+
+LEVEL_SIGN = {"info": "i", "warning": "!", "serious": "✕"}
+
+
+@dataclass(frozen=True)
+class VolumeRow:
+    """One line of the table of volumes, as text; a pair stands in one line with a cell for each side."""
+
+    name: str
+    colors: tuple[str, ...]
+    volumes: tuple[str, ...]
+    shares: tuple[str, ...]
+    intensities: tuple[str, ...]
+    asymmetry: str
+    range: str
+
+
+@dataclass(frozen=True)
+class ChangeRow:
+    """Volumes of one structure over time, as text, and the change since each earlier study."""
+
+    name: str
+    now: str
+    earlier: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its caption and its alternative text."""
+
+    picture: Picture
+    caption: str
+    alt: str
+
+
+class Content:
+    """The parts of a report in one language.
+
+    Parameters
+    ----------
+    report
+        What was found.
+    language
+        To say it in.
+    show_patient
+        Whether the patient's identifying facts are named.
+    """
+
+    def __init__(self, report: StudyReport, language: Language, *, show_patient: bool = False) -> None:
+        self.report = report
+        self.words = language
+        self.show_patient = show_patient
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What was examined: pairs of a heading and a text."""
+        report, words = self.report, self.words
+        grid = report.grid
+        rows = [(words["study"], report.study_id)]
+        if self.show_patient:
+            rows += [(f"{words['patient']}: {key}", str(v)) for key, v in report.patient.items()]
+        rows += [(words["date"], words.date(report.date)), (words["modality"], report.modality)]
+        rows.append((words["description"], str(report.facts.get("description") or "")))
+        spacing = " × ".join(words.number(s, 2) for s in grid.spacing)
+        rows.append((words["grid"], f"{' × '.join(map(str, grid.shape))}; {spacing} mm"))
+        if report.display.tilt >= 1.0:
+            rows.append((words["tilt"], f"{words.number(report.display.tilt)}°"))
+        return [(k, v) for k, v in rows if v and v != "–"]
+
+    def flags(self) -> list[dict[str, str]]:
+        """Findings of quality control: level, its sign and name, what was seen, what to do."""
+        rows = []
+        for flag in self.report.flags:
+            seen, do = self.words.flag(flag, self.report.table.by_name)
+            rows.append(
+                {
+                    "level": flag.level,
+                    "sign": LEVEL_SIGN[flag.level],
+                    "name": self.words[flag.level],
+                    "seen": seen,
+                    "do": do,
+                }
+            )
+        return rows
+
+    def volumes(self) -> list[VolumeRow]:
+        """The table of volumes: pairs first come, first served, in the order of the label table."""
+        measured = self.report.measurements
+        asymmetry = {a.name: a.index for a in measured.asymmetries}
+        rows = []
+        for group in self._groups():
+            first = group[0].structure
+            paired = len(group) == 2
+            rows.append(
+                VolumeRow(
+                    self.words.pair(first.unsided_name) if paired else self.words.structure(first),
+                    tuple(css_color(m.structure) for m in group),
+                    tuple(self._volume(m) for m in group),
+                    tuple(self.words.number(100 * m.share, 2) if m.present else "" for m in group),
+                    tuple(self._intensity(m) for m in group),
+                    self.words.number(asymmetry.get(first.unsided_name), 1, sign=True) if paired else "",
+                    self._range(first),
+                )
+            )
+        return rows
+
+    def _groups(self) -> Iterator[tuple[StructureMeasurement, ...]]:
+        measured = self.report.measurements
+        for m in measured.structures:
+            if m.structure.side == "left":
+                yield m, measured[f"right {m.structure.unsided_name}"]
+            elif not m.structure.side:
+                yield (m,)
+
+    def _volume(self, m: StructureMeasurement) -> str:
+        if not m.present:
+            return self.words["absent"]
+        text = self.words.ml(m.volume_ml)
+        if m.structure.plausible_ml is None:
+            return text
+        low, high = m.structure.plausible_ml
+        return f"{text} ▼" if m.volume_ml < low else f"{text} ▲" if m.volume_ml > high else text
+
+    def _intensity(self, m: StructureMeasurement) -> str:
+        if m.intensity_mean is None or m.intensity_std is None:
+            return ""
+        digits = 0 if abs(m.intensity_mean) >= 100 else 1 if abs(m.intensity_mean) >= 10 else 2
+        return f"{self.words.number(m.intensity_mean, digits)} ± {self.words.number(m.intensity_std, digits)}"
+
+    def _range(self, structure: Structure) -> str:
+        if structure.plausible_ml is None:
+            return ""
+        low, high = structure.plausible_ml
+        digits = 1 if high < 100 else 0
+        return f"{self.words.number(low, digits)} – {self.words.number(high, digits)}"
+
+    def table_notes(self) -> list[str]:
+        """What the table's columns mean."""
+        measured, words = self.report.measurements, self.words
+        notes = [
+            words[f"of_{measured.whole_name}"].format(ml=words.ml(measured.whole_ml)),
+            words["asymmetry_note"],
+        ]
+        if self.report.table.source:
+            notes.append(words["range_source"].format(source=self.report.table.source.rstrip(".")))
+        return notes
+
+    def changes(self) -> tuple[list[str], list[ChangeRow]]:
+        """Dates of the earlier studies, latest first, and the change of every structure since each."""
+        priors = sorted(self.report.priors, key=lambda p: p.date, reverse=True)
+        rows = []
+        for m in self.report.measurements.structures:
+            before = [p.volumes_ml.get(m.structure.name) for p in priors]
+            if priors and (m.present or any(before)):
+                earlier = tuple(self._change(m.volume_ml if m.present else None, b) for b in before)
+                now = self.words.ml(m.volume_ml) if m.present else self.words["absent"]
+                rows.append(ChangeRow(self.words.structure(m.structure), now, earlier))
+        return [self.words.date(p.date) for p in priors], rows
+
+    def _change(self, now: float | None, before: float | None) -> tuple[str, str, str]:
+        if now is None or not before:
+            return self.words.ml(before), "–", "–"
+        change = now - before
+        digits = 2 if max(now, before) < 10 else 1
+        return (
+            self.words.ml(before),
+            self.words.number(change, digits, sign=True),
+            self.words.number(100 * change / before, 1, sign=True),
+        )
+
+    def restoration(self) -> list[tuple[str, str, str]]:
+        """Noise, signal to noise and sharpness before and after."""
+        if self.report.restoration is None:
+            return []
+        before, after = self.report.restoration.before, self.report.restoration.after
+        number = self.words.number
+        return [
+            (f"{self.words['noise']}, {self.report.unit}", number(before.noise, 2), number(after.noise, 2)),
+            (self.words["snr"], number(before.snr, 1), number(after.snr, 1)),
+            (self.words["sharpness"], number(before.sharpness, 1), number(after.sharpness, 1)),
+        ]
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """Slices in three planes."""
+        figures = []
+        for picture in overlays(self.report.display):
+            title = self.words["slice_caption"].format(plane=self.words[picture.kind], index=picture.index)
+            names = self.words.listing(self._names(picture.values), most=8)
+            shown = self.words["largest_section"].format(structures=names)
+            alt = self.words["slice_alt"].format(plane=self.words[picture.kind], index=picture.index)
+            figures.append(Figure(picture, f"{title}: {shown}" if names else title, alt))
+        return figures
+
+    def _names(self, values: tuple[int, ...]) -> list[str]:
+        """Names of labels, both sides of a pair under one name."""
+        structures = [self.report.table.structures[v - 1] for v in values]
+        counts: dict[str, int] = {}
+        for s in structures:
+            counts[s.unsided_name] = counts.get(s.unsided_name, 0) + 1
+        return list(
+            dict.fromkeys(
+                self.words.pair(s.unsided_name) if counts[s.unsided_name] == 2 else self.words.structure(s)
+                for s in structures
+            )
+        )
+
+    @cached_property
+    def overview(self) -> Figure:
+        """The montage."""
+        return Figure(montage(self.report.display), self.words["montage_caption"], self.words["montage_alt"])
+
+    @cached_property
+    def surface(self) -> Figure | None:
+        """The surface rendering, where there is one."""
+        picture = render_surface(self.report.display)
+        if picture is None:
+            return None
+        return Figure(picture, self.words["surface_caption"], self.words["surface_alt"])
+
+    def picture_notes(self) -> list[str]:
+        """How to read the pictures."""
+        display, words = self.report.display, self.words
+        notes = [words["convention"]]
+        if self.report.image is not None:
+            low, high = (words.number(v, 0 if abs(v) >= 10 else 2) for v in display.window)
+            notes.append(words["window"].format(low=low, high=high, unit=self.report.unit))
+        if display.tilt >= 1.0:
+            notes.append(words["oblique"].format(degrees=words.number(display.tilt)))
+        return notes
+
+    def legend(self) -> list[tuple[str, str]]:
+        """Colour and name of each structure found; a pair that shares its colour stands once."""
+        found = [m.structure for m in self.report.measurements.present]
+        entries = {(css_color(s), self._legend_name(s)): None for s in found}
+        return list(entries)
+
+    def _legend_name(self, structure: Structure) -> str:
+        other = self.report.table.by_name.get(f"right {structure.unsided_name}")
+        same = (
+            other is not None and other.color == self.report.table.by_name[f"left {other.unsided_name}"].color
+        )
+        return self.words.pair(structure.unsided_name) if same else self.words.structure(structure)
+
+    def provenance(self) -> list[tuple[str, str]]:
+        """What ran, with which weights, versions and settings."""
+        rows = [
+            (self.words.words.get(key, key.replace("_", " ")), _text(value))
+            for key, value in self.report.provenance.items()
+        ]
+        if self.report.timings:
+            seconds = {stage: self.words.number(s, 2) for stage, s in self.report.timings.items()}
+            rows.append((self.words["timings"], _text(seconds)))
+        if self.report.notes:
+            rows.append((self.words["notes"], " ".join(self.report.notes)))
+        return rows
+
+
+def css_color(structure: Structure) -> str:
+    """``#rrggbb``"""
+    return "#{:02x}{:02x}{:02x}".format(*structure.color)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return str(value)

@@ -1,0 +1,63 @@
+"""The report as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from medvit.reports.content import Content, Figure
+from medvit.reports.files import write_whole
+from medvit.reports.language import load_language
+from medvit.reports.report import StudyReport
+
+
+@cache
+def templates() -> Environment:
+    """The templates, with autoescaping, so that no header's text becomes markup."""
+    environment = Environment(
+        loader=PackageLoader("medvit.reports"),
+        autoescape=select_autoescape(["html", "j2"], default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = data_uri
+    return environment
+
+
+def data_uri(figure: Figure) -> str:
+    """A picture as the text of an ``img``'s ``src``."""
+    return "data:image/jpeg;base64," + base64.b64encode(figure.picture.encode()).decode()
+
+
+def write_html(
+    report: StudyReport,
+    path: Path | str,
+    *,
+    language: str = "en",
+    show_patient: bool = False,
+) -> Path:
+    """Write the report as one self-contained HTML file that prints on A4 and Letter.
+
+    Parameters
+    ----------
+    report
+        What to say.
+    path
+        Of the file; it appears whole or not at all.
+    language
+        ``"en"``, ``"de"`` or ``"fr"``, or a locale that begins so.
+    show_patient
+        Whether to name the patient.
+
+    Raises
+    ------
+    MedvitError
+        If there is no such language.
+    """
+    content = Content(report, load_language(language), show_patient=show_patient)
+    page = templates().get_template("report.html.j2").render(c=content, words=content.words, report=report)
+    return write_whole(path, page)

@@ -1,0 +1,117 @@
+"""Noise, sharpness and evenness of an image, estimated where structures were found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from medvit.data.study import Grid
+
+# Fewer labelled voxels than this carry no estimate.
+ENOUGH = 500
+
+# Immerkaer's mask: the difference of two Laplacians, blind to slopes and to steps along one direction.
+_MASK = np.array(((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0)), np.float32)
+
+
+@dataclass(frozen=True)
+class ImageQuality:
+    """How good an image is within what was labelled.
+
+    Parameters
+    ----------
+    noise
+        Standard deviation of the noise, in the unit of the image.
+    snr
+        Mean intensity over noise; ``inf`` for a noiseless image.
+    sharpness
+        Steepness of the steepest 5 % of edges, per cent of the intensity range per mm.
+    unevenness
+        Largest jump of the mean brightness of one slice against its two neighbours, as a share of the mean:
+        movement between slices and failed slices show as jumps.
+    finite
+        Share of the voxels of the whole image whose values are finite.
+    range
+        Lowest and highest finite value of the whole image.
+    """
+
+    noise: float
+    snr: float
+    sharpness: float
+    unevenness: float
+    finite: float
+    range: tuple[float, float]
+
+
+def assess_image(image: np.ndarray, label_map: np.ndarray, grid: Grid) -> ImageQuality:
+    """Estimate noise, sharpness and evenness of an image, (X, Y, Z), where `label_map` is not 0.
+
+    With little labelled, the whole image counts.
+
+    References
+    ----------
+    Immerkaer, Fast noise variance estimation, Computer Vision and Image Understanding 64:300-302, 1996;
+    with the median in place of the mean, which edges do not move.
+    """
+    finite = np.isfinite(image)
+    share = float(finite.mean()) if image.size else 0.0
+    if share == 0.0:
+        return ImageQuality(0.0, 0.0, 0.0, 0.0, 0.0, (0.0, 0.0))
+    known = image if share == 1.0 else np.where(finite, image, image[finite].min())
+    extremes = (float(known.min()), float(known.max()))
+    mask = label_map > 0
+    if np.count_nonzero(mask) < ENOUGH:
+        mask = np.ones(image.shape, bool)
+    (box,) = ndimage.find_objects(mask.view(np.uint8))
+    known, mask = known[box].astype(np.float32), mask[box]
+    mean = float(known[mask].mean(dtype=np.float64))
+    noise = _noise(known, mask, grid)
+    snr = abs(mean) / noise if noise else float("inf")
+    return ImageQuality(noise, snr, _sharpness(known, mask, grid), _unevenness(known, mask), share, extremes)
+
+
+def _noise(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float:
+    """Immerkaer's estimate in the slices with the finest pixels, from the median of at most ~1 M voxels."""
+    normal = _slice_axis(image.shape, grid)
+    slices, masks = np.moveaxis(image, normal, 0), np.moveaxis(mask, normal, 0)
+    step = max(1, slices.size // 1_000_000)
+    if min(slices.shape[1:]) < 3:
+        return 0.0
+    answers = ndimage.convolve(slices[::step], _MASK[None], mode="nearest")[masks[::step]]
+    return float(1.4826 * np.median(np.abs(answers)) / np.linalg.norm(_MASK)) if answers.size else 0.0
+
+
+def _slice_axis(shape: tuple[int, ...], grid: Grid) -> int:
+    """The axis with the thickest voxels; of equals, the last."""
+    spacing = np.where(np.array(shape) == 1, np.inf, grid.spacing)
+    return int(len(spacing) - 1 - np.argmax(np.round(spacing[::-1], 3)))
+
+
+def _sharpness(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float:
+    low, high = np.percentile(image[mask][:: max(1, int(mask.sum() / 1e6))], (2, 98))
+    if high <= low:
+        return 0.0
+    squared = np.zeros(image.shape, np.float32)
+    for axis, mm in enumerate(grid.spacing):
+        if image.shape[axis] > 2:
+            squared += np.square(np.gradient(image, mm, axis=axis))
+    steep = float(np.sqrt(np.percentile(squared[mask], 95)))
+    return 100.0 * steep / float(high - low)
+
+
+def _unevenness(image: np.ndarray, mask: np.ndarray) -> float:
+    """Largest second difference of slice means over the three axes, of slices that hold enough."""
+    worst = 0.0
+    for axis in range(3):
+        others = tuple(i for i in range(3) if i != axis)
+        counts = mask.sum(axis=others)
+        sums = np.where(mask, image, 0).sum(axis=others, dtype=np.float64)
+        full = counts > max(20, 0.3 * counts.max())
+        means = sums[full] / counts[full]
+        if len(means) < 5 or not means.mean():
+            continue
+        jumps = np.abs(means[1:-1] - (means[:-2] + means[2:]) / 2) / abs(means.mean())
+        worst = max(worst, float(jumps.max()))
+    return worst

@@ -1,0 +1,177 @@
+"""Quality control: what a reader should doubt about a result, with what was seen and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medvit.data.study import Grid
+from medvit.reports.image_quality import ImageQuality
+from medvit.reports.measurement import Measurements, StructureMeasurement
+
+Level = Literal["info", "warning", "serious"]
+Light = Literal["green", "amber", "red"]
+
+# A structure that meets a face of the scan with more than this is cut; with less it merely touches.
+CUT_MM2 = 100.0
+# Pieces beside the largest one that hold more than this share of a structure, and at least so much.
+LOOSE_SHARE, LOOSE_ML = 0.05, 0.15
+# Beyond a bound of the plausible range by this factor, a volume is a serious finding.
+FAR_OUT = 1.6
+LOW_CONFIDENCE = 0.7
+LOW_SNR = 8.0
+UNEVEN = 0.12
+THICK_MM = 4.0
+FEW_SLICES = 8
+# A CT in HU holds something below water; values beyond these bounds are no HU.
+HU_RANGE = (-4096.0, 32767.0)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One finding of quality control.
+
+    Parameters
+    ----------
+    code
+        Stable name ("implausible_volume"); its words stand under this name in the language tables.
+    level
+        ``"info"`` does not count towards the light, ``"warning"`` turns it amber, ``"serious"`` red.
+    structures
+        Names from the label table, most affected first; empty when the whole study is meant.
+    values
+        Figures that the words refer to.
+    """
+
+    code: str
+    level: Level
+    structures: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def traffic_light(flags: Collection[Flag]) -> Light:
+    """Red with any serious flag, amber with any warning, else green."""
+    levels = {flag.level for flag in flags}
+    return "red" if "serious" in levels else "amber" if "warning" in levels else "green"
+
+
+def check_quality(
+    measurements: Measurements,
+    grid: Grid,
+    image_quality: ImageQuality | None = None,
+    *,
+    modality: str = "",
+    expected_modalities: Collection[str] = (),
+) -> tuple[Flag, ...]:
+    """Everything that a reader should doubt about a result, serious findings first.
+
+    Parameters
+    ----------
+    measurements
+        Of the label map.
+    grid
+        Of the study.
+    image_quality
+        Of the image, where there is one.
+    modality, expected_modalities
+        DICOM modality of the study, and those that the bundle was made for; checked when both are known.
+    """
+    flags = [*_findings(measurements), *_grid_findings(grid)]
+    if image_quality is not None:
+        flags += _image_findings(image_quality, modality)
+    if modality and expected_modalities and modality not in expected_modalities:
+        flags.append(
+            Flag(
+                "modality", "serious", values={"found": modality, "expected": ", ".join(expected_modalities)}
+            )
+        )
+    rank = {"serious": 0, "warning": 1, "info": 2}
+    return tuple(sorted(flags, key=lambda flag: rank[flag.level]))
+
+
+def _findings(measurements: Measurements) -> Iterator[Flag]:
+    if not measurements.present:
+        yield Flag("nothing_found", "serious")
+        return
+    if measurements.absent:
+        yield Flag("absent", "warning", _names(measurements.absent))
+    yield from _border_findings(measurements)
+    loose = [m for m in measurements.present if _is_loose(m)]
+    if loose:
+        loose.sort(key=lambda m: m.largest_part)
+        yield Flag("disconnected", "warning", _names(loose))
+    yield from _volume_findings(measurements)
+    unsure = [m for m in measurements.present if m.confidence is not None and m.confidence < LOW_CONFIDENCE]
+    if unsure:
+        unsure.sort(key=lambda m: m.confidence or 0.0)
+        lowest = unsure[0].confidence or 0.0
+        yield Flag("low_confidence", "warning", _names(unsure), {"lowest_percent": 100 * lowest})
+
+
+def _names(measured: Collection[StructureMeasurement]) -> tuple[str, ...]:
+    return tuple(m.structure.name for m in measured)
+
+
+def _border_findings(measurements: Measurements) -> Iterator[Flag]:
+    at_border = sorted((m for m in measurements.present if m.border), key=lambda m: -m.border_mm2)
+    cut = [m for m in at_border if m.border_mm2 >= CUT_MM2]
+    touching = [m for m in at_border if m.border_mm2 < CUT_MM2]
+    if cut:
+        faces = sorted({face for m in cut for face in m.border})
+        yield Flag(
+            "field_of_view", "warning", _names(cut), {"faces": faces, "area_cm2": cut[0].border_mm2 / 100}
+        )
+    if touching:
+        faces = sorted({face for m in touching for face in m.border})
+        yield Flag("touches_border", "warning", _names(touching), {"faces": faces})
+
+
+def _is_loose(measured: StructureMeasurement) -> bool:
+    """Whether much of an organ lies apart; fluids around the organs are in many pieces by nature."""
+    loose = 1.0 - measured.largest_part
+    fluid = measured.structure.category.meaning == "Body Substance"
+    return not fluid and loose > LOOSE_SHARE and loose * measured.volume_ml > LOOSE_ML
+
+
+def _volume_findings(measurements: Measurements) -> Iterator[Flag]:
+    excess = {m.structure.name: factor for m in measurements.present if (factor := _excess(m)) > 1.0}
+    for level, names in (
+        ("serious", [n for n, f in excess.items() if f > FAR_OUT]),
+        ("warning", [n for n, f in excess.items() if f <= FAR_OUT]),
+    ):
+        if names:
+            names.sort(key=lambda n: -excess[n])
+            yield Flag("implausible_volume", level, tuple(names))  # type: ignore[arg-type]
+
+
+def _excess(measured: StructureMeasurement) -> float:
+    """By which factor a volume lies beyond its plausible range; 1 or less when it lies within."""
+    if measured.structure.plausible_ml is None:
+        return 0.0
+    low, high = measured.structure.plausible_ml
+    return max(measured.volume_ml / high, low / measured.volume_ml)
+
+
+def _grid_findings(grid: Grid) -> Iterator[Flag]:
+    fewest = min(grid.shape)
+    if fewest < FEW_SLICES:
+        yield Flag("few_slices", "serious" if fewest == 1 else "warning", values={"slices": fewest})
+    elif max(grid.spacing) > THICK_MM:
+        yield Flag("thick_slices", "warning", values={"thickness_mm": max(grid.spacing)})
+
+
+def _image_findings(quality: ImageQuality, modality: str) -> Iterator[Flag]:
+    low, high = quality.range
+    if quality.finite < 1.0:
+        level: Level = "serious" if quality.finite < 0.99 else "warning"
+        yield Flag("not_finite", level, values={"percent": 100 * (1 - quality.finite)})
+    if high <= low:
+        yield Flag("flat_image", "serious")
+        return
+    if modality == "CT" and (low >= 0 or low < HU_RANGE[0] or high > HU_RANGE[1]):
+        yield Flag("not_hounsfield", "serious", values={"low": low, "high": high})
+    if modality == "MR" and quality.snr < LOW_SNR:
+        yield Flag("noise", "warning", values={"snr": quality.snr})
+    if quality.unevenness > UNEVEN:
+        yield Flag("uneven_slices", "warning", values={"percent": 100 * quality.unevenness})

@@ -1,0 +1,200 @@
+"""The result as data: `measurements.json`, and rows for tables in long and wide form."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import MedvitError
+from medvit.reports.files import write_whole
+from medvit.reports.image_quality import ImageQuality
+from medvit.reports.language import load_language
+from medvit.reports.measurement import StructureMeasurement
+from medvit.reports.report import Prior, StudyReport, parse_date
+
+SCHEMA_VERSION = "1.0"
+
+
+def measurements_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of `measurements.json`."""
+    return json.loads((files("medvit.reports") / "schema" / "measurements.schema.json").read_text("utf-8"))
+
+
+def to_json(report: StudyReport) -> dict[str, Any]:
+    """The content of `measurements.json`: no patient, no paths; what is missing or infinite is null."""
+    english = load_language("en")
+    by_name = report.table.by_name
+    flags = [
+        {"code": f.code, "level": f.level, "structures": list(f.structures), "values": dict(f.values)}
+        | dict(zip(("seen", "do"), english.flag(f, by_name), strict=True))
+        for f in report.flags
+    ]
+    measurements = report.measurements
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "research_use_only": True,
+        "study": {
+            "id": report.study_id,
+            "date": report.date.isoformat() if report.date else None,
+            "facts": dict(report.facts),
+            "notes": list(report.notes),
+        },
+        "grid": {
+            "shape": list(report.grid.shape),
+            "spacing_mm": list(report.grid.spacing),
+            "voxel_volume_mm3": report.grid.voxel_volume,
+            "affine": report.grid.affine.tolist(),
+        },
+        "label_table": {"name": report.table.name, "source": report.table.source},
+        "whole": {"name": measurements.whole_name, "volume_ml": measurements.whole_ml},
+        "intensity_unit": report.unit if report.image is not None else None,
+        "structures": [_structure(m) for m in measurements.structures],
+        "asymmetry": [asdict(a) | {"index_percent": a.index} for a in measurements.asymmetries],
+        "image_quality": _quality(report.image_quality),
+        "restoration": {
+            "before": _quality(report.restoration.before),
+            "after": _quality(report.restoration.after),
+        }
+        if report.restoration
+        else None,
+        "quality": {"light": report.light, "flags": flags},
+        "provenance": dict(report.provenance),
+        "timings_s": dict(report.timings),
+    }
+    return _plain(content)
+
+
+def write_json(report: StudyReport, path: Path | str) -> Path:
+    """Write `measurements.json`."""
+    return write_whole(
+        path, json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def read_prior(path: Path | str) -> Prior:
+    """An earlier study from its `measurements.json`.
+
+    Raises
+    ------
+    MedvitError
+        If the file is none of ours or carries no study date.
+    """
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+        date = parse_date(content["study"]["date"])
+        volumes = {s["name"]: float(s["volume_ml"]) for s in content["structures"] if s["present"]}
+        study_id = str(content["study"]["id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MedvitError(f"{path}: not a readable measurements.json ({error})") from error
+    if date is None:
+        raise MedvitError(f"{path}: the earlier study has no date, so a change cannot be placed in time")
+    return Prior(study_id, date, volumes)
+
+
+LONG_COLUMNS = (
+    "study", "date", "structure", "side", "present", "volume_ml", "share_percent", "asymmetry_percent",
+    "intensity_mean", "intensity_std", "parts", "touches_border", "plausible_low_ml", "plausible_high_ml",
+    "quality",
+)  # fmt: skip
+
+
+def long_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row for each structure, from the content of a `measurements.json`."""
+    asymmetry = {a["name"]: a["index_percent"] for a in content["asymmetry"]}
+    rows = []
+    for s in content["structures"]:
+        low, high = s["plausible_ml"] or (None, None)
+        intensity = s["intensity"] or {"mean": None, "std": None}
+        unsided = s["name"].removeprefix(f"{s['side']} ") if s["side"] else None
+        values = (
+            content["study"]["id"], content["study"]["date"], s["name"], s["side"], s["present"],
+            s["volume_ml"], s["share_percent"], asymmetry.get(unsided), intensity["mean"], intensity["std"],
+            s["parts"], "+".join(s["touches_border"]), low, high, content["quality"]["light"],
+        )  # fmt: skip
+        rows.append(dict(zip(LONG_COLUMNS, values, strict=True)))
+    return rows
+
+
+def wide_row(content: Mapping[str, Any]) -> dict[str, Any]:
+    """One row for the study, with a volume column for each structure, from a `measurements.json`."""
+    row = {
+        "study": content["study"]["id"],
+        "date": content["study"]["date"],
+        "quality": content["quality"]["light"],
+        "flags": "+".join(f["code"] for f in content["quality"]["flags"]),
+        f"{content['whole']['name']}_ml".replace(" ", "_"): content["whole"]["volume_ml"],
+    }
+    for s in content["structures"]:
+        row[f"{s['name']}_ml".replace(" ", "_")] = s["volume_ml"]
+    for a in content["asymmetry"]:
+        row[f"{a['name']}_asymmetry_percent".replace(" ", "_")] = a["index_percent"]
+    return row
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Comma-separated text with a header; columns in the order in which rows first name them."""
+    rows = list(rows)
+    names = list(columns) if columns else list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+    return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Numbers rounded to what they can bear; text that a spreadsheet would run as a formula is quoted."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value
+
+
+def _structure(m: StructureMeasurement) -> dict[str, Any]:
+    s = m.structure
+    return {
+        "value": s.value,
+        "name": s.name,
+        "side": s.side,
+        "code": asdict(s.code),
+        "present": m.present,
+        "voxels": m.voxels,
+        "volume_ml": m.volume_ml,
+        "share_percent": 100 * m.share,
+        "intensity": {"mean": m.intensity_mean, "std": m.intensity_std}
+        if m.intensity_mean is not None
+        else None,
+        "touches_border": list(m.border),
+        "border_mm2": m.border_mm2,
+        "parts": m.parts,
+        "largest_part_percent": 100 * m.largest_part,
+        "confidence": m.confidence,
+        "plausible_ml": list(s.plausible_ml) if s.plausible_ml else None,
+    }
+
+
+def _quality(quality: ImageQuality | None) -> dict[str, Any] | None:
+    return asdict(quality) if quality else None
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: NumPy scalars unpacked, numbers that JSON cannot hold as null, the rest as text."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)

@@ -1,0 +1,197 @@
+"""The report as HTML, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from medvit.data.study import Grid
+from medvit.errors import MedvitError
+from medvit.reports import (
+    Prior,
+    StudyReport,
+    csv_text,
+    long_rows,
+    make_report,
+    measurements_schema,
+    read_prior,
+    to_json,
+    wide_row,
+    write_html,
+    write_json,
+)
+from tests.reports.phantom import BRAIN, head, ras_affine
+
+SHA = "0123456789abcdef" * 4
+
+
+def report(**others: Any) -> StudyReport:
+    image, labels, grid = head()
+    settings: dict[str, Any] = {
+        "facts": {"modality": "MR", "study_date": "20240305", "description": "T1 <b>3D</b>"},
+        "provenance": {"bundle": "brain", "weights_sha256": SHA, "software": {"medvit": "0.1.0"}},
+        "timings": {"inference": 1.25},
+        "patient": {"name": "Doe^Jane"},
+    }
+    return make_report("study-1", labels, grid, BRAIN, image, **(settings | others))
+
+
+@pytest.fixture(scope="module")
+def ordinary() -> StudyReport:
+    return report()
+
+
+class Page(HTMLParser):
+    """Collects what a test asks about: images with alternative texts, outside links, open tags, text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.images: list[dict[str, str | None]] = []
+        self.outside: list[str] = []
+        self.words: list[str] = []
+        self.depth: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag == "img":
+            self.images.append(named)
+        if tag not in ("img", "meta", "br", "input", "link"):
+            self.depth.append(tag)
+        for key in ("src", "href"):
+            if (value := named.get(key)) and not value.startswith(("data:", "#")):
+                self.outside.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.depth.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_html_stands_alone_and_says_what_ran(ordinary: StudyReport, tmp_path: Path) -> None:
+    file = write_html(ordinary, tmp_path / "report.html")
+    page = Page(file.read_text())
+    assert page.depth == []
+    assert page.outside == []
+    assert len(page.images) >= 8
+    assert all(image["alt"] and image["src"].startswith("data:image/jpeg") for image in page.images)
+    assert file.stat().st_size < 6e6
+    for words in ("For research use only", SHA, "medvit 0.1.0", "2024-03-05", "T1 <b>3D</b>", "No findings"):
+        assert words in page.text
+    assert "Doe" not in page.text
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_html_volumes_stand_beside_their_structure(ordinary: StudyReport, tmp_path: Path) -> None:
+    text = write_html(ordinary, tmp_path / "r.html").read_text()
+    (row,) = re.findall(r"<tr><th scope=\"row\">.*?</span>caudate nucleus</th>(.*?)</tr>", text)
+    volume = ordinary.measurements["left caudate nucleus"].volume_ml
+    assert row.startswith(f"<td>{volume:.2f}</td>")
+
+
+def test_the_patient_is_named_only_when_asked(ordinary: StudyReport, tmp_path: Path) -> None:
+    assert "Doe^Jane" in write_html(ordinary, tmp_path / "r.html", show_patient=True).read_text()
+    assert "Doe" not in json.dumps(to_json(ordinary))
+    assert "Doe" not in repr(ordinary)
+
+
+def test_json_follows_the_published_schema(ordinary: StudyReport, tmp_path: Path) -> None:
+    content = json.loads(write_json(ordinary, tmp_path / "measurements.json").read_text())
+    jsonschema.Draft202012Validator(measurements_schema()).validate(content)
+    left = next(s for s in content["structures"] if s["name"] == "left putamen")
+    assert left["volume_ml"] == pytest.approx(ordinary.measurements["left putamen"].volume_ml)
+    assert left["code"] == {"value": "89278009", "meaning": "Putamen", "scheme": "SCT"}
+    assert content["study"]["date"] == "2024-03-05"
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "labelled"),
+    [
+        ((40, 40, 40), (1.0, 1.0, 1.0), False),
+        ((48, 48, 1), (1.0, 1.0, 5.0), True),
+        ((1, 30, 40), (3.0, 1.0, 1.0), True),
+        ((48, 40, 6), (0.9, 0.9, 6.0), True),
+        ((3, 3, 3), (2.0, 2.0, 2.0), True),
+        ((1, 1, 1), (2.0, 2.0, 2.0), True),
+        ((200, 3, 3), (1.0, 1.0, 1.0), True),
+    ],
+)
+def test_awkward_grids_make_a_report(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], labelled: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.zeros(shape, np.uint8)
+    if labelled:
+        labels[tuple(slice(n // 3, max(n // 3 + 1, 2 * n // 3)) for n in shape)] = 5
+    image = rng.normal(100, 10, shape).astype(np.float32)
+    result = make_report("odd", labels, Grid(shape, ras_affine(spacing, shape)), BRAIN, image)
+    assert result.light != "green"
+    jsonschema.validate(to_json(result), measurements_schema())
+    page = Page(write_html(result, tmp_path / "r.html").read_text())
+    assert page.images and all(image["alt"] for image in page.images)
+
+
+def test_infinite_figures_are_null_in_json() -> None:
+    image, labels, grid = head()
+    content = to_json(make_report("still", labels, grid, BRAIN, np.full_like(image, 5.0)))
+    jsonschema.validate(content, measurements_schema())
+    assert content["image_quality"]["snr"] is None
+    json.dumps(content, allow_nan=False)
+
+
+def test_change_since_an_earlier_study(ordinary: StudyReport, tmp_path: Path) -> None:
+    now = ordinary.measurements["left hippocampus"].volume_ml
+    priors = (
+        Prior("old", datetime.date(2020, 1, 2), {"left hippocampus": now * 1.25}),
+        Prior("newer", datetime.date(2022, 1, 2), {"left hippocampus": now / 2}),
+    )
+    text = write_html(report(priors=priors), tmp_path / "r.html").read_text()
+    assert text.index("2022-01-02") < text.index("2020-01-02")
+    (row,) = re.findall(r"<tr><th scope=\"row\">left hippocampus</th>(.*?)</tr>", text)
+    assert "<td>+100.0</td>" in row and "<td>−20.0</td>" in row
+
+
+def test_a_measurements_file_serves_as_an_earlier_study(ordinary: StudyReport, tmp_path: Path) -> None:
+    prior = read_prior(write_json(ordinary, tmp_path / "m.json"))
+    assert prior.date == datetime.date(2024, 3, 5)
+    assert prior.volumes_ml["left amygdala"] == ordinary.measurements["left amygdala"].volume_ml
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"study": {"id": "a", "date": null}, "structures": []}']
+)
+def test_what_is_no_earlier_study_is_refused_by_name(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "odd.json"
+    file.write_text(content)
+    with pytest.raises(MedvitError, match=r"odd\.json"):
+        read_prior(file)
+
+
+def test_csv_long_and_wide(ordinary: StudyReport) -> None:
+    content = to_json(ordinary)
+    long = list(csv.DictReader(io.StringIO(csv_text(long_rows(content)))))
+    assert len(long) == len(BRAIN)
+    assert float(long[0]["volume_ml"]) == pytest.approx(content["structures"][0]["volume_ml"], rel=1e-5)
+    (wide,) = csv.DictReader(io.StringIO(csv_text([wide_row(content)])))
+    assert float(wide["left_thalamus_ml"]) == pytest.approx(
+        ordinary.measurements["left thalamus"].volume_ml, rel=1e-5
+    )
+
+
+def test_csv_cells_cannot_run_as_formulas() -> None:
+    assert csv_text([{"study": "=cmd()", "volume": -1.5}]) == "study,volume\n'=cmd(),-1.5\n"
