@@ -1,0 +1,71 @@
+"""`LoadStudyd`: the strict study reader as the first step of any MONAI chain."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from medvit.data.discover import find_studies
+from medvit.data.load import read_study, without_image
+from medvit.data.study import Study
+from medvit.errors import StudyError
+
+
+class LoadStudyd(MapTransform):
+    """Reads studies where MONAI's ``LoadImaged`` reads files.
+
+    Under each key a `Study`, or a path that holds exactly one, becomes a MetaTensor (C, X, Y, Z) float32
+    with an affine to RAS+ mm; the `Study` with its source grid goes beside it as ``<key>_<postfix>``, for
+    results to be written back on. A list of paths gives one channel each.
+
+    Parameters
+    ----------
+    keys
+        Keys of the studies.
+    postfix
+        Of the keys under which the `Study` objects go.
+    allow_missing_keys
+        Do not raise if a key is missing.
+    options
+        Further keyword arguments of `read_study`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        postfix: str = "study",
+        allow_missing_keys: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.postfix = postfix
+        self.options = options
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """`data` with each study read."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            study = read_study(_as_study(result[key]), **self.options)
+            result[key] = study.image
+            result[f"{key}_{self.postfix}"] = without_image(study)
+        return result
+
+
+def _as_study(value: Study | str | Path | Sequence[str | Path]) -> Study:
+    if isinstance(value, Study):
+        return value
+    if not isinstance(value, str | Path):
+        channels = [_as_study(path) for path in value]
+        return Study(channels[0].id, tuple(series for study in channels for series in study.series))
+    found = find_studies(value)
+    if found.refused:
+        raise found.refused[0].error
+    if len(found.studies) != 1:
+        raise StudyError(
+            "not-one-study", f"holds {len(found.studies)} studies", path=value, do="name the one to read"
+        )
+    return found.studies[0]
