@@ -1,0 +1,281 @@
+"""One file's attributes: opened without trust, read without pixels, every fault a StudyError by tag."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.datadict import dictionary_VR, keyword_dict
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medvit.errors import StudyError
+
+# A deflated data set may unpack to this much; a 1024-frame 512 x 512 object fits.
+MAX_INFLATED_BYTES = 512 * 2**20
+
+IMAGE_PIXEL = (
+    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "SmallestImagePixelValue",
+    "LargestImagePixelValue", "PixelPaddingValue",
+)  # fmt: skip
+GEOMETRY = (
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "SpacingBetweenSlices", "FrameOfReferenceUID", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+IDENTITY = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "ImageType",
+    "Modality", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge",
+    "AccessionNumber", "SpecificCharacterSet",
+)  # fmt: skip
+VALUES = (
+    "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "Units", "SUVType",
+    "DecayCorrection", "CorrectedImage", "PatientWeight", "RadiopharmaceuticalInformationSequence",
+    "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
+)  # fmt: skip
+MARKS = (
+    "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "DiffusionBValue",
+    "DiffusionGradientOrientation", "TriggerTime", "FrameReferenceTime", "AcquisitionNumber",
+)  # fmt: skip
+DESCRIPTION = (
+    "SeriesDescription", "StudyDescription", "ProtocolName", "StudyDate", "Manufacturer",
+    "ManufacturerModelName", "BodyPartExamined", "ContrastBolusAgent", "ConvolutionKernel", "KVP",
+    "RepetitionTime", "InversionTime", "FlipAngle", "MagneticFieldStrength", "SequenceName",
+    "ScanningSequence", "MRAcquisitionType", "BurnedInAnnotation", "LossyImageCompression",
+    "DirectoryRecordSequence",
+)  # fmt: skip
+# Siemens: the CSA image header with its private creator.
+CSA_CREATOR, CSA_IMAGE_HEADER = 0x00290010, 0x00291010
+
+_TAGS: list[Any] = [*IMAGE_PIXEL, *GEOMETRY, *IDENTITY, *VALUES, *MARKS, *DESCRIPTION]
+_TAGS += [CSA_CREATOR, CSA_IMAGE_HEADER]
+
+
+class NotDicomError(ValueError):
+    """The file is no DICOM file; the message says what was seen instead."""
+
+
+def named(keyword: str) -> str:
+    """``"Rows"`` as ``"Rows (0028,0010)"``."""
+    tag = keyword_dict[keyword]
+    return f"{keyword} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """The attributes of a data set or sequence item, with the file to name when one is at fault."""
+
+    dataset: Dataset
+    path: Path
+
+    def fault(self, code: str, what: str, keyword: str, do: str = "") -> StudyError:
+        """The error to raise about one attribute."""
+        return StudyError(code, what, path=self.path, tag=named(keyword), do=do)
+
+    def has(self, keyword: str) -> bool:
+        """Whether the attribute is there and not empty."""
+        element = self.dataset.get_item(keyword_dict[keyword])
+        return element is not None and element.value not in (None, b"", "")
+
+    def text(self, keyword: str) -> str:
+        """The attribute as text, values joined by a backslash; ``""`` when absent, empty or undecodable."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an odd character set garbles a name, never an image
+            try:
+                value = self.dataset.get(keyword)
+                values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+                return "\\".join(str(v) for v in values).strip(" \0") if value is not None else ""
+            except (ValueError, LookupError, TypeError, AttributeError, NotImplementedError):
+                return ""
+
+    def numbers(self, keyword: str, count: int | None = None) -> tuple[float, ...]:
+        """The attribute as finite numbers; ``()`` when absent or empty.
+
+        Raises
+        ------
+        StudyError
+            If the value is no finite number, or there are not `count` of them.
+        """
+        if not self.has(keyword):
+            return ()
+        try:
+            values = tuple(float(v) for v in self._raw_numbers(keyword))
+        except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError):
+            raise self.fault("dicom-bad-value", "the value is not a number", keyword) from None
+        if not np.isfinite(values).all() or (count is not None and len(values) != count):
+            shown = ", ".join(f"{v:g}" for v in values)
+            raise self.fault("dicom-bad-value", f"the value ({shown}) is not usable", keyword)
+        return values
+
+    def _raw_numbers(self, keyword: str) -> Sequence[Any]:
+        # Decimal strings are parsed here: pydicom would warn of, or reject, texts that are merely too long.
+        element = self.dataset.get_item(keyword_dict[keyword])
+        if isinstance(element, RawDataElement) and dictionary_VR(element.tag) in ("DS", "IS"):
+            return (element.value or b"").decode("ascii").strip(" \0").split("\\")
+        value = self.dataset[keyword].value
+        return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+    def number(self, keyword: str) -> float | None:
+        """The attribute's one number, or ``None`` when absent or empty."""
+        values = self.numbers(keyword, 1)
+        return values[0] if values else None
+
+    def need(self, keyword: str, count: int = 1) -> tuple[float, ...]:
+        """As `numbers`, of an attribute without which the image cannot be used."""
+        values = self.numbers(keyword, count)
+        if not values:
+            what = "the attribute is missing or empty"
+            raise self.fault("dicom-missing-attribute", what, keyword, "export the series again")
+        return values
+
+    def items(self, keyword: str) -> list[Attributes]:
+        """The items of a sequence, none when absent."""
+        try:
+            return [Attributes(item, self.path) for item in self.dataset.get(keyword) or ()]
+        except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, RecursionError):
+            raise self.fault("dicom-damaged-file", "the sequence cannot be read", keyword) from None
+
+
+@dataclass(frozen=True)
+class Header(Attributes):
+    """What one file says of itself, pixels aside."""
+
+    syntax: UID
+
+    @cached_property
+    def image_type(self) -> tuple[str, ...]:
+        """ImageType, in capitals."""
+        return tuple(v.strip().upper() for v in self.text("ImageType").split("\\"))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the SOP class is of images (an empty one, as some de-identification leaves, may be)."""
+        name = UID(self.text("SOPClassUID")).name
+        known = bool(name) and not name[0].isdigit()
+        return "Image Storage" in name if known else bool(self.has("Rows") or self.has("Modality"))
+
+
+def read_header(path: Path) -> Header:
+    """The header of one file.
+
+    Raises
+    ------
+    NotDicomError
+        If the file is something else than DICOM.
+    StudyError
+        If it is DICOM, but damaged, cut off, or unpacks to more than is reasonable.
+    """
+    dataset, syntax = open_dataset(path, _TAGS, stop_before_pixels=True)
+    return Header(dataset, path, syntax)
+
+
+def open_dataset(path: Path, tags: Sequence[Any], *, stop_before_pixels: bool) -> tuple[Dataset, UID]:
+    """The named attributes of a file, and its transfer syntax.
+
+    Raises
+    ------
+    NotDicomError, StudyError
+        As `read_header`.
+    """
+    _check_is_dicom(path)
+    damaged = StudyError(
+        "dicom-damaged-file", "the file is cut off or damaged", path=path, do="replace it or take it away"
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            dataset, syntax = _open(path, list(tags), stop_before_pixels)
+        except StudyError:
+            raise
+        except (Exception, RecursionError) as error:
+            raise damaged from error
+    # pydicom gives back an empty or shortened data set, and warns, when a file ends too early.
+    cut = any("end of file" in str(w.message).lower() for w in caught)
+    if cut or len(dataset) == 0:
+        raise damaged
+    return dataset, syntax
+
+
+def _check_is_dicom(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        raise StudyError(
+            "dicom-unreadable-file", f"it cannot be opened: {error.strerror}", path=path
+        ) from None
+    if not start:
+        raise NotDicomError("an empty file")
+    # Without a preamble a data set starts with the meta or the identifying group.
+    if start[128:] != b"DICM" and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        raise NotDicomError("not a DICOM file")
+
+
+def _open(path: Path, tags: list[Any], stop_before_pixels: bool) -> tuple[Dataset, UID]:
+    meta = read_file_meta_info(path) if _has_preamble(path) else Dataset()
+    syntax = meta.get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        data = _inflate(path, meta)
+        stop = (lambda tag, vr, length: tag >= 0x7FE00000) if stop_before_pixels else None
+        return read_dataset(BytesIO(data), False, True, stop_when=stop, specific_tags=tags), syntax
+    dataset = dcmread(path, force=True, stop_before_pixels=stop_before_pixels, specific_tags=tags)
+    return dataset, UID(dataset.file_meta.get("TransferSyntaxUID") or _guessed_syntax(dataset))
+
+
+def _has_preamble(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _guessed_syntax(dataset: Any) -> str:
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+
+
+def _inflate(path: Path, meta: Dataset) -> bytes:
+    # Preamble, "DICM", and the group length element itself stand before what the group length counts.
+    start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
+    with path.open("rb") as file:
+        file.seek(start)
+        packed = file.read()
+    unpacker, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), packed, 0
+    while rest and not unpacker.eof:
+        size += len(unpacker.decompress(rest, 2**20))
+        rest = unpacker.unconsumed_tail
+        if size > MAX_INFLATED_BYTES:
+            limit = f"{MAX_INFLATED_BYTES // 2**20} MiB"
+            raise StudyError(
+                "dicom-inflates-too-far", f"the deflated data set unpacks to more than {limit}", path=path,
+                tag="TransferSyntaxUID (0002,0010)", do="take the file away if it is not known to be good",
+            )  # fmt: skip
+    return zlib.decompress(packed, -zlib.MAX_WBITS)
+
+
+def series_uid_of_damaged(path: Path) -> str:
+    """The SeriesInstanceUID of a file that ends too early, if it gets that far, else ``""``."""
+    last = keyword_dict["SeriesInstanceUID"]
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")
+            if DeflatedExplicitVRLittleEndian.encode() in file.read(1024):
+                return ""  # never inflated beyond `_inflate`'s limit
+            file.seek(0)
+            dataset = read_partial(
+                file, stop_when=lambda tag, vr, length: tag > last, force=True, specific_tags=[last]
+            )
+        return str(dataset.get("SeriesInstanceUID") or "")
+    except (Exception, RecursionError):
+        return ""
