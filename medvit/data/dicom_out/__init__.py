@@ -1,0 +1,19 @@
+"""Results as DICOM objects of the study they come from: SEG, SR, encapsulated PDF, derived images."""
+
+from medvit.data.dicom_out.common import Algorithm, save_dicom
+from medvit.data.dicom_out.derived import derived_series
+from medvit.data.dicom_out.pdf import encapsulated_pdf
+from medvit.data.dicom_out.seg import segmentation
+from medvit.data.dicom_out.source import Source, read_source
+from medvit.data.dicom_out.sr import measurement_report
+
+__all__ = [
+    "Algorithm",
+    "Source",
+    "derived_series",
+    "encapsulated_pdf",
+    "measurement_report",
+    "read_source",
+    "save_dicom",
+    "segmentation",
+]

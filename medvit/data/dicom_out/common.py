@@ -1,0 +1,115 @@
+"""What all DICOM results share: who made them, how they are numbered, and how they reach the disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import highdicom as hd
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as SRCode
+
+import medvit
+from medvit.data.dicom_out.source import Source
+from medvit.data.labels import Code, Structure
+
+MANUFACTURER = "medvit"
+
+# Laterality, PS3.16 CID 244.
+SIDES = {"left": codes.SCT.Left, "right": codes.SCT.Right}
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What made a result, as the result names it.
+
+    Parameters
+    ----------
+    name
+        The bundle ("segformer3d_brain").
+    version
+        Of the bundle.
+    weights
+        SHA-256 of the weights, as hexadecimal digits.
+    """
+
+    name: str
+    version: str
+    weights: str = ""
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What to state besides name and version."""
+        return {"weights_sha256": self.weights} if self.weights else {}
+
+
+def sr_code(code: Code) -> SRCode:
+    """A code of a label table in the form that highdicom takes."""
+    return SRCode(code.value, code.scheme, code.meaning)
+
+
+def equipment(algorithm: Algorithm) -> dict[str, Any]:
+    """Enhanced General Equipment (PS3.3 C.7.5.2), by the names of highdicom's arguments."""
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": algorithm.name,
+        "software_versions": medvit.__version__,
+        "device_serial_number": algorithm.weights[:16] or "none",
+    }
+
+
+def identity(source: Source, kind: int, description: str) -> dict[str, Any]:
+    """New UIDs and a series number beside that of the source, by the names of highdicom's arguments."""
+    return {
+        "series_instance_uid": hd.UID(),
+        "sop_instance_uid": hd.UID(),
+        "series_number": series_number(source, kind),
+        "instance_number": 1,
+        "series_description": description[:64],
+    }
+
+
+def series_number(source: Source, kind: int) -> int:
+    """A number for a derived series that sorts behind its source in a viewer's list."""
+    return max(int(source.first.get("SeriesNumber") or 0), 0) % 100_000 * 100 + 50 + kind
+
+
+def nameless(image: Dataset) -> Dataset:
+    """A shallow copy without the patient's name.
+
+    highdicom prints names that it thinks unusual in a warning, and no log shall show a patient.
+    """
+    # Neither Dataset(image) nor assignment by attribute: both would change `image`.
+    copy = Dataset({e.tag: e for e in image})
+    copy.add_new("PatientName", "PN", "")
+    copy.add_new("ReferringPhysicianName", "PN", "")
+    return copy
+
+
+def restore_names(result: Dataset, source: Source) -> None:
+    """Give a result that was made from `nameless` headers the names of its source."""
+    result.PatientName = source.first.PatientName
+    result.ReferringPhysicianName = source.first.ReferringPhysicianName
+
+
+def side_of(structure: Structure) -> SRCode | None:
+    """Laterality of a structure, ``None`` for what is not paired."""
+    return SIDES.get(structure.side)
+
+
+def save_dicom(result: Dataset, path: Path) -> None:
+    """Write one object so that `path` is either absent or whole: temporary name, sync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        try:
+            result.save_as(file, enforce_file_format=True)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,160 @@
+"""A restored image as a derived series of the same kind of DICOM image as its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
+
+from medvit.data.dicom_out.common import Algorithm, series_number
+from medvit.data.dicom_out.source import Frame, Source
+from medvit.data.study import Grid
+from medvit.errors import MedvitError
+
+# What holds of the source's pixels alone, and would be wrong or unsafe beside new ones.
+_NOT_KEPT = {
+    "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "SmallestPixelValueInSeries",
+    "LargestPixelValueInSeries",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "IconImageSequence",
+    "RealWorldValueMappingSequence",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "OriginalAttributesSequence",
+    "DigitalSignaturesSequence",
+}
+
+_INT16 = np.iinfo(np.int16).max
+# Fewer than an 8-bit display shows would be seen as steps.
+_ENOUGH_LEVELS = 256
+
+
+def derived_series(
+    image: np.ndarray, grid: Grid, source: Source, algorithm: Algorithm, *, description: str
+) -> Iterator[Dataset]:
+    """A restored image as a new series: one object for each slice, or one multi-frame object like the source.
+
+    Stored values are signed 16 bit with intercept 0. The slope is 1 where that keeps at least 256 levels
+    (always for CT in HU that fits), and otherwise as fine as 16 bits allow.
+
+    Parameters
+    ----------
+    image
+        (X, Y, Z) in the units of the source after its rescale (CT: HU), in the index order of `grid`.
+    grid
+        Where the image lies; each slice must lie on one frame of `source`.
+    source
+        The series that was restored.
+    algorithm
+        What restored it.
+    description
+        What was done, for SeriesDescription and DerivationDescription ("denoised").
+
+    Yields
+    ------
+    Dataset
+        In the order of the slices.
+
+    Raises
+    ------
+    MedvitError
+        If the image has not the shape of `grid` or holds values that are not finite.
+    StudyError
+        If a slice does not lie on a frame of the source.
+    """
+    if image.shape != grid.shape:
+        raise MedvitError(f"the image is {image.shape} and its grid {grid.shape}; they must be equal")
+    if not np.isfinite(image).all():
+        raise MedvitError("the restored image holds values that are not finite; restore it again")
+    frames = source.frames_of(grid)
+    slope = _slope(image, source.first.get("Modality") == "CT")
+    planes = np.rint(image.transpose(2, 1, 0) / float(slope)).astype(np.int16)
+    series_uid = hd.UID()
+    if frames[0].number is None:
+        for k, (frame, plane) in enumerate(zip(frames, planes, strict=True)):
+            result = _derive(frame.image, source, algorithm, description, series_uid)
+            result.InstanceNumber = k + 1
+            _rescale(result, slope)
+            yield _with_pixels(result, plane)
+    else:
+        result = _derive(frames[0].image, source, algorithm, description, series_uid)
+        _keep_frames(result, frames, slope)
+        yield _with_pixels(result, planes)
+
+
+def _slope(image: np.ndarray, is_ct: bool) -> str:
+    """As DICOM writes it, so that stored values are made with the very number that readers will use."""
+    largest = float(np.abs(image).max())
+    if largest <= _INT16 and (is_ct or largest >= _ENOUGH_LEVELS):
+        return "1"
+    # The rounding of the decimal string must not push the largest value over the edge.
+    return format_number_as_ds(largest / _INT16 * (1 + 1e-6)) if largest else "1"
+
+
+def _derive(
+    image: Dataset, source: Source, algorithm: Algorithm, description: str, series_uid: str
+) -> Dataset:
+    result = deepcopy(image)
+    result.remove_private_tags()
+    for element in [e for e in result if e.keyword in _NOT_KEPT or 0x6000 <= e.tag.group <= 0x60FF]:
+        del result[element.tag]
+    result.file_meta = FileMetaDataset()
+    result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    result.SeriesInstanceUID, result.SOPInstanceUID = series_uid, hd.UID()
+    result.SeriesNumber = series_number(source, 4)
+    result.SeriesDescription = f"{image.get('SeriesDescription', '')} {description}".strip()[:64]
+    result.ImageType = _derived_type(image.get("ImageType"))
+    result.DerivationDescription = f"{description} by {algorithm.name} {algorithm.version}, medvit"
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = (
+        image.SOPClassUID,
+        image.SOPInstanceUID,
+    )
+    result.SourceImageSequence = [reference]
+    return result
+
+
+def _derived_type(source_type: list[str] | None) -> list[str]:
+    """Value 1 DERIVED (new pixel values); value 2 and the rest stay (PS3.3 C.7.6.1.1.2)."""
+    kept = list(source_type or [])[1:] or ["PRIMARY"]
+    return ["DERIVED", *kept]
+
+
+def _rescale(holder: Dataset, slope: str) -> None:
+    """State slope and intercept; MR without either is left without, as its values need none at slope 1."""
+    if slope == "1" and "RescaleSlope" not in holder:
+        return
+    if "RescaleType" not in holder:
+        holder.RescaleType = "US"
+    holder.RescaleSlope, holder.RescaleIntercept = slope, "0"
+
+
+def _keep_frames(result: Dataset, frames: list[Frame], slope: str) -> None:
+    """Keep the functional groups of `frames`, in their order, with the new rescale in each."""
+    shared = result.SharedFunctionalGroupsSequence[0]
+    groups = [result.PerFrameFunctionalGroupsSequence[f.number - 1] for f in frames if f.number]
+    for group in (shared, *groups):
+        for sequence in ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence"):
+            if sequence in group:
+                group[sequence][0].FrameType = _derived_type(group[sequence][0].get("FrameType"))
+        group.pop("RealWorldValueMappingSequence", None)
+        for item in group.get("PixelValueTransformationSequence", []):
+            item.RescaleSlope, item.RescaleIntercept = slope, "0"
+    result.PerFrameFunctionalGroupsSequence = groups
+    result.NumberOfFrames = len(groups)
+
+
+def _with_pixels(result: Dataset, pixels: np.ndarray) -> Dataset:
+    result.BitsAllocated, result.BitsStored, result.HighBit, result.PixelRepresentation = 16, 16, 15, 1
+    result.PixelData = pixels.astype("<i2").tobytes()
+    result["PixelData"].VR = "OW"
+    return result

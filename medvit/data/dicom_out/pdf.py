@@ -1,0 +1,76 @@
+"""A report as a DICOM Encapsulated PDF object (PS3.3 A.45.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import highdicom as hd
+from pydicom import Dataset
+from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
+
+from medvit.data.dicom_out.common import Algorithm, equipment, identity, nameless, restore_names
+from medvit.data.dicom_out.source import Source
+from medvit.errors import MedvitError
+
+
+def encapsulated_pdf(pdf: bytes | Path, source: Source, algorithm: Algorithm, *, title: str) -> Dataset:
+    """A PDF file as an object of the study that it reports on.
+
+    Parameters
+    ----------
+    pdf
+        The file, or its content.
+    source
+        The series that the report is about.
+    algorithm
+        What made the report's figures.
+    title
+        Shown by viewers; up to 64 characters.
+
+    Raises
+    ------
+    MedvitError
+        If the content is not a PDF.
+    """
+    content = pdf.read_bytes() if isinstance(pdf, Path) else pdf
+    if not content.startswith(b"%PDF-"):
+        where = f"{pdf}: " if isinstance(pdf, Path) else ""
+        raise MedvitError(f"{where}the report is not a PDF file; make it again")
+    first = nameless(source.first)
+    result = hd.SOPClass(
+        sop_class_uid=EncapsulatedPDFStorage,
+        modality="DOC",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        study_instance_uid=first.StudyInstanceUID,
+        patient_id=first.PatientID,
+        patient_name=first.PatientName,
+        patient_birth_date=first.PatientBirthDate,
+        patient_sex=first.PatientSex,
+        accession_number=first.AccessionNumber,
+        study_id=first.StudyID,
+        study_date=first.StudyDate or None,
+        study_time=first.StudyTime or None,
+        specific_character_set=first.SpecificCharacterSet,
+        **identity(source, 3, title),
+        **equipment(algorithm),
+    )
+    result.copy_patient_and_study_information(first)
+    restore_names(result, source)
+    result.ConversionType = "WSD"
+    result.BurnedInAnnotation = "YES"
+    result.AcquisitionDateTime = ""
+    result.DocumentTitle = title[:64]
+    result.ConceptNameCodeSequence = [hd.sr.CodedConcept("18748-4", "LN", "Diagnostic imaging report")]
+    result.SourceInstanceSequence = [_reference(image) for image in source.images]
+    result.MIMETypeOfEncapsulatedDocument = "application/pdf"
+    # OB has an even length; the true one is stated beside it.
+    result.EncapsulatedDocument = content + b"\x00" * (len(content) % 2)
+    result.EncapsulatedDocumentLength = len(content)
+    return result
+
+
+def _reference(image: Dataset) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = image.SOPClassUID
+    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return reference
