@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "lateral": ["LateralSegmenter"],
         "mambaclinix": ["MambaClinix"],
         "published": ["LoadReport", "read_checkpoint"],
+        "rat": ["RAT"],
         "segformer3d": ["SegFormer3D"],
         "transunet": ["TransUNet"],
     },
