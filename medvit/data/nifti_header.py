@@ -21,6 +21,8 @@ MAX_EXTENSION = 2**26  # bytes between the header and the voxels
 BOMB_SIZE, BOMB_RATIO = 2**28, 200  # images of patients do not shrink 200-fold, least of all large ones
 BELIEVABLE_SPACING = (0.05, 20.0)  # mm; outside, a person is told
 
+BELIEVABLE_POSITION = 1e6  # mm; beyond, a number is damage
+
 # Each cause of a refusal, with the header field at fault and what to do about it.
 FAULTS = {
     "unreadable": ("", "check the path and its permissions"),
@@ -297,9 +299,9 @@ def _doubts(affine: np.ndarray) -> Iterator[str]:
 
 def _sform(path: Path, fields: Any) -> np.ndarray:
     affine = np.vstack([fields["srow"].astype(float), [0, 0, 0, 1]])
+    if not np.abs(affine).max() < BELIEVABLE_POSITION:  # false for NaN as well
+        refuse(path, "nifti-sform", "has an sform that is not finite, or out of all measure")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(lengths).all() or not np.isfinite(affine).all():
-        refuse(path, "nifti-sform", "has an sform that is not finite")
     if lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         refuse(path, "nifti-sform", "has a singular sform, which flattens the image")
     return affine
@@ -309,16 +311,16 @@ def _qform(fields: Any) -> tuple[np.ndarray | None, str]:
     # Quaternion to rotation after nifti1.h, "method 2"; else what is wrong with it.
     spacing, quaternion = fields["pixdim"][1:4].astype(float), fields["quatern"].astype(float)
     origin = fields["qoffset"].astype(float)
-    if not (np.isfinite(spacing).all() and spacing.min() > 1e-6):
+    if not (spacing.min() > 1e-6 and spacing.max() < BELIEVABLE_POSITION):
         return None, f"a voxel spacing of {' x '.join(f'{step:g}' for step in spacing)}"
-    if not (np.isfinite(quaternion).all() and np.isfinite(origin).all()):
-        return None, "numbers that are not finite"
+    if not (np.abs(quaternion).max() < 2 and np.abs(origin).max() < BELIEVABLE_POSITION):
+        return None, "numbers that are not finite, or out of all measure"
     rest = 1 - float(quaternion @ quaternion)
     if rest < -1e-4:
         return None, "a quaternion longer than 1"
-    if rest < 0:
-        quaternion /= np.linalg.norm(quaternion)
-    a, (b, c, d) = np.sqrt(max(rest, 0.0)), quaternion
+    if rest < 1e-7:  # a half turn, but for the rounding of float32
+        rest, quaternion = 0.0, quaternion / np.linalg.norm(quaternion)
+    a, (b, c, d) = np.sqrt(rest), quaternion
     rotation = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
