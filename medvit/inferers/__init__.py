@@ -1,0 +1,13 @@
+"""The sliding window: streamed, reduced as it goes, and straight into the study's own grid."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "predict": ["Execution", "Flips", "InferenceReport"],
+        "resample": ["resample_image"],
+        "streaming": ["Inference", "StreamingWindowInferer"],
+        "volume": ["Volume"],
+    },
+)
