@@ -7,11 +7,13 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from medvit.networks.layers.autocast import without_autocast
 
 # Inside, time comes first and the channels last: dt, du (L, B, D), rates (N, D), b, c (L, B, N) and a state
 # (B, N, D). Every exponent is a sum of steps times a negative rate, so nothing can overflow: the form that
@@ -60,26 +62,29 @@ def selective_scan(
     2 sqrt(L) steps; the length is fixed in such a graph.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    skip = None if D is None else D.to(dtype)
-    bias = None if delta_bias is None else delta_bias.to(dtype)
+    tensors = (None if x is None else x.to(dtype) for x in (u, delta, A, B, C, D, z, delta_bias))
     kernel = _kernel(u.device) if u.is_cuda and dtype == torch.float32 and not _recording() else None
-    if kernel is not None:
-        tensors = [x.to(dtype).contiguous() for x in (u, delta, A, B, C)]
-        gate = None if z is None else z.to(dtype).contiguous()
-        y, state = kernel(*tensors, skip, gate, bias, delta_softplus, return_last_state=True)
-    else:
-        steps = delta.to(dtype) if bias is None else delta.to(dtype) + bias[:, None]
-        steps = F.softplus(steps) if delta_softplus else steps
-        scan = _lockstep_scan if u.is_cuda or _recording() else _BlockScan.apply
-        inner, state = scan(
-            _time_first(steps), _time_first(steps * u), A.to(dtype).t().contiguous(),
-            _time_first(B.to(dtype)), _time_first(C.to(dtype)),
-        )  # fmt: skip
-        y, state = inner.permute(1, 2, 0), state.transpose(1, 2)
-        y = y if skip is None else y + skip[:, None] * u
-        y = y if z is None else y * F.silu(z.to(dtype))
-    y = y.to(u.dtype)
-    return (y, state) if return_last_state else y
+    scan: Callable[..., tuple[Tensor, Tensor]] = kernel or _scan
+    with without_autocast(u):
+        y, state = scan(*tensors, delta_softplus, return_last_state=True)
+    return (y.to(u.dtype), state) if return_last_state else y.to(u.dtype)
+
+
+def _scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool, return_last_state: Literal[True],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The kernel's work in PyTorch."""
+    steps = delta if delta_bias is None else delta + delta_bias[:, None]
+    steps = F.softplus(steps) if delta_softplus else steps
+    scan = _lockstep_scan if u.is_cuda or _recording() else _BlockScan.apply
+    inner, state = scan(
+        _time_first(steps), _time_first(steps * u), A.t().contiguous(), _time_first(B), _time_first(C)
+    )
+    y = inner.permute(1, 2, 0)
+    y = y if D is None else y + D[:, None] * u
+    y = y if z is None else y * F.silu(z)
+    return y, state.transpose(1, 2)
 
 
 def _time_first(x: Tensor) -> Tensor:

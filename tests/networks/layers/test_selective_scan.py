@@ -93,6 +93,13 @@ def test_half_precision_is_summed_in_float32() -> None:
     assert (rounded.float() - expected).abs().max() < 0.03 * expected.abs().max()
 
 
+def test_autocast_does_not_reach_the_sums() -> None:
+    arguments = make_arguments(200, 1.0, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = run(arguments)[0]
+    assert torch.equal(inside, run(arguments)[0])
+
+
 def test_a_traced_graph_gives_the_eager_numbers() -> None:
     arguments = {k: v for k, v in make_arguments(50, 1.0).items() if k in ("u", "delta", "A", "B", "C")}
     with torch.no_grad():

@@ -1,0 +1,20 @@
+"""Leaving autocast for the recurrences, whose sums over thousands of tokens need float32."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which autocast is off for the device of `x`; a graph sees none of it where it was."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 as it is."""
+    return x if x.dtype == torch.float64 else x.float()
