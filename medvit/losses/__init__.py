@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "dice_ce": ["SparseDiceCELoss"],
+        "focal_region": ["CharbonnierLoss", "FocalRegionLoss"],
         "lateral": ["LateralDiceCELoss"],
     },
 )

@@ -1,0 +1,106 @@
+"""Losses for restoration: RAT's focal region loss and Charbonnier's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
+
+
+class FocalRegionLoss(_Loss):
+    """L1 loss in which regions weigh the more, the larger their error is at the moment.
+
+    ``mean(|output - target| * (1 + beta * w))``, where w of a pixel is the mean error of its region over the
+    largest of all regions, in [0, 1]. No gradient flows through w.
+
+    Parameters
+    ----------
+    beta
+        Weight of the worst region beyond 1: 0.001 in the authors' training, 1 by default in their class.
+    per_item
+        False, as the authors: the largest region error of the whole batch, so that an image's weights
+        depend on its batch mates. True: of each image alone.
+
+    Notes
+    -----
+    Where the output equals the target everywhere the loss is 0; the authors' code divides 0 by 0.
+
+    References
+    ----------
+    Yang et al.: Region attention transformer for medical image restoration, MICCAI 2024, arXiv 2407.09268.
+
+    Examples
+    --------
+    >>> regions = torch.tensor([[[1, 1, 2, 2]]])
+    >>> output, target = torch.tensor([[[[2.0, 2.0, 1.0, 1.0]]]]), torch.zeros(1, 1, 1, 4)
+    >>> FocalRegionLoss(beta=1.0)(output, target, regions)  # (2 * 2 + 1 * 1.5) / 2
+    tensor(2.7500)
+    """
+
+    def __init__(self, beta: float = 1e-3, per_item: bool = False) -> None:
+        super().__init__()
+        if beta < 0:
+            raise ValueError(f"beta must not be negative, it is {beta}")
+        self.beta, self.per_item = beta, per_item
+
+    def forward(self, output: Tensor, target: Tensor, regions: Tensor) -> Tensor:
+        """The loss of a batch.
+
+        Parameters
+        ----------
+        output, target
+            Images (B, C, H, W).
+        regions
+            Region numbers (B, H, W) or (B, 1, H, W) at full resolution; only equality counts.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not agree.
+        """
+        size = (output.shape[0], *output.shape[2:])
+        if target.shape != output.shape:
+            raise ValueError(f"output {tuple(output.shape)} and target {tuple(target.shape)} differ in shape")
+        if regions.ndim == output.ndim and regions.shape[1] == 1:
+            regions = regions[:, 0]
+        if regions.shape != size:
+            raise ValueError(f"the region map must be {size}, not {tuple(regions.shape)}")
+        error = (output - target).abs()
+        weight = self._weight(error.detach().mean(dim=1), regions)
+        return (error * (1 + self.beta * weight[:, None])).mean()
+
+    def _weight(self, error: Tensor, regions: Tensor) -> Tensor:
+        """Region error over the largest one, for every pixel, (B, H, W)."""
+        numbers, label = torch.unique(regions, return_inverse=True)
+        label = label.flatten(1)
+        totals = error.new_zeros(len(error), len(numbers)).scatter_add(1, label, error.flatten(1))
+        counts = torch.zeros_like(totals).scatter_add(1, label, torch.ones_like(error).flatten(1))
+        means = totals / counts.clamp(min=1)
+        largest = means.amax(dim=1, keepdim=True) if self.per_item else means.max()
+        # Where all errors are zero so are the weights.
+        weights = means / torch.where(largest > 0, largest, torch.ones_like(largest))
+        return weights.gather(1, label).reshape(error.shape)
+
+
+class CharbonnierLoss(_Loss):
+    """``mean(sqrt((output - target)**2 + eps**2))``: L1 with a smooth bottom.
+
+    Parameters
+    ----------
+    eps
+        Half-width of the bottom, in units of the image.
+
+    References
+    ----------
+    Charbonnier et al.: Two deterministic half-quadratic regularization algorithms, ICIP 1994.
+    """
+
+    def __init__(self, eps: float = 1e-3) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of two tensors of one shape."""
+        if target.shape != output.shape:
+            raise ValueError(f"output {tuple(output.shape)} and target {tuple(target.shape)} differ in shape")
+        return ((output - target).square() + self.eps**2).sqrt().mean()

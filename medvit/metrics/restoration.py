@@ -1,0 +1,189 @@
+"""How well an image was restored: PSNR, SSIM, RMSE, HU bias, and the variants of published CT tables."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from skimage.metrics import structural_similarity
+
+# Taps of the Gaussian window of SSIM (sigma 1.5).
+_SSIM_WINDOW = 11
+# ITU-R BT.601 luma of 8-bit blue, green, red, in studio range 16..235.
+_LUMA_BGR = np.array([24.966, 128.553, 65.481]) / 255
+
+
+def rmse(restored: ArrayLike, reference: ArrayLike) -> float:
+    """Root of the mean squared difference, in the images' unit (HU for CT).
+
+    Parameters
+    ----------
+    restored, reference
+        Images of one shape, any number of axes.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    a, b = _pair(restored, reference)
+    return float(np.sqrt(np.mean((a - b) ** 2)))
+
+
+def psnr(restored: ArrayLike, reference: ArrayLike, *, data_range: float) -> float:
+    """Peak signal-to-noise ratio, ``20 log10(data_range / rmse)``, in dB; infinite for equal images.
+
+    Parameters
+    ----------
+    restored, reference
+        Images of one shape, any number of axes.
+    data_range
+        Distance between the smallest and largest possible value, such as 400 for a window of [-160, 240] HU.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or `data_range` is not positive.
+    """
+    error = rmse(restored, reference)
+    _check_range(data_range)
+    return float("inf") if error == 0 else float(20 * np.log10(data_range / error))
+
+
+def ssim(
+    restored: ArrayLike, reference: ArrayLike, *, data_range: float, channel_axis: int | None = None
+) -> float:
+    """Structural similarity, with the Gaussian window of the original paper.
+
+    Parameters
+    ----------
+    restored, reference
+        Images of one shape, in two or three dimensions.
+    data_range
+        Distance between the smallest and largest possible value.
+    channel_axis
+        Axis of the channels, whose similarities are averaged; None for an image without.
+
+    Returns
+    -------
+    float
+        Mean over all pixels whose 11-tap window (sigma 1.5) lies inside the image.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, an axis is shorter than the window, or `data_range` is not positive.
+
+    References
+    ----------
+    Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, from error visibility to structural
+    similarity, IEEE Transactions on Image Processing 2004.
+    """
+    a, b = _pair(restored, reference)
+    _check_range(data_range)
+    size = [n for axis, n in enumerate(a.shape) if channel_axis is None or axis != channel_axis % a.ndim]
+    if min(size) < _SSIM_WINDOW:
+        raise ValueError(f"SSIM needs images of at least {_SSIM_WINDOW} pixels an axis, not {size}")
+    return float(
+        structural_similarity(
+            a,
+            b,
+            data_range=data_range,
+            channel_axis=channel_axis,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )
+
+
+def hu_bias(
+    restored: ArrayLike,
+    reference: ArrayLike,
+    regions: ArrayLike,
+    *,
+    margin: int = 1,
+    max_std: float = 30.0,
+    min_size: int = 50,
+) -> dict[int, float]:
+    """Mean of ``restored - reference`` in every homogeneous region: does the restorer shift HU values?
+
+    Parameters
+    ----------
+    restored, reference
+        Images of one shape, in HU.
+    regions
+        Region numbers of every pixel, of the same shape.
+    margin
+        Pixels within this distance of another region are left out, for they hold partial volume.
+    max_std
+        Largest standard deviation (HU) of the reference in a region that counts as homogeneous.
+    min_size
+        Smallest number of pixels left in a region that counts.
+
+    Returns
+    -------
+    dict
+        Region number to bias (HU); empty where no region is homogeneous.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    a, b = _pair(restored, reference)
+    labels = np.asarray(regions)
+    if labels.shape != a.shape:
+        raise ValueError(f"the region map must be {a.shape}, not {labels.shape}")
+    width = 2 * margin + 1
+    inside = ndimage.minimum_filter(labels, width) == ndimage.maximum_filter(labels, width)
+    biases = {}
+    for label in np.unique(labels[inside]):
+        pixels = inside & (labels == label)
+        if pixels.sum() >= min_size and b[pixels].std() <= max_std:
+            biases[int(label)] = float((a - b)[pixels].mean())
+    return biases
+
+
+def psnr_y_of_bgr(restored: ArrayLike, reference: ArrayLike, *, crop_border: int = 0) -> float:
+    """PSNR of 8-bit images as in RAT's published CT tables: of the luma of three channels.
+
+    A grey image read as three equal channels has a luma of ``219/255 * grey + 16``, so this value is
+    1.32 dB above `psnr` of the grey image. Only for comparison with tables that were made this way.
+
+    Parameters
+    ----------
+    restored, reference
+        8-bit values, (H, W, 3) in the order blue, green, red; one channel or (H, W) is taken as it is.
+    crop_border
+        Pixels to leave out at each edge.
+    """
+    return psnr(_luma(restored, crop_border), _luma(reference, crop_border), data_range=255)
+
+
+def ssim_y_of_bgr(restored: ArrayLike, reference: ArrayLike, *, crop_border: int = 0) -> float:
+    """SSIM of 8-bit images as in RAT's published CT tables: of the luma, see `psnr_y_of_bgr`."""
+    return ssim(_luma(restored, crop_border), _luma(reference, crop_border), data_range=255)
+
+
+def _luma(image: ArrayLike, crop_border: int) -> NDArray[np.float64]:
+    values = np.asarray(image, dtype=np.float64)
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] not in (1, 3):
+        raise ValueError(f"the image must be (H, W), (H, W, 1) or (H, W, 3), not {values.shape}")
+    height, width = values.shape[:2]
+    values = values[crop_border : height - crop_border, crop_border : width - crop_border]
+    return values @ _LUMA_BGR + 16 if values.shape[2] == 3 else values[..., 0]
+
+
+def _pair(restored: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Integer images would wrap around when they are subtracted.
+    a, b = np.asarray(restored, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if a.shape != b.shape or a.size == 0:
+        raise ValueError(f"the images must have one shape, not {a.shape} and {b.shape}")
+    return a, b
+
+
+def _check_range(data_range: float) -> None:
+    if not data_range > 0:
+        raise ValueError(f"data_range must be positive, it is {data_range}")

@@ -1,0 +1,59 @@
+"""The focal region loss equals the authors' and stands still where theirs divides by zero."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medvit.losses import CharbonnierLoss, FocalRegionLoss
+from tests.networks.goldens import FOLDER
+from tests.networks.parity_rule import make_input
+
+CASES = sorted(FOLDER.glob("rat_loss*.json"))
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_equals_the_authors_code(path: Path) -> None:
+    manifest = json.loads(path.read_text())
+    regions = torch.from_numpy(np.load(path.with_suffix(".npz"))["input:mask"])
+    output, target = (
+        make_input(f"{manifest['case']}:{name}", tuple(manifest["shape"])) for name in ("output", "target")
+    )
+    for beta, expected in manifest["values"]["focal_region"].items():
+        given = output.clone().requires_grad_()
+        loss = FocalRegionLoss(float(beta))(given, target, regions)
+        loss.backward()
+        assert loss.item() == pytest.approx(expected["loss"], rel=1e-6)
+        assert given.grad.abs().sum().item() == pytest.approx(expected["grad_abs_sum"], rel=1e-5)
+        assert given.grad.sum().item() == pytest.approx(expected["grad_sum"], rel=1e-4)
+    assert CharbonnierLoss(1e-3)(output, target).item() == pytest.approx(
+        manifest["values"]["charbonnier_eps_1e-3"], rel=1e-6
+    )
+
+
+def test_batch_mates_weigh_unless_told_otherwise() -> None:
+    target, regions = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2, dtype=torch.long)
+    output = torch.tensor([1.0, 4.0])[:, None, None, None].expand(2, 1, 2, 2)
+    assert FocalRegionLoss(1.0)(output, target, regions).item() == pytest.approx((1 * 1.25 + 4 * 2) / 2)
+    assert FocalRegionLoss(1.0, per_item=True)(output, target, regions).item() == pytest.approx((2 + 8) / 2)
+
+
+def test_a_perfect_output_costs_nothing() -> None:
+    output = torch.ones(1, 1, 4, 4, requires_grad=True)
+    loss = FocalRegionLoss(1.0)(output, torch.ones(1, 1, 4, 4), torch.arange(16).reshape(1, 4, 4))
+    loss.backward()
+    assert loss.item() == 0 and output.grad.isfinite().all()
+
+
+def test_refusals() -> None:
+    image = torch.zeros(2, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"region map must be \(2, 4, 4\), not \(2, 2, 2\)"):
+        FocalRegionLoss()(image, image, torch.zeros(2, 2, 2))
+    with pytest.raises(ValueError, match="differ in shape"):
+        FocalRegionLoss()(image, image[:, :, :2], torch.zeros(2, 4, 4))
+    with pytest.raises(ValueError, match="must not be negative"):
+        FocalRegionLoss(-1)

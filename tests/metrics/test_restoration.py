@@ -1,0 +1,80 @@
+"""Restoration metrics: the authors' numbers, and what a wrong one would give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvit.metrics import hu_bias, psnr, psnr_y_of_bgr, rmse, ssim, ssim_y_of_bgr
+from tests.networks.goldens import FOLDER
+
+CASES = sorted(FOLDER.glob("restoration_metrics*.json"))
+
+
+def images(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    arrays = np.load(path.with_suffix(".npz"))
+    return arrays["input:a"], arrays["input:b"]
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_equals_the_authors_code(path: Path) -> None:
+    values = json.loads(path.read_text())["values"]
+    restored, reference = images(path)
+    assert rmse(restored, reference) == pytest.approx(values["rmse_255"], rel=1e-6)
+    for border in (0, 4):
+        cut = slice(border, -border or None)
+        a, b = restored[cut, cut], reference[cut, cut]
+        plain = values[f"y_channel=False,crop_border={border}"]
+        luma = values[f"y_channel=True,crop_border={border}"]
+        assert psnr(a, b, data_range=255) == pytest.approx(plain["psnr"], rel=1e-6)
+        assert ssim(a, b, data_range=255, channel_axis=-1) == pytest.approx(plain["ssim"], rel=1e-6)
+        assert psnr_y_of_bgr(restored, reference, crop_border=border) == pytest.approx(luma["psnr"], rel=1e-6)
+        assert ssim_y_of_bgr(restored, reference, crop_border=border) == pytest.approx(luma["ssim"], rel=1e-6)
+
+
+@pytest.mark.parametrize("path", [p for p in CASES if "grey" in p.stem], ids=lambda path: path.stem)
+def test_the_luma_of_a_grey_image_flatters(path: Path) -> None:
+    values = json.loads(path.read_text())["values"]["grey_as_three_bgr,y_channel=True"]
+    a, b = (np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) for image in images(path))
+    assert psnr_y_of_bgr(a, b) == pytest.approx(values["psnr"], rel=1e-6)
+    assert ssim_y_of_bgr(a, b) == pytest.approx(values["ssim"], rel=1e-6)
+    assert psnr_y_of_bgr(a, b) - psnr(a, b, data_range=255) == pytest.approx(1.3219, abs=1e-4)
+
+
+def test_integers_do_not_wrap_around() -> None:
+    black, white = np.zeros((16, 16), np.uint8), np.full((16, 16), 255, np.uint8)
+    assert rmse(black, white) == 255
+    assert psnr(black, white, data_range=255) == 0
+    assert psnr(white, white, data_range=255) == float("inf")
+    assert ssim(white, white, data_range=255) == pytest.approx(1)
+
+
+def test_hu_bias_is_measured_inside_homogeneous_regions() -> None:
+    rng = np.random.default_rng(0)
+    regions = np.repeat([1, 2, 3, 9], 16)[:, None] * np.ones((1, 64), int)
+    regions[0, 0] = 4
+    reference = regions * 100.0
+    reference[regions == 3] += rng.normal(0, 200, (regions == 3).sum())
+    restored = reference + 5.0
+    restored[regions == 2] -= 12.0
+    restored[15:17] += 1000  # at the border of two regions, where a blur belongs to neither
+    assert hu_bias(restored, reference, regions) == pytest.approx({1: 5.0, 2: -7.0, 9: 5.0})
+    assert hu_bias(restored, reference, regions, margin=0)[1] > 50
+    assert hu_bias(restored, reference, np.arange(64 * 64).reshape(64, 64)) == {}
+
+
+def test_refusals() -> None:
+    image = np.zeros((12, 12))
+    with pytest.raises(ValueError, match=r"one shape, not \(12, 12\) and \(12, 11\)"):
+        rmse(image, image[:, :11])
+    with pytest.raises(ValueError, match="data_range must be positive"):
+        psnr(image, image, data_range=0)
+    with pytest.raises(ValueError, match="at least 11 pixels"):
+        ssim(image[:9], image[:9], data_range=1)
+    with pytest.raises(ValueError, match="region map must be"):
+        hu_bias(image, image, image[:5])
+    with pytest.raises(ValueError, match=r"\(H, W, 3\), not \(12, 12, 4\)"):
+        psnr_y_of_bgr(np.zeros((12, 12, 4)), np.zeros((12, 12, 4)))
