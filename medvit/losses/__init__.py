@@ -8,5 +8,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "dice_ce": ["SparseDiceCELoss"],
         "focal_region": ["CharbonnierLoss", "FocalRegionLoss"],
         "lateral": ["LateralDiceCELoss"],
+        "region_tversky": ["MambaClinixLoss", "RegionTverskyLoss"],
     },
 )
