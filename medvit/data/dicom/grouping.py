@@ -65,6 +65,7 @@ def volumes(headers: Sequence[Header]) -> list[Volume]:
     StudyError
         If the files do not belong together, or one of them stands in the way of a sure answer.
     """
+    planes = [plane for header in headers for plane in planes_of(header)]
     for keyword, what in (
         ("PatientID", "the series holds images of more than one patient"),
         ("StudyInstanceUID", "the series holds images of more than one study"),
@@ -76,7 +77,6 @@ def volumes(headers: Sequence[Header]) -> list[Volume]:
         # De-identification may empty this attribute; where it is not even there, the file is no whole one.
         if "SeriesInstanceUID" not in header.dataset:
             raise header.fault("dicom-missing-attribute", "the attribute is missing", "SeriesInstanceUID")
-    planes = [plane for header in headers for plane in planes_of(header)]
     groups = [("", planes)]
     groups = [found for group in groups for found in _by_geometry(*group)]
     groups = [found for group in groups for found in _by_kind(*group)]

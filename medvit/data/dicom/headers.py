@@ -17,6 +17,7 @@ from pydicom.datadict import dictionary_VR, keyword_dict
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
+from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medvit.errors import StudyError
@@ -195,7 +196,7 @@ def open_dataset(path: Path, tags: Sequence[Any], *, stop_before_pixels: bool) -
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            dataset, syntax = _open(path, list(tags), stop_before_pixels)
+            dataset, syntax = _open(path, [Tag(tag) for tag in tags], stop_before_pixels)
         except StudyError:
             raise
         except (Exception, RecursionError) as error:
@@ -217,8 +218,9 @@ def _check_is_dicom(path: Path) -> None:
         ) from None
     if not start:
         raise NotDicomError("an empty file")
-    # Without a preamble a data set starts with the meta or the identifying group.
-    if start[128:] != b"DICM" and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+    # Without a preamble a data set starts with the meta group, or early in the identifying one.
+    bare = start[:4] == b"\x02\0\0\0" or (start[:2] == b"\x08\0" and start[2:4] <= b"\x18\0")
+    if start[128:] != b"DICM" and not bare:
         raise NotDicomError("not a DICOM file")
 
 

@@ -73,7 +73,7 @@ def plan(paths: Sequence[Path], label: str = "") -> tuple[Volume, tuple[str, ...
     images = [h for h in headers if not is_localizer(h)]
     if not images:
         raise StudyError("dicom-no-image", "there are only localizers", path=paths[0] if paths else None)
-    if len({h.text("SeriesInstanceUID") for h in images}) > 1:
+    if len({h.text("SeriesInstanceUID") for h in images if "SeriesInstanceUID" in h.dataset}) > 1:
         what = "the files are of more than one series"
         raise images[0].fault("dicom-mixed-series", what, "SeriesInstanceUID", "give the files of one series")
     volume = only_volume(volumes(images), label, images)

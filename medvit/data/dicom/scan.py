@@ -112,9 +112,10 @@ def scan(paths: Iterable[Path]) -> ScanResult:
             else:
                 headers.setdefault(_key(header), []).append(header)
     found = _sorted_series(headers, left_out)
-    _add_damaged(found, damaged, left_out)
+    homeless = _add_damaged(found, damaged)
     _add_unnamed(found)
-    series, patients = [], []
+    series = [_refused([path], {}, error) for path, error in homeless]
+    patients: list[dict[str, str]] = [{} for _ in homeless]
     for group in found:
         for one, patient in group.series():
             series.append(one)
@@ -171,9 +172,13 @@ class _Group:
             found = volumes(self.headers)
         except StudyError as error:
             paths = [h.path for h in self.headers] + [path for path, _ in self.damaged]
-            facts = {**_facts(self.headers), "problem": str(error), "problem_code": error.code}
-            return [(Series(tuple(sorted(paths)), "dicom", facts), patient)]
+            return [(_refused(paths, _facts(self.headers), error), patient)]
         return [(_as_series(volume), patient) for volume in found]
+
+
+def _refused(paths: Sequence[Path], facts: dict[str, Any], error: StudyError) -> Series:
+    facts = {**facts, "problem": str(error), "problem_code": error.code}
+    return Series(tuple(sorted(set(paths))), "dicom", facts)
 
 
 def _as_series(volume: Volume) -> Series:
@@ -240,9 +245,13 @@ def _might_belong(header: Header, headers: Sequence[Header]) -> bool:
 
 
 def _add_damaged(
-    groups: list[_Group], damaged: list[tuple[Path, StudyError]], left_out: list[LeftOut]
-) -> None:
-    """Give each damaged file to its series or, when that cannot be told, to all series nearest to it."""
+    groups: list[_Group], damaged: list[tuple[Path, StudyError]]
+) -> list[tuple[Path, StudyError]]:
+    """Give each damaged file to its series or, when that cannot be told, to all series nearest to it.
+
+    Those that are near none come back.
+    """
+    homeless = []
     for path, error in damaged:
         uid = series_uid_of_damaged(path)
         homes = [g for g in groups if uid and g.uid == uid]
@@ -251,6 +260,7 @@ def _add_damaged(
             if homes:
                 break
         if not homes:
-            left_out.append(LeftOut(path, str(error)))
+            homeless.append((path, error))
         for group in homes:
             group.damaged.append((path, error))
+    return homeless
