@@ -14,6 +14,13 @@ from medvit.reports.pictures import Picture, montage, overlays
 from medvit.reports.report import StudyReport
 from medvit.reports.surface import render_surface
 
+# Headings, and the facts of the series that stand under each.
+FACTS = {
+    "description": ("study_description", "series_description", "protocol"),
+    "scanner": ("manufacturer", "model"),
+    "field_strength": ("field_strength",),
+    "slice_thickness": ("slice_thickness",),
+}
 LEVEL_SIGN = {"info": "i", "warning": "!", "serious": "✕"}
 
 
@@ -73,13 +80,20 @@ class Content:
         rows = [(words["study"], report.study_id)]
         if self.show_patient:
             rows += [(f"{words['patient']}: {key}", str(v)) for key, v in report.patient.items()]
-        rows += [(words["date"], words.date(report.date)), (words["modality"], report.modality)]
-        rows.append((words["description"], str(report.facts.get("description") or "")))
+        rows += [(words["date"], words.date(report.date)), (words["modality"], self._modality())]
+        for heading, names in FACTS.items():
+            rows.append(
+                (words[heading], ", ".join(str(report.facts[n]) for n in names if report.facts.get(n)))
+            )
         spacing = " × ".join(words.number(s, 2) for s in grid.spacing)
         rows.append((words["grid"], f"{' × '.join(map(str, grid.shape))}; {spacing} mm"))
         if report.display.tilt >= 1.0:
             rows.append((words["tilt"], f"{words.number(report.display.tilt)}°"))
         return [(k, v) for k, v in rows if v and v != "–"]
+
+    def _modality(self) -> str:
+        code = self.report.modality
+        return f"{self.words[code]} ({code})" if code in self.words.words else code
 
     def flags(self) -> list[dict[str, str]]:
         """Findings of quality control: level, its sign and name, what was seen, what to do."""

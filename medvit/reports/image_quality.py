@@ -79,7 +79,10 @@ def _noise(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float:
     step = max(1, slices.size // 1_000_000)
     if min(slices.shape[1:]) < 3:
         return 0.0
-    answers = ndimage.convolve(slices[::step], _MASK[None], mode="nearest")[masks[::step]]
+    # The rim is left out: there the mask meets the edge of the head.
+    inner = ndimage.binary_erosion(masks[::step], np.ones((1, 3, 3)))
+    inner = inner if np.count_nonzero(inner) >= ENOUGH else masks[::step]
+    answers = ndimage.convolve(slices[::step], _MASK[None], mode="nearest")[inner]
     return float(1.4826 * np.median(np.abs(answers)) / np.linalg.norm(_MASK)) if answers.size else 0.0
 
 

@@ -70,7 +70,7 @@ class Language:
         name = self.structures.get(structure.unsided_name)
         if name is None:
             return structure.name
-        return f"{name} {self.words[structure.side]}" if structure.side else name
+        return f"{name} ({self.words[structure.side]})" if structure.side else name
 
     def pair(self, unsided_name: str) -> str:
         """The name that a pair shares."""

@@ -45,7 +45,8 @@ class StudyReport:
     study_id
         Safe to show and to name files by.
     facts
-        What the headers say: ``modality``, ``study_date`` (YYYY-MM-DD or YYYYMMDD), ``description``, ...
+        What the headers say, as in `Series.facts`: ``modality``, ``study_date`` (YYYY-MM-DD or YYYYMMDD),
+        ``series_description``, ``units``, ...
     grid
         Of the study.
     image
@@ -107,7 +108,7 @@ class StudyReport:
     @property
     def unit(self) -> str:
         """Unit of the intensities: HU for CT, what the header says for others, arbitrary units for MR."""
-        return "HU" if self.modality == "CT" else str(self.facts.get("unit") or "a.u.")
+        return "HU" if self.modality == "CT" else str(self.facts.get("units") or "a.u.")
 
     @cached_property
     def display(self) -> Display:

@@ -38,7 +38,7 @@ SHA = "0123456789abcdef" * 4
 def report(**others: Any) -> StudyReport:
     image, labels, grid = head()
     settings: dict[str, Any] = {
-        "facts": {"modality": "MR", "study_date": "20240305", "description": "T1 <b>3D</b>"},
+        "facts": {"modality": "MR", "study_date": "20240305", "series_description": "T1 <b>3D</b>"},
         "provenance": {"bundle": "brain", "weights_sha256": SHA, "software": {"medvit": "0.1.0"}},
         "timings": {"inference": 1.25},
         "patient": {"name": "Doe^Jane"},

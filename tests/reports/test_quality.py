@@ -1,0 +1,170 @@
+"""Quality control: each flag fires on what it is for, and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medvit.data.study import Grid
+from medvit.reports import assess_image, check_quality, load_language, make_report, measure
+from medvit.reports.quality import Flag, traffic_light
+from tests.reports.phantom import BRAIN, head, ras_affine
+
+Change = Callable[[np.ndarray, np.ndarray], None]
+
+
+def codes(flags: tuple[Flag, ...]) -> set[str]:
+    return {flag.code for flag in flags}
+
+
+def value(name: str) -> int:
+    return BRAIN.by_name[name].value
+
+
+def flags_after(change: Change, **settings: Any) -> tuple[Flag, ...]:
+    image, labels, grid = head()
+    change(image, labels)
+    return make_report("x", labels, grid, BRAIN, image, facts={"modality": "MR"}, **settings).flags
+
+
+def test_a_sound_head_is_green() -> None:
+    assert flags_after(lambda image, labels: None) == ()
+
+
+def erase(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[:] = 0
+
+
+def lose_a_putamen(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[labels == value("left putamen")] = 0
+
+
+def grow_a_ventricle(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[40:55, 20:50, 30:55] = value("right lateral ventricle")
+
+
+def scatter_a_thalamus(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[2:6, 2:6, 2:6] = value("left thalamus")
+
+
+def reach_the_edge(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[29:31, 29:31, :10] = value("brain-stem")
+
+
+def fill_the_edge(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[20:40, 30:50, :2] = value("brain-stem")
+
+
+def add_noise(image: np.ndarray, labels: np.ndarray) -> None:
+    image += np.random.default_rng(1).normal(0, 40, image.shape)
+
+
+def darken_a_slice(image: np.ndarray, labels: np.ndarray) -> None:
+    image[:, :, 30] *= 0.6
+
+
+def lose_voxels(image: np.ndarray, labels: np.ndarray) -> None:
+    image[:, :, 40:45] = np.nan
+
+
+def flatten(image: np.ndarray, labels: np.ndarray) -> None:
+    image[:] = 4.0
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "level"),
+    [
+        (erase, "nothing_found", "serious"),
+        (lose_a_putamen, "absent", "warning"),
+        (grow_a_ventricle, "implausible_volume", "serious"),
+        (scatter_a_thalamus, "disconnected", "warning"),
+        (reach_the_edge, "touches_border", "warning"),
+        (fill_the_edge, "field_of_view", "warning"),
+        (add_noise, "noise", "warning"),
+        (darken_a_slice, "uneven_slices", "warning"),
+        (lose_voxels, "not_finite", "serious"),
+        (flatten, "flat_image", "serious"),
+    ],
+)
+def test_each_fault_is_named(change: Change, code: str, level: str) -> None:
+    assert (code, level) in {(flag.code, flag.level) for flag in flags_after(change)}
+
+
+def test_the_structure_and_the_side_are_named() -> None:
+    (absent,) = (f for f in flags_after(lose_a_putamen) if f.code == "absent")
+    assert absent.structures == ("left putamen",)
+    (cut,) = (f for f in flags_after(fill_the_edge) if f.code == "field_of_view")
+    assert cut.structures == ("brain-stem",)
+    assert cut.values["faces"] == ["inferior"]
+    assert cut.values["area_cm2"] == pytest.approx(20 * 20 * 9 / 100)
+
+
+def test_low_confidence_names_the_worst_first() -> None:
+    image, labels, grid = head()
+    confidence = np.full(labels.shape, 0.95)
+    confidence[labels == value("left amygdala")] = 0.6
+    confidence[labels == value("right amygdala")] = 0.5
+    (flag,) = make_report("x", labels, grid, BRAIN, image, confidence=confidence).flags
+    assert flag.code == "low_confidence"
+    assert flag.structures == ("right amygdala", "left amygdala")
+    assert flag.values["lowest_percent"] == pytest.approx(50)
+
+
+def test_modality_outside_the_bundle() -> None:
+    flags = flags_after(lambda image, labels: None, expected_modalities=("CT",))
+    assert codes(flags) == {"modality"}
+    assert traffic_light(flags) == "red"
+    assert flags_after(lambda image, labels: None, expected_modalities=("MR", "CT")) == ()
+
+
+@pytest.mark.parametrize(("shift", "flagged"), [(0.0, True), (-1024.0, False)])
+def test_ct_without_rescaling(shift: float, flagged: bool) -> None:
+    image, labels, grid = head()
+    image = np.abs(image) + 1000 + shift
+    flags = make_report("x", labels, grid, BRAIN, image, facts={"modality": "CT"}).flags
+    assert ("not_hounsfield" in codes(flags)) is flagged
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "code"),
+    [((30, 30, 1), 3.0, "few_slices"), ((30, 30, 5), 3.0, "few_slices"), ((40, 40, 40), 5.0, "thick_slices")],
+)
+def test_grids_that_limit_what_can_be_read(shape: tuple[int, int, int], spacing: float, code: str) -> None:
+    labels = np.ones(shape, np.uint8)
+    grid = Grid(shape, ras_affine(spacing, shape))
+    assert code in codes(check_quality(measure(labels, grid, BRAIN), grid))
+
+
+def test_noise_is_measured_not_guessed() -> None:
+    image, labels, grid = head()
+    for sigma in (5.0, 12.0):
+        clean = np.where(labels > 0, 100.0, 0.0)
+        noisy = clean + np.random.default_rng(2).normal(0, sigma, labels.shape)
+        quality = assess_image(noisy.astype(np.float32), labels, grid)
+        assert quality.noise == pytest.approx(sigma, rel=0.05)
+        assert quality.snr == pytest.approx(100 / sigma, rel=0.06)
+
+
+def test_blur_lowers_sharpness() -> None:
+    from scipy.ndimage import gaussian_filter
+
+    image, labels, grid = head()
+    sharp = assess_image(image, labels, grid).sharpness
+    assert assess_image(gaussian_filter(image, 1.5), labels, grid).sharpness < 0.7 * sharp
+
+
+@pytest.mark.parametrize("code", ["en", "de", "fr"])
+def test_every_flag_has_words_in_every_language(code: str) -> None:
+    language, english = load_language(code), load_language("en")
+    assert language.flags.keys() == english.flags.keys()
+    assert language.words.keys() == english.words.keys()
+    if code != "en":
+        assert {s.unsided_name for s in BRAIN} <= language.structures.keys()
+    for change in (erase, lose_a_putamen, grow_a_ventricle, fill_the_edge, add_noise, lose_voxels):
+        for flag in flags_after(change):
+            seen, do = language.flag(flag, BRAIN.by_name)
+            assert seen.endswith(".") and do.endswith(".")
+            assert "{" not in seen + do
