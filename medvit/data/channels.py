@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -59,7 +59,7 @@ def split_channel(stem: str) -> tuple[str, str | None]:
     numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
     if numbered:
         return numbered[1], str(int(numbered[2]))
-    head, _, last = ("", "", stem) if not re.search(r"[-_.]", stem) else re.split(r"([-_.])(?!.*[-_.])", stem)
+    head, last = re.fullmatch(r"(?:(.*)[-_.])?(.*)", stem).groups(default="")  # type: ignore[union-attr]
     if canonical(last) not in _CANONICAL.values():
         return stem, None
     enhanced = re.search(r"_ce-[a-zA-Z0-9]+", head)
@@ -68,10 +68,9 @@ def split_channel(stem: str) -> tuple[str, str | None]:
     return head, canonical(last)
 
 
-def why_not_an_image(path: Path, root: Path) -> str:
-    """Why an image file below `root` is not one to work on, judging by its name; empty if it is."""
-    folders = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
-    for folder in folders:
+def why_not_an_image(path: Path) -> str:
+    """Why an image file is not one to work on, judging by its path below the input; empty if it is."""
+    for folder in path.parts[:-1]:
         if folder.lower() in _LABEL_FOLDERS:
             return f"the folder {folder} holds results or label maps"
     stem = stem_of(path)
@@ -82,14 +81,16 @@ def why_not_an_image(path: Path, root: Path) -> str:
     return ""
 
 
-def group(
-    paths: Iterable[Path], channels: Sequence[str]
-) -> dict[tuple[Path, str], dict[str | None, list[Path]]]:
-    """Files by what they have in common (folder and stem), then by channel; numbers count in `channels`."""
-    groups: dict[tuple[Path, str], dict[str | None, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for path in paths:
-        prefix, channel = split_channel(stem_of(path))
-        if channel is not None and channel.isdigit() and int(channel) < len(channels):
-            channel = channels[int(channel)]
-        groups[path.parent, prefix][channel].append(path)
+def group(images: Mapping[Path, Path]) -> dict[Path, dict[str, list[Path]]]:
+    """Images by what their paths have in common, then by channel ("" where the name tells none).
+
+    Parameters
+    ----------
+    images
+        Each with the path below the input by which it is known.
+    """
+    groups: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path, known_as in images.items():
+        prefix, channel = split_channel(stem_of(known_as))
+        groups[known_as.parent / prefix][channel or ""].append(path)
     return groups

@@ -1,0 +1,74 @@
+"""`SeriesRules`: how a bundle states which DICOM series it works on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SeriesRules:
+    """Which DICOM series are wanted; what is not stated is not asked.
+
+    Parameters
+    ----------
+    modality
+        Any of these, such as ``("MR",)``.
+    image_type, not_image_type
+        Values of ImageType (0008,0008) of which all, or none, must be there.
+    description, not_description
+        Regular expressions, letter case ignored, that SeriesDescription must, or must not, contain.
+    contrast
+        Whether a contrast agent must, or must not, have been given.
+    plane
+        ``"axial"``, ``"coronal"`` or ``"sagittal"``.
+    max_slice_thickness
+        In mm, of SliceThickness and of the distance between slices.
+    min_slices
+        Fewer are a scout or a key image.
+    """
+
+    modality: tuple[str, ...] = ()
+    image_type: tuple[str, ...] = ()
+    not_image_type: tuple[str, ...] = ()
+    description: str = ""
+    not_description: str = ""
+    contrast: bool | None = None
+    plane: str = ""
+    max_slice_thickness: float | None = None
+    min_slices: int = 1
+
+    def objection(self, facts: dict[str, Any]) -> str:
+        """Why a series with these facts (`Series.facts`) is not wanted; empty if it is."""
+        return next(self._objections(facts), "")
+
+    def _objections(self, facts: dict[str, Any]) -> Iterator[str]:
+        modality, plane = facts.get("modality", "unknown"), facts.get("plane", "unknown")
+        if self.modality and modality not in self.modality:
+            yield f"its modality is {modality}"
+        types = {value.upper() for value in facts.get("image_type", ())}
+        for value in self.image_type:
+            if value.upper() not in types:
+                yield f"its image type lacks {value}"
+        for value in self.not_image_type:
+            if value.upper() in types:
+                yield f"its image type has {value}"
+        description = facts.get("series_description", "")
+        if self.description and not re.search(self.description, description, re.IGNORECASE):
+            yield f"its description does not match {self.description!r}"
+        if self.not_description and re.search(self.not_description, description, re.IGNORECASE):
+            yield f"its description matches {self.not_description!r}"
+        if self.contrast is not None and facts.get("contrast", False) != self.contrast:
+            yield "a contrast agent was given" if facts.get("contrast") else "no contrast agent was given"
+        # What follows is known of sound series only; a broken one is refused by its reader, not left out.
+        if "problem" in facts:
+            return
+        if self.plane and plane != self.plane:
+            yield f"its plane is {plane}"
+        thickness = max(facts.get("slice_thickness", 0.0), facts.get("spacing", (0, 0, 0))[2])
+        if self.max_slice_thickness is not None and thickness > self.max_slice_thickness:
+            yield f"its slices are {thickness:g} mm thick"
+        if "shape" in facts and facts["shape"][2] < self.min_slices:
+            yield f"it has {facts['shape'][2]} slices"
