@@ -10,8 +10,11 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "lateral": ["LateralSegmenter"],
         "mambaclinix": ["MambaClinix"],
         "published": ["LoadReport", "read_checkpoint"],
+        "r2t_mil": ["R2TMIL"],
         "rat": ["RAT"],
         "segformer3d": ["SegFormer3D"],
+        "swin_unetr": ["SwinUNETR"],
         "transunet": ["TransUNet"],
+        "xlstm_unet": ["XLSTMUNet"],
     },
 )
