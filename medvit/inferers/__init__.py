@@ -7,6 +7,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "predict": ["Execution", "Flips", "InferenceReport"],
         "resample": ["resample_image"],
+        "restore": ["RestorationInferer"],
+        "slices": ["SliceInferer"],
         "streaming": ["Inference", "StreamingWindowInferer"],
         "volume": ["Volume"],
     },

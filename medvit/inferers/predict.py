@@ -99,7 +99,7 @@ class Execution:
     amp
         Precision of autocast on a GPU (``"bf16"`` or ``"fp16"``); ``None`` for float32.
     compile
-        Whether networks are compiled by `torch.compile`, once each.
+        Whether networks are compiled in place by `torch.compile`, once each.
     channels_last
         Whether windows are given in channels-last memory.
     threads
@@ -163,6 +163,9 @@ class Predictor:
         report: InferenceReport,
         disagreement: bool = False,
     ) -> None:
+        for network in networks:
+            if execution.compile and isinstance(network, nn.Module) and network._compiled_call_impl is None:
+                network.compile()
         self.networks, self.flips, self.execution = networks, flips, execution
         self.report, self.disagreement = report, disagreement
         self.device = execution.device_for(networks)

@@ -223,9 +223,18 @@ class Value(Reducer):
 
 
 class Values(Reducer):
-    """All channels as they are, for networks whose output is an image."""
+    """All channels, for networks whose output is an image.
+
+    Parameters
+    ----------
+    to_units
+        Applied to the finished block (C, *block), such as the inverse of a scaling.
+    """
 
     keeps_channels = True
+
+    def __init__(self, to_units: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.to_units = to_units
 
     def update(self, channel: int, logits: Tensor) -> None:
         """Keep a copy of the channel."""
@@ -234,7 +243,8 @@ class Values(Reducer):
 
     def finish(self) -> Tensor:
         """(C, *block)."""
-        return torch.stack(self.channels)
+        values = torch.stack(self.channels)
+        return values if self.to_units is None else self.to_units(values)
 
 
 def map_reducer(name: str, activation: Activation) -> Callable[[], Reducer]:
