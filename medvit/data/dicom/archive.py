@@ -6,13 +6,11 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from medvit.data.dicom.headers import Attributes, NotDicomError, open_dataset
+from medvit.data.dicom.headers import LARGE_BYTES, MAX_RATIO, Attributes, NotDicomError, open_dataset
 from medvit.errors import StudyError
 
 MAX_MEMBERS = 200_000
 MAX_UNPACKED_BYTES = 64 * 2**30
-# Images deflate to a third or so; a member that shrinks this much and is large is no image.
-MAX_RATIO, LARGE_BYTES = 100, 64 * 2**20
 
 
 def unzip(path: Path, folder: Path) -> list[Path]:

@@ -22,8 +22,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEnd
 
 from medvit.errors import StudyError
 
-# A deflated data set may unpack to this much; a 1024-frame 512 x 512 object fits.
-MAX_INFLATED_BYTES = 512 * 2**20
+# A deflated data set may unpack to this much (a 1024-frame 512 x 512 object fits); one that is large may
+# unpack to this many times what it was (images shrink to a third or so).
+MAX_INFLATED_BYTES, LARGE_BYTES, MAX_RATIO = 512 * 2**20, 64 * 2**20, 100
 
 IMAGE_PIXEL = (
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
@@ -178,6 +179,10 @@ def read_header(path: Path) -> Header:
         If it is DICOM, but damaged, cut off, or unpacks to more than is reasonable.
     """
     dataset, syntax = open_dataset(path, _TAGS, stop_before_pixels=True)
+    # A header that ends between two attributes reads without complaint.
+    telling = ("SOPClassUID", "Modality", "SeriesInstanceUID", "DirectoryRecordSequence")
+    if not any(keyword in dataset for keyword in telling):
+        raise _damaged(path)
     return Header(dataset, path, syntax)
 
 
@@ -190,9 +195,6 @@ def open_dataset(path: Path, tags: Sequence[Any], *, stop_before_pixels: bool) -
         As `read_header`.
     """
     _check_is_dicom(path)
-    damaged = StudyError(
-        "dicom-damaged-file", "the file is cut off or damaged", path=path, do="replace it or take it away"
-    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -200,12 +202,17 @@ def open_dataset(path: Path, tags: Sequence[Any], *, stop_before_pixels: bool) -
         except StudyError:
             raise
         except (Exception, RecursionError) as error:
-            raise damaged from error
+            raise _damaged(path) from error
     # pydicom gives back an empty or shortened data set, and warns, when a file ends too early.
     cut = any("end of file" in str(w.message).lower() for w in caught)
     if cut or len(dataset) == 0:
-        raise damaged
+        raise _damaged(path)
     return dataset, syntax
+
+
+def _damaged(path: Path) -> StudyError:
+    what = "the file is cut off or damaged"
+    return StudyError("dicom-damaged-file", what, path=path, do="replace it or take it away")
 
 
 def _check_is_dicom(path: Path) -> None:
@@ -257,11 +264,11 @@ def _inflate(path: Path, meta: Dataset) -> bytes:
     while rest and not unpacker.eof:
         size += len(unpacker.decompress(rest, 2**20))
         rest = unpacker.unconsumed_tail
-        if size > MAX_INFLATED_BYTES:
-            limit = f"{MAX_INFLATED_BYTES // 2**20} MiB"
+        consumed = len(packed) - len(rest)
+        if size > MAX_INFLATED_BYTES or (size > LARGE_BYTES and size > MAX_RATIO * consumed):
             raise StudyError(
-                "dicom-inflates-too-far", f"the deflated data set unpacks to more than {limit}", path=path,
-                tag="TransferSyntaxUID (0002,0010)", do="take the file away if it is not known to be good",
+                "dicom-inflates-too-far", "the deflated data set unpacks to more than an image would",
+                path=path, tag="TransferSyntaxUID (0002,0010)", do="take the file away",
             )  # fmt: skip
     return zlib.decompress(packed, -zlib.MAX_WBITS)
 

@@ -16,6 +16,7 @@ from medvit.errors import StudyError
 
 # Address space that the child may take beyond what the volume itself needs several times over.
 MEMORY_BESIDE_VOLUME = 4 * 2**30
+COMMAND = ("-m", "medvit.data.dicom.isolated")
 
 
 def read(series: Series, tilt: str, timeout: float) -> tuple[np.ndarray, Grid, tuple[str, ...]]:
@@ -32,7 +33,7 @@ def read(series: Series, tilt: str, timeout: float) -> tuple[np.ndarray, Grid, t
         "tilt": tilt,
     }
     with tempfile.TemporaryDirectory(prefix="medvit-") as folder:
-        command = [sys.executable, "-m", "medvit.data.dicom.isolated", folder]
+        command = [sys.executable, *COMMAND, folder]
         try:
             done = subprocess.run(
                 command, input=json.dumps(request).encode(), capture_output=True, timeout=timeout

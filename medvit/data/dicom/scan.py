@@ -117,7 +117,7 @@ def scan(paths: Iterable[Path]) -> ScanResult:
     series = [_refused([path], {}, error) for path, error in homeless]
     patients: list[dict[str, str]] = [{} for _ in homeless]
     for group in found:
-        for one, patient in group.series():
+        for one, patient in group.series(left_out):
             series.append(one)
             patients.append(patient)
     return ScanResult(series, left_out, patients)
@@ -164,7 +164,7 @@ class _Group:
     def uid(self) -> str:
         return self.headers[0].text("SeriesInstanceUID")
 
-    def series(self) -> list[tuple[Series, dict[str, str]]]:
+    def series(self, left_out: list[LeftOut]) -> list[tuple[Series, dict[str, str]]]:
         patient = {k: v for k, tag in _PATIENT.items() if (v := self.headers[0].text(tag))}
         try:
             if self.damaged:
@@ -173,6 +173,8 @@ class _Group:
         except StudyError as error:
             paths = [h.path for h in self.headers] + [path for path, _ in self.damaged]
             return [(_refused(paths, _facts(self.headers), error), patient)]
+        used = {plane.header.path for volume in found for plane in volume.stack.planes}
+        left_out.extend(LeftOut(h.path, "a copy of another file") for h in self.headers if h.path not in used)
         return [(_as_series(volume), patient) for volume in found]
 
 
@@ -189,7 +191,7 @@ def _as_series(volume: Volume) -> Series:
     facts |= {"shape": grid.shape, "spacing": tuple(round(s, 6) for s in grid.spacing)}
     facts |= {"plane": facing(planes[0].normal), "image_type": planes[0].kind, "volume": volume.label}
     facts |= {"tilted": volume.stack.tilted} if volume.stack.tilted else {}
-    facts |= {"units": units(planes)[0], "notes": volume.stack.notes}
+    facts |= {"units": units(planes)[0]}
     return Series(
         tuple(sorted(h.path for h in headers)), "dicom", {k: v for k, v in facts.items() if v != ""}
     )
