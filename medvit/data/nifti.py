@@ -6,7 +6,7 @@ from typing import IO
 
 import numpy as np
 
-from medvit.data.nifti_header import NiftiHeader, opened, read_exactly, read_header, refuse
+from medvit.data.nifti_header import NiftiHeader, check_single, opened, read_exactly, read_header, refuse
 
 __all__ = ["NiftiHeader", "read_header", "read_image"]
 
@@ -39,8 +39,8 @@ def read_image(
     StudyError
         If voxels are missing, left over, damaged or not finite.
     """
-    if volume is None and header.volumes > 1:
-        refuse(header.path, "nifti-4d", f"holds {header.volumes} volumes where one is expected")
+    if volume is None:
+        check_single(header)
     array = np.empty(header.grid.shape, np.float32)
     # Doubles beyond the range of float32 become infinite, and are caught as such.
     with opened(header.path) as (file, _), np.errstate(over="ignore", invalid="ignore"):

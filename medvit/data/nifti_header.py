@@ -152,6 +152,12 @@ def read_header(path: Path | str) -> NiftiHeader:
     return NiftiHeader(path, raw, dim, grid, volumes, dtype, offset, slope, inter, compressed, notes)
 
 
+def check_single(header: NiftiHeader) -> None:
+    """Refuses a file of several volumes."""
+    if header.volumes > 1:
+        refuse(header.path, "nifti-4d", f"holds {header.volumes} volumes where one is expected")
+
+
 def refuse(path: Path, code: str, what: str, tag: str | None = None) -> NoReturn:
     """Raises the `StudyError` of one of `FAULTS`."""
     field, do = FAULTS[code]

@@ -1,0 +1,140 @@
+"""Preflight: what a study is and what is wrong with it, from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+
+from medvit.data import itk, nifti_header
+from medvit.data.discover import ANY_SERIES, SeriesRules, find_studies
+from medvit.data.found import Refused
+from medvit.data.study import Grid, Series, Study
+from medvit.errors import StudyError
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the headers of a study say.
+
+    Parameters
+    ----------
+    id, path
+        Of the study, and its first file.
+    format
+        ``"nifti"``, ``"dicom"`` or ``"itk"``.
+    channels
+        How many images it has.
+    shape
+        Voxels along the axes of the first image; ``None`` where the header does not pass.
+    spacing
+        In mm.
+    orientation
+        Where each voxel axis points in the patient, such as ``"RAS"``; for DICOM the plane of the slices.
+    problems
+        The code and the sentence of each reason why the study would be refused.
+    notes
+        What a reader would decide and a person should know.
+    """
+
+    id: str
+    path: Path | None
+    format: str = ""
+    channels: int = 0
+    shape: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    orientation: str = ""
+    problems: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing in the headers stands in the way of reading the study."""
+        return not self.problems
+
+
+def check_studies(
+    input: str | Path | Sequence[str | Path],
+    *,
+    channels: int | Sequence[str] = 1,
+    rules: SeriesRules | Sequence[SeriesRules] = ANY_SERIES,
+) -> list[Preflight]:
+    """What each study in the input is, and every problem that its headers show; no voxel is read.
+
+    Parameters
+    ----------
+    input, channels, rules
+        As in `find_studies`.
+
+    Raises
+    ------
+    MedvitError
+        If the input does not exist, or is a manifest that cannot be understood.
+    """
+    found = find_studies(input, channels=channels, rules=rules)
+    return [*map(check_study, found.studies), *map(_of_refused, found.refused)]
+
+
+def check_study(study: Study) -> Preflight:
+    """What one study is, and the problems that its headers show."""
+    series = study.series[0]
+    count = len(study.series)
+    grids: list[Grid] = []
+    problems: list[tuple[str, str]] = []
+    notes = list(study.notes)
+    for one in study.series:
+        if one.format == "dicom":
+            if "problem" in one.facts:
+                problems.append((one.facts["problem_code"], one.facts["problem"]))
+            notes += one.facts.get("notes", ())
+            continue
+        try:
+            grid, said = _header(one)
+        except StudyError as error:
+            problems.append((error.code, str(error)))
+        else:
+            notes += [note for note in said if note not in notes]
+            grids.append(grid)
+            if not grid.matches(grids[0]):
+                what = f"lies on another grid than {series.paths[0]}"
+                problems.append(
+                    ("channels-grid", f"{one.paths[0]}: lies on another grid than {series.paths[0]}")
+                )
+    shape, spacing = series.facts.get("shape"), series.facts.get("spacing")
+    orientation = series.facts.get("plane", "")
+    if grids:
+        shape, spacing, orientation = grids[0].shape, grids[0].spacing, axis_codes(grids[0].affine)
+    return Preflight(
+        study.id, study.path, series.format, count, shape, spacing, orientation, tuple(problems), tuple(notes)
+    )
+
+
+def _header(series: Series) -> tuple[Grid, tuple[str, ...]]:
+    if series.format == "itk":
+        text = itk.read_header(series.paths[0])
+        return text.grid, text.notes
+    header = nifti_header.read_header(series.paths[0])
+    if "volume" not in series.facts:
+        nifti_header.check_single(header)
+    return header.grid, header.notes
+
+
+def _of_refused(refused: Refused) -> Preflight:
+    error = refused.error
+    return Preflight(refused.id, error.path, problems=((error.code, str(error)),))
+
+
+def axis_codes(affine: np.ndarray) -> str:
+    """Where each voxel axis points in the patient, such as ``"RAS"``.
+
+    Examples
+    --------
+    >>> axis_codes(np.diag([-1.0, 2, 2, 1]))
+    'LAS'
+    """
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    order = max(permutations(range(3)), key=lambda p: sum(abs(axes[p[i], i]) for i in range(3)))
+    return "".join("RAS"[world] if axes[world, i] > 0 else "LPI"[world] for i, world in enumerate(order))
