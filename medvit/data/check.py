@@ -99,10 +99,7 @@ def check_study(study: Study) -> Preflight:
             notes += [note for note in said if note not in notes]
             grids.append(grid)
             if not grid.matches(grids[0]):
-                what = f"lies on another grid than {series.paths[0]}"
-                problems.append(
-                    ("channels-grid", f"{one.paths[0]}: lies on another grid than {series.paths[0]}")
-                )
+                problems.append(("channels-grid", f"{one.paths[0]}: lies on another grid than {study.path}"))
     shape, spacing = series.facts.get("shape"), series.facts.get("spacing")
     orientation = series.facts.get("plane", "")
     if grids:
