@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from medvit.data.labels import Structure
 from medvit.reports.language import Language
 from medvit.reports.measurement import StructureMeasurement
-from medvit.reports.pictures import Picture, montage, overlays
+from medvit.reports.pictures import Picture
 from medvit.reports.report import StudyReport
-from medvit.reports.surface import render_surface
 
 # Headings, and the facts of the series that stand under each.
 FACTS = {
@@ -159,8 +157,8 @@ class Content:
         if structure.plausible_ml is None:
             return ""
         low, high = structure.plausible_ml
-        digits = 1 if high < 100 else 0
-        return f"{self.words.number(low, digits)} – {self.words.number(high, digits)}"
+        low_text, high_text = (self.words.number(v, 1 if v < 100 else 0) for v in (low, high))
+        return f"{low_text} – {high_text}"
 
     def table_notes(self) -> list[str]:
         """What the table's columns mean."""
@@ -208,11 +206,10 @@ class Content:
             (self.words["sharpness"], number(before.sharpness, 1), number(after.sharpness, 1)),
         ]
 
-    @cached_property
     def figures(self) -> list[Figure]:
         """Slices in three planes."""
         figures = []
-        for picture in overlays(self.report.display):
+        for picture in self.report.slices:
             title = self.words["slice_caption"].format(plane=self.words[picture.kind], index=picture.index)
             names = self.words.listing(self._names(picture.values), most=8)
             shown = self.words["largest_section"].format(structures=names)
@@ -233,18 +230,15 @@ class Content:
             )
         )
 
-    @cached_property
     def overview(self) -> Figure:
         """The montage."""
-        return Figure(montage(self.report.display), self.words["montage_caption"], self.words["montage_alt"])
+        return Figure(self.report.overview, self.words["montage_caption"], self.words["montage_alt"])
 
-    @cached_property
     def surface(self) -> Figure | None:
         """The surface rendering, where there is one."""
-        picture = render_surface(self.report.display)
-        if picture is None:
+        if self.report.surface is None:
             return None
-        return Figure(picture, self.words["surface_caption"], self.words["surface_alt"])
+        return Figure(self.report.surface, self.words["surface_caption"], self.words["surface_alt"])
 
     def picture_notes(self) -> list[str]:
         """How to read the pictures."""

@@ -58,7 +58,8 @@ class Display:
 
     def cut(self, volume: np.ndarray, plane: Plane, index: int) -> np.ndarray:
         """One slice as (rows, columns): patient left on the right; sagittal slices look to the left."""
-        return np.take(volume, index, NORMAL_AXIS[plane]).T
+        # Not np.take: it would first copy the whole volume, whose axes are turned.
+        return np.moveaxis(volume, NORMAL_AXIS[plane], 0)[index].T
 
     def pixel_size(self, plane: Plane) -> tuple[float, float]:
         """Height and width of a pixel of `cut` in mm."""

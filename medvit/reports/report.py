@@ -16,7 +16,9 @@ from medvit.errors import MedvitError
 from medvit.reports.display import Display, prepare
 from medvit.reports.image_quality import ImageQuality, assess_image
 from medvit.reports.measurement import Measurements, measure
+from medvit.reports.pictures import Picture, montage, overlays
 from medvit.reports.quality import Flag, Light, check_quality, traffic_light
+from medvit.reports.surface import render_surface
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,21 @@ class StudyReport:
     def display(self) -> Display:
         """The study ready to be drawn."""
         return prepare(self.label_map, self.grid, self.table, self.image, self.modality)
+
+    @cached_property
+    def slices(self) -> list[Picture]:
+        """Overlays in three planes."""
+        return overlays(self.display)
+
+    @cached_property
+    def overview(self) -> Picture:
+        """The montage."""
+        return montage(self.display)
+
+    @cached_property
+    def surface(self) -> Picture | None:
+        """The surface rendering, where there is one."""
+        return render_surface(self.display)
 
 
 def make_report(
