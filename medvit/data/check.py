@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,9 +52,22 @@ class Preflight:
     notes: tuple[str, ...] = ()
 
     @property
-    def is_sound(self) -> bool:
+    def ok(self) -> bool:
         """Whether nothing in the headers stands in the way of reading the study."""
         return not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        facts = asdict(self) | {"path": str(self.path or ""), "ok": self.ok}
+        return facts | {"problems": [{"code": code, "what": what} for code, what in self.problems]}
+
+    def __str__(self) -> str:
+        facts = [self.format, f"{self.channels} channels" if self.channels > 1 else ""]
+        if self.shape and self.spacing:
+            facts += [f"{_times(self.shape)} voxels of {_times(self.spacing)} mm", self.orientation]
+        lines = [f"{self.id}: {', '.join(filter(None, facts)) or 'not readable'}"]
+        lines += [f"  refused: {what}" for _, what in self.problems]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
 def check_studies(
@@ -107,6 +121,10 @@ def check_study(study: Study) -> Preflight:
     return Preflight(
         study.id, study.path, series.format, count, shape, spacing, orientation, tuple(problems), tuple(notes)
     )
+
+
+def _times(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
 
 
 def _header(series: Series) -> tuple[Grid, tuple[str, ...]]:
