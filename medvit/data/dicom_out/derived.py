@@ -77,7 +77,8 @@ def derived_series(
         raise MedvitError("the restored image holds values that are not finite; restore it again")
     frames = source.frames_of(grid)
     slope = _slope(image, source.first.get("Modality") == "CT")
-    planes = np.rint(image.transpose(2, 1, 0) / float(slope)).astype(np.int16)
+    # One plane at a time: a copy of a whole CT as floats is more than the result itself.
+    planes = (np.rint(image[:, :, k].T / float(slope)).astype("<i2") for k in range(grid.shape[2]))
     series_uid = hd.UID()
     if frames[0].number is None:
         for k, (frame, plane) in enumerate(zip(frames, planes, strict=True)):
@@ -88,12 +89,12 @@ def derived_series(
     else:
         result = _derive(frames[0].image, source, algorithm, description, series_uid)
         _keep_frames(result, frames, slope)
-        yield _with_pixels(result, planes)
+        yield _with_pixels(result, np.stack(list(planes)))
 
 
 def _slope(image: np.ndarray, is_ct: bool) -> str:
     """As DICOM writes it, so that stored values are made with the very number that readers will use."""
-    largest = float(np.abs(image).max())
+    largest = float(max(image.max(), -image.min()))
     if largest <= _INT16 and (is_ct or largest >= _ENOUGH_LEVELS):
         return "1"
     # The rounding of the decimal string must not push the largest value over the edge.
@@ -155,6 +156,6 @@ def _keep_frames(result: Dataset, frames: list[Frame], slope: str) -> None:
 
 def _with_pixels(result: Dataset, pixels: np.ndarray) -> Dataset:
     result.BitsAllocated, result.BitsStored, result.HighBit, result.PixelRepresentation = 16, 16, 15, 1
-    result.PixelData = pixels.astype("<i2").tobytes()
+    result.PixelData = pixels.tobytes()
     result["PixelData"].VR = "OW"
     return result

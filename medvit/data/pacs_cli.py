@@ -1,0 +1,65 @@
+"""`medvit pacs`: pull series from a PACS and push results to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvit.data.pacs import Access, PacsError, pull, push
+
+app = typer.Typer(help="Fetch from a PACS and store in it, over DICOMweb.", no_args_is_help=True)
+
+Url = Annotated[str, typer.Argument(help="DICOMweb service, such as https://pacs:8042/dicom-web")]
+User = Annotated[str, typer.Option(envvar="MEDVIT_PACS_USER")]
+Password = Annotated[str, typer.Option(envvar="MEDVIT_PACS_PASSWORD", help="Better in the environment.")]
+Token = Annotated[str, typer.Option(envvar="MEDVIT_PACS_TOKEN", help="Bearer token, instead of a user.")]
+CaFile = Annotated[Path | None, typer.Option(help="PEM file that signed the server's certificate.")]
+Certificate = Annotated[Path | None, typer.Option(help="PEM file that identifies this client.")]
+Key = Annotated[Path | None, typer.Option(help="Key of the client certificate, if it is not in that file.")]
+PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Allow credentials without TLS.")]
+
+
+@app.command("pull")
+def pull_command(
+    url: Url,
+    query: Annotated[list[str], typer.Argument(help="What to fetch: PatientID=17 Modality=CT ...")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that gets one folder a series.")],
+    user: User = "",
+    password: Password = "",
+    token: Token = "",
+    ca_file: CaFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    plain_http: PlainHttp = False,
+) -> None:
+    """Fetch every series that matches, each into a folder of its own."""
+    access = Access(user, password, token, ca_file, certificate, key, plain_http)
+    for series in pull(url, _parse(query), output, access):
+        typer.echo(series)
+
+
+@app.command("push")
+def push_command(
+    url: Url,
+    files: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.", exists=True)],
+    user: User = "",
+    password: Password = "",
+    token: Token = "",
+    ca_file: CaFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    plain_http: PlainHttp = False,
+) -> None:
+    """Store DICOM files; of a folder, all files in it that end in .dcm."""
+    access = Access(user, password, token, ca_file, certificate, key, plain_http)
+    found = [f for path in files for f in ([path] if path.is_file() else sorted(path.rglob("*.dcm")))]
+    typer.echo(f"{push(url, found, access)} files stored")
+
+
+def _parse(query: list[str]) -> dict[str, str]:
+    wrong = [item for item in query if "=" not in item]
+    if wrong:
+        raise PacsError(f"{wrong[0]!r} is no query; write it as PatientID=17")
+    return dict(item.split("=", 1) for item in query)
