@@ -13,6 +13,8 @@ from medvit.errors import StudyError
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+    from medvit.data.dicom.read import Tilt
+
 Voxels = tuple[np.ndarray, Grid, tuple[str, ...]]
 
 
@@ -21,7 +23,7 @@ def read_study(
     *,
     resample: bool = False,
     non_finite: float | None = None,
-    tilt: str = "refuse",
+    tilt: Tilt = "refuse",
     isolate: bool = True,
 ) -> Study:
     """`study` with its image read.
@@ -35,7 +37,8 @@ def read_study(
     non_finite
         What to put in place of NaN and infinite voxels, which are refused otherwise.
     tilt
-        ``"resample"`` a tilted gantry onto an orthogonal grid, or ``"refuse"`` it (DICOM).
+        What to do with a tilted gantry (DICOM): ``"refuse"`` it, ``"resample"`` it onto an upright grid, or
+        ``"keep"`` its sheared affine.
     isolate
         Decode DICOM where a crash or a hang of a decoder cannot take this process along.
 
@@ -70,7 +73,7 @@ def read_study(
     return study.with_image(_meta_tensor(image, grid, study.id), grid, *notes)
 
 
-def _read(series: Series, *, non_finite: float | None, tilt: str, isolate: bool) -> Voxels:
+def _read(series: Series, *, non_finite: float | None, tilt: Tilt, isolate: bool) -> Voxels:
     if series.format == "nifti":
         from medvit.data import nifti
 
@@ -98,7 +101,10 @@ def _onto(grid: Grid, array: np.ndarray, own_grid: Grid, series: Series, resampl
     from scipy.ndimage import affine_transform
 
     to_own = np.linalg.inv(own_grid.affine) @ grid.affine
-    return affine_transform(array, to_own, output_shape=grid.shape, order=1, cval=float(array.min()))
+    # "grid-constant" fades out over one voxel, where "constant" would cut the border voxels off by rounding.
+    return affine_transform(
+        array, to_own, output_shape=grid.shape, order=1, mode="grid-constant", cval=float(array.min())
+    )
 
 
 def _meta_tensor(image: np.ndarray, grid: Grid, study_id: str) -> MetaTensor:
