@@ -1,0 +1,234 @@
+"""Region maps of an image, for networks that attend by region: given, from superpixels, or from SAM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import ensure_tuple_rep
+from numpy.typing import ArrayLike, NDArray
+from skimage.segmentation import felzenszwalb, slic
+
+RegionMap = NDArray[np.int32]
+
+
+def grey_levels(image: ArrayLike) -> NDArray[np.float32]:
+    """An image (C, H, W) as (H, W, C) in [0, 1].
+
+    The outermost 0.5 % are clipped, so that a few bright pixels (metal) do not press the rest together.
+
+    Raises
+    ------
+    ValueError
+        If the image is not (C, H, W) or holds values that are not finite.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    if values.ndim != 3 or values.size == 0:
+        raise ValueError(f"regions need an image (C, H, W), not {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("the image holds values that are not finite: replace them before making regions")
+    low, high = np.percentile(values, (0.5, 99.5))
+    scaled = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
+    return np.moveaxis(scaled, 0, -1).astype(np.float32)
+
+
+def slic_regions(
+    image: ArrayLike, *, n_segments: int = 100, compactness: float = 0.1, sigma: float = 1.0
+) -> RegionMap:
+    """Superpixels of about equal size: the cost of region attention is bounded and known ahead.
+
+    Parameters
+    ----------
+    image
+        Image (C, H, W) in any unit.
+    n_segments
+        About how many regions; fewer may come out.
+    compactness
+        How much distance counts against intensity (grey levels in [0, 1]).
+    sigma
+        Gaussian smoothing before, in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        Region numbers (H, W), from 1.
+
+    References
+    ----------
+    Achanta et al.: SLIC superpixels compared to state-of-the-art superpixel methods, TPAMI 2012.
+    """
+    return slic(
+        grey_levels(image),
+        n_segments=n_segments,
+        compactness=compactness,
+        sigma=sigma,
+        start_label=1,
+        channel_axis=-1,
+        convert2lab=False,
+    ).astype(np.int32)
+
+
+def felzenszwalb_regions(
+    image: ArrayLike,
+    *,
+    scale: float = 100.0,
+    sigma: float = 1.5,
+    min_size: int = 50,
+    max_regions: int = 1000,
+) -> RegionMap:
+    """Regions of any size and form that follow edges, the nearest to SAM's without a network.
+
+    Parameters
+    ----------
+    image
+        Image (C, H, W) in any unit.
+    scale
+        How readily regions merge. It is taken down while a varied image would be one region, and up
+        (with `min_size`) while there would be more than `max_regions`.
+    sigma
+        Gaussian smoothing before, in pixels.
+    min_size, max_regions
+        Smallest region in pixels, and largest number of regions.
+
+    Returns
+    -------
+    numpy.ndarray
+        Region numbers (H, W), from 1.
+
+    Raises
+    ------
+    ValueError
+        If `max_regions` is not positive.
+
+    References
+    ----------
+    Felzenszwalb, Huttenlocher: Efficient graph-based image segmentation, IJCV 2004.
+    """
+    if max_regions < 1:
+        raise ValueError(f"max_regions must be positive, not {max_regions}")
+    grey = grey_levels(image)
+    varied = bool(np.ptp(grey) > 0) and max_regions > 1
+    while True:
+        regions = felzenszwalb(grey, scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1)
+        count = int(regions.max()) + 1
+        if count > max_regions:
+            scale, min_size, varied = 4 * scale, 4 * min_size, False
+        elif count == 1 and varied and scale > 1e-2:
+            scale /= 4
+        else:
+            return (regions + 1).astype(np.int32)
+
+
+def given_regions(regions: ArrayLike, size: Sequence[int]) -> RegionMap:
+    """A precomputed map, checked.
+
+    Parameters
+    ----------
+    regions
+        Whole numbers (H, W) or (1, H, W), in the orientation of the image's array: load both the same way.
+    size
+        Height and width of the image.
+
+    Raises
+    ------
+    ValueError
+        If the map has another size or holds anything but whole numbers.
+    """
+    values = np.asarray(regions)
+    values = values[0] if values.ndim == 3 and values.shape[0] == 1 else values
+    if values.shape != tuple(size):
+        raise ValueError(f"the region map is {values.shape}, its image {tuple(size)}: give one label a pixel")
+    whole = np.isfinite(values).all() and np.array_equal(values, np.round(values))
+    if not whole or np.abs(values).max(initial=0) > np.iinfo(np.int32).max:
+        raise ValueError("the region map holds numbers that are not whole 32-bit labels")
+    return values.astype(np.int32)
+
+
+class RegionMapd(MapTransform):
+    """Adds the region map of an image, or checks the one that is there.
+
+    Parameters
+    ----------
+    keys
+        Images (C, H, W).
+    region_keys
+        Where the maps go, one for each image (or stand, where `source` is ``"given"``).
+    source
+        ``"felzenszwalb"``, ``"slic"``, ``"sam"`` (see `SamRegions`; needs ``medvit[sam]`` and
+        ``weights=FOLDER``), or ``"given"``: a map that was loaded beside the image, by the same reader.
+    allow_missing_keys
+        Whether images may be missing.
+    **options
+        Options of the source: see `felzenszwalb_regions`, `slic_regions`, `SamRegions`.
+
+    Notes
+    -----
+    A map is an int32 `MetaTensor` (1, H, W) in the image's space. Its ``meta["region_source"]`` says how it
+    was made: a network does best with regions of the kind that it was trained on, so it belongs into the
+    record of every result.
+
+    Raises
+    ------
+    ValueError
+        If the source is unknown, the image is not (C, H, W), or a given map does not fit it.
+
+    Examples
+    --------
+    >>> sample = {"image": torch.rand(1, 64, 48)}
+    >>> RegionMapd("image", source="slic", n_segments=16)(sample)["regions"].shape
+    torch.Size([1, 64, 48])
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        region_keys: KeysCollection = "regions",
+        source: str = "felzenszwalb",
+        allow_missing_keys: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.region_keys = ensure_tuple_rep(region_keys, len(self.keys))
+        if len(set(self.region_keys)) < len(self.keys):
+            raise ValueError(f"each of {list(self.keys)} needs its own region key")
+        makers: dict[str, Callable[..., RegionMap]] = {
+            "felzenszwalb": felzenszwalb_regions,
+            "slic": slic_regions,
+        }
+        if source not in (*makers, "sam", "given"):
+            raise ValueError(f"source must be 'felzenszwalb', 'slic', 'sam' or 'given', not {source!r}")
+        self.options: dict[str, Any] = options
+        self.maker = makers.get(source)
+        if source == "sam":
+            from medvit.transforms.sam_regions import SamRegions
+
+            self.maker, self.options = SamRegions(**options), {}
+        self.source = ", ".join([source, *(f"{name}={value}" for name, value in sorted(options.items()))])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with a region map for every image."""
+        sample = dict(data)
+        for key, region_key in self.key_iterator(sample, self.region_keys):
+            image = sample[key]
+            values = np.asarray(image.detach().cpu() if isinstance(image, torch.Tensor) else image)
+            if values.ndim != 3:
+                raise ValueError(f"regions need an image (C, H, W), {key!r} is {values.shape}")
+            if self.maker is not None:
+                regions = self.maker(values, **self.options)
+            elif region_key in sample:
+                given = sample[region_key]
+                given = given.detach().cpu() if isinstance(given, torch.Tensor) else given
+                regions = given_regions(given, values.shape[1:])
+            else:
+                raise ValueError(f"source is 'given', but the sample has no {region_key!r}")
+            result = MetaTensor(torch.from_numpy(regions)[None])
+            if isinstance(image, MetaTensor):
+                result.copy_meta_from(image)
+            result.meta["region_source"] = self.source
+            sample[region_key] = result
+        return sample
