@@ -49,7 +49,9 @@ class Argmax(Reducer):
             self.best = logits.clone()
             self.labels = torch.zeros(logits.shape, dtype=self.held, device=logits.device)
             return
-        self.labels.masked_fill_(logits > self.best, channel)
+        # Classes ascend, so the maximum with the class where it wins is the class: no branch for each voxel.
+        wins = (logits > self.best).view(torch.uint8).to(self.held)
+        torch.maximum(self.labels, wins.mul_(channel), out=self.labels)
         torch.maximum(self.best, logits, out=self.best)
 
     def finish(self) -> Tensor:

@@ -20,9 +20,9 @@ from medvit.inferers.accumulate import Slab
 # Grids whose voxels lie closer than this (in voxels) are taken as the same; float32 headers are no better.
 _SAME_VOXEL = 1e-3
 # Voxels of one class that are interpolated and reduced at once: small enough to stay in the cache.
-_BLOCK_VOXELS = 1 << 19
+_BLOCK_VOXELS = 1 << 17
 # Outputs of one matrix product; of a longer axis most of the interpolation matrix would be zeros.
-_BAND = 96
+_BAND = 32
 
 
 class LinearAxis:
@@ -51,45 +51,45 @@ class LinearAxis:
         self.lower = np.floor(position).astype(np.int64) + offset
         self.weight = position - np.floor(position)
         self.upper = self.lower + (self.weight > 0)
+        self._matrices: dict[tuple[int, int], Tensor] = {}
 
     def interpolate(self, x: Tensor, dim: int, outputs: slice, first: int = 0) -> Tensor:
         """Outputs of the range `outputs` along `dim` of `x`, whose plane 0 is input plane `first`."""
+        lower = torch.from_numpy(self.lower[outputs] - first).to(x.device)
         if self.exact:
-            return self._pick(x, dim, outputs, first)
-        bands = [
-            self._band(x, dim, slice(start, min(start + _BAND, outputs.stop)), first)
-            for start in range(outputs.start, outputs.stop, _BAND)
-        ]
-        return bands[0] if len(bands) == 1 else torch.cat(bands, dim)
+            return self._pick(x, dim, lower)
+        if dim == x.ndim - 1:
+            starts = range(outputs.start, outputs.stop, _BAND)
+            bands = [slice(start, min(start + _BAND, outputs.stop)) for start in starts]
+            return torch.cat([self._product(x, band, first) for band in bands], dim)
+        upper = torch.from_numpy(self.upper[outputs] - first).to(x.device)
+        weight = torch.from_numpy(self.weight[outputs]).to(x).reshape(-1, *[1] * (x.ndim - 1 - dim))
+        return torch.lerp(x.index_select(dim, lower), x.index_select(dim, upper), weight)
 
     def planes(self, outputs: slice) -> tuple[int, int]:
         """First and one past the last input plane that the outputs read."""
         return int(self.lower[outputs].min()), int(self.upper[outputs].max()) + 1
 
-    def _pick(self, x: Tensor, dim: int, outputs: slice, first: int) -> Tensor:
-        index = self.lower[outputs] - first
-        step = np.diff(index)
-        if (step == 1).all():
+    def _pick(self, x: Tensor, dim: int, index: Tensor) -> Tensor:
+        if (index.diff() == 1).all():
             return x.narrow(dim, int(index[0]), len(index))
-        return x.index_select(dim, torch.from_numpy(index).to(x.device))
+        return x.index_select(dim, index)
 
-    def _band(self, x: Tensor, dim: int, outputs: slice, first: int) -> Tensor:
+    def _product(self, x: Tensor, outputs: slice, first: int) -> Tensor:
+        """Interpolation along the last dimension, where a matrix product beats gathering single voxels."""
         start, stop = self.planes(outputs)
-        matrix = self._matrix(outputs, start, stop).to(x)
-        x = x.narrow(dim, start - first, stop - start)
-        if dim == x.ndim - 1:
-            return x @ matrix.T
-        if dim == x.ndim - 2:
-            return matrix @ x
-        flat = x.reshape(*x.shape[: dim + 1], -1)
-        return (matrix @ flat).reshape(*x.shape[:dim], -1, *x.shape[dim + 1 :])
+        band = (outputs.start, outputs.stop)
+        if band not in self._matrices:
+            self._matrices[band] = self._matrix(outputs, start, stop)
+        return x.narrow(-1, start - first, stop - start) @ self._matrices[band].to(x.device)
 
     def _matrix(self, outputs: slice, start: int, stop: int) -> Tensor:
+        """(inputs, outputs) float32 weights."""
         lower, upper, weight = self.lower[outputs], self.upper[outputs], self.weight[outputs]
-        rows = np.arange(len(lower))
-        matrix = np.zeros((len(lower), stop - start))
-        matrix[rows, lower - start] = 1 - weight
-        matrix[rows, upper - start] += weight
+        columns = np.arange(len(lower))
+        matrix = np.zeros((stop - start, len(lower)), np.float32)
+        matrix[lower - start, columns] = 1 - weight
+        matrix[upper - start, columns] += weight
         return torch.from_numpy(matrix)
 
 
@@ -106,14 +106,16 @@ class SeparableBlock:
 
     def class_maps(self) -> Iterator[Tensor]:
         """The interpolated map of each channel, one after the other."""
-        along = self.slab.axis
-        start, stop = self.axes[along].planes(self.ranges[along])
-        source = self.slab.narrow(start, stop)
-        others = [a for a in range(len(self.axes)) if a != along]
+        spans = [axis.planes(r) for axis, r in zip(self.axes, self.ranges, strict=True)]
+        source = self.slab.narrow(*spans[self.slab.axis])
+        for a, (start, stop) in enumerate(spans):
+            if a != self.slab.axis:
+                source = source.narrow(a + 1, start, stop - start)
         for values in source:
-            for a in others:
-                values = self.axes[a].interpolate(values, a, self.ranges[a])
-            yield self.axes[along].interpolate(values, along, self.ranges[along], first=start)
+            # From the last axis to the first: what grows the map most cheaply comes last.
+            for a in reversed(range(values.ndim)):
+                values = self.axes[a].interpolate(values, a, self.ranges[a], first=spans[a][0])
+            yield values
 
     def write(self, out: np.ndarray, values: Tensor) -> None:
         """Put the reduced block, (..., *block), to its place in `out` (..., *target shape)."""
