@@ -12,6 +12,7 @@ from medvit.reports.content import Content, Figure
 from medvit.reports.files import write_whole
 from medvit.reports.language import load_language
 from medvit.reports.report import StudyReport
+from medvit.reports.viewer import niivue_code, viewer_data
 
 
 @cache
@@ -39,6 +40,7 @@ def write_html(
     *,
     language: str = "en",
     show_patient: bool = False,
+    viewer: bool = False,
 ) -> Path:
     """Write the report as one self-contained HTML file that prints on A4 and Letter.
 
@@ -52,6 +54,8 @@ def write_html(
         ``"en"``, ``"de"`` or ``"fr"``, or a locale that begins so.
     show_patient
         Whether to name the patient.
+    viewer
+        Whether to embed the interactive viewer, which adds about 2 MB.
 
     Raises
     ------
@@ -59,5 +63,7 @@ def write_html(
         If there is no such language.
     """
     content = Content(report, load_language(language), show_patient=show_patient)
-    page = templates().get_template("report.html.j2").render(c=content, words=content.words, report=report)
+    parts = {"data": viewer_data(content), "code": niivue_code()} if viewer else None
+    template = templates().get_template("report.html.j2")
+    page = template.render(c=content, words=content.words, report=report, viewer=parts)
     return write_whole(path, page)
