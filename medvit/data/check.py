@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from medvit.data import itk, nifti_header
-from medvit.data.discover import ANY_SERIES, SeriesRules, find_studies
+from medvit.data.discover import ANY_SERIES, find_studies
 from medvit.data.found import Refused
+from medvit.data.series_rules import Rules
 from medvit.data.study import Grid, Series, Study
 from medvit.errors import StudyError
 
@@ -74,7 +75,7 @@ def check_studies(
     input: str | Path | Sequence[str | Path],
     *,
     channels: int | Sequence[str] = 1,
-    rules: SeriesRules | Sequence[SeriesRules] = ANY_SERIES,
+    rules: Rules = ANY_SERIES,
 ) -> list[Preflight]:
     """What each study in the input is, and every problem that its headers show; no voxel is read.
 
@@ -103,6 +104,9 @@ def check_study(study: Study) -> Preflight:
         if one.format == "dicom":
             if "problem" in one.facts:
                 problems.append((one.facts["problem_code"], one.facts["problem"]))
+            if one.facts.get("tilted"):
+                what = "the slices were acquired at a tilt, and are only read if they may be resampled"
+                problems.append(("dicom-gantry-tilt", f"{one.paths[0]}: {what}"))
             notes += one.facts.get("notes", ())
             continue
         try:

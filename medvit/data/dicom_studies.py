@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medvit.data.found import LeftOut, Outcome, Refused
-from medvit.data.series_rules import SeriesRules
+from medvit.data.series_rules import Rules, SeriesRules
 from medvit.data.study import Series, Study
 from medvit.data.write import safe_name
 from medvit.errors import StudyError
@@ -17,7 +17,7 @@ from medvit.errors import StudyError
 def dicom_studies(
     files: Mapping[Path, Path],
     names: Sequence[str],
-    rules: SeriesRules | Sequence[SeriesRules],
+    rules: Rules,
 ) -> Iterator[Outcome]:
     """Whatever becomes of DICOM files.
 
@@ -47,9 +47,7 @@ def dicom_studies(
         yield LeftOut(study.path, f"the series is not one to work on: {objection}") if objection else study
 
 
-def _with_channels(
-    studies: list[Study], names: Sequence[str], rules: SeriesRules | Sequence[SeriesRules]
-) -> Iterator[Outcome]:
+def _with_channels(studies: list[Study], names: Sequence[str], rules: Rules) -> Iterator[Outcome]:
     # Only one frame of reference makes positions comparable (PS3.3, C.7.4.1).
     groups: dict[tuple[str, str], list[Study]] = defaultdict(list)
     for study in studies:
@@ -59,9 +57,7 @@ def _with_channels(
         yield from _one_study(members, names, rules)
 
 
-def _one_study(
-    members: list[Study], names: Sequence[str], rules: SeriesRules | Sequence[SeriesRules]
-) -> Iterator[Outcome]:
+def _one_study(members: list[Study], names: Sequence[str], rules: Rules) -> Iterator[Outcome]:
     first = members[0]
     if isinstance(rules, SeriesRules) or len(rules) != len(names):
         what = f"is DICOM, and of its series there is no telling which are the {len(names)} channels"
@@ -84,8 +80,9 @@ def _one_study(
 def _id_of(series: Series, files: Mapping[Path, Path]) -> str:
     # A digest, since neither UIDs nor the paths of exports are free of a patient's identity.
     facts = series.facts
-    known_by = facts.get("series") or str(files.get(series.paths[0], series.paths[0]).parent)
-    identity = "|".join(str(part) for part in (known_by, facts.get("volume", ""), facts.get("series_number")))
+    names = " ".join(path.name for path in series.paths)
+    known_by = facts.get("series") or f"{files.get(series.paths[0], series.paths[0]).parent} {names}"
+    identity = f"{known_by}|{facts.get('volume', '')}"
     return safe_name(f"{facts.get('modality', 'DICOM')}-{_digest(identity)}")
 
 

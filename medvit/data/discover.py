@@ -17,7 +17,7 @@ from medvit.data.dicom_studies import dicom_studies
 from medvit.data.found import Found, LeftOut, Outcome, Refused
 from medvit.data.manifest import Entry, read_manifest
 from medvit.data.nifti_header import read_header
-from medvit.data.series_rules import SeriesRules
+from medvit.data.series_rules import Rules, SeriesRules
 from medvit.data.study import Series, Study
 from medvit.data.write import safe_name
 from medvit.errors import StudyError
@@ -33,7 +33,7 @@ def find_studies(
     input: str | Path | Sequence[str | Path],
     *,
     channels: int | Sequence[str] = 1,
-    rules: SeriesRules | Sequence[SeriesRules] = ANY_SERIES,
+    rules: Rules = ANY_SERIES,
 ) -> Found:
     """The studies in a file, a folder, a glob, a manifest, a DICOM folder or zip, or in several of these.
 
@@ -66,7 +66,7 @@ def find_studies(
     names = [naming.canonical(name) for name in wanted]
     given = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
     sources = _Sources(given)
-    found: list[Outcome] = [*sources.refused, *_listed(sources.entries, names)]
+    found: list[Outcome] = [*sources.refused, *_listed(sources.entries, names, rules)]
     dicoms: dict[Path, Path] = {}
     images: dict[Path, Path] = {}
     for path, known_as in sources.files.items():
@@ -155,9 +155,18 @@ def _expand(path: Path) -> tuple[Path, list[Path]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in sorted(files) if not name.startswith("."))
+    def fail(error: OSError) -> None:
+        what = f"cannot be searched: {error.strerror}"
+        raise StudyError("unreadable", what, path=error.filename, do="check its permissions")
+
+    seen = {os.path.realpath(folder)}  # links are followed, but never in a circle
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        real = {name: os.path.realpath(Path(parent, name)) for name in folders if not name.startswith(".")}
+        folders[:] = sorted(name for name, target in real.items() if target not in seen)
+        seen |= set(real.values())
+        paths = (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+        # A dangling link is an image that is missed; a pipe would be waited for.
+        yield from (path for path in paths if path.is_file() or not path.exists())
 
 
 def format_of(path: Path) -> str:
@@ -189,47 +198,57 @@ def _series(path: Path) -> Series:
     return Series((path,), format_of(path))
 
 
-def _listed(entries: Iterable[tuple[Path, Entry]], names: Sequence[str]) -> Iterator[Study | Refused]:
+def _listed(
+    entries: Iterable[tuple[Path, Entry]], names: Sequence[str], rules: Rules
+) -> Iterator[Study | Refused]:
     for root, entry in entries:
         first = entry.paths[0].absolute()
         study_id = safe_name(entry.id) if entry.id else _id_of(first.relative_to(root), len(entry.paths) > 1)
         try:
-            yield _of_entry(study_id, entry, names)
+            yield _of_entry(study_id, entry, names, rules)
         except StudyError as error:
             yield Refused(study_id, error)
 
 
-def _of_entry(study_id: str, entry: Entry, names: Sequence[str]) -> Study:
+def _of_entry(study_id: str, entry: Entry, names: Sequence[str], rules: Rules) -> Study:
     series: list[Series] = []
     patient: dict = {}
+    alone = len(entry.paths) == 1
     for path in entry.paths:
         if not path.exists():
             raise StudyError("missing-file", "is listed but does not exist", path=path, do="correct the list")
         if path.is_dir() or format_of(path) == "dicom":
-            study = _only_dicom_study(path)
+            study = _only_dicom_study(path, *((names, rules) if alone else (names[:1], ANY_SERIES)))
             series += study.series
             patient = patient or study.patient
             study_id = study_id if entry.id else study.id  # a path may carry the patient's name
         elif not format_of(path):
             raise StudyError("unknown-format", "is listed but is no image", path=path, do="correct the list")
         else:
-            series += (len(entry.paths) == 1 and _volumes(path, len(names))) or [_series(path)]
-    notes = ""
+            series += (alone and _volumes(path, len(names))) or [_series(path)]
+    notes: tuple[str, ...] = ()
     if entry.channels and len(names) > 1 and not names[0].isdigit():
         series = _reordered(series, entry, names)
     elif len(series) > 1:
-        notes = f"The images were taken for {', '.join(names)} in their order."
+        notes = (_in_order(names),)
     if len(series) != len(names):
         what = f"begins a study of {len(series)} images where {len(names)} are expected"
         raise StudyError("channels-missing", what, path=entry.paths[0], do="list one image a channel")
-    return Study(study_id, tuple(series), patient=patient, notes=(notes,) if notes else ())
+    return Study(study_id, tuple(series), patient=patient, notes=notes)
 
 
-def _only_dicom_study(path: Path) -> Study:
+def _in_order(names: Sequence[str]) -> str:
+    return f"The images were taken for {', '.join(names)} in their order."
+
+
+def _only_dicom_study(path: Path, names: Sequence[str], rules: Rules) -> Study:
     files = {file: file.relative_to(path.parent) for file in (_walk(path) if path.is_dir() else [path])}
-    studies = [one for one in dicom_studies(files, ["0"], ANY_SERIES) if isinstance(one, Study)]
+    outcomes = list(dicom_studies(files, names, rules))
+    for refused in (one for one in outcomes if isinstance(one, Refused)):
+        raise refused.error
+    studies = [one for one in outcomes if isinstance(one, Study)]
     if len(studies) != 1:
-        what = f"is listed as one image but holds {len(studies)} DICOM series"
+        what = f"is listed as one study but holds {len(studies)} DICOM series to work on"
         raise StudyError("not-one-series", what, path=path, do="list the folder or file of one series")
     return studies[0]
 
@@ -247,12 +266,11 @@ def _volumes(path: Path, count: int) -> list[Series]:
     if count < 2 or format_of(path) != "nifti":
         return []
     try:
-        volumes = read_header(path).volumes
+        if read_header(path).volumes != count:
+            return []
     except StudyError:
         return []
-    return (
-        [Series((path,), "nifti", {"volume": volume}) for volume in range(count)] if volumes == count else []
-    )
+    return [Series((path,), "nifti", {"volume": volume}) for volume in range(count)]
 
 
 def _assembled(images: dict[Path, Path], names: Sequence[str]) -> Iterator[Outcome]:
@@ -261,12 +279,11 @@ def _assembled(images: dict[Path, Path], names: Sequence[str]) -> Iterator[Outco
         everything = [path for paths in members.values() for path in paths]
         numbered = all(str(n) in members for n in range(len(names)))
         wanted = [members.get(str(n) if numbered else name, []) for n, name in enumerate(names)]
-        notes = f"The images were taken for {', '.join(names)} in their order."
         if len(everything) == 1 and (volumes := _volumes(everything[0], len(names))):
-            yield Study(study_id, tuple(volumes), notes=(notes,))
+            yield Study(study_id, tuple(volumes), notes=(_in_order(names),))
         elif all(len(paths) == 1 for paths in wanted):
             series = tuple(_series(path) for [path] in wanted)
-            yield Study(study_id, series, notes=(notes,) if numbered else ())
+            yield Study(study_id, series, notes=(_in_order(names),) if numbered else ())
             yield from (LeftOut(p, "no channel asks for it") for p in everything if [p] not in wanted)
         else:
             faults = [f"{len(p)} of {name}" for name, p in zip(names, wanted, strict=True) if len(p) != 1]

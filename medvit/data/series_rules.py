@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,3 +72,6 @@ class SeriesRules:
             yield f"its slices are {thickness:g} mm thick"
         if "shape" in facts and facts["shape"][2] < self.min_slices:
             yield f"it has {facts['shape'][2]} slices"
+
+
+Rules = SeriesRules | Sequence[SeriesRules]

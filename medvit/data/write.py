@@ -21,7 +21,8 @@ from medvit.errors import MedvitError
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-GZIP_LEVEL = 1  # label maps of level 6 are a quarter smaller and take four times as long
+GZIP_LEVEL = 1  # at level 6 a label map is 40 % smaller, in four times the time
+SLICES_AT_ONCE = 16
 
 
 @contextmanager
@@ -161,6 +162,8 @@ def _template(source: Study | NiftiHeader | Grid) -> tuple[NiftiHeader | None, G
     grid = source.grid or (template.grid if template else None)
     if grid is None:
         raise MedvitError(f"study {source.id} must be read before results are written on its grid")
+    if template is not None and not template.grid.matches(grid):
+        raise MedvitError(f"{template.path} has changed since it was read; run the study again")
     return template, grid
 
 
@@ -192,8 +195,8 @@ def _header(template: NiftiHeader | None, grid: Grid, dtype: np.dtype) -> Nifti1
 def _stream(file: Any, header: Any, array: np.ndarray) -> None:
     header.write_to(file)
     slices = array.astype(header.get_data_dtype(), copy=False)
-    for z in range(array.shape[2]):
-        file.write(slices[:, :, z].tobytes(order="F"))
+    for first in range(0, array.shape[2], SLICES_AT_ONCE):
+        file.write(slices[:, :, first : first + SLICES_AT_ONCE].tobytes(order="F"))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -299,6 +299,27 @@ def test_dicom_series_are_chosen_by_rule_and_named_without_the_patient(
     assert "Doe" not in ct.id + bare.id and "Doe^John" not in repr(ct.patient.keys())
 
 
+def test_dicom_folder_in_a_manifest_is_narrowed_down_by_the_rules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scanned(monkeypatch, {"modality": "CT", "series": "aa"}, {"modality": "MR", "series": "bb"})
+    (tmp_path / "Doe").mkdir()
+    (tmp_path / "list.json").write_text(json.dumps(["Doe"]))
+    (study,) = find_studies(tmp_path / "list.json", rules=SeriesRules(modality=("MR",))).studies
+    assert study.id.startswith("MR-") and study.patient == {"name": "Doe^John"}
+    assert find_studies(tmp_path / "list.json").refused[0].error.code == "not-one-series"
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    put(tmp_path / "far", "a.nii")
+    put(tmp_path / "here", "b.nii")
+    (tmp_path / "here/away").symlink_to(tmp_path / "far")
+    (tmp_path / "here/again").symlink_to(tmp_path / "here")
+    (tmp_path / "here/gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    assert ids(find_studies(tmp_path / "here")) == ["b", "gone", "away_a"]
+    assert check_studies(tmp_path / "here")[1].problems[0][0] == "unreadable"
+
+
 def test_dicom_channels_come_from_one_frame_of_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     def facts(description: str, frame: str) -> dict:
         return {

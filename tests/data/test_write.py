@@ -111,6 +111,14 @@ def test_free_text_of_the_source_header_does_not_go_along(tmp_path: Path) -> Non
     assert b"DOE" not in write_label_map(tmp_path / "labels.nii", LABELS, header).read_bytes()
 
 
+def test_a_source_that_has_changed_is_noticed(tmp_path: Path) -> None:
+    path = source_file(tmp_path, sound())
+    study = Study("a", (Series((path,), "nifti"),), grid=read_header(path).grid)
+    path.write_bytes(sound(affine=MIRRORED))
+    with pytest.raises(MedvitError, match="has changed"):
+        write_label_map(tmp_path / "labels.nii.gz", LABELS, study)
+
+
 def test_equal_results_are_equal_files(tmp_path: Path) -> None:
     grid = Grid(VOXELS.shape, AFFINE)
     paths = [write_label_map(tmp_path / name, LABELS, grid) for name in ("a.nii.gz", "b.nii.gz")]
