@@ -6,6 +6,8 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from pydicom.tag import Tag
+
 from medvit.data.dicom.headers import LARGE_BYTES, MAX_RATIO, Attributes, NotDicomError, open_dataset
 from medvit.errors import StudyError
 
@@ -107,7 +109,7 @@ def files_of_dicomdir(path: Path) -> list[Path]:
         If it cannot be read, or names a file outside its own folder.
     """
     try:
-        dataset, _ = open_dataset(path, ["DirectoryRecordSequence"], stop_before_pixels=True)
+        dataset, _ = open_dataset(path, [Tag("DirectoryRecordSequence")], stop_before_pixels=True)
     except NotDicomError as error:
         raise StudyError("dicom-damaged-file", f"the DICOMDIR is {error}", path=path) from None
     files = []

@@ -71,6 +71,8 @@ def volumes(headers: Sequence[Header]) -> list[Volume]:
         ("StudyInstanceUID", "the series holds images of more than one study"),
         ("FrameOfReferenceUID", "the images do not share one frame of reference"),
         ("Modality", "the images are of more than one modality"),
+        ("PhotometricInterpretation", "the images do not show their values alike"),
+        ("Units", "the values of the images are in different units"),
     ):
         _check_same(headers, keyword, what)
     for header in headers:

@@ -17,7 +17,7 @@ from pydicom.datadict import dictionary_VR, keyword_dict
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medvit.errors import StudyError
@@ -60,8 +60,8 @@ DESCRIPTION = (
 # Siemens: the CSA image header with its private creator.
 CSA_CREATOR, CSA_IMAGE_HEADER = 0x00290010, 0x00291010
 
-_TAGS: list[Any] = [*IMAGE_PIXEL, *GEOMETRY, *IDENTITY, *VALUES, *MARKS, *DESCRIPTION]
-_TAGS += [CSA_CREATOR, CSA_IMAGE_HEADER]
+_KEYWORDS = (*IMAGE_PIXEL, *GEOMETRY, *IDENTITY, *VALUES, *MARKS, *DESCRIPTION)
+_TAGS: list[BaseTag | int] = [Tag(tag) for tag in (*_KEYWORDS, CSA_CREATOR, CSA_IMAGE_HEADER)]
 
 
 class NotDicomError(ValueError):
@@ -186,7 +186,7 @@ def read_header(path: Path) -> Header:
     return Header(dataset, path, syntax)
 
 
-def open_dataset(path: Path, tags: Sequence[Any], *, stop_before_pixels: bool) -> tuple[Dataset, UID]:
+def open_dataset(path: Path, tags: list[BaseTag | int], *, stop_before_pixels: bool) -> tuple[Dataset, UID]:
     """The named attributes of a file, and its transfer syntax.
 
     Raises
@@ -198,7 +198,7 @@ def open_dataset(path: Path, tags: Sequence[Any], *, stop_before_pixels: bool) -
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            dataset, syntax = _open(path, [Tag(tag) for tag in tags], stop_before_pixels)
+            dataset, syntax = _open(path, tags, stop_before_pixels)
         except StudyError:
             raise
         except (Exception, RecursionError) as error:
@@ -231,7 +231,7 @@ def _check_is_dicom(path: Path) -> None:
         raise NotDicomError("not a DICOM file")
 
 
-def _open(path: Path, tags: list[Any], stop_before_pixels: bool) -> tuple[Dataset, UID]:
+def _open(path: Path, tags: list[BaseTag | int], stop_before_pixels: bool) -> tuple[Dataset, UID]:
     meta = read_file_meta_info(path) if _has_preamble(path) else Dataset()
     syntax = meta.get("TransferSyntaxUID")
     if syntax == DeflatedExplicitVRLittleEndian:

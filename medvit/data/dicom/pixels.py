@@ -10,6 +10,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import HTJ2KLossless, HTJ2KLosslessRPCL, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from medvit.data.dicom.codestream import JPEG, JPEG2000_FAMILY, JPEG_LS, frame_size
@@ -25,7 +26,8 @@ _PLUGINS = {
     RLELossless: "pydicom",
 }
 _LOSSLESS = (JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL, JPEGLSLossless, RLELossless, *JPEG[2:])
-_PIXEL_DATA = ["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+_PIXEL_DATA = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in (*IMAGE_PIXEL, *_PIXEL_DATA)]
 
 
 def decode(planes: Sequence[Plane]) -> np.ndarray:
@@ -65,18 +67,23 @@ def decode(planes: Sequence[Plane]) -> np.ndarray:
 def _rescale(frame: np.ndarray, plane: Plane, out: np.ndarray) -> None:
     (top, left), (rows, columns) = plane.corner, plane.shape
     stored = frame[top : top + rows, left : left + columns]
-    # 16 bits times a slope fit float32 but for its own rounding; wider values are rounded once, at the end.
-    exact = np.float32 if frame.dtype.itemsize <= 2 else np.float64
-    np.multiply(stored, exact(plane.slope), out=out, casting="same_kind", dtype=exact)
-    if plane.intercept:
-        out += np.float32(plane.intercept)
-    if not np.isfinite(out).all():
+    if abs(plane.slope) * 2.0**32 + abs(plane.intercept) > np.finfo(np.float32).max:
         raise plane.header.fault("dicom-bad-rescale", "real values pass every limit", "RescaleSlope")
+    if stored.dtype.itemsize <= 2:
+        # 16 bits fit float32, so only the product is rounded.
+        out[...] = stored
+        if plane.slope != 1:
+            out *= np.float32(plane.slope)
+        if plane.intercept:
+            out += np.float32(plane.intercept)
+    else:
+        out[...] = stored * plane.slope + plane.intercept
 
 
 def _frames(header: Header, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """Stored values (rows, columns) of the wanted frames of a file."""
     frames, rows, columns = frame_shape(header)
+    stored = _bits_stored(header)
     dataset = _with_pixels(header)
     syntax = header.syntax
     if syntax.is_encapsulated:
@@ -87,12 +94,12 @@ def _frames(header: Header, wanted: Sequence[int]) -> Iterator[np.ndarray]:
         if frame.shape != (rows, columns):
             what = f"a frame decodes to {frame.shape} where the header says ({rows}, {columns})"
             raise header.fault("dicom-frame-size", what, "Rows")
-        yield _within_bits(frame, header)
+        yield _within_bits(frame, header, stored)
 
 
 def _with_pixels(header: Header) -> Dataset:
     try:
-        dataset, _ = open_dataset(header.path, [*IMAGE_PIXEL, *_PIXEL_DATA], stop_before_pixels=False)
+        dataset, _ = open_dataset(header.path, _TAGS, stop_before_pixels=False)
     except NotDicomError as error:
         raise StudyError("dicom-damaged-file", str(error), path=header.path) from None
     if not dataset.get("PixelData"):
@@ -155,21 +162,24 @@ def _decoded(dataset: Dataset, header: Header, wanted: Sequence[int]) -> Iterato
         raise header.fault("dicom-undecodable-pixels", what, "PixelData", "fetch the file again") from error
 
 
-def _within_bits(frame: np.ndarray, header: Header) -> np.ndarray:
-    """Stored values without the bits above BitsStored, which may hold an overlay."""
+def _bits_stored(header: Header) -> int:
     allocated, stored = (int(header.need(k)[0]) for k in ("BitsAllocated", "BitsStored"))
     high = header.number("HighBit")
     if not 1 <= stored <= allocated or (high is not None and high != stored - 1):
-        what = f"{stored} bits stored up to bit {high:g} of {allocated} is not supported"
+        what = f"{stored} bits stored of {allocated}, the highest at {high}, is not supported"
         raise header.fault("dicom-bad-bits", what, "BitsStored")
-    if stored < frame.dtype.itemsize * 8:
-        unused = frame.dtype.itemsize * 8 - stored
-        if header.syntax.is_encapsulated:
-            _check_range(frame, header, stored)
-        elif frame.dtype.kind == "u":
-            frame = frame & frame.dtype.type(2**stored - 1)
-        else:
-            frame = (frame << unused) >> unused
+    return stored
+
+
+def _within_bits(frame: np.ndarray, header: Header, stored: int) -> np.ndarray:
+    """Stored values without the bits above BitsStored, which may hold an overlay."""
+    unused = frame.dtype.itemsize * 8 - stored
+    if unused > 0 and header.syntax.is_encapsulated:
+        _check_range(frame, header, stored)
+    elif unused > 0 and frame.dtype.kind == "u":
+        frame = frame & frame.dtype.type(2**stored - 1)
+    elif unused > 0:
+        frame = (frame << unused) >> unused
     _check_extremes(frame, header)
     return frame
 

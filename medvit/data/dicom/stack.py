@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom.tag import Tag
 
 from medvit.data.dicom.headers import open_dataset
 from medvit.data.dicom.planes import MAX_VOXELS, Plane, check_one_rescale
@@ -177,5 +178,5 @@ def _copies(one: Plane, other: Plane) -> bool:
 
 
 def _pixel_bytes(path: Path) -> bytes:
-    dataset, _ = open_dataset(path, ["PixelData"], stop_before_pixels=False)
+    dataset, _ = open_dataset(path, [Tag("PixelData")], stop_before_pixels=False)
     return dataset.get("PixelData") or b""

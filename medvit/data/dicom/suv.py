@@ -56,6 +56,9 @@ def _factor(headers: Sequence[Header]) -> float | None:
         half_life = tracer.number("RadionuclideHalfLife")
     except StudyError:
         return None
+    corrections = first.text("CorrectedImage")
+    if corrections and not {"DECY", "ATTN"} <= set(corrections.split("\\")):
+        return None
     if not all(value is not None and value > 0 for value in (weight, dose, half_life)):
         return None
     delay = _delay(headers, tracer, first.text("DecayCorrection"))

@@ -39,7 +39,7 @@ def save_as(ds: Dataset, path: Path, syntax: str) -> Path:
     """Write a data set in one of `SYNTAXES`."""
     target = SYNTAXES[syntax]
     if syntax == "jpeg_lossless_sv1":
-        return _save_by_gdcm(ds, path)
+        return save_by_gdcm(ds, path, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
     if target.is_encapsulated:
         ds.compress(target, generate_instance_uid=False)
         return save(ds, path)
@@ -58,13 +58,14 @@ def _swapped(pixels: bytes) -> bytes:
     return bytes(swapped)
 
 
-def _save_by_gdcm(ds: Dataset, path: Path) -> Path:
+def save_by_gdcm(ds: Dataset, path: Path, syntax: int) -> Path:
+    """Write a data set in one of gdcm's JPEG syntaxes, which pydicom has no encoder for."""
     save(ds, path)
     reader = gdcm.ImageReader()
     reader.SetFileName(str(path))
     assert reader.Read()
     change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
     change.SetInput(reader.GetImage())
     assert change.Change()
     writer = gdcm.ImageWriter()

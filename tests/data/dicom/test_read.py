@@ -17,7 +17,8 @@ from medvit.data.dicom import isolated, read, scan
 from medvit.data.study import Series
 from medvit.errors import StudyError
 from tests.data.dicom.encoding import SYNTAXES, cut, save, save_as
-from tests.data.dicom.hazards import HAZARDS, moved, multiframe, write_all
+from tests.data.dicom.hazards import moved, rotated, write_all
+from tests.data.dicom.hazards_of_files import HAZARDS, multiframe
 from tests.data.dicom.synthetic import Synthetic, assert_right, made_up, set_pixels, uid
 
 
@@ -172,8 +173,6 @@ def test_a_time_point_that_lacks_its_last_slice_is_refused(truth: Synthetic, tmp
 
 
 def test_stacks_of_two_orientations_are_two_volumes(truth: Synthetic, tmp_path: Path) -> None:
-    from tests.data.dicom.hazards import rotated
-
     sagittal = rotated(truth, [0, 1, 0], [0, 0, -1])
     write_all([*truth.datasets(), *sagittal.datasets()], tmp_path)
     for k, path in enumerate(sorted(files(tmp_path))):
