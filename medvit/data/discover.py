@@ -20,7 +20,7 @@ from medvit.data.nifti_header import read_header
 from medvit.data.series_rules import Rules, SeriesRules
 from medvit.data.study import Series, Study
 from medvit.data.write import safe_name
-from medvit.errors import StudyError
+from medvit.errors import MedvitError, StudyError
 
 __all__ = ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies", "format_of"]
 
@@ -64,9 +64,11 @@ def find_studies(
     """
     wanted = map(str, range(channels)) if isinstance(channels, int) else channels
     names = [naming.canonical(name) for name in wanted]
-    given = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
+    # A command line may well turn a folder named 2024 into a number.
+    several = isinstance(input, Sequence) and not isinstance(input, str)
+    given = [Path(str(path)) for path in (input if several else [input])]  # type: ignore[union-attr]
     sources = _Sources(given)
-    found: list[Outcome] = [*sources.refused, *_listed(sources.entries, names, rules)]
+    found: list[Outcome] = [*sources.set_aside, *_listed(sources.entries, names, rules)]
     dicoms: dict[Path, Path] = {}
     images: dict[Path, Path] = {}
     for path, known_as in sources.files.items():
@@ -92,16 +94,19 @@ class _Sources:
     files: dict[Path, Path] = field(default_factory=dict)
     named: set[Path] = field(default_factory=set)
     entries: list[tuple[Path, Entry]] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
+    set_aside: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for path, known_below in zip(self.given, _roots(self.given), strict=True):
             try:
                 self._add(path, known_below)
-            except StudyError as error:
+            except MedvitError as error:
                 if len(self.given) == 1:
                     raise
-                self.refused.append(Refused(_id_of(known_below / path.name), error))
+                if isinstance(error, StudyError):
+                    self.set_aside.append(Refused(_id_of(known_below / path.name), error))
+                else:  # a JSON or CSV file that is no manifest, as stand beside images
+                    self.set_aside.append(LeftOut(path, str(error)))
 
     def _add(self, path: Path, known_below: Path) -> None:
         root, found = _expand(path)

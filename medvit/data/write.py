@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -31,6 +32,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     The file is written beside its destination, synced and renamed, so that whatever bears the final name is
     complete, also after a crash or a power cut. Its suffixes are those of `path`.
+
+    Raises
+    ------
+    MedvitError
+        If the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,8 +46,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise MedvitError(
+                f"{path} cannot be written: {error.strerror}; free space, then resume"
+            ) from error
         raise
     _sync_folder(path.parent)
 

@@ -93,6 +93,19 @@ def test_missing_input(tmp_path: Path) -> None:
     assert ids(found) == ["a"] and found.refused[0].error.code == "missing-file"
 
 
+def test_sidecars_among_several_inputs_are_no_manifests(tmp_path: Path) -> None:
+    paths = put(tmp_path, "a.nii", "b.nii")
+    (tmp_path / "a.json").write_text('{"EchoTime": 0.03}')
+    found = find_studies([*paths, tmp_path / "a.json"])
+    assert ids(found) == ["a", "b"] and found.left_out[0].path == tmp_path / "a.json"
+
+
+def test_folder_named_by_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "2024", "a.nii")
+    monkeypatch.chdir(tmp_path)
+    assert ids(find_studies(2024)) == ["a"]  # type: ignore[arg-type]
+
+
 def test_empty_folder_is_no_study(tmp_path: Path) -> None:
     assert find_studies(tmp_path) == Found()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -158,6 +159,15 @@ def test_atomic_path_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
         partial.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and [file.name for file in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(MedvitError, match=r"a\.nii cannot be written.*free space"),
+        atomic_path(tmp_path / "a.nii"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_leads_out_of_the_output_folder(tmp_path: Path) -> None:
