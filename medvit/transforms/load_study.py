@@ -20,7 +20,8 @@ class LoadStudyd(MapTransform):
 
     Under each key a `Study`, or a path that holds exactly one, becomes a MetaTensor (C, X, Y, Z) float32
     with an affine to RAS+ mm; the `Study` with its source grid goes beside it as ``<key>_<postfix>``, for
-    results to be written back on. A list of paths gives one channel each.
+    results to be written back on. A list of paths gives one channel each. A `Study` that is already read is
+    not read again.
 
     Parameters
     ----------
@@ -49,7 +50,9 @@ class LoadStudyd(MapTransform):
         """`data` with each study read."""
         result = dict(data)
         for key in self.key_iterator(result):
-            study = read_study(_as_study(result[key]), **self.options)
+            study = _as_study(result[key])
+            if study.image is None:
+                study = read_study(study, **self.options)
             result[key] = study.image
             result[f"{key}_{self.postfix}"] = without_image(study)
         return result

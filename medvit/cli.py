@@ -1,0 +1,134 @@
+"""The `medvit` command: every verb calls one function of the library, which is imported when it is called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medvit import __version__
+from medvit.errors import MedvitError
+
+app = typer.Typer(
+    name="medvit",
+    help="Transformers that segment and restore medical images, as MONAI bundles.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Studies = Annotated[
+    list[str], typer.Argument(help="Files, folders, globs or manifests (JSON, CSV).", metavar="STUDY...")
+]
+BundleName = Annotated[
+    str, typer.Argument(help="Name of an installed bundle, or a bundle folder with --trust.")
+]
+Trust = Annotated[
+    bool, typer.Option(help="Run the configuration of a bundle folder that did not come with medvit.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def main() -> None:
+    """Entry point: an error that the user can put right is one sentence and exit code 1."""
+    try:
+        app()
+    except MedvitError as error:
+        typer.echo(f"medvit: {error}", err=True)
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    bundle: BundleName,
+    studies: Studies,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    overlap: Annotated[
+        float | None, typer.Option(help="Share by which windows overlap, 0 to below 1.")
+    ] = None,
+    tta: Annotated[bool, typer.Option(help="Average over left-right mirrored images as well.")] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    pdf: Annotated[bool, typer.Option(help="Write report.pdf.")] = False,
+    show_patient: Annotated[bool, typer.Option(help="Name the patient in reports.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Segment or restore studies: label maps, measurements and reports go to OUTPUT."""
+    from medvit.bundles import find_bundle
+
+    found = find_bundle(bundle, trust=trust)
+    overrides: dict[str, Any] = {"tta": tta, "report": report, "pdf": pdf, "show_patient": show_patient}
+    if device != "auto":
+        overrides["device"] = f"$torch.device({device!r})"
+    if overlap is not None:
+        overrides["overlap"] = overlap
+    from medvit.engines import run_bundle
+
+    raise typer.Exit(run_bundle(found, studies, output, **overrides))
+
+
+@app.command(name="list")
+def list_bundles(as_json: AsJson = False) -> None:
+    """The installed bundles and how good they are."""
+    from medvit.bundles import installed_bundles
+
+    bundles = installed_bundles()
+    if as_json:
+        typer.echo(json.dumps([{"name": b.name, **b.summary()} for b in bundles], indent=2))
+        return
+    width = max((len(b.name) for b in bundles), default=0)
+    for b in bundles:
+        typer.echo(f"{b.name:{width}}  {b.version:8} {b.metadata['task']}")
+        typer.echo(f"{'':{width}}  {b.facts.get('quality', 'quality not measured')}")
+
+
+@app.command()
+def info(bundle: BundleName, as_json: AsJson = False) -> None:
+    """What a bundle does, on what, how well, and which labels it writes."""
+    from medvit.bundles import find_bundle
+
+    found = find_bundle(bundle, trust=True)
+    if as_json:
+        typer.echo(json.dumps(found.metadata, indent=2))
+        return
+    summary = found.summary()
+    for key, value in summary.items():
+        typer.echo(f"{key:12} {value}")
+    for structure in found.label_table or ():
+        typer.echo(f"  {structure.value:3}  {structure.name}  (SNOMED CT {structure.code.value})")
+
+
+@app.command()
+def check(studies: Studies, as_json: AsJson = False) -> None:
+    """Look at the headers of studies and say what would be read or refused, and why."""
+    from medvit.data.check import check_studies
+
+    checked = check_studies(studies)
+    if as_json:
+        typer.echo(json.dumps([c.as_dict() for c in checked], indent=2))
+    else:
+        for c in checked:
+            typer.echo(str(c))
+    raise typer.Exit(0 if checked and all(c.ok for c in checked) else 3 if checked else 2)
+
+
+if __name__ == "__main__":
+    main()

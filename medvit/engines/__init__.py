@@ -1,0 +1,15 @@
+"""From found studies to written results: the dataset, the evaluator and the run of a bundle."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "dataset": ["StudyDataset", "StudyItem"],
+        "evaluator": ["StudyEvaluator"],
+        "outcome": ["StudyOutcome"],
+        "results": ["StudyWriter"],
+        "run": ["finish", "run_bundle", "run_studies"],
+        "weights": ["load_weights", "sha256_of"],
+    },
+)
