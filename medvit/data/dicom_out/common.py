@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import highdicom as hd
@@ -16,6 +14,7 @@ from pydicom.sr.coding import Code as SRCode
 import medvit
 from medvit.data.dicom_out.source import Source
 from medvit.data.labels import Code, Structure
+from medvit.data.write import atomic_path
 
 MANUFACTURER = "medvit"
 
@@ -102,14 +101,6 @@ def side_of(structure: Structure) -> SRCode | None:
 
 
 def save_dicom(result: Dataset, path: Path) -> None:
-    """Write one object so that `path` is either absent or whole: temporary name, sync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-        try:
-            result.save_as(file, enforce_file_format=True)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    """Write one object so that `path` is either absent or whole."""
+    with atomic_path(path) as partial:
+        result.save_as(partial, enforce_file_format=True)
