@@ -73,7 +73,7 @@ class FocalRegionLoss(_Loss):
         """Region error over the largest one, for every pixel, (B, H, W)."""
         numbers, label = torch.unique(regions, return_inverse=True)
         label = label.flatten(1)
-        totals = error.new_zeros(len(error), len(numbers)).scatter_add(1, label, error.flatten(1))
+        totals = error.new_zeros((len(error), len(numbers))).scatter_add(1, label, error.flatten(1))
         counts = torch.zeros_like(totals).scatter_add(1, label, torch.ones_like(error).flatten(1))
         means = totals / counts.clamp(min=1)
         largest = means.amax(dim=1, keepdim=True) if self.per_item else means.max()

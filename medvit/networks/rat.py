@@ -36,6 +36,7 @@ class RegionGroup(NamedTuple):
     real: Tensor | None
 
 
+@torch.compiler.disable  # its sizes are data: compiled, every new map would be compiled anew
 def group_regions(labels: Tensor) -> list[RegionGroup]:
     """Sort the tokens of a batch by region and gather regions of like size.
 
@@ -107,10 +108,11 @@ class RegionAttention(nn.Module):
             attended = self._region_by_region(qkv.flatten(0, 2), regions).reshape(x.shape)
         return self.proj(attended)
 
+    @torch.compiler.disable
     def _region_by_region(self, qkv: Tensor, groups: Sequence[RegionGroup]) -> Tensor:
         """(tokens of the batch, 3C) to (tokens of the batch, C)."""
         dim = self.proj.in_features
-        attended = qkv.new_empty(len(qkv), dim)
+        attended = qkv.new_empty((len(qkv), dim))
         for tokens, real in groups:
             if tokens.shape[1] == 1:  # a lone token attends to itself
                 attended[tokens] = qkv[tokens][..., 2 * dim :]

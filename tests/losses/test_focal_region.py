@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from medvit.losses import CharbonnierLoss, FocalRegionLoss
 from tests.networks.goldens import FOLDER
@@ -39,6 +40,8 @@ def test_batch_mates_weigh_unless_told_otherwise() -> None:
     target, regions = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2, dtype=torch.long)
     output = torch.tensor([1.0, 4.0])[:, None, None, None].expand(2, 1, 2, 2)
     assert FocalRegionLoss(1.0)(output, target, regions).item() == pytest.approx((1 * 1.25 + 4 * 2) / 2)
+    loaded = MetaTensor(regions.float())
+    assert FocalRegionLoss(1.0)(MetaTensor(output), target, loaded).item() == pytest.approx((1.25 + 8) / 2)
     assert FocalRegionLoss(1.0, per_item=True)(output, target, regions).item() == pytest.approx((2 + 8) / 2)
 
 

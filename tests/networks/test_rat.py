@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medvit.errors import WeightsError
@@ -73,7 +74,8 @@ def test_only_equality_of_labels_counts() -> None:
     image, labels = torch.randn(2, 1, 32, 48), blobs(2, 32, 48, 6)
     expected = network(image, labels)
     torch.testing.assert_close(network(image, 1000 - labels), expected)
-    torch.testing.assert_close(network(image, labels[:, None].float()), expected)
+    loaded = MetaTensor(labels[:, None].float())
+    torch.testing.assert_close(network(MetaTensor(image), loaded).as_tensor(), expected)
     alone = torch.cat([network(image[i : i + 1], labels[i : i + 1]) for i in range(2)])
     torch.testing.assert_close(alone, expected)
 

@@ -11,6 +11,7 @@ from tests.networks.goldens import Adapter, Golden
 NAMES = {
     "input_dim": "in_channels",
     "n_classes": "out_channels",
+    "mlp_dim": "dim",
     "act": "activation",
     "dropout": "dropout",
     "da_act": "pool_activation",
