@@ -14,7 +14,7 @@ from medvit.errors import WeightsError
 from medvit.networks import XLSTMUNet
 from medvit.networks.xlstm_unet import CHUNK, ViLMixer, mlstm
 from tests.networks.checks import exports_to_onnx, traces_and_exports, trains
-from tests.networks.goldens import Golden, collect
+from tests.networks.goldens import FLOAT64_TOLERANCE, Golden, collect, disagreement
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "bot2d": {"spatial_dims": 2, "features": (8, 16, 32), "strides": (1, 2, 2)},
@@ -161,6 +161,29 @@ def golden() -> Golden:
 def fitting() -> XLSTMUNet:
     config = golden().manifest["config"]
     return XLSTMUNet(2, 3, 4, features=config["features"], strides=(1, 2, 2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.stages.2.0.conv3.bias",
+        "xlstm.vil.norm.weight",
+        "xlstm.vil.layer.k_proj.weight",
+        "xlstm.vil.layer.mlstm_cell.fgate.weight",
+        "xlstm.vil.layer.mlstm_cell.outnorm.weight",
+        "xlstm.vil.layer.learnable_skip",
+    ],
+)
+def test_the_golden_hears_every_kind_of_entry(name: str) -> None:
+    """Entries whose say is small: were one of them wrong, the comparison with the golden would fail."""
+    state = golden().state()
+    state[name] = 1.2 * state[name]
+    network = fitting().double().eval()
+    network.load_published(state)
+    with torch.no_grad():
+        logits = network.levels(golden().inputs()["x"])[0]
+    stored, stride = golden().arrays["output:0"], golden().manifest["outputs"]["0"]["stride"]
+    assert disagreement(golden(), "0", logits, stored, stride) > 5 * FLOAT64_TOLERANCE
 
 
 def test_loads_with_and_without_aliases_in_the_trainers_nesting() -> None:

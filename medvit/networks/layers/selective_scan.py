@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor
 from torch import Tensor
 
 from medvit.networks.layers.autocast import without_autocast
@@ -62,7 +63,7 @@ def selective_scan(
     2 sqrt(L) steps; the length is fixed in such a graph.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    tensors = (None if x is None else x.to(dtype) for x in (u, delta, A, B, C, D, z, delta_bias))
+    tensors = (None if x is None else _plain(x.to(dtype)) for x in (u, delta, A, B, C, D, z, delta_bias))
     kernel = _kernel(u.device) if u.is_cuda and dtype == torch.float32 and not _recording() else None
     scan: Callable[..., tuple[Tensor, Tensor]] = kernel or _scan
     with without_autocast(u):
@@ -85,6 +86,11 @@ def _scan(
     y = y if D is None else y + D[:, None] * u
     y = y if z is None else y * F.silu(z)
     return y, state.transpose(1, 2)
+
+
+def _plain(x: Tensor) -> Tensor:
+    # A MetaTensor's bookkeeping would cost more than the arithmetic of a token.
+    return x.as_tensor() if isinstance(x, MetaTensor) else x
 
 
 def _time_first(x: Tensor) -> Tensor:

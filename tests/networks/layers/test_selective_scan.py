@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 from medvit.networks.layers import selective_scan as module
@@ -91,6 +92,13 @@ def test_half_precision_is_summed_in_float32() -> None:
     rounded = run(arguments)[0]
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+def test_takes_what_monai_loads() -> None:
+    arguments = make_arguments(40, 1.0)
+    loaded = {name: value if name == "A" else MetaTensor(value) for name, value in arguments.items()}
+    assert type(run(loaded)[0]) is Tensor
+    assert torch.equal(run(loaded)[0], run(arguments)[0])
 
 
 def test_autocast_does_not_reach_the_sums() -> None:
