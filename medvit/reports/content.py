@@ -163,10 +163,9 @@ class Content:
     def table_notes(self) -> list[str]:
         """What the table's columns mean."""
         measured, words = self.report.measurements, self.words
-        notes = [
-            words[f"of_{measured.whole_name}"].format(ml=words.ml(measured.whole_ml)),
-            words["asymmetry_note"],
-        ]
+        notes = [words[f"of_{measured.whole_name}"].format(ml=words.ml(measured.whole_ml))]
+        if measured.asymmetries:
+            notes.append(words["asymmetry_note"])
         if self.report.table.source:
             notes.append(words["range_source"].format(source=self.report.table.source.rstrip(".")))
         return notes
@@ -230,8 +229,10 @@ class Content:
             )
         )
 
-    def overview(self) -> Figure:
-        """The montage."""
+    def overview(self) -> Figure | None:
+        """The montage, where there is one."""
+        if self.report.overview is None:
+            return None
         return Figure(self.report.overview, self.words["montage_caption"], self.words["montage_alt"])
 
     def surface(self) -> Figure | None:

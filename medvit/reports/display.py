@@ -86,8 +86,9 @@ def prepare(
     if image is None:
         grey, window = np.zeros(labels.shape, np.uint8), (0.0, 1.0)
     else:
-        window = choose_window(image, label_map, table, modality)
-        grey = to_grey(to_display_order(image, grid)[0][box], window)
+        shown = to_display_order(image, grid)[0][box]
+        window = choose_window(shown, labels, table, modality)
+        grey = to_grey(shown, window)
         if modality == "PT":
             grey = 255 - grey
     first = (box[0].start, box[1].start, box[2].start)
@@ -109,25 +110,25 @@ def _frame(labels: np.ndarray, spacing: tuple[float, float, float]) -> tuple[sli
 def choose_window(
     image: np.ndarray, label_map: np.ndarray, table: LabelTable, modality: str
 ) -> tuple[float, float]:
-    """Lowest and highest intensity to show.
+    """Lowest and highest intensity to show; both arrays already cut to what is shown.
 
-    CT has fixed windows in HU. For the rest, from the darkest to the brightest 0.5 % of what is labelled
-    (of everything when little is), with 15 % to spare above, as fat and vessels outside are brighter.
+    CT has fixed windows in HU. For the rest, from the darkest 2 % of what is shown to the brightest 0.5 % of
+    what is labelled (or, where that is dark, 3 % of what is shown), with some to spare above.
     """
     if modality == "CT":
         centre, width = BRAIN_WINDOW if table.name == "brain" else SOFT_TISSUE_WINDOW
         return centre - width / 2, centre + width / 2
     step = max(1, int(image.size / 2e6))
     values, labels = image.reshape(-1)[::step], label_map.reshape(-1)[::step]
-    values, labels = values[np.isfinite(values)], labels[np.isfinite(values)]
-    labelled = values[labels > 0]
-    if labelled.size >= 100:
-        values = labelled
+    finite = np.isfinite(values)
+    values, labelled = values[finite], values[finite & (labels > 0)]
     if not values.size:
         return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    low, high = (float(v) for v in np.percentile(values, (2, 97)))
+    if labelled.size >= 100:
+        high = max(high, float(np.percentile(labelled, 99.5)))
     low = min(low, 0.0) if modality == "PT" else low
-    return (low, high + 0.15 * (high - low)) if high > low else (low, low + 1.0)
+    return (low, high + 0.1 * (high - low)) if high > low else (low, low + 1.0)
 
 
 def to_grey(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:

@@ -29,8 +29,8 @@ class ImageQuality:
     sharpness
         Steepness of the steepest 5 % of edges, per cent of the intensity range per mm.
     unevenness
-        Largest jump of the mean brightness of one slice against its two neighbours, as a share of the mean:
-        movement between slices and failed slices show as jumps.
+        Largest jump of the mean brightness of one slice against its two neighbours, as a share of the
+        intensity range: movement between slices and failed slices show as jumps.
     finite
         Share of the voxels of the whole image whose values are finite.
     range
@@ -69,7 +69,12 @@ def assess_image(image: np.ndarray, label_map: np.ndarray, grid: Grid) -> ImageQ
     mean = float(known[mask].mean(dtype=np.float64))
     noise = _noise(known, mask, grid)
     snr = abs(mean) / noise if noise else float("inf")
-    return ImageQuality(noise, snr, _sharpness(known, mask, grid), _unevenness(known, mask), share, extremes)
+    low, high = np.percentile(known[mask][:: max(1, int(mask.sum() / 1e6))], (2, 98))
+    if high <= low:
+        return ImageQuality(noise, snr, 0.0, 0.0, share, extremes)
+    spread = float(high - low)
+    sharpness, unevenness = _steepness(known, mask, grid) / spread, _largest_jump(known, mask) / spread
+    return ImageQuality(noise, snr, 100 * sharpness, unevenness, share, extremes)
 
 
 def _noise(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float:
@@ -92,20 +97,17 @@ def _slice_axis(shape: tuple[int, ...], grid: Grid) -> int:
     return int(len(spacing) - 1 - np.argmax(np.round(spacing[::-1], 3)))
 
 
-def _sharpness(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float:
-    low, high = np.percentile(image[mask][:: max(1, int(mask.sum() / 1e6))], (2, 98))
-    if high <= low:
-        return 0.0
+def _steepness(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float:
+    """Slope that the steepest 5 % of the voxels exceed, per mm."""
     squared = np.zeros(image.shape, np.float32)
     for axis, mm in enumerate(grid.spacing):
         if image.shape[axis] > 2:
             squared += np.square(np.gradient(image, mm, axis=axis))
-    steep = float(np.sqrt(np.percentile(squared[mask], 95)))
-    return 100.0 * steep / float(high - low)
+    return float(np.sqrt(np.percentile(squared[mask], 95)))
 
 
-def _unevenness(image: np.ndarray, mask: np.ndarray) -> float:
-    """Largest second difference of slice means over the three axes, of slices that hold enough."""
+def _largest_jump(image: np.ndarray, mask: np.ndarray) -> float:
+    """Largest distance of a slice's mean from that of its neighbours, over the slices that hold enough."""
     worst = 0.0
     for axis in range(3):
         others = tuple(i for i in range(3) if i != axis)
@@ -113,8 +115,6 @@ def _unevenness(image: np.ndarray, mask: np.ndarray) -> float:
         sums = np.where(mask, image, 0).sum(axis=others, dtype=np.float64)
         full = counts > max(20, 0.3 * counts.max())
         means = sums[full] / counts[full]
-        if len(means) < 5 or not means.mean():
-            continue
-        jumps = np.abs(means[1:-1] - (means[:-2] + means[2:]) / 2) / abs(means.mean())
-        worst = max(worst, float(jumps.max()))
+        if len(means) >= 5:
+            worst = max(worst, float(np.abs(means[1:-1] - (means[:-2] + means[2:]) / 2).max()))
     return worst

@@ -243,5 +243,5 @@ def _border_areas(mask: np.ndarray, box: Sequence[slice], grid: Grid) -> dict[st
         voxel_area = float(np.linalg.norm(np.cross(across[:, 0], across[:, 1])))
         for end, at_edge in ((0, extent.start == 0), (-1, extent.stop == grid.shape[axis])):
             if at_edge:
-                areas[names[axis][end]] = np.count_nonzero(mask.take(end, axis)) * voxel_area
+                areas[names[axis][end]] = float(np.count_nonzero(mask.take(end, axis)) * voxel_area)
     return areas

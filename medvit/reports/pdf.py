@@ -128,7 +128,8 @@ def _pictures(sheet: Sheet, content: Content) -> None:
     sheet.y += 1
     _legend(sheet, content)
     _in_columns(sheet, content.figures(), 3)
-    _in_columns(sheet, [content.overview()], 1)
+    if overview := content.overview():
+        _in_columns(sheet, [overview], 1)
     if surface := content.surface():
         _in_columns(sheet, [surface], 1, WIDTH * 0.75)
 

@@ -99,13 +99,15 @@ def overlays(display: Display, height: int = 420) -> list[Picture]:
     return pictures
 
 
-def montage(display: Display, columns: int = 6, rows: int = 3, height: int = 190) -> Picture:
-    """Axial slices evenly through what is labelled (everything when nothing is), from head to feet."""
+def montage(display: Display, columns: int = 6, rows: int = 3, height: int = 190) -> Picture | None:
+    """Axial slices evenly through what is labelled (everything when nothing is); `None` for a single one."""
     plane = min(PLANES, key=lambda p: (_is_flat(display, p), PLANES.index(p)))
     filled = np.flatnonzero(section_areas(display.labels, plane).sum(axis=0))
     last = display.labels.shape[NORMAL_AXIS[plane]] - 1
     start, stop = (int(filled[0]), int(filled[-1])) if filled.size else (0, last)
     count = min(columns * rows, stop - start + 1)
+    if count < 2:
+        return None
     chosen = np.linspace(start, stop, count).round().astype(int)
     tiles = [draw_slice(display, plane, int(i), height) for i in chosen]
     columns = min(columns, count)

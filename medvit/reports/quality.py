@@ -21,7 +21,7 @@ LOOSE_SHARE, LOOSE_ML = 0.05, 0.15
 FAR_OUT = 1.6
 LOW_CONFIDENCE = 0.7
 LOW_SNR = 8.0
-UNEVEN = 0.12
+UNEVEN = 0.1
 THICK_MM = 4.0
 FEW_SLICES = 8
 # A CT in HU holds something below water; values beyond these bounds are no HU.
@@ -173,5 +173,5 @@ def _image_findings(quality: ImageQuality, modality: str) -> Iterator[Flag]:
         yield Flag("not_hounsfield", "serious", values={"low": low, "high": high})
     if modality == "MR" and quality.snr < LOW_SNR:
         yield Flag("noise", "warning", values={"snr": quality.snr})
-    if quality.unevenness > UNEVEN:
+    if modality == "MR" and quality.unevenness > UNEVEN:
         yield Flag("uneven_slices", "warning", values={"percent": 100 * quality.unevenness})

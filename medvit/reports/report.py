@@ -123,8 +123,8 @@ class StudyReport:
         return overlays(self.display)
 
     @cached_property
-    def overview(self) -> Picture:
-        """The montage."""
+    def overview(self) -> Picture | None:
+        """The montage, where there is more than one slice."""
         return montage(self.display)
 
     @cached_property
