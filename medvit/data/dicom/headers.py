@@ -28,8 +28,8 @@ MAX_INFLATED_BYTES, LARGE_BYTES, MAX_RATIO = 512 * 2**20, 64 * 2**20, 100
 
 IMAGE_PIXEL = (
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
-    "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "SmallestImagePixelValue",
-    "LargestImagePixelValue", "PixelPaddingValue",
+    "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "LargestImagePixelValue",
+    "PixelPaddingValue",
 )  # fmt: skip
 GEOMETRY = (
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
@@ -162,10 +162,11 @@ class Header(Attributes):
 
     @property
     def is_image(self) -> bool:
-        """Whether the SOP class is of images (an empty one, as some de-identification leaves, may be)."""
+        """Whether the SOP class is of images, or may be: an emptied or a maker's own one."""
         name = UID(self.text("SOPClassUID")).name
-        known = bool(name) and not name[0].isdigit()
-        return "Image Storage" in name if known else bool(self.has("Rows") or self.has("Modality"))
+        if not name:
+            return self.has("Rows") or self.has("Modality")
+        return self.has("Rows") if name[0].isdigit() else "Image Storage" in name
 
 
 def read_header(path: Path) -> Header:

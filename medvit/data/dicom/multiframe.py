@@ -73,8 +73,6 @@ class _Groups:
 
 def _plane(header: Header, index: int, shape: tuple[int, int], groups: _Groups) -> Plane:
     measures = groups.need("PixelMeasuresSequence")
-    transformation = groups.find("PixelValueTransformationSequence")
-    slope, intercept = (1.0, 0.0) if transformation is None else rescaled(transformation)
     frame_type = next((f for name in _FRAME_TYPES if (f := groups.find(name))), None)
     kind = header.image_type if frame_type is None else tuple(frame_type.text("FrameType").split("\\"))
     return Plane(
@@ -85,9 +83,7 @@ def _plane(header: Header, index: int, shape: tuple[int, int], groups: _Groups) 
         orientation=oriented(groups.need("PlaneOrientationSequence")),
         spacing=spaced(measures),
         thickness=thick(measures),
-        slope=slope,
-        intercept=intercept,
-        rescale_type="" if transformation is None else transformation.text("RescaleType"),
+        rescale=rescaled(groups.find("PixelValueTransformationSequence")),
         kind=kind,
         marks=_marks(groups),
     )

@@ -67,17 +67,17 @@ def decode(planes: Sequence[Plane]) -> np.ndarray:
 def _rescale(frame: np.ndarray, plane: Plane, out: np.ndarray) -> None:
     (top, left), (rows, columns) = plane.corner, plane.shape
     stored = frame[top : top + rows, left : left + columns]
-    if abs(plane.slope) * 2.0**32 + abs(plane.intercept) > np.finfo(np.float32).max:
+    if abs(plane.rescale.slope) * 2.0**32 + abs(plane.rescale.intercept) > np.finfo(np.float32).max:
         raise plane.header.fault("dicom-bad-rescale", "real values pass every limit", "RescaleSlope")
     if stored.dtype.itemsize <= 2:
         # 16 bits fit float32, so only the product is rounded.
         out[...] = stored
-        if plane.slope != 1:
-            out *= np.float32(plane.slope)
-        if plane.intercept:
-            out += np.float32(plane.intercept)
+        if plane.rescale.slope != 1:
+            out *= np.float32(plane.rescale.slope)
+        if plane.rescale.intercept:
+            out += np.float32(plane.rescale.intercept)
     else:
-        out[...] = stored * plane.slope + plane.intercept
+        out[...] = stored * plane.rescale.slope + plane.rescale.intercept
 
 
 def _frames(header: Header, wanted: Sequence[int]) -> Iterator[np.ndarray]:
@@ -180,7 +180,7 @@ def _within_bits(frame: np.ndarray, header: Header, stored: int) -> np.ndarray:
         frame = frame & frame.dtype.type(2**stored - 1)
     elif unused > 0:
         frame = (frame << unused) >> unused
-    _check_extremes(frame, header)
+    _check_maximum(frame, header)
     return frame
 
 
@@ -192,10 +192,11 @@ def _check_range(frame: np.ndarray, header: Header, stored: int) -> None:
         raise header.fault("dicom-bad-bits", what, "BitsStored")
 
 
-def _check_extremes(frame: np.ndarray, header: Header) -> None:
-    """Compressed data can be damaged in ways that decode without complaint; the header's extremes tell.
+def _check_maximum(frame: np.ndarray, header: Header) -> None:
+    """Compressed data can be damaged in ways that decode without complaint; the header's maximum may tell.
 
-    Only where they must hold: a scanner's own image, compressed without loss, without padding beside it.
+    Only where it must hold: a scanner's own image, compressed without loss, without padding beside it. The
+    minimum would not do: blanking out a face or a burned-in name goes below it.
     """
     if (
         header.syntax not in _LOSSLESS
@@ -203,7 +204,7 @@ def _check_extremes(frame: np.ndarray, header: Header) -> None:
         or header.has("PixelPaddingValue")
     ):
         return
-    least, most = header.number("SmallestImagePixelValue"), header.number("LargestImagePixelValue")
-    if (least is not None and frame.min() < least) or (most is not None and frame.max() > most):
-        what = "the image holds values beyond those its header names, so its pixels are damaged"
+    most = header.number("LargestImagePixelValue")
+    if most is not None and frame.max() > most:
+        what = f"the image holds values beyond the {most:g} that its header names, so its pixels are damaged"
         raise header.fault("dicom-damaged-pixels", what, "LargestImagePixelValue", "fetch the file again")

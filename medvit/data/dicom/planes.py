@@ -15,6 +15,26 @@ MAX_VOXELS = 2**31
 
 
 @dataclass(frozen=True)
+class Rescale:
+    """The way from stored to real values.
+
+    Parameters
+    ----------
+    slope, intercept
+        RescaleSlope and RescaleIntercept.
+    type
+        RescaleType, what the real values are; ``""`` when the header is silent.
+    stated
+        Whether the header states a rescale at all; where it does not, stored values are taken as they are.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    type: str = ""
+    stated: bool = False
+
+
+@dataclass(frozen=True)
 class Plane:
     """One image of a series and where it lies.
 
@@ -34,10 +54,8 @@ class Plane:
     thickness
         What the header says of the step between slices, ``None`` when it is silent. Only a single slice
         needs it; a stack's step comes from its positions.
-    slope, intercept
+    rescale
         From stored to real values.
-    rescale_type
-        RescaleType, what the real values are; ``""`` when the header is silent.
     kind
         ImageType or FrameType: planes of different kinds never form one volume.
     marks
@@ -53,9 +71,7 @@ class Plane:
     orientation: np.ndarray
     spacing: tuple[float, float]
     thickness: float | None
-    slope: float
-    intercept: float
-    rescale_type: str
+    rescale: Rescale
     kind: tuple[str, ...]
     marks: dict[str, Any] = field(default_factory=dict)
     corner: tuple[int, int] = (0, 0)
@@ -137,15 +153,25 @@ def thick(attributes: Attributes) -> float | None:
     return None
 
 
-def rescaled(attributes: Attributes) -> tuple[float, float]:
-    """RescaleSlope and RescaleIntercept; stored values stay as they are where neither is given."""
+def rescaled(attributes: Attributes | None) -> Rescale:
+    """The rescale that a data set or functional group states, if any.
+
+    Raises
+    ------
+    StudyError
+        If it would make every value alike, or is half a rescale.
+    """
+    if attributes is None:
+        return Rescale()
     slope, intercept = attributes.number("RescaleSlope"), attributes.number("RescaleIntercept")
     if slope == 0:
         what = "the value is zero, which would make every voxel alike"
         raise attributes.fault("dicom-bad-rescale", what, "RescaleSlope", "export the series again")
     if slope is None and intercept is not None:
         raise attributes.fault("dicom-bad-rescale", "an intercept stands without a slope", "RescaleSlope")
-    return (1.0, 0.0) if slope is None else (slope, intercept or 0.0)
+    if slope is None:
+        return Rescale()
+    return Rescale(slope, intercept or 0.0, attributes.text("RescaleType"), stated=True)
 
 
 def single_plane(header: Header) -> Plane:
@@ -161,7 +187,6 @@ def single_plane(header: Header) -> Plane:
         what = f"{frames} frames without a place in the patient"
         raise header.fault("dicom-frames-without-place", what, "PerFrameFunctionalGroupsSequence")
     check_grey(header)
-    slope, intercept = rescaled(header)
     return Plane(
         header=header,
         frame=0,
@@ -170,9 +195,7 @@ def single_plane(header: Header) -> Plane:
         orientation=oriented(header),
         spacing=spaced(header),
         thickness=thick(header),
-        slope=slope,
-        intercept=intercept,
-        rescale_type=header.text("RescaleType"),
+        rescale=rescaled(header),
         kind=header.image_type,
         marks=single_marks(header),
     )
@@ -200,12 +223,7 @@ def check_one_rescale(planes: list[Plane]) -> None:
     StudyError
         Naming the first plane without.
     """
-    without = [p for p in planes if not _has_rescale(p)]
+    without = [p for p in planes if not p.rescale.stated]
     if without and len(without) < len(planes):
         what = "this image has no rescale while others of the series have"
         raise without[0].header.fault("dicom-bad-rescale", what, "RescaleSlope")
-
-
-def _has_rescale(plane: Plane) -> bool:
-    header = plane.header
-    return header.has("RescaleSlope") or header.has("PerFrameFunctionalGroupsSequence")

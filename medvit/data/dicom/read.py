@@ -108,6 +108,8 @@ def read_planned(
         notes += (f"PET activity was turned into SUV by body weight (times {factor:.6g}).",)
     elif first.text("Modality") == "PT" and name != "SUVbw":
         notes += (f"PET values are in {name or 'unknown units'}: the header does not allow SUV.",)
+    elif first.text("Modality") == "CT" and name != "HU":
+        notes += (f"CT values are in {name or 'unknown units'}: the header does not say HU.",)
     if stack.tilted and policy == "resample":
         image, grid = tilt.upright(image, stack)
         notes += (f"A gantry tilt of {tilt.angle(stack):.1f} degrees was taken out by resampling.",)

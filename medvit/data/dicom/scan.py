@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,9 +93,8 @@ def scan(paths: Iterable[Path]) -> ScanResult:
     Returns
     -------
     ScanResult
-        Series in the order of their first files. It never hangs on names or order which files form a
-        series. A damaged file whose series cannot be told belongs to all those near it, so that none of
-        them is read without it.
+        It never hangs on names or order which files form a series. A damaged file whose series cannot be
+        told belongs to all those it lies among, so that none of them is read without it.
     """
     headers: dict[tuple[str, ...], list[Header]] = {}
     damaged: list[tuple[Path, StudyError]] = []
@@ -225,7 +225,7 @@ def _sorted_series(headers: dict[tuple[str, ...], list[Header]], left_out: list[
         scouts = [h for h in files if is_localizer(h)]
         left_out.extend(LeftOut(h.path, "a localizer") for h in scouts)
         if len(scouts) < len(files):
-            groups.append(_Group([h for h in files if h not in scouts]))
+            groups.append(_Group([h for h in files if not is_localizer(h)]))
     return groups
 
 
@@ -249,20 +249,24 @@ def _might_belong(header: Header, headers: Sequence[Header]) -> bool:
 def _add_damaged(
     groups: list[_Group], damaged: list[tuple[Path, StudyError]]
 ) -> list[tuple[Path, StudyError]]:
-    """Give each damaged file to its series or, when that cannot be told, to all series nearest to it.
+    """Give each damaged file to its series or, when that cannot be told, to each that it may be part of.
 
-    Those that are near none come back.
+    Those that can be part of none come back.
     """
     homeless = []
     for path, error in damaged:
         uid = series_uid_of_damaged(path)
-        homes = [g for g in groups if uid and g.uid == uid]
-        for folder in () if homes or uid else path.parents:
-            homes = [g for g in groups if any(folder in h.path.parents for h in g.headers)]
-            if homes:
-                break
+        homes = [g for g in groups if (g.uid == uid if uid else _lies_among(path, g.headers))]
         if not homes:
             homeless.append((path, error))
         for group in homes:
             group.damaged.append((path, error))
     return homeless
+
+
+def _lies_among(path: Path, headers: Sequence[Header]) -> bool:
+    """Whether a file is in a folder of the series, or below the one that holds all its several folders."""
+    folders = {header.path.parent for header in headers}
+    if path.parent in folders:
+        return True
+    return len(folders) > 1 and Path(os.path.commonpath(folders)) in path.parents

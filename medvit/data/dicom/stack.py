@@ -172,7 +172,7 @@ def _copies(one: Plane, other: Plane) -> bool:
     if a.path.read_bytes() == b.path.read_bytes():
         return True
     uid = a.text("SOPInstanceUID")
-    same_values = (one.slope, one.intercept, a.syntax) == (other.slope, other.intercept, b.syntax)
+    same_values = one.rescale == other.rescale and a.syntax == b.syntax
     same_object = bool(uid) and uid == b.text("SOPInstanceUID")
     return same_object and same_values and _pixel_bytes(a.path) == _pixel_bytes(b.path)
 

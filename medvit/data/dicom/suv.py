@@ -17,8 +17,8 @@ _LONGEST_DELAY_S = 24 * 3600
 def units(planes: Sequence[Plane]) -> tuple[str, float]:
     """Units of the values that a series is read in, and the factor that rescaled values are times.
 
-    CT is in HU unless the header names something else; PET activity becomes SUV by body weight where the
-    header tells all that it takes; other modalities have no units.
+    CT is in HU where the header states a rescale and names nothing else; PET activity becomes SUV by body
+    weight where the header tells all that it takes; other modalities have no units.
 
     Parameters
     ----------
@@ -34,8 +34,9 @@ def units(planes: Sequence[Plane]) -> tuple[str, float]:
     first = headers[0]
     modality = first.text("Modality")
     if modality == "CT":
-        stated = planes[0].rescale_type
-        return ("HU" if stated in ("", "HU_MOD") else "" if stated == "US" else stated), 1.0
+        rescale = planes[0].rescale
+        in_hu = rescale.stated and rescale.type in ("", "HU", "HU_MOD")
+        return ("HU" if in_hu else "" if rescale.type == "US" else rescale.type), 1.0
     if modality != "PT":
         return "", 1.0
     stated = first.text("Units")

@@ -90,6 +90,36 @@ def test_a_damaged_file_in_a_folder_of_its_own_spoils_its_series(truth: Syntheti
         read(only(tmp_path))
 
 
+def test_a_damaged_file_spoils_no_series_of_another_folder(truth: Synthetic, tmp_path: Path) -> None:
+    HAZARDS["01_base"].write(truth, tmp_path / "one")
+    HAZARDS["01_base"].write(truth, tmp_path / "other")
+    for path in files(tmp_path / "other"):
+        cut(path, 300)
+    *damaged, sound = sorted(scan(files(tmp_path)).series, key=lambda series: len(series.paths))
+    assert_right(*read(sound)[:2], truth)
+    assert len(damaged) == 10
+    for series in damaged:
+        with pytest.raises(StudyError, match="dicom-damaged-file"):
+            read(series)
+
+
+def test_an_image_without_a_series_spoils_the_one_it_lies_among(truth: Synthetic, tmp_path: Path) -> None:
+    slices = truth.datasets()
+    slices[-1].SeriesInstanceUID = ""
+    write_all(slices, tmp_path)
+    for series in scan(files(tmp_path)).series:
+        if len(series.paths) > 1:
+            with pytest.raises(StudyError, match="dicom-mixed-series"):
+                read(series)
+
+
+def test_ct_without_rescale_is_not_called_hu(truth: Synthetic, tmp_path: Path) -> None:
+    HAZARDS["32f_missing_rescale_all"].write(truth, tmp_path)
+    series = only(tmp_path)
+    assert "units" not in series.facts
+    assert "does not say HU" in read(series)[2][0]
+
+
 def test_facts_name_no_patient(truth: Synthetic, tmp_path: Path) -> None:
     HAZARDS["01_base"].write(truth, tmp_path)
     found = scan(files(tmp_path))
