@@ -16,15 +16,28 @@ from medvit.synthesis.atlas import HeadMap, brain_anatomy, read_head_map
 from medvit.synthesis.generator import SynthesisSettings, Synthesizer
 
 
-def find_label_maps(folder: str | Path, exclude: Sequence[str] = ()) -> list[Path]:
-    """NIfTI label maps of a folder, without those whose file name holds a part of `exclude`.
+def find_label_maps(
+    folder: str | Path, exclude: Sequence[str] = (), include: Sequence[str] = ("",)
+) -> list[Path]:
+    """NIfTI label maps of a folder, in order of name.
+
+    Parameters
+    ----------
+    folder
+        Where they are.
+    exclude, include
+        Parts of file names: a map is taken when its name holds one of `include` and none of `exclude`.
 
     Raises
     ------
     StudyError
         If there are none.
     """
-    found = [p for p in sorted(Path(folder).glob("*.nii*")) if not any(part in p.name for part in exclude)]
+    found = [
+        path
+        for path in sorted(Path(folder).glob("*.nii*"))
+        if any(part in path.name for part in include) and not any(part in path.name for part in exclude)
+    ]
     if not found:
         raise StudyError("no-label-maps", "no NIfTI label maps here", path=folder, do="give --dataset_dir")
     return found
@@ -43,6 +56,11 @@ class SyntheticDataset(Dataset):
         `SynthesisSettings` or their keyword arguments.
     seed
         Another seed, other samples.
+
+    Attributes
+    ----------
+    offset
+        Number of the first sample; a resumed training sets it to go on where it stopped.
     """
 
     def __init__(
@@ -59,7 +77,7 @@ class SyntheticDataset(Dataset):
         self.heads = [read_head_map(path, anatomy) for path in label_maps]
         self.length = length
         self.seed = seed
-        self.epoch = 0
+        self.offset = 0
 
     def __len__(self) -> int:
         return self.length
@@ -68,7 +86,7 @@ class SyntheticDataset(Dataset):
         """``image`` (1, X, Y, Z) float32 and ``label`` (1, X, Y, Z) uint8."""
         if not 0 <= index < self.length:
             raise IndexError(index)
-        number = self.epoch * self.length + index
+        number = self.offset + index
         generator = torch.Generator().manual_seed((self.seed << 32) + number)
         image, label = self.synthesizer(self.heads[number % len(self.heads)], generator)
         return {"image": image, "label": label}
