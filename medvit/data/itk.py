@@ -1,7 +1,13 @@
-"""NRRD and MetaImage in: a gate on their text headers, and SimpleITK for the voxels."""
+"""NRRD and MetaImage in: a gate on their text headers, and their voxels to the last checked byte.
+
+Both are decoded here, as SimpleITK 2.5 was measured to return 297 of 300 compressed MetaImages and 32 of 300
+NRRD files as if nothing were wrong, in each of which one bit had been flipped.
+"""
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +27,29 @@ _TO_RAS = {
     "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
     "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
 }  # fmt: skip
-_BYTES = {
-    "signed char": 1, "int8": 1, "int8_t": 1, "uchar": 1, "unsigned char": 1, "uint8": 1, "uint8_t": 1,
-    "short": 2, "short int": 2, "signed short": 2, "signed short int": 2, "int16": 2, "int16_t": 2,
-    "ushort": 2, "unsigned short": 2, "unsigned short int": 2, "uint16": 2, "uint16_t": 2,
-    "int": 4, "signed int": 4, "int32": 4, "int32_t": 4, "uint": 4, "unsigned int": 4, "uint32": 4,
-    "uint32_t": 4, "longlong": 8, "long long": 8, "int64": 8, "int64_t": 8, "ulonglong": 8,
-    "unsigned long long": 8, "uint64": 8, "uint64_t": 8, "float": 4, "double": 8,
-    "met_char": 1, "met_uchar": 1, "met_short": 2, "met_ushort": 2, "met_int": 4, "met_uint": 4,
-    "met_long_long": 8, "met_ulong_long": 8, "met_float": 4, "met_double": 8,
+_NRRD_TYPES = {
+    "i1": ("signed char", "int8", "int8_t"),
+    "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "i8": ("longlong", "long long", "long long int", "signed long long", "int64", "int64_t"),
+    "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+    "f4": ("float",),
+    "f8": ("double",),
+}
+_META_TYPES = {
+    "met_char": "i1", "met_uchar": "u1", "met_short": "i2", "met_ushort": "u2", "met_int": "i4",
+    "met_uint": "u4", "met_long_long": "i8", "met_ulong_long": "u8", "met_float": "f4", "met_double": "f8",
+}  # fmt: skip
+_TYPES = _META_TYPES | {name: code for code, names in _NRRD_TYPES.items() for name in names}
+_NRRD_END = re.compile(rb"\n\r?\n")
+_META_END = re.compile(rb"^ElementDataFile[ \t]*=[^\n]*(\n|\Z)", re.MULTILINE)
+# What must not be otherwise, since it would change how voxels are found or what they mean.
+_META_NEUTRAL = {
+    "BinaryData": "true", "HeaderSize": "0", "ElementToIntensityFunctionSlope": "1",
+    "ElementToIntensityFunctionOffset": "0",
 }  # fmt: skip
 T = TypeVar("T")
 
@@ -44,15 +64,22 @@ class ItkHeader:
         The file.
     grid
         Voxel grid in RAS+ mm; a 2D image has a trailing 1.
-    reader
-        SimpleITK's name of the format.
+    dtype
+        Of the stored voxels, with their byte order.
+    data, offset
+        The file that holds the voxels, and the byte where they begin.
+    packed
+        Whether they are compressed (zlib or gzip).
     notes
         What was decided and a person should know.
     """
 
     path: Path
     grid: Grid
-    reader: str
+    dtype: np.dtype
+    data: Path
+    offset: int
+    packed: bool
     notes: tuple[str, ...] = ()
 
 
@@ -71,9 +98,9 @@ def read_header(path: Path | str) -> ItkHeader:
     except OSError as error:
         raise StudyError("unreadable", f"cannot be opened: {error.strerror}", path=path) from None
     if start.startswith(b"NRRD000"):
-        return _nrrd(_Fields(path, start, ":", "\n\n"))
+        return _nrrd(_Fields(path, start, ":", _NRRD_END))
     if start[:256].lstrip().startswith((b"ObjectType", b"NDims", b"Comment")):
-        return _meta_image(_Fields(path, start, "=", "ElementDataFile"))
+        return _meta_image(_Fields(path, start, "=", _META_END))
     _refuse(path, "magic", "is neither a NRRD nor a MetaImage file")
 
 
@@ -103,22 +130,11 @@ def read_image(
     StudyError
         If the header does not pass, or voxels are missing, damaged or not finite.
     """
-    import SimpleITK
-
     header = read_header(path)
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        image = SimpleITK.ReadImage(str(header.path), imageIO=header.reader)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        _refuse(header.path, "damaged", f"cannot be read: {reason}")
-    # SimpleITK's arrays run z, y, x.
-    voxels = SimpleITK.GetArrayViewFromImage(image)
-    voxels = voxels.T if voxels.ndim == 3 else voxels.T[..., None]
-    if voxels.shape != header.grid.shape:
-        _refuse(header.path, "damaged", f"was read as {voxels.shape} voxels, not {header.grid.shape}")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(voxels, np.float32)
+    shape = header.grid.shape
+    stored = np.frombuffer(_voxel_bytes(header), header.dtype).reshape(shape, order="F")
+    with np.errstate(over="ignore"):  # what is beyond the range of float32 is caught as infinite
+        array = np.ascontiguousarray(stored, np.float32)
     finite = np.isfinite(array)
     if finite.all():
         return array, header.grid, header.notes
@@ -128,6 +144,24 @@ def read_image(
     array[~finite] = non_finite
     note = f"{bad} voxels that were NaN or infinite were set to {non_finite:g}."
     return array, header.grid, (*header.notes, note)
+
+
+def _voxel_bytes(header: ItkHeader) -> bytes:
+    with header.data.open("rb") as file:
+        file.seek(header.offset)
+        content = file.read()
+    needed = int(np.prod(header.grid.shape)) * header.dtype.itemsize
+    if header.packed:
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS + 32)  # zlib or gzip, whichever it is
+        try:
+            content = unpacker.decompress(content, needed) + unpacker.decompress(unpacker.unconsumed_tail, 1)
+        except zlib.error as error:
+            _refuse(header.path, "damaged", f"has damaged voxels: {error}")
+        if len(content) == needed and not unpacker.eof:
+            _refuse(header.path, "damaged", "ends before the checksum of its voxels")
+    if len(content) != needed:
+        _refuse(header.path, "damaged", f"has {len(content)} bytes of voxels where {needed} are stated")
+    return content
 
 
 _ADVICE = {
@@ -147,13 +181,11 @@ def _refuse(path: Path, cause: str, what: str, tag: str = "") -> NoReturn:
 class _Fields:
     """The ``key: value`` or ``key = value`` lines of a header."""
 
-    def __init__(self, path: Path, start: bytes, separator: str, last: str) -> None:
+    def __init__(self, path: Path, start: bytes, separator: str, last: re.Pattern[bytes]) -> None:
         self.path = path
-        text = start.decode("latin-1").replace("\r\n", "\n")
-        head, end, rest = text.partition(last)
-        if not end and "\ndata file" not in text and "\ndatafile" not in text:
-            _refuse(path, "damaged", "has a header without an end")
-        lines = (head + end + rest.partition("\n")[0] if end.strip() else head).splitlines()
+        end = last.search(start)
+        self.size = end.end() if end else len(start)
+        lines = start[: self.size].decode("latin-1").splitlines()
         pairs = (line.split(separator, 1) for line in lines if separator in line and not line.startswith("#"))
         self.values = {key.strip().lower(): value.strip() for key, value in pairs if value[:1] != "="}
 
@@ -202,11 +234,21 @@ def _nrrd(fields: _Fields) -> ItkHeader:
         _refuse(path, "units", f"states lengths in {units}", "space units")
     axes = fields.parsed(_vectors, "space directions").T
     origin = fields.parsed(_vectors, "space origin").ravel()
-    if axes.shape != (3, 3) or origin.shape != (3,):
+    if axes.shape != (3, 3) or origin.shape != (3,) or len(shape) != 3:
         _refuse(path, "bad-field", "does not place three axes in space", "space directions")
-    _check_data_file(path, fields.text("data file", "datafile", default="LOCAL"), "data file")
-    _check_size(fields, shape, fields.text("type"), packed=fields.text("encoding").lower() != "raw")
-    return ItkHeader(path, _grid(path, shape, axes, origin, _TO_RAS[space]), "NrrdImageIO")
+    encoding = fields.text("encoding").lower()
+    if encoding not in ("raw", "gzip", "gz"):
+        _refuse(path, "encoding", f"holds voxels encoded as {encoding}", "encoding")
+    if any(
+        fields.text(skip, default="0") != "0" for skip in ("line skip", "lineskip", "byte skip", "byteskip")
+    ):
+        _refuse(path, "encoding", "skips bytes before its voxels", "byte skip")
+    dtype = _dtype(fields, "type", big_endian=fields.text("endian", default="little").lower() == "big")
+    if dtype.itemsize > 1:
+        fields.text("endian")
+    grid = _grid(path, shape, axes, origin, _TO_RAS[space])
+    data = _data_file(fields, fields.text("data file", "datafile", default="LOCAL"))
+    return _checked(ItkHeader(path, grid, dtype, *data, encoding != "raw"))
 
 
 def _meta_image(fields: _Fields) -> ItkHeader:
@@ -227,41 +269,52 @@ def _meta_image(fields: _Fields) -> ItkHeader:
     axes, origin = np.eye(3), np.zeros(3)
     axes[:dimensions, :dimensions] = matrix.reshape(dimensions, dimensions).T * spacing
     origin[:dimensions] = offset
-    _check_data_file(path, fields.text("ElementDataFile"), "ElementDataFile")
+    for name, neutral in _META_NEUTRAL.items():
+        if fields.text(name, default=neutral).lower() != neutral:
+            _refuse(path, "encoding", f"states {fields.text(name)!r}", name)
+    grid = _grid(path, (*shape, 1)[:3], axes, origin, (-1, -1, 1))
+    order = fields.text("BinaryDataByteOrderMSB", "ElementByteOrderMSB", default="False")
+    dtype = _dtype(fields, "ElementType", big_endian=order.lower() == "true")
     packed = fields.text("CompressedData", default="False").lower() == "true"
-    _check_size(fields, shape, fields.text("ElementType"), packed=packed)
     notes = ("A single slice of unknown thickness was taken to be 1 mm thick.",) if dimensions == 2 else ()
-    shape = (*shape, 1)[:3]
-    return ItkHeader(path, _grid(path, shape, axes, origin, (-1, -1, 1)), "MetaImageIO", notes)
+    data = _data_file(fields, fields.text("ElementDataFile"))
+    return _checked(ItkHeader(path, grid, dtype, *data, packed, notes))
 
 
-def _check_data_file(path: Path, name: str, tag: str) -> None:
+def _dtype(fields: _Fields, key: str, *, big_endian: bool) -> np.dtype:
+    kind = fields.text(key)
+    if kind.lower() not in _TYPES:
+        _refuse(fields.path, "datatype", f"holds voxels of the type {kind!r}", key)
+    return np.dtype((">" if big_endian else "<") + _TYPES[kind.lower()])
+
+
+def _data_file(fields: _Fields, name: str) -> tuple[Path, int]:
+    # The file that holds the voxels, and where in it they begin.
     if name.upper() == "LOCAL":
-        return
+        return fields.path, fields.size
     if name.upper().startswith("LIST") or "%" in name or Path(name).name != name or "\\" in name:
-        _refuse(path, "data-file", f"keeps its voxels in {name!r}", tag)
-    if not (path.parent / name).is_file():
-        _refuse(path, "data-file", f"keeps its voxels in {name!r}, which is missing", tag)
+        _refuse(fields.path, "data-file", f"keeps its voxels in {name!r}", "data file")
+    data = fields.path.parent / name
+    if not data.is_file():
+        _refuse(fields.path, "data-file", f"keeps its voxels in {name!r}, which is missing", "data file")
+    return data, 0
 
 
-def _check_size(fields: _Fields, shape: tuple[int, ...], kind: str, *, packed: bool) -> None:
-    stated = f"states a size of {' x '.join(map(str, shape))} voxels"
-    if not all(1 <= n <= MAX_AXIS for n in shape) or np.prod(shape, dtype=float) > MAX_VOXELS:
-        _refuse(fields.path, "size", stated, "DimSize, sizes")
-    if kind.lower() not in _BYTES:
-        _refuse(fields.path, "datatype", f"holds voxels of the type {kind!r}", "ElementType, type")
-    data_file = fields.text("ElementDataFile", "data file", "datafile", default="LOCAL")
-    data = fields.path if data_file.upper() == "LOCAL" else fields.path.parent / data_file
-    held, needed = data.stat().st_size, int(np.prod(shape)) * _BYTES[kind.lower()]
-    if packed and needed > max(BOMB_SIZE, BOMB_RATIO * held):
-        _refuse(fields.path, "bomb", f"would grow from {held} bytes to {needed}", "DimSize, sizes")
-    if not packed and held < needed:
-        _refuse(fields.path, "damaged", f"has {held} of the {needed} bytes that its voxels need")
+def _checked(header: ItkHeader) -> ItkHeader:
+    held = header.data.stat().st_size - header.offset
+    needed = int(np.prod(header.grid.shape)) * header.dtype.itemsize
+    if header.packed and needed > max(BOMB_SIZE, BOMB_RATIO * held):
+        _refuse(header.path, "bomb", f"would grow from {held} bytes to {needed}", "sizes, DimSize")
+    if not header.packed and held != needed:
+        _refuse(header.path, "damaged", f"has {held} bytes of voxels where {needed} are stated")
+    return header
 
 
 def _grid(
     path: Path, shape: tuple[int, ...], axes: np.ndarray, origin: np.ndarray, to_ras: tuple[int, int, int]
 ) -> Grid:
+    if not all(1 <= n <= MAX_AXIS for n in shape) or np.prod(shape, dtype=float) > MAX_VOXELS:
+        _refuse(path, "size", f"states a size of {' x '.join(map(str, shape))} voxels", "sizes, DimSize")
     affine = np.eye(4)
     affine[:3, :3] = axes * np.array(to_ras)[:, None]
     affine[:3, 3] = origin * to_ras

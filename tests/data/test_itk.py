@@ -1,4 +1,4 @@
-"""NRRD and MetaImage in: voxels and their places as SimpleITK writes them, and refusals."""
+"""NRRD and MetaImage in: voxels and their places as SimpleITK writes them, and every damage is seen."""
 
 from __future__ import annotations
 
@@ -66,6 +66,9 @@ def test_slice_keeps_a_third_axis(tmp_path: Path) -> None:
         ("a.nrrd", b"sizes: 6 5 4", b"sizes: 6 5 x", "itk-bad-field"),
         ("a.nrrd", b"sizes: 6 5 4", b"sizes: 60000 5 4", "itk-size"),
         ("a.nrrd", b"type: short", b"type: block", "itk-datatype"),
+        ("a.nrrd", b"encoding: raw", b"encoding: bzip2", "itk-encoding"),
+        ("a.nrrd", b"endian: little", b"byte skip: 4", "itk-encoding"),
+        ("a.nrrd", b"endian: little\n", b"", "itk-missing-field"),
         ("a.nhdr", b"data file: a.raw", b"data file: ../a.raw", "itk-data-file"),
         ("a.nhdr", b"data file: a.raw", b"data file: b.raw", "itk-data-file"),
         ("a.mha", b"ElementSpacing = 0.8", b"ElementSpacing = 0.0", "itk-affine"),
@@ -73,6 +76,9 @@ def test_slice_keeps_a_third_axis(tmp_path: Path) -> None:
         ("a.mha", b"TransformMatrix", b"TransformTrix", "itk-missing-field"),
         ("a.mha", b"Offset = -10", b"Offset = nan", "itk-affine"),
         ("a.mha", b"DimSize = 6 5 4", b"DimSize = 6 5 9", "itk-damaged"),
+        ("a.mha", b"BinaryData = True", b"BinaryData = False", "itk-encoding"),
+        ("a.mha", b"DimSize", b"HeaderSize = 12\nDimSize", "itk-encoding"),
+        ("a.mha", b"MET_SHORT", b"MET_LONG", "itk-datatype"),
         ("a.mha", b"NDims = 3", b"NDims = 4", "itk-dimension"),
         ("a.mha", b"ObjectType", b"Objecttype", "itk-magic"),
         ("a.mhd", b"ElementDataFile = a.raw", b"ElementDataFile = /etc/passwd", "itk-data-file"),
@@ -96,6 +102,62 @@ def test_truncated_files_are_refused(name: str, compressed: bool, tmp_path: Path
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(StudyError, match="itk-damaged"):
         read_image(path)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_a_flipped_bit_in_compressed_voxels_is_seen(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / name, compressed=True)
+    content = path.read_bytes()
+    offset = read_header(path).offset
+    for place in range(offset + 10, len(content), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(StudyError, match="itk-damaged"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_random_damage_is_never_an_untyped_error(name: str, compressed: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = written(tmp_path / name, compressed)
+    content = path.read_bytes()
+    for _ in range(100):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), rng.integers(1, 6)):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            array, _, _ = read_image(path)
+        except StudyError:
+            continue
+        assert array.shape == VOXELS.shape or not compressed
+
+
+@pytest.mark.parametrize(
+    "kind", ["int8", "uint8", "uint16", "int32", "uint32", "int64", "float32", "float64"]
+)
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_every_type_of_voxel(name: str, kind: str, tmp_path: Path) -> None:
+    voxels = (VOXELS // 8).astype(kind)
+    SimpleITK.WriteImage(image(voxels), str(tmp_path / name))
+    np.testing.assert_array_equal(read_image(tmp_path / name)[0], voxels.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "little", "big"),
+    [
+        ("a.nrrd", b"endian: little", b"endian: big"),
+        ("a.mha", b"ByteOrderMSB = False", b"ByteOrderMSB = True"),
+    ],
+)
+def test_big_endian(name: str, little: bytes, big: bytes, tmp_path: Path) -> None:
+    path = written(tmp_path / name)
+    offset = read_header(path).offset
+    content = path.read_bytes()[:offset].replace(little, big) + VOXELS.astype(">i2").tobytes(order="F")
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_image(path)[0], VOXELS)
 
 
 def test_vectors_are_refused(tmp_path: Path) -> None:
