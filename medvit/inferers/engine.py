@@ -14,6 +14,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medvit.data.study import Grid
+from medvit.errors import StudyError
 from medvit.inferers.accumulate import Slab
 from medvit.inferers.predict import Execution, Flips, InferenceReport, Network, Predictor, SkipRule
 from medvit.inferers.reduce import Reducer
@@ -110,7 +111,27 @@ class WindowEngine(Inferer):
         self.report = report = InferenceReport(windows=len(plan), axis=plan.axis, target=mapping.kind)
         predictor = Predictor(networks, self.flips, self.execution, report, "disagreement" in self.makers(1))
         report.device = str(predictor.device)
-        stream = SlabStream(
+        results: dict[str, np.ndarray] = {}
+        blocks = 0
+        with self.execution.running(networks):
+            for slab in self._stream(volume, plan, predictor, (args, kwargs or {})):
+                channels = len(slab.sums) - predictor.disagreement
+                results = results or self._allocate(channels, shape, out)
+                blocks += self._reduce(slab, channels, mapping, results)
+        if results and not blocks:
+            raise StudyError(
+                "grids-apart",
+                "no voxel of the target grid lies in the image",
+                path=volume.name,
+                do="check that both are of the same study, with affines in RAS+ mm",
+            )
+        report.seconds = time.perf_counter() - started
+        return results or self._allocate(1, shape, out)
+
+    def _stream(
+        self, volume: Volume, plan: WindowPlan, predictor: Predictor, arguments: tuple[tuple, dict]
+    ) -> SlabStream:
+        return SlabStream(
             volume,
             plan,
             predictor,
@@ -119,16 +140,8 @@ class WindowEngine(Inferer):
             skip=self.skip,
             padding_mode=self.padding_mode,
             padding_value=self.cval,
-            arguments=(args, kwargs or {}),
+            arguments=arguments,
         )
-        results: dict[str, np.ndarray] = {}
-        with self.execution.running(networks):
-            for slab in stream:
-                channels = len(slab.sums) - predictor.disagreement
-                results = results or self._allocate(channels, shape, out)
-                self._reduce(slab, channels, mapping, results)
-        report.seconds = time.perf_counter() - started
-        return results or self._allocate(1, shape, out)
 
     def _allocate(
         self, channels: int, shape: tuple[int, ...], out: np.ndarray | None
@@ -147,7 +160,9 @@ class WindowEngine(Inferer):
             out[...] = 0
         return results
 
-    def _reduce(self, slab: Slab, channels: int, mapping: GridMap, results: dict[str, np.ndarray]) -> None:
+    def _reduce(self, slab: Slab, channels: int, mapping: GridMap, results: dict[str, np.ndarray]) -> int:
+        """Write what the slab decides; the number of blocks."""
+        blocks = 0
         makers = self.makers(channels)
         if not (mapping.exact and all(make().scale_free for make in makers.values())):
             slab.normalise()
@@ -162,6 +177,8 @@ class WindowEngine(Inferer):
                         reducer.update(channel, values)
             for name, reducer in reducers.items():
                 block.write(results[name], reducer.finish())
+            blocks += 1
+        return blocks
 
 
 def members(network: Networks) -> list[Network]:

@@ -75,6 +75,15 @@ def test_outside_of_the_image_is_background(directions: np.ndarray) -> None:
     assert (labels[outside > 10.01] == 0).all()
 
 
+@pytest.mark.parametrize("directions", [np.eye(3), OBLIQUE], ids=["aligned", "oblique"])
+def test_refuses_a_target_elsewhere(directions: np.ndarray) -> None:
+    elsewhere = affine(directions, (1.0, 1.0, 1.0))
+    elsewhere[:3, 3] += 300
+    target = Grid((20, 20, 20), elsewhere)
+    with pytest.raises(StudyError, match="same study"):
+        StreamingWindowInferer(ROI).segment(study(GRIDS["axial"]), Thresholds(), target)
+
+
 def test_skipped_windows_leave_background_in_the_source_grid() -> None:
     image = study(GRIDS["axial"]).as_tensor()
     image = MetaTensor(torch.cat([torch.zeros(1, 40, 44, 36), image, torch.zeros(1, 40, 44, 36)], 1))

@@ -1,0 +1,55 @@
+"""Interleaved CPU times and peak memory, for the benchmarks of this folder."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def interleaved(rounds: int, runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """CPU seconds of each run in each round; every round runs them all, in turn."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(cpu_seconds(run))
+    return times
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """CPU seconds, user and system, of one run."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def ratio(times: Mapping[str, list[float]], ours: str, theirs: str) -> float:
+    """Median over the rounds of ours / theirs."""
+    return statistics.median(a / b for a, b in zip(times[ours], times[theirs], strict=True))
+
+
+def status(field: str) -> float:
+    """A memory field of this process, such as ``VmHWM`` (peak) or ``VmRSS`` (present), in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def peak_of(run: Callable[[], object]) -> float:
+    """MB that `run` needs at most over what the process holds before."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    run()
+    return status("VmHWM") - before
+
+
+def in_own_process(script: str, *arguments: object) -> dict[str, float]:
+    """What a worker of a benchmark prints as the last line, as JSON."""
+    command = [sys.executable, "-W", "ignore", script, "--worker", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": float(done.returncode)}
+    return json.loads(done.stdout.splitlines()[-1])
