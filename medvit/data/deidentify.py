@@ -111,14 +111,17 @@ def deidentify(dataset: Dataset, profile: Profile) -> Dataset:
     if not (sop_class and instance and meta.get("TransferSyntaxUID")) or "DirectoryRecordSequence" in dataset:
         raise StudyError("deidentify-not-an-image", "is not a complete DICOM image", do="leave it out")
     _refuse_documents_and_screens(dataset, str(sop_class), profile)
-    patient = str(dataset.get("PatientID") or dataset.get("StudyInstanceUID") or instance)
+    known = (dataset.get(k) for k in ("PatientID", "PatientName", "StudyInstanceUID"))
+    patient = next((str(value) for value in known if value), "")
     days = 365 + int.from_bytes(profile.digest("days", patient)[:4], "big") % 3285
     with warnings.catch_warnings():
         # pydicom's warnings quote the values that they are about.
         warnings.simplefilter("ignore")
         result = _clean(dataset, profile, timedelta(days=days))
     result.SOPClassUID, result.SOPInstanceUID = sop_class, profile.uid(instance)
-    result.PatientName = result.PatientID = f"anon-{profile.digest('patient', patient).hex()[:12]}"
+    # What nobody is named in needs no pseudonym, and one for each file would part a series.
+    pseudonym = f"anon-{profile.digest('patient', patient).hex()[:12]}" if patient else ""
+    result.PatientName = result.PatientID = pseudonym
     result.SpecificCharacterSet = "ISO_IR 192"
     _state_method(result, profile)
     result.file_meta = FileMetaDataset()

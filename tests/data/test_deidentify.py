@@ -198,6 +198,14 @@ def test_same_secret_same_patient_and_intervals_hold(tmp_path):
     assert deidentify(other, profile).StudyDate != deidentify(first, profile).StudyDate
 
 
+def test_series_without_any_identifier_stays_one_series(tmp_path):
+    nobody = {"PatientID": "", "PatientName": "", "StudyInstanceUID": "", "SeriesInstanceUID": ""}
+    paths, _ = write_series(tmp_path / "in", **nobody)
+    done = deidentify_folder(tmp_path / "in", tmp_path / "out")
+    assert {pydicom.dcmread(p).PatientID for p in done.files} == {""}
+    assert len({p.parent for p in done.files}) == 1 and len(done.files) == len(paths)
+
+
 def test_characteristics_stay_only_when_asked_for(tmp_path):
     paths, _ = write_series(tmp_path / "ct", (8, 8, 1), PatientAge="070Y", PatientWeight=71.5)
     image = pydicom.dcmread(paths[0])

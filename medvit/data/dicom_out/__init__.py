@@ -3,6 +3,7 @@
 from medvit.data.dicom_out.common import Algorithm, save_dicom
 from medvit.data.dicom_out.derived import derived_series
 from medvit.data.dicom_out.pdf import encapsulated_pdf
+from medvit.data.dicom_out.results import write_segmentation_results
 from medvit.data.dicom_out.seg import segmentation
 from medvit.data.dicom_out.source import Source, read_source
 from medvit.data.dicom_out.sr import measurement_report
@@ -16,4 +17,5 @@ __all__ = [
     "read_source",
     "save_dicom",
     "segmentation",
+    "write_segmentation_results",
 ]

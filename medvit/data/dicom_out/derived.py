@@ -39,7 +39,13 @@ _ENOUGH_LEVELS = 256
 
 
 def derived_series(
-    image: np.ndarray, grid: Grid, source: Source, algorithm: Algorithm, *, description: str
+    image: np.ndarray,
+    grid: Grid,
+    source: Source,
+    algorithm: Algorithm,
+    *,
+    description: str,
+    units: str = "",
 ) -> Iterator[Dataset]:
     """A restored image as a new series: one object for each slice, or one multi-frame object like the source.
 
@@ -58,6 +64,9 @@ def derived_series(
         What restored it.
     description
         What was done, for SeriesDescription and DerivationDescription ("denoised").
+    units
+        What `image` is in, as the reader says in ``Series.facts["units"]``. PET needs it, since the reader
+        turns activity into SUV where it can; ``"SUVbw"`` is written as such.
 
     Yields
     ------
@@ -67,7 +76,7 @@ def derived_series(
     Raises
     ------
     MedvitError
-        If the image has not the shape of `grid` or holds values that are not finite.
+        If the image has not the shape of `grid`, holds values that are not finite, or is PET without units.
     StudyError
         If a slice does not lie on a frame of the source.
     """
@@ -75,21 +84,33 @@ def derived_series(
         raise MedvitError(f"the image is {image.shape} and its grid {grid.shape}; they must be equal")
     if not np.isfinite(image).all():
         raise MedvitError("the restored image holds values that are not finite; restore it again")
+    if source.first.get("Modality") == "PT" and not units:
+        raise MedvitError(
+            f"{source.path}: PET needs the units of its values; pass those that the reader gave"
+        )
     frames = source.frames_of(grid)
     slope = _slope(image, source.first.get("Modality") == "CT")
     # One plane at a time: a copy of a whole CT as floats is more than the result itself.
     planes = (np.rint(image[:, :, k].T / float(slope)).astype("<i2") for k in range(grid.shape[2]))
     series_uid = hd.UID()
+    # PS3.3 C.8.9.1: standardised uptake by body weight, in g/ml.
+    stated = {"Units": "GML", "SUVType": "BW"} if units == "SUVbw" else {}
     if frames[0].number is None:
         for k, (frame, plane) in enumerate(zip(frames, planes, strict=True)):
             result = _derive(frame.image, source, algorithm, description, series_uid)
-            result.InstanceNumber = k + 1
+            _set(result, InstanceNumber=k + 1, **stated)
             _rescale(result, slope)
             yield _with_pixels(result, plane)
     else:
         result = _derive(frames[0].image, source, algorithm, description, series_uid)
+        _set(result, **stated)
         _keep_frames(result, frames, slope)
         yield _with_pixels(result, np.stack(list(planes)))
+
+
+def _set(result: Dataset, **values: str | int) -> None:
+    for keyword, value in values.items():
+        setattr(result, keyword, value)
 
 
 def _slope(image: np.ndarray, is_ct: bool) -> str:

@@ -25,6 +25,8 @@ from medvit.data.labels import LabelTable, Structure
 from medvit.data.study import Grid
 from medvit.errors import MedvitError
 
+Encoding = Literal["auto", "binary", "labelmap"]
+
 # Above this many frames a BINARY object takes minutes to write and hundreds of megabytes to keep.
 _MAX_BINARY_FRAMES = 2000
 
@@ -36,7 +38,7 @@ def segmentation(
     table: LabelTable,
     algorithm: Algorithm,
     *,
-    encoding: Literal["auto", "binary", "labelmap"] = "auto",
+    encoding: Encoding = "auto",
 ) -> Segmentation:
     """A label map as a DICOM SEG in the study of its source.
 

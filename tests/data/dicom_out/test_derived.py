@@ -76,6 +76,21 @@ def test_multi_frame_source_in_shuffled_frame_order(algorithm, tmp_path):
         np.testing.assert_allclose(frames[k], image[:, :, slice_index].T, atol=1e-6)
 
 
+def test_pet_in_suv_says_so(tmp_path, algorithm):
+    paths, grid = write_series(tmp_path / "source")
+    images = [pydicom.dcmread(p) for p in paths]
+    for k, image in enumerate(images):
+        image.SOPClassUID, image.Modality = pydicom.uid.PositronEmissionTomographyImageStorage, "PT"
+        image.Units, image.RescaleSlope, image.RescaleIntercept = "BQML", 1.5 + k, 0
+    source, suv = read_source(images), np.linspace(0, 12.5, np.prod(grid.shape)).reshape(grid.shape)
+    with pytest.raises(MedvitError, match="needs the units"):
+        next(derived_series(suv, grid, source, algorithm, description="x"))
+    results = [*derived_series(suv, grid, source, algorithm, description="x", units="SUVbw")]
+    assert {(r.Units, r.SUVType, r.RescaleIntercept) for r in results} == {("GML", "BW", 0)}
+    (kept, *_) = derived_series(suv, grid, source, algorithm, description="x", units="Bq/ml")
+    assert kept.Units == "BQML" and "SUVType" not in kept
+
+
 def test_bad_input_is_named(series, algorithm):
     paths, grid = series
     source = read_source(paths)
