@@ -268,6 +268,7 @@ class DFormer(nn.Module):
     Input (B, in_channels, D, H, W). Output (B, out_channels, D, H, W); in training mode with deep
     supervision a list of such logits at full, half and quarter size, as `monai.losses.DeepSupervisionLoss`
     takes them. The authors' class computes three and returns two: `levels` gives any number in any mode.
+    Their class also ignores its `num_classes` and `embed_dim` (14 and 96); here both count.
 
     Sizes: the authors' class takes edges of which ``size / patch_size`` is a multiple of 8 and, at each
     stage whose H is at least the group's, no axis is shorter than the group and ``size // group`` divides
@@ -276,6 +277,8 @@ class DFormer(nn.Module):
     merging and cropped after expanding. As in the class, a grid with H below the group is one group.
     Which kind of attention a grid gets is decided anew for every call; the authors' class changes for good
     on its first small volume.
+
+    Export: the size of the volume is fixed by the example, for it fixes the groups; the batch is not.
 
     No weights are published. `load_published` reads the layout of the authors' class.
 

@@ -262,7 +262,8 @@ class R2TMIL(nn.Module):
     length come padded, with `mask` (B, N) true at real tokens: each is then computed alone, on its own grid.
     Bags never see each other; in the authors' code those of a batch do, in CR-MSA. The grid is the order of
     the patches in the bag, not their place on the slide. With at most ``region_num**2`` tokens a region is
-    one token and CR-MSA adds nothing.
+    one token and CR-MSA adds nothing. The authors' switch from regions to the whole bag for short bags, off
+    by default, is left out.
 
     Export: the length of the bag is fixed by the example, for it fixes the grid; the batch is not. A `mask`
     cannot be exported, as the lengths it gives are data.

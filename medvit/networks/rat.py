@@ -371,11 +371,9 @@ class RAT(nn.Module):
         size = [int(image.shape[0]), *(int(n) * self.upscale for n in image.shape[2:])]
         if list(regions.shape) != size:
             raise ValueError(f"RAT needs a region map {size} for this image, not {list(regions.shape)}")
-        if regions.is_floating_point():
-            if not _is_exporting() and not torch.equal(regions, regions.round()):
-                raise ValueError("the region map holds numbers that are not whole: give one label a pixel")
-            regions = regions.long()
-        return regions
+        if regions.is_floating_point() and not _is_exporting() and not torch.equal(regions, regions.round()):
+            raise ValueError("the region map holds numbers that are not whole: give one label a pixel")
+        return regions.long()
 
     def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
         """Fill the network from a checkpoint of the authors' code, every entry or none.
