@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 
 import numpy as np
 
-from medvit.data.nifti_header import BELIEVABLE_POSITION, BOMB_RATIO, BOMB_SIZE, MAX_AXIS, MAX_VOXELS
+from medvit.data.nifti_header import BELIEVABLE_POSITION, BOMB_RATIO, BOMB_SIZE, MAX_AXIS, MAX_VOXELS, doubts
 from medvit.data.study import Grid
 from medvit.errors import StudyError
 
@@ -248,7 +248,7 @@ def _nrrd(fields: _Fields) -> ItkHeader:
         fields.text("endian")
     grid = _grid(path, shape, axes, origin, _TO_RAS[space])
     data = _data_file(fields, fields.text("data file", "datafile", default="LOCAL"))
-    return _checked(ItkHeader(path, grid, dtype, *data, encoding != "raw"))
+    return _checked(ItkHeader(path, grid, dtype, *data, encoding != "raw", tuple(doubts(grid.affine))))
 
 
 def _meta_image(fields: _Fields) -> ItkHeader:
@@ -276,7 +276,9 @@ def _meta_image(fields: _Fields) -> ItkHeader:
     order = fields.text("BinaryDataByteOrderMSB", "ElementByteOrderMSB", default="False")
     dtype = _dtype(fields, "ElementType", big_endian=order.lower() == "true")
     packed = fields.text("CompressedData", default="False").lower() == "true"
-    notes = ("A single slice of unknown thickness was taken to be 1 mm thick.",) if dimensions == 2 else ()
+    notes = tuple(doubts(grid.affine))
+    if dimensions == 2:
+        notes += ("A single slice of unknown thickness was taken to be 1 mm thick.",)
     data = _data_file(fields, fields.text("ElementDataFile"))
     return _checked(ItkHeader(path, grid, dtype, *data, packed, notes))
 

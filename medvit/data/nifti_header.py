@@ -284,7 +284,7 @@ def _affine(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[np.nd
     affine = qform if sform is None else sform
     if affine is None:
         refuse(path, "nifti-no-orientation", "does not state where its voxels lie in the patient")
-    return affine, (*notes, *_doubts(affine))
+    return affine, (*notes, *doubts(affine))
 
 
 def is_sheared(affine: np.ndarray) -> bool:
@@ -293,7 +293,8 @@ def is_sheared(affine: np.ndarray) -> bool:
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3)
 
 
-def _doubts(affine: np.ndarray) -> Iterator[str]:
+def doubts(affine: np.ndarray) -> Iterator[str]:
+    """What a person should know about a grid that is read as it stands, in sentences."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     low, high = BELIEVABLE_SPACING
     if lengths.min() < low or lengths.max() > high:

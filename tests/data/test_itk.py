@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,17 @@ def test_nrrd_in_ras_stays_ras(tmp_path: Path) -> None:
     path = written(tmp_path / "a.nrrd")
     path.write_bytes(path.read_bytes().replace(b"left-posterior-superior", b"right-anterior-superior"))
     np.testing.assert_allclose(read_header(path).grid.affine[:3, 3], ORIGIN)
+
+
+def test_sheared_axes_are_kept_and_noted(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.nrrd")
+    content = re.sub(
+        rb"space directions: .*", b"space directions: (1,0,0) (0.2,1,0) (0,0,2)", path.read_bytes()
+    )
+    path.write_bytes(content)
+    header = read_header(path)
+    np.testing.assert_allclose(header.grid.affine[:3, :3], [[-1, -0.2, 0], [0, -1, 0], [0, 0, 2]])
+    assert "right angles" in header.notes[0]
 
 
 def test_slice_keeps_a_third_axis(tmp_path: Path) -> None:

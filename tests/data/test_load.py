@@ -16,6 +16,8 @@ from medvit.data.nifti import read_header, read_image
 from medvit.data.study import Grid, Series, Study
 from medvit.errors import StudyError
 from medvit.transforms.load_study import LoadStudyd
+from tests.data.dicom.hazards import write_all
+from tests.data.dicom.synthetic import assert_right, made_up
 from tests.data.nifti_cases import AFFINE, VOXELS, patched, sound
 
 RAS = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -75,6 +77,20 @@ def test_channels_on_other_grids_are_refused_or_resampled(tmp_path: Path) -> Non
     image = read_study(study, resample=True).image
     np.testing.assert_array_equal(image[0].numpy(), VOXELS)
     np.testing.assert_allclose(image[1, ..., 2:].numpy(), VOXELS[..., 2:], atol=0.05)
+
+
+def test_dicom_series_from_folder_to_label_map(tmp_path: Path) -> None:
+    truth = made_up()
+    write_all(truth.datasets(), tmp_path / "Phantom^Anna")
+    (study,) = find_studies(tmp_path).studies
+    assert study.id.startswith("CT-") and "Anna" not in study.id and study.patient["name"] == "Phantom^Anna"
+    assert "P-0042" not in repr(study)
+    study = read_study(study, isolate=False)
+    assert_right(study.image[0].numpy(), study.grid, truth)
+    bone = (study.image[0].numpy() > 500).astype(np.uint8)
+    header = read_header(write_label_map(tmp_path / "out" / study.id / "labels.nii.gz", bone, study))
+    assert header.grid.matches(study.grid) and not header.notes
+    np.testing.assert_array_equal(read_image(header)[0], bone)
 
 
 def test_decisions_are_noted_once(tmp_path: Path) -> None:
