@@ -10,7 +10,7 @@ from medvit.errors import WeightsError
 from medvit.networks import R2TMIL
 from medvit.networks.r2t_mil import Attention, Regions
 from tests.networks.adapters.r2t_mil import build
-from tests.networks.goldens import Golden, collect
+from tests.networks.goldens import Golden, collect, disagreement, tolerance
 
 
 def small(**changes: object) -> R2TMIL:
@@ -159,6 +159,21 @@ def test_loading_is_strict() -> None:
         build(case).load_published(state)
     with pytest.raises(WeightsError, match="left over"):
         R2TMIL(512, 2, epeg_kernel_size=None, crmsa_mlp=True, crmsa_heads=1).load_published(case.state())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("entry", ["layers.0.attn.attn.pe.weight", "cr_msa.attn.phi.0.weight"])
+def test_the_golden_notices_a_broken_entry(entry: str) -> None:
+    case = golden("r2t_mil_nsclc_plip")
+    state = case.state()
+    state[f"online_encoder.{entry}"] *= 1.2
+    network = build(case).double().eval()
+    network.load_published(state)
+    spec, stored = case.manifest["outputs"]["reembedded"], case.arrays["output:reembedded"]
+    ours = network.reembed(case.inputs()["x"])
+    assert disagreement(case, "reembedded", ours, stored, spec["stride"]) > 100 * tolerance(
+        case, "reembedded"
+    )
 
 
 @torch.no_grad()
