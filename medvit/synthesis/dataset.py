@@ -87,7 +87,9 @@ class SyntheticDataset(Dataset):
         if not 0 <= index < self.length:
             raise IndexError(index)
         number = self.offset + index
-        generator = torch.Generator().manual_seed((self.seed << 32) + number)
+        # torch's CPU generator takes 32 bits of a seed; a hash keeps the streams of two seeds apart.
+        state = np.random.SeedSequence([self.seed, number]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(state[0]))
         image, label = self.synthesizer(self.heads[number % len(self.heads)], generator)
         return {"image": image, "label": label}
 

@@ -1,0 +1,144 @@
+"""The generator paints what the labels say, and nothing but its seed decides how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medvit.errors import StudyError
+from medvit.synthesis import SynthesisSettings, Synthesizer, brain_anatomy, normalise, read_head_map
+from medvit.synthesis.atlas import HeadMap
+from medvit.synthesis.generator import _thick_slices
+from tests.phantoms import SHAPE, head_labels, write_head
+
+ANATOMY = brain_anatomy()
+STILL = {
+    "rotation": 0.0, "scaling": 0.0, "shear": 0.0, "elastic": 0.0, "translation": 0.0, "flip": 0.0,
+    "skull_strip": 0.0, "crop": 0.0, "thick_slices": 0.0, "blur": 0.0, "bias": 0.0, "noise": 0.0,
+    "gamma": 0.0, "texture": 0.01,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> HeadMap:
+    return read_head_map(write_head(tmp_path_factory.mktemp("head") / "head.nii.gz"), ANATOMY)
+
+
+def sample(head: HeadMap, seed: int = 0, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
+    synthesizer = Synthesizer(ANATOMY, SynthesisSettings(**{"shape": (40, 44, 36), **settings}))
+    return synthesizer(head, torch.Generator().manual_seed(seed))
+
+
+def value(name: str) -> int:
+    return ANATOMY.table.by_name[name].value
+
+
+def test_the_seed_decides_the_sample(head: HeadMap) -> None:
+    (image, target), (again, target_again), (other, _) = (sample(head, seed) for seed in (3, 3, 4))
+    assert torch.equal(image, again)
+    assert torch.equal(target, target_again)
+    assert not torch.equal(image, other)
+    assert image.shape == target.shape == (1, 40, 44, 36)
+    assert image.min() == 0
+    assert image.max() == 1
+
+
+def test_without_deformation_the_target_is_the_label_map(head: HeadMap) -> None:
+    edges = tuple(n + 1 - n % 2 for n in head.structure.shape)
+    _, target = sample(head, shape=edges, spacing=1.0, **STILL)
+    shift = [(e - 1) / 2 - float(c) for e, c in zip(edges, head.centre, strict=True)]
+    expected = np.zeros(edges, np.uint8)
+    x, y, z = np.indices(edges)
+    index = [np.round(i - s).astype(int) for i, s in zip((x, y, z), shift, strict=True)]
+    inside = np.all([(i >= 0) & (i < n) for i, n in zip(index, head.structure.shape, strict=True)], axis=0)
+    expected[inside] = head.structure.numpy()[tuple(i[inside] for i in index)]
+    assert (target[0].numpy() == expected).mean() > 0.999
+    assert len(target.unique()) > 8
+
+
+def test_sides_share_their_intensity(head: HeadMap) -> None:
+    image, target = sample(head, contrasts={"random": 1.0}, **STILL)
+    means = [float(image[target == value(f"{side} thalamus")].median()) for side in ("left", "right")]
+    assert abs(means[0] - means[1]) < 0.03
+
+
+def test_a_mirrored_sample_keeps_left_on_the_left(head: HeadMap) -> None:
+    _, target = sample(head, **{**STILL, "flip": 1.0})
+    left, right = (
+        (target[0] == value(f"{side} cerebral cortex")).nonzero()[:, 0].float().mean()
+        for side in ("left", "right")
+    )
+    assert left < right
+
+
+def test_skull_stripping_leaves_nothing_outside_the_brain(head: HeadMap) -> None:
+    settings = {**STILL, "skull_strip": 1.0, "contrasts": {"T1": 1.0}}
+    image, target = sample(head, **settings)
+    corner = image[0, :3, :3, :3]
+    assert corner.max() == 0
+    with_skull, _ = sample(head, **{**settings, "skull_strip": 0.0})
+    assert (with_skull[target == 0] > 0.2).sum() > 10 * (image[target == 0] > 0.2).sum()
+
+
+def test_a_prior_orders_the_tissues(head: HeadMap) -> None:
+    for contrast, brighter in (("T1", True), ("T2", False)):
+        image, target = sample(head, contrasts={contrast: 1.0}, **STILL)
+        white = image[target == value("left cerebral white matter")].median()
+        fluid = image[target == value("left lateral ventricle")].median()
+        assert (white > fluid) == brighter
+
+
+def test_voxels_at_a_border_hold_a_share_of_both_tissues(head: HeadMap) -> None:
+    image, target = sample(head, contrasts={"T1": 1.0}, **STILL)
+    white = image[0][target[0] == value("left cerebral white matter")].median()
+    cortex = image[0][target[0] == value("left cerebral cortex")].median()
+    low, high = sorted((float(white), float(cortex)))
+    margin = 0.3 * (high - low)
+    between = ((image > low + margin) & (image < high - margin)).float().mean()
+    assert between > 0.005
+
+
+def test_thick_slices_blur_one_axis_only() -> None:
+    image = torch.zeros(24, 24, 24)
+    image[12, 12, 12] = 1
+    thick = _thick_slices(image, axis=2, thickness=4.0)
+    assert (thick[12, 12] > 0).sum() >= 4
+    assert thick[:12].max() == 0
+    assert thick[:, :12].max() == 0
+
+
+def test_normalise_cuts_at_its_quantiles() -> None:
+    image = torch.arange(7000, dtype=torch.float32)
+    scaled = normalise(image)
+    assert scaled[0] == 0
+    assert scaled[-1] == 1
+    assert abs(float(scaled[3500]) - 0.5) < 0.01
+    assert normalise(torch.zeros(10)).isfinite().all()
+
+
+@pytest.mark.parametrize("axes", ["LIA", "PSR"])
+def test_a_head_map_is_read_in_any_orientation(head: HeadMap, axes: str, tmp_path: Path) -> None:
+    turned = read_head_map(write_head(tmp_path / "turned.nii.gz", axes), ANATOMY)
+    assert torch.equal(turned.tissue, head.tissue)
+    assert torch.equal(turned.structure, head.structure)
+
+
+def test_unknown_labels_and_coarse_voxels_are_refused(tmp_path: Path) -> None:
+    labels = head_labels()
+    labels[0, 0, 0] = 999
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "unknown.nii.gz")
+    nib.save(nib.Nifti1Image(head_labels(), np.diag([2.0, 2, 2, 1])), tmp_path / "coarse.nii.gz")
+    with pytest.raises(StudyError, match="999"):
+        read_head_map(tmp_path / "unknown.nii.gz", ANATOMY)
+    with pytest.raises(StudyError, match="resample to 1 mm"):
+        read_head_map(tmp_path / "coarse.nii.gz", ANATOMY)
+
+
+def test_every_structure_of_the_table_has_a_tissue_to_learn_from() -> None:
+    learnt = set(ANATOMY.structure_of.values()) - {0}
+    assert learnt == {s.value for s in ANATOMY.table}
+    assert max(SHAPE) < 256
