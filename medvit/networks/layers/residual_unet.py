@@ -212,7 +212,7 @@ class Plan:
         if math.prod(self.sizes(size)[-1]) < 2:
             raise ValueError(
                 f"an image of {size} leaves one position at the deepest stage, which instance norm cannot "
-                f"take: pad one edge to {2 * max(factors)}"
+                "take: pad one edge to twice its length"
             )
 
 
