@@ -68,6 +68,9 @@ def run(
     tta: Annotated[bool, typer.Option(help="Average over left-right mirrored images as well.")] = False,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     pdf: Annotated[bool, typer.Option(help="Write report.pdf.")] = False,
+    dicom: Annotated[
+        bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")
+    ] = False,
     show_patient: Annotated[bool, typer.Option(help="Name the patient in reports.")] = False,
     trust: Trust = False,
 ) -> None:
@@ -75,7 +78,13 @@ def run(
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
-    overrides: dict[str, Any] = {"tta": tta, "report": report, "pdf": pdf, "show_patient": show_patient}
+    overrides: dict[str, Any] = {
+        "tta": tta,
+        "report": report,
+        "pdf": pdf,
+        "dicom": dicom,
+        "show_patient": show_patient,
+    }
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
     if overlap is not None:

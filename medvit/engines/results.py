@@ -55,6 +55,9 @@ class StudyWriter:
         Whether to write ``report.html``.
     pdf
         Whether to write ``report.pdf``.
+    dicom
+        Whether to write a DICOM segmentation, structured report and encapsulated PDF for studies that came
+        as DICOM.
     show_patient
         Whether reports show the patient's name and identifier.
     settings
@@ -69,13 +72,14 @@ class StudyWriter:
         *,
         report: bool = True,
         pdf: bool = False,
+        dicom: bool = False,
         show_patient: bool = False,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.bundle = Bundle(Path(bundle_root))
         self.checkpoint = Path(checkpoint)
-        self.report, self.pdf, self.show_patient = report, pdf, show_patient
+        self.report, self.pdf, self.dicom, self.show_patient = report, pdf, dicom, show_patient
         self.settings = dict(settings or {})
         self._provenance: dict[str, Any] | None = None
 
@@ -103,7 +107,9 @@ class StudyWriter:
                 names = {s.value: s.name for s in table}
                 write_label_map(folder / "labels.nii.gz", voxels, study, names)
                 self._write_report(folder, study, voxels, table, outcome)
-            outcome.outputs = sorted(p.name for p in folder.iterdir())
+            outcome.outputs = sorted(
+                p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
+            )
 
     def _write_report(
         self, folder: Path, study: Study, label_map: np.ndarray, table: LabelTable, outcome: StudyOutcome
@@ -127,8 +133,33 @@ class StudyWriter:
         write_json(report, folder / "measurements.json")
         if self.report:
             write_html(report, folder / "report.html", show_patient=self.show_patient)
-        if self.pdf:
+        as_dicom = self.dicom and study.series[0].format == "dicom"
+        if self.pdf or as_dicom:
             write_pdf(report, folder / "report.pdf", show_patient=self.show_patient)
+        if as_dicom:
+            self._write_dicom(folder, study, label_map, table, outcome.volumes_ml)
+
+    def _write_dicom(
+        self,
+        folder: Path,
+        study: Study,
+        label_map: np.ndarray,
+        table: LabelTable,
+        volumes: Mapping[str, float],
+    ) -> None:
+        from medvit.data.dicom_out import Algorithm, write_segmentation_results
+
+        assert study.grid is not None, "a written study has been read"
+        write_segmentation_results(
+            folder / "dicom",
+            study.series[0],
+            label_map,
+            study.grid,
+            table,
+            volumes,
+            Algorithm(self.bundle.name, self.bundle.version),
+            pdf=folder / "report.pdf",
+        )
 
 
 def software_versions() -> dict[str, str]:
