@@ -52,17 +52,17 @@ BOMB = """
 import resource, sys, time
 from medvit.data.nifti import read_header, read_image
 from medvit.errors import StudyError
-before, start = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+before, start = resource.getrusage(resource.RUSAGE_SELF), time.process_time()
 try:
     read_image(read_header(sys.argv[1]))
 except StudyError as error:
     after = resource.getrusage(resource.RUSAGE_SELF)
-    print(error.code, time.monotonic() - start, (after.ru_maxrss - before.ru_maxrss) / 1024)
+    print(error.code, time.process_time() - start, (after.ru_maxrss - before.ru_maxrss) / 1024)
 """
 
 
 @pytest.mark.parametrize("name", ["n19_gz_bomb_2GB.nii.gz", "n19b_gz_trailing_bomb.nii.gz", "extension"])
-def test_bombs_are_refused_in_5_s_and_500_mb(name: str, tmp_path: Path) -> None:
+def test_bombs_are_refused_in_5_cpu_s_and_500_mb(name: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.nii.gz"
     if name == "extension":
         offset = (hazards.VOX_OFFSET, "f", (2.0**31,))
