@@ -56,7 +56,7 @@ class Series:
     paths
         The file, or for DICOM all files of the series.
     format
-        ``"nifti"``, ``"dicom"`` or ``"itk"`` (NRRD, MetaImage and whatever else SimpleITK reads).
+        ``"nifti"``, ``"dicom"`` or ``"itk"`` (NRRD, MetaImage).
     facts
         What the headers say without reading pixels: modality, description, study date, ... Never a
         patient's name or identifier; those are in `Study.patient`.

@@ -157,7 +157,7 @@ class StudyWriter:
             study.grid,
             table,
             volumes,
-            Algorithm(self.bundle.name, self.bundle.version),
+            Algorithm(self.bundle.name, self.bundle.version, self.provenance["weights_sha256"]),
             pdf=folder / "report.pdf",
         )
 

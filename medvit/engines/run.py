@@ -97,7 +97,7 @@ def run_bundle(bundle: Bundle, inputs: Sequence[str | Path], output_dir: str | P
         config_file=str(bundle.config("inference")),
         workflow_type="infer",
         bundle_root=str(bundle.path),
-        input=[str(Path(i).absolute()) if Path(i).exists() else str(i) for i in inputs],
+        input=[str(i) for i in inputs],
         output_dir=str(output_dir),
         **overrides,
     )
