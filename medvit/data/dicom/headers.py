@@ -18,7 +18,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, UID_dictionary
 
 from medvit.errors import StudyError
 
@@ -92,14 +92,10 @@ class Attributes:
 
     def text(self, keyword: str) -> str:
         """The attribute as text, values joined by a backslash; ``""`` when absent, empty or undecodable."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd character set garbles a name, never an image
-            try:
-                value = self.dataset.get(keyword)
-                values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-                return "\\".join(str(v) for v in values).strip(" \0") if value is not None else ""
-            except (ValueError, LookupError, TypeError, AttributeError, NotImplementedError):
-                return ""
+        try:
+            return "\\".join(str(v) for v in self._values(keyword)).strip(" \0")
+        except Exception:  # an odd character set garbles a name, never an image
+            return ""
 
     def numbers(self, keyword: str, count: int | None = None) -> tuple[float, ...]:
         """The attribute as finite numbers; ``()`` when absent or empty.
@@ -113,7 +109,7 @@ class Attributes:
             return ()
         try:
             values = tuple(float(v) for v in self._raw_numbers(keyword))
-        except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError):
+        except Exception:  # on damaged elements pydicom raises errors of many kinds
             raise self.fault("dicom-bad-value", "the value is not a number", keyword) from None
         if not np.isfinite(values).all() or (count is not None and len(values) != count):
             shown = ", ".join(f"{v:g}" for v in values)
@@ -125,8 +121,15 @@ class Attributes:
         element = self.dataset.get_item(keyword_dict[keyword])
         if isinstance(element, RawDataElement) and dictionary_VR(element.tag) in ("DS", "IS"):
             return (element.value or b"").decode("ascii").strip(" \0").split("\\")
-        value = self.dataset[keyword].value
-        return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        return self._values(keyword)
+
+    def _values(self, keyword: str) -> Sequence[Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a value is judged here
+            value = self.dataset.get(keyword)
+        if value is None:
+            return ()
+        return value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
 
     def number(self, keyword: str) -> float | None:
         """The attribute's one number, or ``None`` when absent or empty."""
@@ -144,8 +147,8 @@ class Attributes:
     def items(self, keyword: str) -> list[Attributes]:
         """The items of a sequence, none when absent."""
         try:
-            return [Attributes(item, self.path) for item in self.dataset.get(keyword) or ()]
-        except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, RecursionError):
+            return [Attributes(item, self.path) for item in self._values(keyword)]
+        except Exception:
             raise self.fault("dicom-damaged-file", "the sequence cannot be read", keyword) from None
 
 
@@ -163,10 +166,14 @@ class Header(Attributes):
     @property
     def is_image(self) -> bool:
         """Whether the SOP class is of images, or may be: an emptied or a maker's own one."""
-        name = UID(self.text("SOPClassUID")).name
-        if not name:
+        if not self.text("SOPClassUID"):
             return self.has("Rows") or self.has("Modality")
-        return self.has("Rows") if name[0].isdigit() else "Image Storage" in name
+        return "Image Storage" in self.sop_class if self.sop_class else self.has("Rows")
+
+    @property
+    def sop_class(self) -> str:
+        """The SOP class by its name in the standard, ``""`` when it has none."""
+        return UID_dictionary.get(self.text("SOPClassUID"), ("",))[0]
 
 
 def read_header(path: Path) -> Header:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import Decoder
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import HTJ2KLossless, HTJ2KLosslessRPCL, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    UID_dictionary,
+)
 
 from medvit.data.dicom.codestream import JPEG, JPEG2000_FAMILY, JPEG_LS, frame_size
 from medvit.data.dicom.headers import IMAGE_PIXEL, Header, NotDicomError, open_dataset
@@ -26,6 +37,7 @@ _PLUGINS = {
     RLELossless: "pydicom",
 }
 _LOSSLESS = (JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL, JPEGLSLossless, RLELossless, *JPEG[2:])
+_JPEG_COMPLAINTS = ("Corrupt JPEG", "Premature end of JPEG")
 _PIXEL_DATA = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in (*IMAGE_PIXEL, *_PIXEL_DATA)]
 
@@ -84,13 +96,13 @@ def _frames(header: Header, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """Stored values (rows, columns) of the wanted frames of a file."""
     frames, rows, columns = frame_shape(header)
     stored = _bits_stored(header)
+    decoder = _decoder(header)
     dataset = _with_pixels(header)
-    syntax = header.syntax
-    if syntax.is_encapsulated:
+    if decoder.is_encapsulated:
         _check_codestreams(dataset, header, frames, rows, columns)
     else:
         _check_length(dataset, header, frames * rows * columns)
-    for frame in _decoded(dataset, header, wanted):
+    for frame in _decoded(decoder, dataset, header, wanted):
         if frame.shape != (rows, columns):
             what = f"a frame decodes to {frame.shape} where the header says ({rows}, {columns})"
             raise header.fault("dicom-frame-size", what, "Rows")
@@ -102,8 +114,12 @@ def _with_pixels(header: Header) -> Dataset:
         dataset, _ = open_dataset(header.path, _TAGS, stop_before_pixels=False)
     except NotDicomError as error:
         raise StudyError("dicom-damaged-file", str(error), path=header.path) from None
-    if not dataset.get("PixelData"):
-        what = "the file holds no pixels"
+    try:
+        pixels = dataset.get("PixelData")
+    except Exception:  # on damaged elements pydicom raises errors of many kinds
+        pixels = None
+    if not isinstance(pixels, bytes) or not pixels:
+        what = "the file holds no pixels that can be read"
         raise header.fault("dicom-missing-pixels", what, "PixelData", "export the series again")
     return dataset
 
@@ -144,22 +160,56 @@ def _encoded_frames(dataset: Dataset, frames: int) -> Iterator[bytes]:
     return generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=extended)
 
 
-def _decoded(dataset: Dataset, header: Header, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+def _decoder(header: Header) -> Decoder:
     try:
-        decoder = get_decoder(header.syntax)
+        return get_decoder(header.syntax)
     except NotImplementedError:
-        what = f"there is no decoder for {header.syntax.name}"
+        what = f"there is no decoder for the transfer syntax {UID_dictionary.get(header.syntax, ('',))[0]}"
         raise StudyError(
-            "dicom-unknown-syntax", what, path=header.path, tag="TransferSyntaxUID (0002,0010)",
+            "dicom-unknown-syntax", what.strip(), path=header.path, tag="TransferSyntaxUID (0002,0010)",
             do="have the series sent uncompressed",
         ) from None  # fmt: skip
-    try:
-        plugin = _PLUGINS.get(header.syntax, "")
-        for frame, _ in decoder.iter_array(dataset, indices=wanted, raw=True, decoding_plugin=plugin):
-            yield frame
-    except Exception as error:
-        what = f"the pixels cannot be decoded: {type(error).__name__}"
-        raise header.fault("dicom-undecodable-pixels", what, "PixelData", "fetch the file again") from error
+
+
+def _decoded(
+    decoder: Decoder, dataset: Dataset, header: Header, wanted: Sequence[int]
+) -> Iterator[np.ndarray]:
+    plugin = _PLUGINS.get(header.syntax, "")
+    frames = decoder.iter_array(dataset, indices=wanted, raw=True, decoding_plugin=plugin)
+    for _ in wanted:
+        try:
+            listening: AbstractContextManager[list[str]]
+            listening = _overheard() if header.syntax in JPEG else nullcontext([])
+            with listening as heard:
+                frame, _ = next(frames)
+        except Exception as error:
+            what = f"the pixels cannot be decoded: {type(error).__name__}"
+            raise header.fault(
+                "dicom-undecodable-pixels", what, "PixelData", "fetch the file again"
+            ) from error
+        if any(complaint in text for text in heard for complaint in _JPEG_COMPLAINTS):
+            what = "the compressed pixels are damaged"
+            raise header.fault("dicom-damaged-pixels", what, "PixelData", "fetch the file again")
+        yield frame
+
+
+@contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """What is written to the process's standard error meanwhile.
+
+    The JPEG library within gdcm fills up damaged images and tells of it nowhere else.
+    """
+    heard: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        usual = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield heard
+        finally:
+            os.dup2(usual, 2)
+            os.close(usual)
+            file.seek(0)
+            heard.append(file.read().decode(errors="replace"))
 
 
 def _bits_stored(header: Header) -> int:

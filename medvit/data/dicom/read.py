@@ -77,7 +77,7 @@ def plan(paths: Sequence[Path], label: str = "") -> tuple[Volume, tuple[str, ...
         what = "the files are of more than one series"
         raise images[0].fault("dicom-mixed-series", what, "SeriesInstanceUID", "give the files of one series")
     volume = only_volume(volumes(images), label, images)
-    dropped = (f"Localizers left out: {', '.join(h.path.name for h in scouts)}.",) if scouts else ()
+    dropped = (f"Left out {len(scouts)} localizers.",) if scouts else ()
     return volume, dropped + volume.stack.notes
 
 

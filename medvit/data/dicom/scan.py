@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID
-
 from medvit.data.dicom.archive import files_of_dicomdir
 from medvit.data.dicom.grouping import Volume, facing, is_localizer, volumes
 from medvit.data.dicom.headers import Header, NotDicomError, read_header, series_uid_of_damaged
@@ -141,8 +139,7 @@ def _no_image(header: Header) -> str:
     """Why the file holds no image that could be part of a volume, or ``""``."""
     if header.is_image:
         return ""
-    name = UID(header.text("SOPClassUID")).name
-    return f"no image ({name or header.text('Modality') or 'of unknown kind'})"
+    return f"no image ({header.sop_class or header.text('Modality') or 'of unknown kind'})"
 
 
 def _key(header: Header) -> tuple[str, ...]:

@@ -146,7 +146,7 @@ def _without_repeats(planes: Sequence[Plane]) -> tuple[list[Plane], tuple[str, .
     """Planes sorted by position, of identical copies one."""
     rank = ranks(planes)
     kept: list[Plane] = []
-    dropped: list[str] = []
+    dropped = 0
     previous = -1
     # Among copies the order of names decides, so that the choice does not hang on the order of the list.
     for i in sorted(range(len(planes)), key=lambda i: (rank[i], str(planes[i].header.path), planes[i].frame)):
@@ -154,15 +154,14 @@ def _without_repeats(planes: Sequence[Plane]) -> tuple[list[Plane], tuple[str, .
             kept.append(planes[i])
             previous = rank[i]
         elif _copies(kept[-1], planes[i]):
-            dropped.append(planes[i].header.path.name)
+            dropped += 1
         else:
             what = f"this image and {kept[-1].header.path.name} differ but lie at one place"
             raise planes[i].header.fault(
                 "dicom-two-images-at-one-place", what, "ImagePositionPatient",
                 "keep one of the two, or one time point a folder",
             )  # fmt: skip
-    notes = (f"Left out as copies of other files: {', '.join(dropped)}.",) if dropped else ()
-    return kept, notes
+    return kept, (f"Left out {dropped} copies of other files.",) if dropped else ()
 
 
 def _copies(one: Plane, other: Plane) -> bool:
@@ -179,4 +178,5 @@ def _copies(one: Plane, other: Plane) -> bool:
 
 def _pixel_bytes(path: Path) -> bytes:
     dataset, _ = open_dataset(path, [Tag("PixelData")], stop_before_pixels=False)
-    return dataset.get("PixelData") or b""
+    element = dataset.get_item("PixelData")
+    return b"" if element is None else bytes(element.value or b"")

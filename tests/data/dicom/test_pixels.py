@@ -61,6 +61,14 @@ def test_a_frame_that_ends_too_early(tmp_path: Path, syntax: str) -> None:
     assert refusal(path) in ("dicom-truncated-pixels", "dicom-undecodable-pixels")
 
 
+def test_jpeg_that_the_decoder_would_fill_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = save_as(made_up().datasets()[0], tmp_path / "short.dcm", "jpeg_lossless_sv1")
+    with_frame(path, lambda frame: frame[: len(frame) // 2] + b"\xff\xd9")
+    capfd.readouterr()
+    assert refusal(path) == "dicom-damaged-pixels"
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("syntax", ENCAPSULATED[1:])
 def test_a_frame_of_another_size(tmp_path: Path, syntax: str) -> None:
     ds = made_up().datasets()[0]
