@@ -1,9 +1,10 @@
-"""Results as DICOM objects of the study they come from: SEG, SR, encapsulated PDF, derived images."""
+"""Results as DICOM objects of the study they come from: SEG, RTSTRUCT, SR, PDF, derived images."""
 
 from medvit.data.dicom_out.common import Algorithm, save_dicom
 from medvit.data.dicom_out.derived import derived_series
 from medvit.data.dicom_out.pdf import encapsulated_pdf
 from medvit.data.dicom_out.results import write_segmentation_results
+from medvit.data.dicom_out.rtstruct import structure_set
 from medvit.data.dicom_out.seg import segmentation
 from medvit.data.dicom_out.source import Source, read_source
 from medvit.data.dicom_out.sr import measurement_report
@@ -17,5 +18,6 @@ __all__ = [
     "read_source",
     "save_dicom",
     "segmentation",
+    "structure_set",
     "write_segmentation_results",
 ]

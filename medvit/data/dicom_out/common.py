@@ -10,6 +10,7 @@ import highdicom as hd
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
+from pydicom.uid import ExplicitVRLittleEndian
 
 import medvit
 from medvit.data.dicom_out.source import Source
@@ -93,6 +94,43 @@ def restore_names(result: Dataset, source: Source) -> None:
     """Give a result that was made from `nameless` headers the names of its source."""
     result.PatientName = source.first.PatientName
     result.ReferringPhysicianName = source.first.ReferringPhysicianName
+
+
+def new_object(
+    source: Source, sop_class_uid: str, modality: str, kind: int, description: str, algorithm: Algorithm
+) -> hd.SOPClass:
+    """An object of the patient and study of `source`, for IODs that highdicom has no class for."""
+    first = nameless(source.first)
+    result = hd.SOPClass(
+        sop_class_uid=sop_class_uid,
+        modality=modality,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        study_instance_uid=first.StudyInstanceUID,
+        patient_id=first.PatientID,
+        patient_name=first.PatientName,
+        patient_birth_date=first.PatientBirthDate,
+        patient_sex=first.PatientSex,
+        accession_number=first.AccessionNumber,
+        study_id=first.StudyID,
+        study_date=first.StudyDate or None,
+        study_time=first.StudyTime or None,
+        specific_character_set=first.SpecificCharacterSet,
+        **identity(source, kind, description),
+        **equipment(algorithm),
+    )
+    result.copy_patient_and_study_information(first)
+    restore_names(result, source)
+    return result
+
+
+def reference_to(image: Dataset, frame: int | None = None) -> Dataset:
+    """An item of a sequence that refers to an image, or to one frame of it."""
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = image.SOPClassUID
+    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    if frame is not None:
+        reference.ReferencedFrameNumber = frame
+    return reference
 
 
 def side_of(structure: Structure) -> SRCode | None:

@@ -12,7 +12,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
-from medvit.data.dicom_out.common import Algorithm, series_number
+from medvit.data.dicom_out.common import Algorithm, reference_to, series_number
 from medvit.data.dicom_out.source import Frame, Source
 from medvit.data.study import Grid
 from medvit.errors import MedvitError
@@ -136,12 +136,7 @@ def _derive(
     result.SeriesDescription = f"{image.get('SeriesDescription', '')} {description}".strip()[:64]
     result.ImageType = _derived_type(image.get("ImageType"))
     result.DerivationDescription = f"{description} by {algorithm.name} {algorithm.version}, medvit"
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = (
-        image.SOPClassUID,
-        image.SOPInstanceUID,
-    )
-    result.SourceImageSequence = [reference]
+    result.SourceImageSequence = [reference_to(image)]
     return result
 
 

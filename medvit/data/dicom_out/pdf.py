@@ -6,9 +6,9 @@ from pathlib import Path
 
 import highdicom as hd
 from pydicom import Dataset
-from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
+from pydicom.uid import EncapsulatedPDFStorage
 
-from medvit.data.dicom_out.common import Algorithm, equipment, identity, nameless, restore_names
+from medvit.data.dicom_out.common import Algorithm, new_object, reference_to
 from medvit.data.dicom_out.source import Source
 from medvit.errors import MedvitError
 
@@ -36,41 +36,15 @@ def encapsulated_pdf(pdf: bytes | Path, source: Source, algorithm: Algorithm, *,
     if not content.startswith(b"%PDF-"):
         where = f"{pdf}: " if isinstance(pdf, Path) else ""
         raise MedvitError(f"{where}the report is not a PDF file; make it again")
-    first = nameless(source.first)
-    result = hd.SOPClass(
-        sop_class_uid=EncapsulatedPDFStorage,
-        modality="DOC",
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        study_instance_uid=first.StudyInstanceUID,
-        patient_id=first.PatientID,
-        patient_name=first.PatientName,
-        patient_birth_date=first.PatientBirthDate,
-        patient_sex=first.PatientSex,
-        accession_number=first.AccessionNumber,
-        study_id=first.StudyID,
-        study_date=first.StudyDate or None,
-        study_time=first.StudyTime or None,
-        specific_character_set=first.SpecificCharacterSet,
-        **identity(source, 3, title),
-        **equipment(algorithm),
-    )
-    result.copy_patient_and_study_information(first)
-    restore_names(result, source)
+    result = new_object(source, EncapsulatedPDFStorage, "DOC", 3, title, algorithm)
     result.ConversionType = "WSD"
     result.BurnedInAnnotation = "YES"
     result.AcquisitionDateTime = ""
     result.DocumentTitle = title[:64]
     result.ConceptNameCodeSequence = [hd.sr.CodedConcept("18748-4", "LN", "Diagnostic imaging report")]
-    result.SourceInstanceSequence = [_reference(image) for image in source.images]
+    result.SourceInstanceSequence = [reference_to(image) for image in source.images]
     result.MIMETypeOfEncapsulatedDocument = "application/pdf"
     # OB has an even length; the true one is stated beside it.
     result.EncapsulatedDocument = content + b"\x00" * (len(content) % 2)
     result.EncapsulatedDocumentLength = len(content)
     return result
-
-
-def _reference(image: Dataset) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = image.SOPClassUID
-    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
-    return reference

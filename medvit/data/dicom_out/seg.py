@@ -68,7 +68,7 @@ def segmentation(
     StudyError
         If a slice does not lie on a frame of the source.
     """
-    _check(label_map, grid, table)
+    check_label_map(label_map, grid, table)
     frames = source.frames_of(grid)
     # highdicom wants (slice, row, column).
     planes = np.ascontiguousarray(label_map.transpose(2, 1, 0).astype(np.uint8, copy=False))
@@ -92,7 +92,8 @@ def segmentation(
     return result
 
 
-def _check(label_map: np.ndarray, grid: Grid, table: LabelTable) -> None:
+def check_label_map(label_map: np.ndarray, grid: Grid, table: LabelTable) -> None:
+    """Raise `MedvitError` where a label map does not fit its grid or its table."""
     if label_map.shape != grid.shape:
         raise MedvitError(f"the label map is {label_map.shape} and its grid {grid.shape}; they must be equal")
     if not np.issubdtype(label_map.dtype, np.integer):

@@ -15,6 +15,7 @@ from medvit.data.dicom_out import (
     read_source,
     save_dicom,
     segmentation,
+    structure_set,
 )
 from medvit.data.study import Grid
 from tests.data.dicom_out.synthetic import values_of, write_series
@@ -40,7 +41,7 @@ def errors(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("labels", ["some", "none"])
 @pytest.mark.parametrize("kind", ["single", "empty uids", "multi-frame", "MR"])
-def test_seg_sr_and_pdf(kind, labels, label_map, table, algorithm, tmp_path):
+def test_seg_sr_pdf_and_rtstruct(kind, labels, label_map, table, algorithm, tmp_path):
     blank = {"StudyInstanceUID": "", "SeriesInstanceUID": ""} if kind == "empty uids" else {}
     modality = "MR" if kind == "MR" else "CT"
     paths, grid = write_series(tmp_path / "source", modality=modality, **blank)
@@ -49,7 +50,10 @@ def test_seg_sr_and_pdf(kind, labels, label_map, table, algorithm, tmp_path):
     seg = segmentation(label_map, grid, source, table, algorithm, encoding="binary")
     report = measurement_report({s.name: 1.25 for s in table}, seg, source, table, algorithm)
     pdf = encapsulated_pdf(b"%PDF-1.4 content", source, algorithm, title="Report")
-    for name, result in {"seg": seg, "sr": report, "pdf": pdf}.items():
+    results = {"seg": seg, "sr": report, "pdf": pdf}
+    if labels == "some":
+        results["rtstruct"] = structure_set(label_map, grid, source, table, algorithm)
+    for name, result in results.items():
         save_dicom(result, tmp_path / f"{name}.dcm")
         assert errors(tmp_path / f"{name}.dcm") == []
 

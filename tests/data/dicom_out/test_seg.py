@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.uid import JPEGLSLossless
 
-from medvit.data.dicom_out import read_source, save_dicom, segmentation
+from medvit.data.dicom_out import read_source, save_dicom, segmentation, structure_set
 from medvit.data.dicom_out import seg as seg_module
 from medvit.data.study import Grid
 from medvit.errors import MedvitError, StudyError
@@ -173,6 +173,8 @@ def test_radiograph_without_a_position(tmp_path, table, algorithm):
     label_map[3:7, 4:12] = 3
     result = segmentation(label_map, grid, read_source([image]), table, algorithm, encoding="labelmap")
     np.testing.assert_array_equal(result.pixel_array.squeeze(), label_map[:, :, 0].T)
+    with pytest.raises(MedvitError, match="no place in a patient"):
+        structure_set(label_map, grid, read_source([image]), table, algorithm)
 
 
 def test_other_grid_is_refused(series, label_map, table, algorithm):
