@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
 import highdicom as hd
@@ -76,18 +76,12 @@ def derived_series(
     Raises
     ------
     MedvitError
-        If the image has not the shape of `grid`, holds values that are not finite, or is PET without units.
+        If the image has not the shape of `grid`, holds values that are not finite, or is PET without units;
+        if the source is in colour.
     StudyError
         If a slice does not lie on a frame of the source.
     """
-    if image.shape != grid.shape:
-        raise MedvitError(f"the image is {image.shape} and its grid {grid.shape}; they must be equal")
-    if not np.isfinite(image).all():
-        raise MedvitError("the restored image holds values that are not finite; restore it again")
-    if source.first.get("Modality") == "PT" and not units:
-        raise MedvitError(
-            f"{source.path}: PET needs the units of its values; pass those that the reader gave"
-        )
+    _check(image, grid, source, units)
     frames = source.frames_of(grid)
     slope = _slope(image, source.first.get("Modality") == "CT")
     # One plane at a time: a copy of a whole CT as floats is more than the result itself.
@@ -106,6 +100,19 @@ def derived_series(
         _set(result, **stated)
         _keep_frames(result, frames, slope)
         yield _with_pixels(result, np.stack(list(planes)))
+
+
+def _check(image: np.ndarray, grid: Grid, source: Source, units: str) -> None:
+    if image.shape != grid.shape:
+        raise MedvitError(f"the image is {image.shape} and its grid {grid.shape}; they must be equal")
+    if not np.isfinite(image).all():
+        raise MedvitError("the restored image holds values that are not finite; restore it again")
+    if source.first.get("Modality") == "PT" and not units:
+        raise MedvitError(
+            f"{source.path}: PET needs the units of its values; pass those that the reader gave"
+        )
+    if not str(source.first.get("PhotometricInterpretation", "")).startswith("MONOCHROME"):
+        raise MedvitError(f"{source.path}: the source is in colour, and a derived image is not; write NIfTI")
 
 
 def _set(result: Dataset, **values: str | int) -> None:
@@ -140,10 +147,10 @@ def _derive(
     return result
 
 
-def _derived_type(source_type: list[str] | None) -> list[str]:
+def _derived_type(source_type: Sequence[str] | str | None) -> list[str]:
     """Value 1 DERIVED (new pixel values); value 2 and the rest stay (PS3.3 C.7.6.1.1.2)."""
-    kept = list(source_type or [])[1:] or ["PRIMARY"]
-    return ["DERIVED", *kept]
+    kept = [] if isinstance(source_type, str) else list(source_type or [])[1:]
+    return ["DERIVED", *(kept or ["PRIMARY"])]
 
 
 def _rescale(holder: Dataset, slope: str) -> None:
@@ -159,6 +166,10 @@ def _keep_frames(result: Dataset, frames: list[Frame], slope: str) -> None:
     """Keep the functional groups of `frames`, in their order, with the new rescale in each."""
     shared = result.SharedFunctionalGroupsSequence[0]
     groups = [result.PerFrameFunctionalGroupsSequence[f.number - 1] for f in frames if f.number]
+    if slope != "1" and not any("PixelValueTransformationSequence" in g for g in (shared, *groups)):
+        rescale = Dataset()
+        rescale.RescaleType = "US"
+        shared.PixelValueTransformationSequence = [rescale]
     for group in (shared, *groups):
         for sequence in ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence"):
             if sequence in group:

@@ -76,6 +76,31 @@ def test_multi_frame_source_in_shuffled_frame_order(algorithm, tmp_path):
         np.testing.assert_allclose(frames[k], image[:, :, slice_index].T, atol=1e-6)
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_multi_frame_values_with_a_fine_slope(stated, algorithm, tmp_path):
+    paths, grid = write_series(tmp_path / "single")
+    source = multi_frame(paths, order=list(range(6)))
+    if not stated:
+        for group in (*source.PerFrameFunctionalGroupsSequence, source.SharedFunctionalGroupsSequence[0]):
+            group.pop("PixelValueTransformationSequence", None)
+    image = values_of(paths, grid) * 100
+    (path,) = write_derived(image, grid, read_source([source]), algorithm, tmp_path / "out")
+    frames = hd.imread(path).get_frames(apply_modality_transform=True)
+    for k in range(grid.shape[2]):
+        place = np.abs(frames - image[:, :, k].T).max(axis=(1, 2))
+        assert place.min() < 1e-4 * np.abs(image).max()
+
+
+def test_image_type_of_one_value_and_colour(tmp_path, algorithm):
+    paths, grid = write_series(tmp_path / "source", ImageType="ORIGINAL")
+    image = np.zeros(grid.shape)
+    result = next(derived_series(image, grid, read_source(paths), algorithm, description="x"))
+    assert list(result.ImageType) == ["DERIVED", "PRIMARY"]
+    paths, _ = write_series(tmp_path / "colour", PhotometricInterpretation="RGB")
+    with pytest.raises(MedvitError, match="in colour"):
+        next(derived_series(image, grid, read_source(paths), algorithm, description="x"))
+
+
 def test_pet_in_suv_says_so(tmp_path, algorithm):
     paths, grid = write_series(tmp_path / "source")
     images = [pydicom.dcmread(p) for p in paths]
