@@ -190,7 +190,7 @@ def _cells(row: CohortRow, distributions: Sequence[Distribution], i: int, words:
         "light": content["quality"]["light"],
         "flags": "; ".join(flag["seen"] for flag in flags),
         "volumes": [
-            ("" if np.isnan(d.values[i]) else f"{d.values[i]:.4g}", words.ml(float(d.values[i])))
+            ("" if np.isnan(d.values[i]) else f"{d.values[i]:.7g}", words.ml(float(d.values[i])))
             for d in distributions
         ],
     }

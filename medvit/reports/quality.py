@@ -16,7 +16,7 @@ Light = Literal["green", "amber", "red"]
 # A structure that meets a face of the scan with more than this is cut; with less it merely touches.
 CUT_MM2 = 100.0
 # Pieces beside the largest one that hold more than this share of a structure, and at least so much.
-LOOSE_SHARE, LOOSE_ML = 0.05, 0.15
+LOOSE_SHARE, LOOSE_ML = 0.03, 0.15
 # Beyond a bound of the plausible range by this factor, a volume is a serious finding.
 FAR_OUT = 1.6
 LOW_CONFIDENCE = 0.7
@@ -114,7 +114,8 @@ def _names(measured: Collection[StructureMeasurement]) -> tuple[str, ...]:
 
 
 def _border_findings(measurements: Measurements) -> Iterator[Flag]:
-    at_border = sorted((m for m in measurements.present if m.border), key=lambda m: -m.border_mm2)
+    organs = [m for m in measurements.present if m.border and not _is_fluid(m)]
+    at_border = sorted(organs, key=lambda m: -m.border_mm2)
     cut = [m for m in at_border if m.border_mm2 >= CUT_MM2]
     touching = [m for m in at_border if m.border_mm2 < CUT_MM2]
     if cut:
@@ -127,11 +128,15 @@ def _border_findings(measurements: Measurements) -> Iterator[Flag]:
         yield Flag("touches_border", "warning", _names(touching), {"faces": faces})
 
 
+def _is_fluid(measured: StructureMeasurement) -> bool:
+    """Fluids around the organs are in many pieces by nature, and run on beyond the scan."""
+    return measured.structure.category.meaning == "Body Substance"
+
+
 def _is_loose(measured: StructureMeasurement) -> bool:
-    """Whether much of an organ lies apart; fluids around the organs are in many pieces by nature."""
+    """Whether much of an organ lies apart."""
     loose = 1.0 - measured.largest_part
-    fluid = measured.structure.category.meaning == "Body Substance"
-    return not fluid and loose > LOOSE_SHARE and loose * measured.volume_ml > LOOSE_ML
+    return not _is_fluid(measured) and loose > LOOSE_SHARE and loose * measured.volume_ml > LOOSE_ML
 
 
 def _volume_findings(measurements: Measurements) -> Iterator[Flag]:

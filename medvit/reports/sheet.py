@@ -124,7 +124,7 @@ class Sheet:
 
     def _table_head(self, header: Sequence[str], edges: Sequence[float]) -> None:
         """Headings in two lines where they are long."""
-        cells = [textwrap.fill(text, 13) for text in header]
+        cells = [textwrap.fill(text, 11) for text in header]
         lines = 1 + max(text.count("\n") for text in cells)
         self.need(3.4 * lines + 12)
         self.box(MARGIN, self.y - 0.8, WIDTH, 3.4 * lines + 1.4, TINT)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import csv
+import html
+import json
 import re
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ import pytest
 
 from medvit.reports import CohortRow, cohort_page, make_report, to_json, write_cohort_csv
 from tests.reports.phantom import BRAIN, head
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +93,28 @@ def test_csv_long_and_wide(content: dict[str, Any], tmp_path: Path) -> None:
 def test_other_languages(content: dict[str, Any], tmp_path: Path) -> None:
     text = cohort_page(cohort(content, 3), tmp_path / "c.html", language="de_CH").read_text()
     assert "Hippocampus (links)" in text and "Ausreißer" in text
+
+
+@pytest.mark.debian
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the Debian package chromium")
+def test_a_browser_sorts_and_filters(content: dict[str, Any], tmp_path: Path) -> None:
+    rows = cohort(content, 130)
+    page = cohort_page(rows, tmp_path / "cohort.html")
+    run = """<script>
+      const rows = () => [...document.querySelectorAll("#studies tbody tr")];
+      const visible = () => rows().filter((r) => r.offsetHeight).length;
+      const before = visible();
+      document.querySelectorAll("#studies thead button")[4].click();
+      const up = rows().map((r) => r.cells[4].textContent);
+      const filter = document.querySelector("#filter");
+      filter.value = "study-012"; filter.dispatchEvent(new Event("input"));
+      document.title = JSON.stringify({ before, up, filtered: visible() });
+    </script>"""
+    page.write_text(page.read_text().replace("</body>", run + "</body>"))
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
+    command.append(f"--user-data-dir={tmp_path / 'profile'}")
+    dom = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout.decode()
+    seen = json.loads(html.unescape(re.findall(r"<title>(.*?)</title>", dom)[0]))
+    white_matter = [float(v) for v in seen["up"]]
+    assert white_matter == sorted(white_matter) and len(white_matter) == 130
+    assert (seen["before"], seen["filtered"]) == (100, 10)

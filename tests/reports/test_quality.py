@@ -102,6 +102,14 @@ def test_the_structure_and_the_side_are_named() -> None:
     assert cut.values["area_cm2"] == pytest.approx(20 * 20 * 9 / 100)
 
 
+def test_fluid_may_run_on_and_lie_in_pieces() -> None:
+    def spill(image: np.ndarray, labels: np.ndarray) -> None:
+        labels[20:40, 30:50, :2] = value("cerebrospinal fluid")
+        labels[2:12, 2:12, 50:58] = value("cerebrospinal fluid")
+
+    assert flags_after(spill) == ()
+
+
 def test_low_confidence_names_the_worst_first() -> None:
     image, labels, grid = head()
     confidence = np.full(labels.shape, 0.95)
