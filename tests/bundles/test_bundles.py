@@ -1,0 +1,196 @@
+"""What the model zoo, MONAI Label and MONAI Deploy ask of a bundle, asked of every installed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+
+from medvit.bundles import Bundle, installed_bundles
+from medvit.engines import load_weights, sha256_of
+from tests.phantoms import write_head
+
+SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
+BUNDLES = installed_bundles()
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda b: b.name)
+
+# Identifiers by which MONAI Label and MONAI Deploy find what they need.
+EXPECTED_IDS = (
+    "bundle_root", "dataset_dir", "dataset", "device", "displayable_configs", "evaluator", "handlers",
+    "inferer", "network", "network_def", "output_dir", "postprocessing", "preprocessing", "run",
+)  # fmt: skip
+
+
+def config(bundle: Bundle, name: str) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(str(bundle.config(name)))
+    parser["bundle_root"] = str(bundle.path)
+    return parser
+
+
+def test_there_are_bundles() -> None:
+    assert "segformer3d_brain" in [b.name for b in BUNDLES]
+
+
+@every_bundle
+def test_the_folder_is_complete(bundle: Bundle) -> None:
+    for part in (
+        "LICENSE",
+        "configs/metadata.json",
+        "configs/train.json",
+        "docs/README.md",
+        "models/model.pt",
+    ):
+        assert (bundle.path / part).is_file(), part
+    assert not (bundle.path / "scripts").exists(), "code of two bundles in one process would collide"
+    assert bundle.weights.stat().st_size < 12e6
+    assert bundle.metadata["version"] in bundle.metadata["changelog"]
+
+
+@every_bundle
+def test_the_metadata_passes_the_zoos_schema(bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copy(SCHEMA, tmp_path / "schema.json")
+    verify_metadata(
+        meta_file=str(bundle.path / "configs" / "metadata.json"), filepath=str(tmp_path / "schema.json")
+    )
+
+
+@every_bundle
+def test_network_and_metadata_agree_in_channels_and_size(bundle: Bundle) -> None:
+    metadata = str(bundle.path / "configs" / "metadata.json")
+    verify_net_in_out(
+        net_id="network_def", meta_file=metadata, config_file=str(bundle.config("inference")),
+        bundle_root=str(bundle.path), device="cpu", n=1, p=1, any=1,
+    )  # fmt: skip
+    table = bundle.label_table
+    assert table is not None
+    output = bundle.metadata["network_data_format"]["outputs"]["pred"]
+    assert output["channel_def"] == table.channel_def
+    assert output["num_channels"] == len(table) + 1
+    network = config(bundle, "inference").get_parsed_content("network_def").eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, 32, 64, 32)).shape == (1, len(table) + 1, 32, 64, 32)
+
+
+@every_bundle
+def test_the_weights_are_the_ones_that_the_metadata_names(bundle: Bundle) -> None:
+    assert sha256_of(bundle.weights) == bundle.facts["weights_sha256"]
+    load_weights(config(bundle, "inference").get_parsed_content("network_def"), bundle.weights)
+
+
+@every_bundle
+@pytest.mark.parametrize("kind", ["infer", "train"])
+def test_monais_properties_are_all_there(bundle: Bundle, kind: str, tmp_path: Path) -> None:
+    name = {"infer": "inference", "train": "train"}[kind]
+    write_head(tmp_path / "head_1.nii.gz")
+    write_head(tmp_path / "head_seg_09.nii.gz")
+    workflow = ConfigWorkflow(
+        config_file=str(bundle.config(name)), workflow_type=kind, bundle_root=str(bundle.path),
+        dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"), logging_file=False,
+    )  # fmt: skip
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@every_bundle
+def test_other_tools_find_their_identifiers(bundle: Bundle) -> None:
+    content = json.loads(bundle.config("inference").read_text())
+    assert [name for name in EXPECTED_IDS if name not in content] == []
+    assert set(content["displayable_configs"]) <= set(content)
+
+
+@every_bundle
+def test_configurations_compute_only_what_was_reviewed(bundle: Bundle) -> None:
+    """Expressions are code: each may call only what stands in this list, and build only known components."""
+    allowed = {
+        "device", "find_label_maps", "find_studies", "finish", "from_engine", "inference_component",
+        "is_available", "list", "load_label_table", "load_weights", "locate", "pairs", "parameters", "range",
+        "run", "run_studies", "save_weights", "set_determinism", "start_training", "to",
+    }  # fmt: skip
+    trusted = ("medvit.", "torch.", "ignite.handlers.")
+    for file in sorted((bundle.path / "configs").glob("*.json")):
+        if file.name == "metadata.json":
+            continue
+        text = file.read_text()
+        called = set(re.findall(r"(\w+)\(", "\n".join(re.findall(r'"\$(.*?)"', text))))
+        assert called <= allowed, (file.name, called - allowed)
+        for target in re.findall(r'"_target_": "([^"]+)"', text):
+            assert "." not in target or target.startswith(trusted), target
+
+
+@every_bundle
+def test_the_network_exports_by_tracing(bundle: Bundle, tmp_path: Path) -> None:
+    ckpt_export(
+        net_id="network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=str(bundle.weights),
+        meta_file=str(bundle.path / "configs" / "metadata.json"), config_file=str(bundle.config("inference")),
+        bundle_root=str(bundle.path), use_trace=True, input_shape=[1, 1, 32, 32, 32],
+    )  # fmt: skip
+    network = load_weights(config(bundle, "inference").get_parsed_content("network_def"), bundle.weights)
+    image = torch.rand(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        expected = network(image)
+        traced = torch.jit.load(tmp_path / "model.ts")(image)
+    torch.testing.assert_close(traced, expected, rtol=1e-3, atol=1e-3)
+
+
+@every_bundle
+def test_the_bundle_runs_from_any_directory(bundle: Bundle, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).uniform(0, 1, (16, 18, 20)).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, np.diag([4.0, 4, 4, 1])), tmp_path / "scan.nii.gz")
+    command = [
+        sys.executable, "-m", "monai.bundle", "run", "--config_file", str(bundle.config("inference")),
+        "--input", str(tmp_path / "scan.nii.gz"), "--output_dir", str(tmp_path / "out"), "--report", "False",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert nib.load(tmp_path / "out" / "scan" / "labels.nii.gz").shape == (16, 18, 20)
+    command[command.index("--input") + 1] = str(tmp_path / "out" / "nothing_here")
+    failed = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    assert failed.returncode != 0
+
+
+def train(bundle: Bundle, configs: list[str], folder: Path, **overrides: object) -> ConfigWorkflow:
+    """Run a training or evaluation on two made-up heads, as small as can be."""
+    write_head(folder / "head_1.nii.gz")
+    write_head(folder / "head_seg_09.nii.gz")
+    workflow = ConfigWorkflow(
+        config_file=[str(bundle.config(name)) for name in configs], workflow_type="train",
+        bundle_root=str(bundle.path), dataset_dir=str(folder), output_dir=str(folder / "out"),
+        logging_file=False, num_workers=0, device="$torch.device('cpu')", sample_shape=[32, 32, 32],
+        epoch_length=2, val_length=1, val_interval=1, **overrides,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    return workflow
+
+
+@every_bundle
+def test_evaluation_saves_the_dice_of_each_structure(bundle: Bundle, tmp_path: Path) -> None:
+    train(bundle, ["train", "evaluate"], tmp_path)
+    raw = (tmp_path / "out" / "val_mean_dice_raw.csv").read_text().splitlines()
+    table = bundle.label_table
+    assert table is not None
+    assert len(raw[1].split(",")) == 1 + len(table) + 1
+
+
+@every_bundle
+def test_training_takes_a_step_and_goes_on_from_its_checkpoint(bundle: Bundle, tmp_path: Path) -> None:
+    first = train(bundle, ["train"], tmp_path, epochs=1)
+    assert first.trainer.state.iteration == 2
+    checkpoint = tmp_path / "out" / "checkpoints" / "checkpoint_epoch=1.pt"
+    second = train(bundle, ["train"], tmp_path, epochs=2, resume=str(checkpoint))
+    assert second.trainer.state.iteration == 4
+    assert second.trainer.state.metrics is not None
+    network = config(bundle, "inference").get_parsed_content("network_def")
+    load_weights(network, tmp_path / "out" / "model.pt")
