@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -62,6 +64,23 @@ CSA_CREATOR, CSA_IMAGE_HEADER = 0x00290010, 0x00291010
 
 _KEYWORDS = (*IMAGE_PIXEL, *GEOMETRY, *IDENTITY, *VALUES, *MARKS, *DESCRIPTION)
 _TAGS: list[BaseTag | int] = [Tag(tag) for tag in (*_KEYWORDS, CSA_CREATOR, CSA_IMAGE_HEADER)]
+
+
+@contextmanager
+def quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """What pydicom warns of meanwhile, for the caller to judge.
+
+    Neither shown nor logged: its sentences quote the header, patient and all.
+    """
+    logger = logging.getLogger("pydicom")
+    usual = logger.propagate
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        logger.propagate = False
+        try:
+            yield caught
+        finally:
+            logger.propagate = usual
 
 
 class NotDicomError(ValueError):
@@ -124,8 +143,7 @@ class Attributes:
         return self._values(keyword)
 
     def _values(self, keyword: str) -> Sequence[Any]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with a value is judged here
+        with quiet():
             value = self.dataset.get(keyword)
         if value is None:
             return ()
@@ -203,8 +221,7 @@ def open_dataset(path: Path, tags: list[BaseTag | int], *, stop_before_pixels: b
         As `read_header`.
     """
     _check_is_dicom(path)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with quiet() as caught:
         try:
             dataset, syntax = _open(path, tags, stop_before_pixels)
         except StudyError:
@@ -285,8 +302,7 @@ def series_uid_of_damaged(path: Path) -> str:
     """The SeriesInstanceUID of a file that ends too early, if it gets that far, else ``""``."""
     last = keyword_dict["SeriesInstanceUID"]
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")
+        with quiet(), path.open("rb") as file:
             if DeflatedExplicitVRLittleEndian.encode() in file.read(1024):
                 return ""  # never inflated beyond `_inflate`'s limit
             file.seek(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
@@ -25,7 +24,7 @@ from pydicom.uid import (
 )
 
 from medvit.data.dicom.codestream import JPEG, JPEG2000_FAMILY, JPEG_LS, frame_size
-from medvit.data.dicom.headers import IMAGE_PIXEL, Header, NotDicomError, open_dataset
+from medvit.data.dicom.headers import IMAGE_PIXEL, Header, NotDicomError, open_dataset, quiet
 from medvit.data.dicom.planes import Plane, frame_shape
 from medvit.errors import StudyError
 
@@ -63,8 +62,7 @@ def decode(planes: Sequence[Plane]) -> np.ndarray:
     rows, columns = planes[0].shape
     volume = np.empty((len(planes), rows, columns), np.float32)
     places = sorted(range(len(planes)), key=lambda i: (str(planes[i].header.path), planes[i].frame))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a decoder warns of is checked here, before and after it
+    with quiet():  # what a decoder warns of is checked here, before and after it
         for _, group in groupby(places, key=lambda i: planes[i].header.path):
             indices = list(group)
             header = planes[indices[0]].header

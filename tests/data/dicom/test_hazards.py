@@ -31,12 +31,19 @@ def test_all_seventy_are_here() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(HAZARDS))
-def test_hazard(name: str, truth: Synthetic, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_hazard(
+    name: str,
+    truth: Synthetic,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     hazard = HAZARDS[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom is right to complain when it writes them
         expected = hazard.write(truth, tmp_path) or [truth]
     capfd.readouterr()
+    caplog.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = scan(files(tmp_path)).series
@@ -54,3 +61,4 @@ def test_hazard(name: str, truth: Synthetic, tmp_path: Path, capfd: pytest.Captu
                 image, grid, _ = read(series)
                 assert_right(image, grid, volume)
     assert capfd.readouterr().err == ""
+    assert caplog.records == []
