@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import swin_unetr as monai_swin
@@ -86,9 +85,10 @@ class SwinUNETR(monai_swin.SwinUNETR):
     (B, out_channels, *size).
 
     MONAI's class remains the definition; only the way to its numbers is another. Attention runs without
-    score matrices in memory, in groups of windows that share one mask, with gradients too. Without
-    gradients, in float32 on a CPU, the convolutional blocks keep channels last, go to oneDNN directly
-    (PyTorch itself falls back to a slow kernel for small maps) and normalise in place.
+    score matrices in memory, padding or masks, with gradients too: regions that MONAI keeps apart by -100
+    are attended to separately, and the padding of a window is one key (so attention dropout drops it
+    whole). Without gradients, in float32 on a CPU, the convolutional blocks keep channels last, go to
+    oneDNN directly (PyTorch itself falls back to a slow kernel for small maps) and normalise in place.
 
     ``img_size``, which bundles of MONAI 1.4 pass, no longer exists and must be dropped.
 
@@ -347,21 +347,25 @@ def _segments(x: Tensor, runs: Sequence[Run]) -> Tensor:
 def _biases(attention: Any, window: Sequence[int], runs: Sequence[Run]) -> tuple[Tensor, Tensor | None]:
     """What positions add to the scores (1, heads, n, n) of a segment, and to that of its padding, if any."""
     # A window smaller than the table's takes the first rows of the index, whatever their positions.
-    places = np.arange(math.prod(window)).reshape(window)
-    own = places[tuple(slice(r.offset, r.offset + r.length) for r in runs)].ravel()
-    reach = places[tuple(slice(r.offset, r.offset + r.reach) for r in runs)].ravel()
-    padding = np.setdiff1d(reach, own)
+    voxels = math.prod(window)
+    index = attention.relative_position_index[:voxels, :voxels].reshape(*window, *window)
+    own = tuple(slice(r.offset, r.offset + r.length) for r in runs)
+    bias = _bias(attention, index[own + own])
+    if all(r.reach == r.length for r in runs):
+        return bias, None
+    reach = tuple(slice(r.offset, r.offset + r.reach) for r in runs)
+    image = torch.zeros([r.reach for r in runs], dtype=torch.bool, device=index.device)
+    image[tuple(slice(r.length) for r in runs)] = True
     # Equal keys add their exponentials.
-    merged = _bias(attention, own, padding).logsumexp(-1, keepdim=True) if len(padding) else None
-    return _bias(attention, own, own), merged
+    padding = _bias(attention, index[own + reach]).masked_fill(image.flatten(), -math.inf)
+    return bias, padding.logsumexp(-1, keepdim=True)
 
 
-def _bias(attention: Any, queries: np.ndarray, keys: np.ndarray) -> Tensor:
-    rows, columns = (
-        torch.from_numpy(x).to(attention.relative_position_index.device) for x in (queries, keys)
-    )
-    index = attention.relative_position_index[rows[:, None], columns]
-    return F.embedding(index, attention.relative_position_bias_table).movedim(-1, 0)[None].contiguous()
+def _bias(attention: Any, index: Tensor) -> Tensor:
+    """Rows of the table for an index (*queries, *keys), as (1, heads, queries, keys)."""
+    half = index.ndim // 2
+    pairs = index.flatten(half).flatten(0, half - 1)
+    return F.embedding(pairs, attention.relative_position_bias_table).movedim(-1, 0)[None].contiguous()
 
 
 def _attend(attention: Any, qkv: Tensor, bias: Tensor, padding_bias: Tensor | None) -> Tensor:

@@ -177,9 +177,12 @@ def test_self_supervised_encoders_load(layout: str) -> None:
         network.load_encoder({"model": state})
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 64, 96), pytest.param((2, 1, 32, 32, 64), marks=pytest.mark.slow)])
-def test_traces_and_exports(shape: tuple[int, ...]) -> None:
-    traces_and_exports(small(spatial_dims=len(shape) - 2), torch.randn(shape))
+@pytest.mark.parametrize(
+    ("shape", "window_size"),
+    [((2, 1, 64, 96), 4), pytest.param((2, 1, 32, 32, 64), 7, marks=pytest.mark.slow)],
+)
+def test_traces_and_exports(shape: tuple[int, ...], window_size: int) -> None:
+    traces_and_exports(small(spatial_dims=len(shape) - 2, window_size=window_size), torch.randn(shape))
 
 
 @pytest.mark.slow

@@ -69,12 +69,13 @@ def convolve(layer: Any, x: Tensor) -> Tensor:
 
 
 def _normalise_(x: Tensor, eps: float, slope: float = 1.0) -> Tensor:
-    """Instance norm and leaky ReLU in place, by chunks that stay in the cache; x is channels last."""
-    rows = x.movedim(1, -1).flatten(1, -2)
+    """Instance norm and leaky ReLU in place where x is channels last, by chunks that stay in the cache."""
+    x = x.movedim(1, -1).contiguous()
+    rows = x.flatten(1, -2)
     chunks = rows.split(max(CHUNK // rows.shape[-1], 1), dim=1)
     mean = rows.mean(1, keepdim=True)
     squares = sum(chunk.sub_(mean).square().sum(1, keepdim=True) for chunk in chunks)
     scale = (squares / rows.shape[1] + eps).rsqrt()
     for chunk in chunks:
         F.leaky_relu_(chunk.mul_(scale), slope)
-    return x
+    return x.movedim(-1, 1)
