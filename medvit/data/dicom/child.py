@@ -1,4 +1,4 @@
-"""The process in which `isolated.read` has a series read: a request on stdin, a reply on stdout."""
+"""The process in which `isolated.read` has a series read: a request on stdin, the reply in a folder."""
 
 from __future__ import annotations
 
@@ -44,4 +44,6 @@ def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(answer(json.load(sys.stdin), Path(sys.argv[1])), sys.stdout)
+    reply_to = Path(sys.argv[1])
+    # To a file, since a decoder may print.
+    (reply_to / "reply.json").write_text(json.dumps(answer(json.load(sys.stdin), reply_to)))

@@ -41,7 +41,7 @@ def read(series: Series, tilt: str, timeout: float) -> tuple[np.ndarray, Grid, t
         if done.returncode:
             what = f"reading the series ended its process (exit code {done.returncode})"
             raise StudyError("dicom-read-crash", what, path=series.paths[0])
-        reply = json.loads(done.stdout)
+        reply = json.loads(Path(folder, "reply.json").read_bytes())
         if "error" in reply:
             raise StudyError(**reply["error"])
         planes = np.load(Path(folder, "planes.npy"), allow_pickle=False)
