@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
+from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 
 # Tokens are channels-last throughout, (B, D, H, W, C).
 
@@ -443,7 +443,6 @@ def rename_published(published: StateDict) -> StateDict:
     """The authors' entry names as ours; only the 1x1x1 readout becomes a matrix."""
     renamed = {}
     for name, value in published.items():
-        for pattern, replacement in _PUBLISHED_NAMES:
-            name = re.sub(pattern, replacement, name)
+        name = rename(name, _PUBLISHED_NAMES)
         renamed[name] = value.flatten(1) if re.match(r"heads\.\d\.readout\.", name) else value
     return renamed

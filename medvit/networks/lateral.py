@@ -41,10 +41,9 @@ class LateralSegmenter(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, C, ...) to logits (B, 1 + structures of the table, ...)."""
         channels = self.network(image)
-        if channels.shape[1] != int(self.channel_of.max()) + 2:
-            raise ValueError(
-                f"the network gives {channels.shape[1]} channels, not the {int(self.channel_of.max()) + 2} needed"
-            )
+        needed = int(self.channel_of.max()) + 2
+        if channels.shape[1] != needed:
+            raise ValueError(f"the network gives {channels.shape[1]} channels, not the {needed} needed")
         logits = channels.index_select(1, self.channel_of)
         log_left, log_right = F.logsigmoid(-channels[:, -1]), F.logsigmoid(channels[:, -1])
         for value, sign in enumerate(self.side_sign.tolist()):

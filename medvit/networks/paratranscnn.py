@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medvit.networks.layers.vit import TransformerBlock
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
+from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 
 
 class BasicBlock(nn.Module):
@@ -273,9 +273,4 @@ _PUBLISHED_NAMES = (
 
 def rename_published(published: StateDict) -> StateDict:
     """The authors' entry names as ours; layouts are alike."""
-    renamed = {}
-    for name, value in published.items():
-        for pattern, replacement in _PUBLISHED_NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return renamed
+    return {rename(name, _PUBLISHED_NAMES): value for name, value in published.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def strip_prefix(state: StateDict) -> StateDict:
         if state and all(name.startswith(prefix) for name in state):
             return strip_prefix({name[len(prefix) :]: value for name, value in state.items()})
     return state
+
+
+# A pattern to look for in an entry's name, and its replacement, as `re.sub` takes them.
+NameRule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+def rename(name: str, rules: Sequence[NameRule]) -> str:
+    """`name` after all `rules`, each applied to what the ones before it left."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def load_strictly(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
+from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 
 Activation = Literal["relu", "gelu", "tanh"]
 
@@ -477,9 +476,4 @@ _PUBLISHED_NAMES = (
 
 def rename_published(published: StateDict) -> StateDict:
     """The authors' entry names as ours; layouts are alike."""
-    renamed = {}
-    for name, value in published.items():
-        for pattern, replacement in _PUBLISHED_NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return renamed
+    return {rename(name, _PUBLISHED_NAMES): value for name, value in published.items()}

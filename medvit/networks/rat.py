@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
+from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 
 # Feature maps are channels-last throughout, (B, H, W, C), so that a 1x1 convolution is a linear layer.
 
@@ -443,8 +443,7 @@ def rename_published(published: StateDict) -> StateDict:
     """The authors' entry names as ours; 1x1 kernels become matrices, (1, C, 1, 1) scales vectors."""
     renamed = {}
     for name, value in published.items():
-        for pattern, replacement in _PUBLISHED_NAMES:
-            name = re.sub(pattern, replacement, name)
+        name = rename(name, _PUBLISHED_NAMES)
         if name.endswith("_scale") or re.search(r"\.scale\d$", name):
             value = value.flatten()
         elif value.ndim == 4 and not _CONVOLUTIONS.search(name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
+from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 
 # Inside the network a feature map is channels-last, (B, D, H, W, C): linear layers and norms read it as it
 # is, and a convolution sees it through `_channels_first` as channels_last_3d memory, without a copy.
@@ -447,9 +446,4 @@ _PUBLISHED_NAMES = (
 
 def rename_published(published: StateDict) -> StateDict:
     """The authors' entry names as ours; layouts are alike."""
-    renamed = {}
-    for name, value in published.items():
-        for pattern, replacement in _PUBLISHED_NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return renamed
+    return {rename(name, _PUBLISHED_NAMES): value for name, value in published.items()}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medvit.errors import WeightsError
 from medvit.networks.layers.vit import TransformerBlock
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
+from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 
 PATCH = 16  # the up-sampler doubles four times, so no other patch size meets the image again
 NORM_EPS = 1e-6
@@ -311,12 +311,7 @@ _PUBLISHED_NAMES = (
 
 def rename_published(published: StateDict) -> StateDict:
     """The authors' entries as ours: other names, and query, key and value joined into one matrix."""
-    renamed = {}
-    for name, value in published.items():
-        for pattern, replacement in _PUBLISHED_NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return _join_projections(renamed)
+    return _join_projections({rename(name, _PUBLISHED_NAMES): value for name, value in published.items()})
 
 
 def _join_projections(state: StateDict) -> StateDict:
