@@ -228,16 +228,19 @@ def test_isolated_read_is_the_same_read(truth: Synthetic, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("child", "code"),
-    [("import os; os.kill(os.getpid(), 11)", "dicom-read-crash"), ("while True: pass", "dicom-read-timeout")],
+    ("child", "timeout", "code"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", 60, "dicom-read-crash"),
+        ("while True: pass", 1, "dicom-read-timeout"),
+    ],
 )
 def test_crash_and_hang_stay_in_the_child(
-    truth: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, code: str
+    truth: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, timeout: float, code: str
 ) -> None:
     HAZARDS["01_base"].write(truth, tmp_path)
     monkeypatch.setattr(isolated, "COMMAND", ("-c", child))
     with pytest.raises(StudyError) as refusal:
-        read(only(tmp_path), isolate=True, timeout=1)
+        read(only(tmp_path), isolate=True, timeout=timeout)
     assert refusal.value.code == code
 
 
