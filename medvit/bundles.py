@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medvit.data.labels import LabelTable, load_label_table
+from medvit.data.labels import LabelTable, load_label_table, parse_label_table
 from medvit.errors import MedvitError
 
 _PACKAGE = Path(__file__).parent
@@ -53,9 +53,14 @@ class Bundle:
 
     @property
     def label_table(self) -> LabelTable | None:
-        """The structures that it segments; `None` for a restorer."""
-        name = self.facts.get("labels")
-        return load_label_table(name) if name else None
+        """The structures that it segments; `None` for a restorer.
+
+        The metadata names a table that ships with medvit, or holds one of its own.
+        """
+        labels = self.facts.get("labels")
+        if isinstance(labels, dict):
+            return parse_label_table(labels)
+        return load_label_table(labels) if labels else None
 
     def summary(self) -> dict[str, Any]:
         """What a person chooses a bundle by."""

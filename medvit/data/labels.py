@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +104,9 @@ class LabelTable:
                 yield left, self.by_name[f"right {left.unsided_name}"]
 
 
+_CATEGORIES = {"anatomy": {"value": "123037004", "meaning": "Anatomical Structure"}}
+
+
 def load_label_table(name: str) -> LabelTable:
     """The label table that ships under `name` ("brain").
 
@@ -117,21 +122,35 @@ def load_label_table(name: str) -> LabelTable:
 
 
 def parse_label_table(content: dict[str, Any]) -> LabelTable:
-    """A label table from its JSON form: paired entries stand once and become a left and a right structure."""
+    """A label table from its JSON form: paired entries stand once and become a left and a right structure.
+
+    Of an entry only ``name`` is needed. Without a colour it gets one of its own; without a code, a private one
+    in the scheme ``99MEDVIT``, as DICOM PS3.16 section 8 wants private schemes to be named.
+    """
     structures: list[Structure] = []
-    for entry in content["structures"]:
-        category = Code(**content["categories"][entry.get("category", "anatomy")])
+    for number, entry in enumerate(content["structures"]):
+        category = Code(**content.get("categories", _CATEGORIES)[entry.get("category", "anatomy")])
         plausible = entry.get("plausible_ml")
-        for side in ("left", "right") if entry["paired"] else ("",):
+        for side in ("left", "right") if entry.get("paired") else ("",):
             structures.append(
                 Structure(
                     value=len(structures) + 1,
                     name=f"{side} {entry['name']}".strip(),
-                    color=tuple(entry["color"]),
-                    code=Code(**entry["code"]),
+                    color=tuple(entry.get("color") or _spread_color(number)),
+                    code=Code(**entry["code"]) if "code" in entry else _private_code(entry["name"]),
                     category=category,
                     side=side,
                     plausible_ml=tuple(plausible) if plausible else None,
                 )
             )
     return LabelTable(content["name"], tuple(structures), content.get("source", ""))
+
+
+def _private_code(name: str) -> Code:
+    return Code(re.sub(r"\W+", "_", name).upper()[:16], name, "99MEDVIT")
+
+
+def _spread_color(number: int) -> tuple[int, int, int]:
+    """Hues a golden angle apart: any number of them stay distinct."""
+    red, green, blue = colorsys.hsv_to_rgb(number * 0.61803 % 1, 0.65, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)
