@@ -53,17 +53,16 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, input_gate: Tensor, forget_gate: Tens
     """
     length, dim = q.shape[2:]
     size = min(length, CHUNK)
-    q, k, v = (F.pad(x, (0, 0, 0, -length % size)).unflatten(2, (-1, size)) for x in (q, k, v))
+    rest = -length % size
+    q, k = (F.pad(x, (0, 0, 0, rest)).unflatten(2, (-1, size)) for x in (q, k * dim**-0.5))
+    # A column of ones carries the sum of the weights along with the weighted values.
+    v = F.pad(v, (0, 1, 0, rest), value=1.0).unflatten(2, (-1, size))
     # Logarithms are to base 2, as exp2 is several times faster than exp on a CPU.
     gain, forget = (
-        F.pad(x * LOG2_E, (0, -length % size)).unflatten(2, (-1, size))
-        for x in (input_gate, F.logsigmoid(forget_gate))
+        F.pad(x * LOG2_E, (0, rest)).unflatten(2, (-1, size)) for x in (input_gate, F.logsigmoid(forget_gate))
     )
     kept = forget.cumsum(-1)
     gain = gain - kept
-    k = k * dim**-0.5
-    # A column of ones carries the sum of the weights along with the weighted values.
-    v = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
     memory, memory_scale = _memories(k, v, gain + kept[..., -1:], kept[..., -1])
 
     later = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
@@ -71,7 +70,8 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, input_gate: Tensor, forget_gate: Tens
     before = kept + memory_scale[..., None]
     scale = torch.maximum(inside.amax(-1), before)
     weights = torch.exp2(inside - scale[..., None]) * (q @ k.transpose(-1, -2))
-    read = weights @ v + torch.exp2(before - scale)[..., None] * (q @ memory)
+    remembered = (q * torch.exp2(before - scale)[..., None]) @ memory
+    read = weights @ v + remembered
     # Beyond 2^100 a token reads nothing, and float32 would soon overflow.
     floor = torch.exp2(-scale.clamp(min=-100))
     total = torch.maximum(read[..., -1].abs(), floor) + 1e-6
@@ -80,18 +80,16 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, input_gate: Tensor, forget_gate: Tens
 
 def _memories(k: Tensor, v: Tensor, gain: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Memory (B, H, N, D, D + 1) that each chunk finds, and the logarithm of its scale (B, H, N)."""
-    own_scale = gain.amax(-1)
-    own = (k * torch.exp2(gain - own_scale[..., None])[..., None]).transpose(-1, -2) @ v
-    memory, scale = torch.zeros_like(own[:, :, 0]), torch.full_like(own_scale[:, :, 0], -math.inf)
-    memories, scales = [memory], [scale]
-    for chunk in range(own.shape[2] - 1):
-        faded = kept[:, :, chunk] + scale
-        scale = torch.maximum(faded, own_scale[:, :, chunk])
-        new = torch.exp2(own_scale[:, :, chunk] - scale)[..., None, None] * own[:, :, chunk]
-        memory = torch.exp2(faded - scale)[..., None, None] * memory + new
-        memories.append(memory)
-        scales.append(scale)
-    return torch.stack(memories, 2), torch.stack(scales, 2)
+    scales = [torch.full_like(kept[:, :, 0], -math.inf)]
+    for faded, own in zip(kept.unbind(2), gain.amax(-1).unbind(2), strict=True):
+        scales.append(torch.maximum(faded + scales[-1], own))
+    scale = torch.stack(scales, 2)
+    fading = torch.exp2(kept + scale[:, :, :-1] - scale[:, :, 1:])[..., None, None]
+    own_memory = (k * torch.exp2(gain - scale[:, :, 1:, None])[..., None]).transpose(-1, -2) @ v
+    memories = [torch.zeros_like(own_memory[:, :, 0])]
+    for factor, own in zip(fading.unbind(2), own_memory.unbind(2), strict=True):
+        memories.append(torch.addcmul(own, factor, memories[-1]))
+    return torch.stack(memories[:-1], 2), scale[:, :, :-1]
 
 
 class OffsetNorm(nn.Module):

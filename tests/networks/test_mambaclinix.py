@@ -25,7 +25,8 @@ def small(**changes: Any) -> MambaClinix:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_trains_on_different_sizes(autocast: bool) -> None:
-    trains(small(), [torch.randn(2, 2, 8, 16, 24), torch.randn(1, 2, 12, 24, 16)], autocast=autocast)
+    # Four slices or more at every stage: with two, PyTorch's bfloat16 Conv3d has NaN gradients on some CPUs.
+    trains(small(), [torch.randn(2, 2, 16, 16, 24), torch.randn(1, 2, 24, 24, 16)], autocast=autocast)
 
 
 def test_training_gives_every_level_and_evaluation_the_finest() -> None:
