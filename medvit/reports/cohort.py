@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medvit.reports.files import write_whole
+from medvit.data.write import atomic_path
 from medvit.reports.html import templates
 from medvit.reports.language import Language, load_language
 from medvit.reports.report import parse_date
@@ -137,7 +137,9 @@ def cohort_page(
             done=len(done),
         )
     )
-    return write_whole(path, page)
+    with atomic_path(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return Path(path)
 
 
 def write_cohort_csv(rows: Iterable[CohortRow], path: Path | str, *, long: bool = False) -> Path:
@@ -152,7 +154,9 @@ def write_cohort_csv(rows: Iterable[CohortRow], path: Path | str, *, long: bool 
             lines.append(head)
         else:
             lines += [head | line for line in (long_rows(row.content) if long else [wide_row(row.content)])]
-    return write_whole(path, csv_text(lines))
+    with atomic_path(path) as partial:
+        partial.write_text(csv_text(lines), encoding="utf-8")
+    return Path(path)
 
 
 def translate(name: str, words: Language) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from medvit.data.write import atomic_path
 from medvit.reports.content import Content, Figure
-from medvit.reports.files import write_whole
 from medvit.reports.language import load_language
 from medvit.reports.report import StudyReport
 from medvit.reports.viewer import niivue_code, viewer_data
@@ -66,4 +66,6 @@ def write_html(
     parts = {"data": viewer_data(content), "code": niivue_code()} if viewer else None
     template = templates().get_template("report.html.j2")
     page = template.render(c=content, words=content.words, report=report, viewer=parts)
-    return write_whole(path, page)
+    with atomic_path(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return Path(path)

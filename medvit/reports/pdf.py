@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medvit.data.write import atomic_path
 from medvit.reports.content import Content, Figure, VolumeRow
-from medvit.reports.files import write_whole
 from medvit.reports.language import load_language
 from medvit.reports.report import StudyReport
 from medvit.reports.sheet import MARGIN, SOFT, WIDTH, Sheet, broken
@@ -37,7 +37,9 @@ def write_pdf(
     for section in (_head, _quality, _volumes, _changes, _restoration, _pictures, _provenance):
         section(sheet, content)
     title = f"{words['title']}: {report.study_id}"
-    return write_whole(path, sheet.to_pdf(title, words["research_use"], words["page"]))
+    with atomic_path(path) as partial:
+        partial.write_bytes(sheet.to_pdf(title, words["research_use"], words["page"]))
+    return Path(path)
 
 
 def _head(sheet: Sheet, content: Content) -> None:

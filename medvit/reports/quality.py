@@ -141,13 +141,11 @@ def _is_loose(measured: StructureMeasurement) -> bool:
 
 def _volume_findings(measurements: Measurements) -> Iterator[Flag]:
     excess = {m.structure.name: factor for m in measurements.present if (factor := _excess(m)) > 1.0}
-    for level, names in (
-        ("serious", [n for n, f in excess.items() if f > FAR_OUT]),
-        ("warning", [n for n, f in excess.items() if f <= FAR_OUT]),
-    ):
-        if names:
-            names.sort(key=lambda n: -excess[n])
-            yield Flag("implausible_volume", level, tuple(names))  # type: ignore[arg-type]
+    worst_first = sorted(excess, key=lambda name: -excess[name])
+    if far := tuple(name for name in worst_first if excess[name] > FAR_OUT):
+        yield Flag("implausible_volume", "serious", far)
+    if near := tuple(name for name in worst_first if excess[name] <= FAR_OUT):
+        yield Flag("implausible_volume", "warning", near)
 
 
 def _excess(measured: StructureMeasurement) -> float:

@@ -12,8 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from medvit.data.write import atomic_path
 from medvit.errors import MedvitError
-from medvit.reports.files import write_whole
 from medvit.reports.image_quality import ImageQuality
 from medvit.reports.language import load_language
 from medvit.reports.measurement import StructureMeasurement
@@ -72,10 +72,11 @@ def to_json(report: StudyReport) -> dict[str, Any]:
 
 
 def write_json(report: StudyReport, path: Path | str) -> Path:
-    """Write `measurements.json`."""
-    return write_whole(
-        path, json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    """Write `measurements.json`; the file appears whole or not at all."""
+    content = json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as partial:
+        partial.write_text(content, encoding="utf-8")
+    return Path(path)
 
 
 def read_prior(path: Path | str) -> Prior:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import datetime
+import errno
 import io
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -196,3 +199,25 @@ def test_csv_long_and_wide(ordinary: StudyReport) -> None:
 
 def test_csv_cells_cannot_run_as_formulas() -> None:
     assert csv_text([{"study": "=cmd()", "volume": -1.5}]) == "study,volume\n'=cmd(),-1.5\n"
+
+
+def test_reporting_imports_neither_torch_nor_monai() -> None:
+    code = (
+        "import sys, medvit.reports as r; r.make_report, r.write_html, r.write_pdf, r.cohort_page;"
+        "sys.exit(bool({'torch', 'monai'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_failed_write_leaves_the_old_page(ordinary: StudyReport, tmp_path: Path, monkeypatch: Any) -> None:
+    file = write_html(ordinary, tmp_path / "r.html")
+    before = file.read_bytes()
+
+    def full_disk(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(MedvitError, match="free space"):
+        write_html(ordinary, tmp_path / "r.html", language="de")
+    assert file.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
