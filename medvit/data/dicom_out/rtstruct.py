@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydicom import Dataset
 from pydicom.uid import RTStructureSetStorage
+from scipy.ndimage import find_objects
 from scipy.spatial.distance import cdist
 from skimage.measure import find_contours, points_in_poly
 
@@ -39,7 +40,8 @@ def structure_set(
         If a slice does not lie on a frame of the source.
     """
     check_label_map(label_map, grid, table)
-    present = [s for s in table if (label_map == s.value).any()]
+    boxes = find_objects(label_map, max_label=len(table))
+    present = [s for s in table if boxes[s.value - 1] is not None]
     if not present:
         raise MedvitError("the label map is empty, and a structure set cannot be; write a SEG")
     frames = source.frames_of(grid)
@@ -57,7 +59,7 @@ def structure_set(
     )
     result.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
     result.StructureSetROISequence = [_roi(s, source, algorithm) for s in present]
-    result.ROIContourSequence = [_contours(s, label_map, frames) for s in present]
+    result.ROIContourSequence = [_contours(s, label_map, boxes[s.value - 1], frames) for s in present]
     result.RTROIObservationsSequence = [_observation(s) for s in present]
     return result
 
@@ -94,13 +96,17 @@ def _observation(structure: Structure) -> Dataset:
     return observation
 
 
-def _contours(structure: Structure, label_map: np.ndarray, frames: list[Frame]) -> Dataset:
+def _contours(
+    structure: Structure, label_map: np.ndarray, box: tuple[slice, slice, slice], frames: list[Frame]
+) -> Dataset:
+    """The contours of a structure that lies within `box`."""
     contours = Dataset()
     contours.ReferencedROINumber, contours.ROIDisplayColor = structure.value, list(structure.color)
+    columns, rows, slices = box
     contours.ContourSequence = [
-        _contour(polygon, frame)
-        for k, frame in enumerate(frames)
-        for polygon in _polygons(label_map[:, :, k] == structure.value)
+        _contour(polygon + np.array([columns.start, rows.start]), frames[k])
+        for k in range(slices.start, slices.stop)
+        for polygon in _polygons(label_map[columns, rows, k] == structure.value)
     ]
     return contours
 
@@ -132,7 +138,15 @@ def _polygons(mask: np.ndarray) -> list[np.ndarray]:
     for hole in holes:
         around = [i for i, ring in enumerate(outer) if points_in_poly(hole[:1], ring)[0]]
         within[min(around, key=lambda i: abs(_area(outer[i])))].append(hole)
-    return [_with_holes(ring, inner) for ring, inner in zip(outer, within, strict=True)]
+    return [_turns(_with_holes(ring, inner)) for ring, inner in zip(outer, within, strict=True)]
+
+
+def _turns(ring: np.ndarray) -> np.ndarray:
+    """The ring without the points that lie on a straight run."""
+    before, after = (ring - np.roll(ring, 1, 0)).T, (np.roll(ring, -1, 0) - ring).T
+    bend = np.abs(before[0] * after[1] - before[1] * after[0]) > 1e-9
+    back = (before * after).sum(axis=0) < 0
+    return ring[bend | back]
 
 
 def _area(ring: np.ndarray) -> float:
