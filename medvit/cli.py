@@ -139,5 +139,33 @@ def check(studies: Studies, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if checked and all(c.ok for c in checked) else 3 if checked else 2)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def pacs(context: typer.Context) -> None:
+    """Fetch from a PACS and store in it, over DICOMweb (`medvit pacs --help`)."""
+    from medvit.data.pacs_cli import app as pacs_app
+
+    pacs_app(context.args, prog_name="medvit pacs")
+
+
+@app.command()
+def deidentify(
+    folder: Annotated[Path, typer.Argument(help="Folder of DICOM images.", exists=True)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the copies.")],
+    dates: Annotated[str, typer.Option(help="remove or shift.")] = "remove",
+) -> None:
+    """Copy DICOM images without what could identify a person (DICOM PS3.15, Basic Profile)."""
+    from medvit.data.deidentify import Profile, deidentify_folder
+
+    if dates not in ("remove", "shift"):
+        raise MedvitError(f"--dates must be remove or shift, not {dates!r}")
+    done = deidentify_folder(folder, output, Profile(dates="shift" if dates == "shift" else "remove"))
+    typer.echo(f"{len(done.files)} images written, {len(done.left_out)} files left out")
+    for path, why in done.left_out:
+        typer.echo(f"  left out: {path}: {why}")
+
+
 if __name__ == "__main__":
     main()
