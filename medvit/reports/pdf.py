@@ -77,6 +77,8 @@ def _quality(sheet: Sheet, content: Content) -> None:
 
 def _volumes(sheet: Sheet, content: Content) -> None:
     words, report = content.words, content.report
+    if not report.table:
+        return
     sheet.heading(words["measurements"])
     left, right = words["left"], words["right"]
     header = [words["structure"], f"ml {left}", right, f"% {left}", right, f"{words['asymmetry']}, %"]

@@ -56,7 +56,7 @@ class StudyReport:
     label_map
         (X, Y, Z) integers on the same grid.
     table
-        What the labels mean.
+        What the labels mean; without structures for a bundle that only restores.
     measurements, flags
         What was measured, and what quality control found.
     image_quality

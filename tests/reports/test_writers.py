@@ -18,6 +18,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from medvit.data.labels import LabelTable
 from medvit.data.study import Grid
 from medvit.errors import MedvitError
 from medvit.reports import (
@@ -32,6 +33,7 @@ from medvit.reports import (
     wide_row,
     write_html,
     write_json,
+    write_pdf,
 )
 from tests.reports.phantom import BRAIN, head, ras_affine
 
@@ -221,3 +223,19 @@ def test_a_failed_write_leaves_the_old_page(ordinary: StudyReport, tmp_path: Pat
         write_html(ordinary, tmp_path / "r.html", language="de")
     assert file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_a_restoration_is_reported_by_noise_and_sharpness(tmp_path: Path) -> None:
+    image, labels, grid = head()
+    noisy = image + np.random.default_rng(3).normal(0, 20, image.shape).astype(np.float32)
+    result = make_report(
+        "restored", np.zeros_like(labels), grid, LabelTable("none", ()), image,
+        facts={"modality": "MR"}, restored_from=noisy,
+    )  # fmt: skip
+    assert result.restoration is not None
+    assert result.restoration.before.noise > 4 * result.restoration.after.noise
+    assert "nothing_found" not in {f.code for f in result.flags}
+    jsonschema.validate(to_json(result), measurements_schema())
+    text = Page(write_html(result, tmp_path / "r.html").read_text()).text
+    assert "Noise, a.u." in text and "Published range" not in text
+    assert write_pdf(result, tmp_path / "r.pdf").stat().st_size > 10_000
