@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class SparseDiceCELoss(nn.Module):
-    """Mean cross-entropy plus mean soft Dice loss over the classes, the sum of the two.
+    """Mean cross-entropy plus `dice_weight` times the mean soft Dice loss over the classes.
 
     The value is that of MONAI's ``DiceCELoss(softmax=True, to_onehot_y=True, batch=True)`` up to its
     smoothing. The gradient is written out, so that one class-sized tensor is kept instead of six: at 18
@@ -19,6 +19,10 @@ class SparseDiceCELoss(nn.Module):
     ----------
     include_background
         Whether class 0 counts in the Dice term.
+    dice_weight
+        0 leaves the cross-entropy alone, whose argmax does not favour any structure: a voxel of a small one
+        counts in the Dice term many times what it counts in the cross-entropy, so small structures come out
+        too large. Good for the last stage of a training.
     smooth
         Added to both sides of the Dice ratio; a class that is absent and not predicted loses nothing.
 
@@ -27,8 +31,11 @@ class SparseDiceCELoss(nn.Module):
     Milletari, Navab, Ahmadi: V-Net, 3DV 2016 (soft Dice).
     """
 
-    def __init__(self, include_background: bool = False, smooth: float = 1.0) -> None:
+    def __init__(
+        self, include_background: bool = False, dice_weight: float = 1.0, smooth: float = 1.0
+    ) -> None:
         super().__init__()
+        self.dice_weight = dice_weight
         self.include_background = include_background
         self.smooth = smooth
 
@@ -36,18 +43,19 @@ class SparseDiceCELoss(nn.Module):
         """Loss of logits (B, C, ...) against integer labels (B, 1, ...)."""
         if target.shape != (logits.shape[0], 1, *logits.shape[2:]):
             raise ValueError(f"labels {tuple(target.shape)} do not fit logits {tuple(logits.shape)}")
-        return _DiceCE.apply(logits.float(), target.long(), self.smooth, 0 if self.include_background else 1)
+        first = 0 if self.include_background else 1
+        return _DiceCE.apply(logits.float(), target.long(), self.smooth, first, self.dice_weight)
 
 
 class _DiceCE(torch.autograd.Function):
     """With p the softmax, t the label of a voxel and N voxels:
 
-    loss = mean(-log p_t) + mean over classes of 1 - (2 I_c + s) / (P_c + T_c + s),
+    loss = mean(-log p_t) + w mean over classes of 1 - (2 I_c + s) / (P_c + T_c + s),
     where I_c sums p_c over the voxels of class c, P_c sums p_c and T_c counts the voxels of class c.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, smooth: float, first: int) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, smooth: float, first: int, weight: float) -> Tensor:
         probability = logits.softmax(dim=1)
         of_target = probability.gather(1, target)
         classes = logits.shape[1]
@@ -57,16 +65,16 @@ class _DiceCE(torch.autograd.Function):
         count = torch.bincount(labels, minlength=classes).to(overlap)
         total = probability.sum(dim=spatial) + count + smooth
         ctx.save_for_backward(probability, of_target, target, overlap, total)
-        ctx.smooth, ctx.first = smooth, first
+        ctx.smooth, ctx.first, ctx.weight = smooth, first, weight
         dice = 1 - (2 * overlap + smooth) / total
-        return dice[first:].mean() - of_target.clamp_min(1e-30).log().mean()
+        return weight * dice[first:].mean() - of_target.clamp_min(1e-30).log().mean()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         probability, of_target, target, overlap, total = ctx.saved_tensors
         counted = total.new_ones(total.shape)
         counted[: ctx.first] = 0
-        counted /= counted.sum()
+        counted *= ctx.weight / counted.sum()
         # Derivative of the Dice term by p_c: `everywhere` in all voxels, and `at_target` more where t = c.
         everywhere = counted * (2 * overlap + ctx.smooth) / total**2
         at_target = (-2 * counted / total)[target]
@@ -74,4 +82,4 @@ class _DiceCE(torch.autograd.Function):
         mean = torch.einsum("bc...,c->b...", probability, everywhere)[:, None] + of_target * at_target
         gradient = (everywhere.reshape(shape) - mean + 1 / target.numel()) * probability
         gradient.scatter_add_(1, target, of_target * at_target - 1 / target.numel())
-        return gradient * gradients[0], None, None, None
+        return gradient * gradients[0], None, None, None, None

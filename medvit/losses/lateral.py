@@ -20,12 +20,14 @@ class LateralDiceCELoss(nn.Module):
     ----------
     table
         Name of a label table; targets hold its values.
+    dice_weight
+        As in `SparseDiceCELoss`.
     """
 
     structure_of: Tensor
     side_of: Tensor
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, dice_weight: float = 1.0) -> None:
         super().__init__()
         structures = load_label_table(table).structures
         names = list(dict.fromkeys(s.unsided_name for s in structures))
@@ -34,7 +36,7 @@ class LateralDiceCELoss(nn.Module):
             "structure_of", torch.tensor([0] + [names.index(s.unsided_name) + 1 for s in structures])
         )
         self.register_buffer("side_of", torch.tensor([-1] + [sides[s.side] for s in structures]))
-        self.dice_ce = SparseDiceCELoss()
+        self.dice_ce = SparseDiceCELoss(dice_weight=dice_weight)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of channels (B, structures + 2, ...) against label values (B, 1, ...)."""

@@ -11,15 +11,17 @@ from medvit.losses import LateralDiceCELoss, SparseDiceCELoss
 from medvit.networks import LateralSegmenter
 
 
+@pytest.mark.parametrize("dice_weight", [0.0, 1.0, 0.3])
 @pytest.mark.parametrize("include_background", [False, True])
-def test_value_and_gradient_are_monais(include_background: bool) -> None:
+def test_value_and_gradient_are_monais(include_background: bool, dice_weight: float) -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 5, 4, 3, 2, requires_grad=True)
     target = torch.randint(0, 5, (2, 1, 4, 3, 2))
     reference = DiceCELoss(
-        include_background, softmax=True, to_onehot_y=True, batch=True, smooth_nr=1.0, smooth_dr=1.0
-    )
-    ours = SparseDiceCELoss(include_background)(logits, target)
+        include_background, softmax=True, to_onehot_y=True, batch=True, smooth_nr=1.0, smooth_dr=1.0,
+        lambda_dice=dice_weight,
+    )  # fmt: skip
+    ours = SparseDiceCELoss(include_background, dice_weight)(logits, target)
     theirs = reference(logits, target)
     torch.testing.assert_close(ours, theirs)
     for mine, other in zip(
