@@ -124,8 +124,8 @@ def load_label_table(name: str) -> LabelTable:
 def parse_label_table(content: dict[str, Any]) -> LabelTable:
     """A label table from its JSON form: paired entries stand once and become a left and a right structure.
 
-    Of an entry only ``name`` is needed. Without a colour it gets one of its own; without a code, a private one
-    in the scheme ``99MEDVIT``, as DICOM PS3.16 section 8 wants private schemes to be named.
+    Of an entry only ``name`` is needed. Without a colour it gets one of its own; without a code, a private
+    one in the scheme ``99MEDVIT``, as DICOM PS3.16 section 8 wants private schemes to be named.
     """
     structures: list[Structure] = []
     for number, entry in enumerate(content["structures"]):

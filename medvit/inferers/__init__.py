@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "resample": ["resample_image"],
         "restore": ["RestorationInferer"],
         "slices": ["SliceInferer"],
+        "slicewise": ["segment_slices"],
         "streaming": ["Inference", "StreamingWindowInferer"],
         "volume": ["Volume"],
     },

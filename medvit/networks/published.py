@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,14 @@ NESTINGS = ("state_dict", "model_state_dict", "model", "network_weights", "net",
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 StateDict = dict[str, Tensor]
+
+
+# nnU-Net keeps its training log, numpy numbers, in the file of the weights. They hold no code.
+_PLAIN_NUMBERS: list[Any] = [
+    np._core.multiarray.scalar,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "bool")),
+]
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,8 @@ def _open(path: Path) -> Any:
 
         return load_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(
             f"{path}: not a file of plain tensors ({type(error).__name__}); "

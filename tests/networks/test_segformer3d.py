@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -127,6 +128,12 @@ def test_a_pickled_object_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="plain tensors"):
         published().load_published(tmp_path / "evil.pt")
     assert not (tmp_path / "canary").exists()
+
+
+def test_a_training_log_of_numpy_numbers_does_not_shut_the_file(tmp_path: Path) -> None:
+    log = {"losses": [np.float32(0.5), np.float64(0.25)], "epoch": np.int64(3)}
+    torch.save({"network_weights": GOLDEN.state(), "logging": log}, tmp_path / "checkpoint_final.pth")
+    assert published().load_published(tmp_path / "checkpoint_final.pth").matched > 0
 
 
 @pytest.mark.parametrize("build", [small, detailed])
