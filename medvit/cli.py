@@ -56,6 +56,15 @@ def _common(
     pass
 
 
+def _overrides(device: str, overlap: float | None, **flags: Any) -> dict[str, Any]:
+    overrides: dict[str, Any] = dict(flags)
+    if device != "auto":
+        overrides["device"] = f"$torch.device({device!r})"
+    if overlap is not None:
+        overrides["overlap"] = overlap
+    return overrides
+
+
 @app.command()
 def run(
     bundle: BundleName,
@@ -71,6 +80,11 @@ def run(
     dicom: Annotated[
         bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")
     ] = False,
+    viewer: Annotated[bool, typer.Option(help="Put an interactive viewer into report.html.")] = False,
+    language: Annotated[str, typer.Option(help="Of the reports: en, de or fr.")] = "en",
+    prior: Annotated[
+        list[str] | None, typer.Option(help="measurements.json of an earlier study, to compare with.")
+    ] = None,
     show_patient: Annotated[bool, typer.Option(help="Name the patient in reports.")] = False,
     trust: Trust = False,
 ) -> None:
@@ -78,20 +92,80 @@ def run(
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
-    overrides: dict[str, Any] = {
-        "tta": tta,
-        "report": report,
-        "pdf": pdf,
-        "dicom": dicom,
-        "show_patient": show_patient,
-    }
-    if device != "auto":
-        overrides["device"] = f"$torch.device({device!r})"
-    if overlap is not None:
-        overrides["overlap"] = overlap
+    overrides = _overrides(
+        device, overlap, tta=tta, report=report, viewer=viewer, pdf=pdf, dicom=dicom, language=language,
+        priors=prior or [], show_patient=show_patient,
+    )  # fmt: skip
     from medvit.engines import run_bundle
 
     raise typer.Exit(run_bundle(found, studies, output, **overrides))
+
+
+@app.command()
+def cohort(
+    bundle: BundleName,
+    studies: Studies,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes on this machine; 0: one a CPU, at most four.")
+    ] = 0,
+    resume: Annotated[
+        bool, typer.Option(help="Keep studies that are done with this input and these settings.")
+    ] = True,
+    scheduler: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do the studies.")
+    ] = "",
+    time_limit: Annotated[
+        float | None, typer.Option(min=1.0, metavar="SECONDS", help="What a study may take.")
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Further attempts after a failure that may pass.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    overlap: Annotated[
+        float | None, typer.Option(help="Share by which windows overlap, 0 to below 1.")
+    ] = None,
+    tta: Annotated[bool, typer.Option(help="Average over left-right mirrored images as well.")] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    pdf: Annotated[bool, typer.Option(help="Write report.pdf.")] = False,
+    dicom: Annotated[
+        bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")
+    ] = False,
+    show_patient: Annotated[bool, typer.Option(help="Name the patient in reports.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Segment or restore many studies, each on its own, in several processes; run it again to resume."""
+    from medvit.bundles import find_bundle
+
+    found = find_bundle(bundle, trust=trust)
+    overrides = _overrides(
+        device, overlap, tta=tta, report=report, pdf=pdf, dicom=dicom, show_patient=show_patient
+    )
+    from medvit.cohort import run_cohort
+
+    exit_code = run_cohort(
+        found,
+        studies,
+        output,
+        workers=workers,
+        resume=resume,
+        scheduler=scheduler,
+        time_limit=time_limit,
+        retries=retries,
+        gpu=device.startswith("cuda"),
+        **overrides,
+    )
+    raise typer.Exit(exit_code)
+
+
+@app.command()
+def status(
+    output: Annotated[Path, typer.Argument(help="Folder of a cohort's results.", metavar="OUTPUT")],
+    as_json: AsJson = False,
+) -> None:
+    """Where a cohort stands: done, running, failed and why, rate and time left."""
+    from medvit.cohort.status import read_status
+
+    now = read_status(output)
+    typer.echo(json.dumps(now.as_dict(), indent=2) if as_json else str(now))
 
 
 @app.command(name="list")

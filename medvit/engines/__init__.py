@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "dataset": ["StudyDataset", "StudyItem"],
         "evaluator": ["StudyEvaluator"],
         "outcome": ["StudyOutcome"],
-        "results": ["StudyWriter"],
+        "results": ["ResultOptions", "StudyWriter"],
         "run": ["finish", "run_bundle", "run_studies"],
         "training": ["MixedPrecisionStep", "inference_component", "save_weights", "start_training"],
         "weights": ["load_weights", "sha256_of"],

@@ -1,10 +1,9 @@
-"""The results of a study in its own folder: all of them or none."""
+"""The results of a study: label map or image, measurements and report, in its own folder."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,46 @@ from monai.data import MetaTensor
 
 from medvit import __version__
 from medvit.bundles import Bundle
-from medvit.data import Study, safe_join, write_image, write_label_map
+from medvit.data import Study, write_image, write_label_map
 from medvit.data.labels import LabelTable
+from medvit.engines.done import input_sha256, study_folder
 from medvit.engines.outcome import StudyOutcome
 from medvit.engines.weights import sha256_of
 
 SOFTWARE = ("medvit", "monai", "torch", "numpy", "nibabel", "pydicom")
 
 
-@contextmanager
-def study_folder(output_dir: Path, study_id: str) -> Iterator[Path]:
-    """A folder to fill that becomes ``output_dir/study_id`` once the block ends well.
+@dataclass(frozen=True)
+class ResultOptions:
+    """What is written of a study beside its label map or image, and how.
 
-    Whatever stood there before is replaced as a whole; when the block fails it stays as it was.
+    Parameters
+    ----------
+    report, viewer
+        Whether to write ``report.html``, and whether an interactive viewer goes into it.
+    pdf
+        Whether to write ``report.pdf``.
+    dicom
+        Whether to write a DICOM segmentation, structured report and encapsulated PDF for studies that came
+        as DICOM.
+    language
+        Of the reports: ``"en"``, ``"de"`` or ``"fr"``.
+    show_patient
+        Whether reports show the patient's name and identifier.
+    timings
+        Whether reports state the seconds of each stage; without, equal studies have equal results.
+    priors
+        ``measurements.json`` of earlier studies of the patient, to compare with.
     """
-    final = safe_join(output_dir, study_id)
-    partial = safe_join(output_dir, f".partial-{study_id.replace('/', '_')}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        final.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+    report: bool = True
+    viewer: bool = False
+    pdf: bool = False
+    dicom: bool = False
+    language: str = "en"
+    show_patient: bool = False
+    timings: bool = True
+    priors: Sequence[str] = ()
 
 
 class StudyWriter:
@@ -51,15 +65,8 @@ class StudyWriter:
         Folder of the bundle, whose metadata says what its labels mean.
     checkpoint
         The weights that were used.
-    report
-        Whether to write ``report.html``.
-    pdf
-        Whether to write ``report.pdf``.
-    dicom
-        Whether to write a DICOM segmentation, structured report and encapsulated PDF for studies that came
-        as DICOM.
-    show_patient
-        Whether reports show the patient's name and identifier.
+    options
+        What is written beside the label map or image.
     settings
         How the bundle was set, for the report.
     """
@@ -70,16 +77,13 @@ class StudyWriter:
         bundle_root: str | Path,
         checkpoint: str | Path,
         *,
-        report: bool = True,
-        pdf: bool = False,
-        dicom: bool = False,
-        show_patient: bool = False,
+        options: ResultOptions | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.bundle = Bundle(Path(bundle_root))
         self.checkpoint = Path(checkpoint)
-        self.report, self.pdf, self.dicom, self.show_patient = report, pdf, dicom, show_patient
+        self.options = options or ResultOptions()
         self.settings = dict(settings or {})
         self._provenance: dict[str, Any] | None = None
 
@@ -96,11 +100,25 @@ class StudyWriter:
             }
         return self._provenance
 
+    def made_by(self) -> dict[str, Any]:
+        """What tells results of the same input apart: bundle, configuration, weights and settings."""
+        return {
+            "medvit": __version__,
+            "bundle": f"{self.bundle.name} {self.bundle.version}",
+            "config_sha256": sha256_of(self.bundle.config("inference")),
+            "weights_sha256": self.provenance["weights_sha256"],
+            "settings": self.settings | asdict(self.options),
+        }
+
+    def made_from(self, study: Study) -> dict[str, Any]:
+        """What the results of `study` are made from, for its done mark."""
+        return self.made_by() | {"inputs": input_sha256(study)}
+
     def write(self, study: Study, prediction: MetaTensor, outcome: StudyOutcome) -> None:
         """Write what belongs to `study` and note it in `outcome`."""
         voxels = prediction.squeeze(0).cpu().numpy()
         table = self.bundle.label_table
-        with study_folder(self.output_dir, study.id) as folder:
+        with study_folder(self.output_dir, study.id, self.made_from(study)) as folder:
             if table is None:
                 write_image(folder / "image.nii.gz", voxels, study)
             else:
@@ -114,8 +132,9 @@ class StudyWriter:
     def _write_report(
         self, folder: Path, study: Study, label_map: np.ndarray, table: LabelTable, outcome: StudyOutcome
     ) -> None:
-        from medvit.reports import make_report, write_html, write_json, write_pdf
+        from medvit.reports import make_report, read_prior, write_html, write_json, write_pdf
 
+        options = self.options
         report = make_report(
             study.id,
             label_map,
@@ -125,17 +144,19 @@ class StudyWriter:
             facts=study.series[0].facts,
             expected_modalities=self.bundle.facts.get("modality", ()),
             provenance=self.provenance,
-            timings=dict(outcome.seconds),
-            patient=study.patient if self.show_patient else {},
+            timings=dict(outcome.seconds) if options.timings else {},
+            patient=study.patient if options.show_patient else {},
             notes=study.notes,
+            priors=tuple(read_prior(path) for path in options.priors),
         )
+        words: dict[str, Any] = {"language": options.language, "show_patient": options.show_patient}
         outcome.volumes_ml = {m.structure.name: m.volume_ml for m in report.measurements.structures}
         write_json(report, folder / "measurements.json")
-        if self.report:
-            write_html(report, folder / "report.html", show_patient=self.show_patient)
-        as_dicom = self.dicom and study.series[0].format == "dicom"
-        if self.pdf or as_dicom:
-            write_pdf(report, folder / "report.pdf", show_patient=self.show_patient)
+        if options.report:
+            write_html(report, folder / "report.html", viewer=options.viewer, **words)
+        as_dicom = options.dicom and study.series[0].format == "dicom"
+        if options.pdf or as_dicom:
+            write_pdf(report, folder / "report.pdf", **words)
         if as_dicom:
             self._write_dicom(folder, study, label_map, table, outcome.volumes_ml)
 

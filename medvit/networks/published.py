@@ -23,7 +23,7 @@ StateDict = dict[str, Tensor]
 
 # nnU-Net keeps its training log, numpy numbers, in the file of the weights. They hold no code.
 _PLAIN_NUMBERS: list[Any] = [
-    np._core.multiarray.scalar,
+    np.float64(0).__reduce__()[0],
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "bool")),
 ]
