@@ -9,22 +9,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 
-def interleaved(rounds: int, runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """CPU seconds of each run in each round; every round runs them all, in turn."""
+def interleaved(
+    rounds: int, runs: Mapping[str, Callable[[], Any]]
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """CPU seconds of each run in each round, and what each gave; every round runs them all, in turn."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    results = {}
     for _ in range(rounds):
         for name, run in runs.items():
-            times[name].append(cpu_seconds(run))
-    return times
-
-
-def cpu_seconds(run: Callable[[], object]) -> float:
-    """CPU seconds, user and system, of one run."""
-    started = time.process_time()
-    run()
-    return time.process_time() - started
+            started = time.process_time()
+            results[name] = run()
+            times[name].append(time.process_time() - started)
+    return times, results
 
 
 def ratio(times: Mapping[str, list[float]], ours: str, theirs: str) -> float:

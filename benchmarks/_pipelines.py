@@ -73,10 +73,8 @@ def monai_windows(image: Tensor, predict: Predict, roi: Sequence[int], overlap: 
 def nnunet_windows(image: Tensor, predict: Predict, roi: Sequence[int], overlap: float) -> np.ndarray:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    network = torch.nn.Module()
-    network.forward = predict  # type: ignore[method-assign]
     predictor = nnUNetPredictor(1 - overlap, True, False, True, torch.device("cpu"), allow_tqdm=False)
-    predictor.network = network
+    predictor.network = predict
     predictor.configuration_manager = types.SimpleNamespace(patch_size=list(roi))
     predictor.label_manager = types.SimpleNamespace(num_segmentation_heads=predict.classes)
     return predictor.predict_sliding_window_return_logits(image).argmax(0).numpy()
@@ -91,7 +89,7 @@ def torchio_windows(image: Tensor, predict: Predict, roi: Sequence[int], overlap
     sampler = torchio.GridSampler(subject, tuple(roi), tuple(steps))
     aggregator = torchio.GridAggregator(sampler, overlap_mode="hann")
     for patch in torchio.SubjectsLoader(sampler, batch_size=1):
-        aggregator.add_batch(predict(patch["image"][torchio.DATA]), patch[torchio.LOCATION])
+        aggregator.add_batch(predict(patch["image"]["data"]), patch["location"])
     return aggregator.get_output_tensor().argmax(0).numpy()
 
 
