@@ -80,6 +80,9 @@ def run(
     dicom: Annotated[
         bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")
     ] = False,
+    anonymous: Annotated[
+        bool, typer.Option("--deidentify", help="Take out of DICOM results what could identify a person.")
+    ] = False,
     viewer: Annotated[bool, typer.Option(help="Put an interactive viewer into report.html.")] = False,
     language: Annotated[str, typer.Option(help="Of the reports: en, de or fr.")] = "en",
     prior: Annotated[
@@ -93,8 +96,8 @@ def run(
 
     found = find_bundle(bundle, trust=trust)
     overrides = _overrides(
-        device, overlap, tta=tta, report=report, viewer=viewer, pdf=pdf, dicom=dicom, language=language,
-        priors=prior or [], show_patient=show_patient,
+        device, overlap, tta=tta, report=report, viewer=viewer, pdf=pdf, dicom=dicom,
+        deidentify=anonymous, language=language, priors=prior or [], show_patient=show_patient,
     )  # fmt: skip
     from medvit.engines import run_bundle
 
@@ -166,6 +169,36 @@ def status(
 
     now = read_status(output)
     typer.echo(json.dumps(now.as_dict(), indent=2) if as_json else str(now))
+
+
+@app.command()
+def label(
+    studies: Annotated[
+        str, typer.Argument(help="Folder of images, or the address of a DICOMweb service.", metavar="STUDIES")
+    ],
+    models: Annotated[
+        list[str] | None, typer.Option(help="Bundle to serve; may be repeated. Default: all installed.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to bind; others than loopback need --token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to bind.")] = 8000,
+    token: Annotated[
+        str, typer.Option(envvar="MEDVIT_LABEL_TOKEN", help="What clients must know to be let in.")
+    ] = "",
+    workspace: Annotated[
+        Path | None, typer.Option(help="Folder for trained versions and fetched series.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Serve bundles to 3D Slicer and other viewers, over MONAI Label."""
+    from medvit.label.launch import serve
+
+    code = serve(
+        studies, models=models or (), trust=trust, host=host, port=port, token=token, folder=workspace,
+        say=typer.echo,
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 @app.command(name="list")

@@ -8,6 +8,7 @@ import json
 import secrets
 import struct
 import warnings
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -130,18 +131,29 @@ def deidentify(dataset: Dataset, profile: Profile) -> Dataset:
 
 
 def deidentify_folder(source: Path, target: Path, profile: Profile | None = None) -> Deidentified:
-    """De-identify every DICOM image below a folder, into one folder a study and series named by hashes.
+    """De-identify every DICOM image below a folder; see `deidentify_files`.
 
     Raises
     ------
     MedvitError
         If there is no image that could be written, or `target` lies in `source`.
     """
-    profile = profile or Profile()
     if target.resolve().is_relative_to(source.resolve()):
         raise MedvitError("the output folder lies in the folder to de-identify; choose another")
+    return deidentify_files(sorted(p for p in source.rglob("*") if p.is_file()), target, profile)
+
+
+def deidentify_files(paths: Sequence[Path], target: Path, profile: Profile | None = None) -> Deidentified:
+    """De-identify DICOM images, into one folder a study and series named by hashes.
+
+    Raises
+    ------
+    MedvitError
+        If there is no image that could be written.
+    """
+    profile = profile or Profile()
     written, left_out = [], []
-    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+    for path in paths:
         try:
             result = deidentify(pydicom.dcmread(path), profile)
         except StudyError as error:

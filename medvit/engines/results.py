@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class ResultOptions:
     dicom
         Whether to write a DICOM segmentation, structured report and encapsulated PDF for studies that came
         as DICOM.
+    deidentify
+        Whether the DICOM results, and a copy of the images beside them, go without what could identify a
+        person (DICOM PS3.15, Basic Profile).
     language
         Of the reports: ``"en"``, ``"de"`` or ``"fr"``.
     show_patient
@@ -48,6 +51,7 @@ class ResultOptions:
     viewer: bool = False
     pdf: bool = False
     dicom: bool = False
+    deidentify: bool = False
     language: str = "en"
     show_patient: bool = False
     timings: bool = True
@@ -168,12 +172,17 @@ class StudyWriter:
         table: LabelTable,
         volumes: Mapping[str, float],
     ) -> None:
+        from medvit.data.deidentify import deidentify_files
         from medvit.data.dicom_out import Algorithm, write_segmentation_results
 
         assert study.grid is not None, "a written study has been read"
+        series = study.series[0]
+        if self.options.deidentify:
+            images = deidentify_files(series.paths, folder / "dicom" / "images")
+            series = replace(series, paths=images.files)
         write_segmentation_results(
             folder / "dicom",
-            study.series[0],
+            series,
             label_map,
             study.grid,
             table,
