@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LABEL := .venv-label
+LABEL_INSTALLED := $(LABEL)/.installed
 STUDY = $(shell $(BIN)/python -c "import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec('nilearn').origin).parent / 'datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz')")
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint clean label-env test-label
 
 demo: $(INSTALLED)
 	$(BIN)/python -m monai.bundle run --config_file bundles/segformer3d_brain/configs/inference.json \
@@ -16,6 +18,11 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+label-env: $(LABEL_INSTALLED)
+
+test-label: $(LABEL_INSTALLED)
+	OMP_NUM_THREADS=1 $(LABEL)/bin/python -m pytest -m 'label and not debian' tests/label
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -30,5 +37,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# MONAI Label comes without its dependencies: they would change numpy and bring packages that cannot be imported.
+$(LABEL_INSTALLED): pyproject.toml constraints.txt label-constraints.txt
+	$(PYTHON) -m venv $(LABEL)
+	$(LABEL)/bin/python -m pip install --quiet --upgrade pip
+	$(LABEL)/bin/python -m pip install --quiet $(shell grep '^torch==' constraints.txt)
+	$(LABEL)/bin/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(LABEL)/bin/python -m pip install --quiet --no-deps monailabel==0.8.5
+	$(LABEL)/bin/python -m pip install --quiet --constraint constraints.txt --requirement label-constraints.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) out dist
+	rm -rf $(VENV) $(LABEL) out dist

@@ -1,1 +1,1 @@
-"""The MONAI Label app over all bundles."""
+"""Bundles served to viewers: a MONAI Label app, run in an environment of its own (`make label-env`)."""

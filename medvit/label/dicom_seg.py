@@ -1,0 +1,67 @@
+"""DICOM SEG in and out of the label store: segment numbers are label values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+
+from medvit.data import Grid, LabelTable, Study
+from medvit.data.dicom_out import Algorithm, read_source, save_dicom, segmentation
+from medvit.errors import StudyError
+from medvit.label.errors import RequestError
+from medvit.label.volumes import labels_on
+
+_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def write_segmentation(
+    path: Path, labels: np.ndarray, study: Study, table: LabelTable, algorithm: Algorithm
+) -> Path:
+    """Write (X, Y, Z) `labels` on the grid of `study` as DICOM SEG.
+
+    Raises
+    ------
+    RequestError
+        If the study did not come as DICOM.
+    """
+    series = study.series[0]
+    if series.format != "dicom" or study.grid is None:
+        raise RequestError("DICOM SEG can only be made of studies that are DICOM; ask for an image instead")
+    labels = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
+    save_dicom(segmentation(labels, study.grid, read_source(series.paths), table, algorithm), path)
+    return path
+
+
+def read_segmentation(path: Path, target: Grid) -> tuple[np.ndarray, list[str]]:
+    """Label values on a grid, and their names in order of value.
+
+    Parameters
+    ----------
+    path
+        A DICOM SEG.
+    target
+        Usually the grid of the segmented series.
+
+    Returns
+    -------
+    labels
+        (X, Y, Z) uint16: the segment number at each voxel.
+    names
+        Segment labels by number; a number that is not used has an empty name.
+
+    Raises
+    ------
+    StudyError
+        If segments overlap, or the object cannot be laid out as a volume.
+    """
+    seg = hd.seg.segread(path)
+    names = [""] * max(seg.segment_numbers)
+    for number in seg.segment_numbers:
+        names[number - 1] = str(seg.get_segment_description(number).segment_label)
+    try:
+        volume = seg.get_volume(combine_segments=True, dtype=np.uint16)
+    except (RuntimeError, ValueError) as error:
+        raise StudyError("dicom-seg-no-label-map", str(error).rstrip("."), path=path) from error
+    return labels_on(target, volume.array, _RAS_FROM_LPS @ volume.affine), names

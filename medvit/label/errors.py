@@ -1,0 +1,27 @@
+"""Requests that cannot be answered, each with the HTTP status that says so."""
+
+from __future__ import annotations
+
+from medvit.errors import MedvitError
+
+
+class RequestError(MedvitError):
+    """A request that asks for what cannot be done.
+
+    Parameters
+    ----------
+    what
+        One sentence for the person at the viewer.
+    status
+        HTTP status of the answer.
+    """
+
+    def __init__(self, what: str, status: int = 422) -> None:
+        super().__init__(what)
+        self.status = status
+
+
+def not_found(kind: str, name: str, known: list[str]) -> RequestError:
+    """There is no `kind` of that `name`; says which there are."""
+    listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    return RequestError(f"there is no {kind} {name!r}; known are: {listed or 'none'}", 404)

@@ -1,0 +1,161 @@
+"""Starting the server from the command line: in the label environment, and until the person stops it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medvit.errors import MedvitError
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_ENVIRONMENT = Path(__file__).parents[2] / ".venv-label"
+_READY_AFTER = 300.0
+
+
+def workspace() -> Path:
+    """Where trained versions and fetched series go unless told otherwise."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "medvit" / "label"
+
+
+def label_python() -> Path:
+    """The interpreter of the environment that has MONAI Label.
+
+    Raises
+    ------
+    MedvitError
+        If there is none.
+    """
+    if importlib.util.find_spec("monailabel") is not None:
+        return Path(sys.executable)
+    for name in ("bin/python", "Scripts/python.exe"):
+        if (_ENVIRONMENT / name).is_file():
+            return _ENVIRONMENT / name
+    raise MedvitError("MONAI Label is not installed; run `make label-env` in a checkout of medvit")
+
+
+def serve(
+    studies: str,
+    *,
+    models: Sequence[str] = (),
+    trust: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str = "",
+    folder: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Run the server until it ends or is interrupted; its exit code.
+
+    Parameters
+    ----------
+    studies
+        A folder of images, or the address of a DICOMweb service.
+    models
+        Names of installed bundles, or folders of trusted ones; all that are installed where empty.
+    trust
+        Whether `models` may be folders.
+    host, port
+        What to bind.
+    token
+        What clients must know.
+    folder
+        For trained versions and fetched series; `workspace` by default.
+    say
+        Called with the address, once the server answers.
+
+    Raises
+    ------
+    MedvitError
+        If others could reach the server without a token, the studies are missing, the port is taken, or
+        MONAI Label is not installed.
+    """
+    if host not in LOOPBACK and not token:
+        raise MedvitError(f"{host} can be reached by others, and images are patients' data; give --token")
+    remote = studies.startswith(("http://", "https://"))
+    if not remote and not Path(studies).is_dir():
+        raise MedvitError(f"{studies}: is neither a folder of images nor the address of a DICOMweb service")
+    _check_port(host, port)
+    command = [
+        str(label_python()),
+        "-m",
+        "medvit.label.server",
+        studies if remote else str(Path(studies).resolve()),
+    ]
+    command += ["--host", host, "--port", str(port), "--workspace", str(folder or workspace())]
+    command += [part for model in models for part in ("--models", model)] + ["--trust"] * trust
+    # In the environment, since arguments are seen by everybody on the machine.
+    environment = {**os.environ, "MEDVIT_LABEL_TOKEN": token}
+    process = subprocess.Popen(command, env=environment)
+    # Being terminated must not leave the server behind.
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        if _wait_until_ready(process, host, port):
+            say(_welcome(host, port, token))
+        return _as_exit_code(process.wait())
+    except KeyboardInterrupt:
+        return _stopped(process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            what = f"{host}:{port} cannot be bound ({error.strerror}); give another --port"
+            raise MedvitError(what) from None
+
+
+def _wait_until_ready(process: subprocess.Popen, host: str, port: int) -> bool:
+    """Whether the server answers before it ends."""
+    deadline = time.monotonic() + _READY_AFTER
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{_address(host, port)}/auth/", timeout=2).close()
+            return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    return False
+
+
+def _address(host: str, port: int) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _welcome(host: str, port: int, token: str) -> str:
+    address = _address(host, port)
+    login = "\n  log in:    any name, the token as the password" if token else ""
+    return (
+        f"Serving. Stop with Ctrl-C.\n  3D Slicer: {address}  (module MONAI Label or MedViT, server)"
+        f"\n  browser:   {address}/{login}"
+    )
+
+
+def _stopped(process: subprocess.Popen) -> int:
+    """End the server after Ctrl-C, which the terminal has sent to it as well."""
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait(15)
+    return 0
+
+
+def _as_exit_code(code: int) -> int:
+    return 0 if code in (-signal.SIGTERM, -signal.SIGINT) else code

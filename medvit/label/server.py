@@ -1,0 +1,249 @@
+"""The server process: MONAI Label's endpoints over our app, in the label environment."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import inspect
+import json
+import logging
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from medvit.errors import MedvitError
+from medvit.label import compat
+from medvit.label.errors import not_found
+
+_APP_DIR = Path(__file__).parent / "app"
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def main() -> int:
+    """Serve until a signal ends it."""
+    arguments = _arguments()
+    token = os.environ.pop("MEDVIT_LABEL_TOKEN", "")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("medvit").setLevel(logging.INFO)
+    logging.getLogger("timeloop").setLevel(logging.WARNING)
+    workspace = arguments.workspace.resolve()
+    workspace.mkdir(parents=True, exist_ok=True)
+    configure(arguments, workspace)
+    # MONAI Label reads a .env file where it stands.
+    os.chdir(workspace)
+    compat.install()
+    import uvicorn
+
+    try:
+        app = make_app(token, arguments.host)
+    except MedvitError as error:
+        print(f"medvit: {error}", file=sys.stderr)
+        return 1
+    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning")
+    return 0
+
+
+def configure(arguments: argparse.Namespace, workspace: Path) -> None:
+    """Tell MONAI Label and its background tasks what to serve; they take that from the environment."""
+    remote = arguments.studies.startswith(("http://", "https://"))
+    conf = {
+        "models": ",".join(_found_from_anywhere(m) for m in arguments.models),
+        "trust": "true" if arguments.trust else "false",
+        "workspace": str(workspace),
+    }
+    os.environ |= {
+        "MONAI_LABEL_APP_DIR": str(_APP_DIR),
+        "MONAI_LABEL_STUDIES": arguments.studies if remote else str(Path(arguments.studies).resolve()),
+        "MONAI_LABEL_APP_CONF": json.dumps(conf),
+        "MONAI_LABEL_SERVER_PORT": str(arguments.port),
+        "MONAI_LABEL_SESSION_PATH": str(workspace / "sessions"),
+        # Scoring infers every image: that is for a person to ask for, not to follow from each click.
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+    }
+
+
+def make_app(token: str, host: str) -> Any:
+    """The ASGI application.
+
+    Parameters
+    ----------
+    token
+        What every request must carry; empty for none.
+    host
+        The address that is bound.
+
+    Raises
+    ------
+    MedvitError
+        If a bundle cannot be served.
+    """
+    from fastapi import Depends, FastAPI
+    from monailabel import endpoints
+    from monailabel.endpoints import (  # noqa: F401
+        activelearning,
+        batch_infer,
+        datastore,
+        info,
+        model,
+        ohif,
+        proxy,
+        scoring,
+        session,
+        train,
+    )
+    from monailabel.interfaces.utils.app import app_instance
+
+    from medvit.label.endpoints import bundle_router, infer_router, login_router
+
+    instance = app_instance()
+    instance.check_weights()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        instance.server_mode(True)
+        instance.on_init_complete()
+        yield
+        _stop_tasks()
+
+    app = FastAPI(title="medvit", description=instance.description, docs_url="/", lifespan=lifespan)
+    app.include_router(login_router(token))
+    app.include_router(infer_router)
+    app.include_router(bundle_router)
+    for name in ("info", "batch_infer", "train", "activelearning", "scoring", "datastore", "session"):
+        router = in_threads(getattr(endpoints, name).router)
+        app.include_router(router, dependencies=[Depends(_known)])
+    for route in model.router.routes:
+        # Weights change by training alone; what is uploaded would be opened without a check.
+        if route.methods == {"GET"}:
+            app.router.routes.append(route)
+    for module in (ohif, proxy):
+        app.include_router(module.router)
+    _answer_errors(app)
+    app.middleware("http")(_guard(token, host))
+    return app
+
+
+def in_threads(router: Any) -> Any:
+    """A router whose endpoints run in threads.
+
+    MONAI Label declares endpoints `async` that never wait, so that each one stops all others.
+    """
+    for route in router.routes:
+        if inspect.iscoroutinefunction(route.endpoint):
+            route.endpoint = _in_thread(route.endpoint)
+    return router
+
+
+def _in_thread(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    def run(**arguments: Any) -> Any:
+        return asyncio.run(endpoint(**arguments))  # type: ignore[arg-type]
+
+    run.__name__ = endpoint.__name__
+    run.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
+    return run
+
+
+def _known(request: Request) -> None:
+    """Refuse models and methods that are not served, which background tasks would only find out later."""
+    from monailabel.interfaces.utils.app import app_instance
+
+    served = app_instance().info()
+    for kind, where in (("model", "trainers"), ("method", "scoring"), ("strategy", "strategies")):
+        name = request.path_params.get(kind)
+        where = "models" if request.url.path.startswith("/batch") else where
+        if name is not None and name not in served[where]:
+            raise not_found(kind, name, list(served[where]))
+
+
+def _answer_errors(app: Any) -> None:
+    """What a person can put right is a sentence with a 4xx status, and what fell over inside says so."""
+    from fastapi.responses import JSONResponse
+    from monailabel.interfaces.exception import (
+        ImageNotFoundException,
+        LabelNotFoundException,
+        MONAILabelException,
+    )
+    from requests.exceptions import RequestException
+
+    def answer(status: int, sentence: str) -> JSONResponse:
+        return JSONResponse({"detail": sentence}, status)
+
+    @app.exception_handler(MedvitError)
+    def refused(_: Request, error: MedvitError) -> JSONResponse:
+        return answer(getattr(error, "status", 422), str(error))
+
+    @app.exception_handler(MONAILabelException)
+    def unknown(_: Request, error: Any) -> JSONResponse:
+        missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
+        return answer(404 if missing else 400, str(error.msg))
+
+    @app.exception_handler(RequestException)
+    def archive(_: Request, error: RequestException) -> JSONResponse:
+        return answer(502, f"the archive could not be used ({type(error).__name__}); check that it runs")
+
+    @app.exception_handler(json.JSONDecodeError)
+    def not_json(_: Request, error: json.JSONDecodeError) -> JSONResponse:
+        return answer(400, f"params is not JSON: {error}")
+
+    @app.exception_handler(Exception)
+    def fallen(_: Request, error: Exception) -> JSONResponse:
+        return answer(500, f"the server failed with {type(error).__name__}: {error}; its log has more")
+
+
+def _guard(token: str, host: str) -> Callable[..., Awaitable[Any]]:
+    """Lets in who has the token, and no other web page that the person at the browser may have open."""
+    from fastapi.responses import JSONResponse
+
+    async def guard(request: Request, forward: Callable[[Request], Awaitable[Any]]) -> Any:
+        asked = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        origin = request.headers.get("origin")
+        if host in LOOPBACK and asked not in LOOPBACK:
+            return JSONResponse({"detail": "this server only answers to its own address"}, 421)
+        if origin and urlsplit(origin).netloc != request.headers.get("host"):
+            return JSONResponse({"detail": f"pages of {origin} may not use this server"}, 403)
+        given = request.headers.get("authorization", "").partition(" ")[2]
+        log_in = request.url.path.rstrip("/") in ("/auth", "/auth/token")
+        if token and not log_in and not secrets.compare_digest(given.encode(), token.encode()):
+            return JSONResponse({"detail": "log in first: the token is the password"}, 401)
+        return await forward(request)
+
+    return guard
+
+
+def _stop_tasks() -> None:
+    """End what runs in the background, so that no process outlives the server."""
+    from monailabel.utils.async_tasks.utils import processes, stop_background_task
+
+    for method in ("train", "scoring", "batch_infer"):
+        while processes(method):
+            stop_background_task(method)
+
+
+def _found_from_anywhere(model: str) -> str:
+    """A folder as an absolute path, a name as it is."""
+    return str(Path(model).expanduser().resolve()) if Path(model).expanduser().is_dir() else model
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m medvit.label.server")
+    parser.add_argument("studies")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--models", action="append", default=[])
+    parser.add_argument("--trust", action="store_true")
+    parser.add_argument("--workspace", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.host not in LOOPBACK and not os.environ.get("MEDVIT_LABEL_TOKEN"):
+        parser.error("a server that others can reach needs a token")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""`ServedBundle`: a bundle that answers requests, on the road that ``python -m monai.bundle run`` takes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+
+from medvit.bundles import Bundle
+from medvit.data import Found, Study
+from medvit.engines import StudyEvaluator, sha256_of
+from medvit.errors import MedvitError, StudyError
+from medvit.label.errors import RequestError, not_found
+from medvit.label.tables import label_table
+from medvit.label.versions import Versions
+
+# Evaluators kept in memory: one with the usual options, one with those that someone is trying out.
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a bundle made of a study.
+
+    Parameters
+    ----------
+    study
+        As it was read.
+    voxels
+        (X, Y, Z) label map or restored image, on the grid of the study.
+    bundle
+        The version that was used.
+    seconds
+        Wall time of each stage.
+    """
+
+    study: Study
+    voxels: np.ndarray
+    bundle: Bundle
+    seconds: dict[str, float]
+
+
+class ServedBundle:
+    """A bundle and its trained versions.
+
+    Parameters
+    ----------
+    pristine
+        The bundle as it was installed.
+    versions
+        Where trained versions are.
+
+    Raises
+    ------
+    MedvitError
+        If its labels are not 1 to N, or its workflow is not one of medvit's.
+    """
+
+    def __init__(self, pristine: Bundle, versions: Versions) -> None:
+        self.pristine = pristine
+        self.name = pristine.name
+        self.versions = versions
+        self.table = label_table(pristine)
+        config = self._parser(pristine, {})
+        missing = [key for key in ("datalist", "dataset", "evaluator", "inferer") if key not in config]
+        if missing:
+            raise MedvitError(
+                f"{pristine.config('inference')} has no {', '.join(missing)}, by which medvit runs bundles; "
+                "serve it with MONAI Label's app monaibundle"
+            )
+        self.options: dict[str, Any] = dict(config.get_parsed_content("displayable_configs", default={}))
+        self._targets = {k: _target(k, config["displayable_configs"][k]) for k in self.options}
+        self._evaluators: OrderedDict[tuple, StudyEvaluator] = OrderedDict()
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Value of each label by name; empty for a restorer."""
+        return {s.name: s.value for s in self.table or ()}
+
+    def bundles(self) -> dict[str, Bundle]:
+        """All versions by number, the one that is used unless another is asked for first."""
+        return {b.version: b for b in [*self.versions.of(self.name), self.pristine]}
+
+    def bundle(self, version: str = "") -> Bundle:
+        """The bundle of a version, or the newest."""
+        bundles = self.bundles()
+        version = version or next(iter(bundles))
+        if version not in bundles:
+            raise not_found(f"version of {self.name}", version, list(bundles))
+        return bundles[version]
+
+    def evaluator(self, bundle: Bundle, options: Mapping[str, Any], device: str = "") -> StudyEvaluator:
+        """The evaluator of a version, its network loaded strictly.
+
+        Raises
+        ------
+        WeightsError
+            If the weights do not fit.
+        """
+        overrides = self._overrides(options, device)
+        key = (bundle.version, bundle.weights.stat().st_mtime_ns, *sorted(overrides.items()))
+        if key not in self._evaluators:
+            evaluator = _unwrapped(self._parser(bundle, overrides), "evaluator")
+            evaluator.writer = None
+            self._evaluators[key] = evaluator
+            while len(self._evaluators) > _KEPT:
+                self._evaluators.popitem(last=False)
+        self._evaluators.move_to_end(key)
+        return self._evaluators[key]
+
+    def study(self, path: Path) -> Study:
+        """The study at `path`, found as the bundle finds studies: with its channels."""
+        parser = self._parser(self.pristine, {"input": [str(path)]})
+        found: Found = _unwrapped(parser, "datalist")
+        if found.refused:
+            raise found.refused[0].error
+        if len(found.studies) != 1:
+            raise StudyError("not-one-study", f"holds {len(found.studies)} studies", path=path, do="give one")
+        return found.studies[0]
+
+    def predict(
+        self, path: Path, options: Mapping[str, Any] | None = None, device: str = "", version: str = ""
+    ) -> Prediction:
+        """The label map or restored image of the study at `path`.
+
+        Raises
+        ------
+        MedvitError
+            If the study cannot be read or inferred, or an option is not one of the bundle's.
+        """
+        bundle = self.bundle(version)
+        evaluator = self.evaluator(bundle, options or {}, device)
+        item = evaluator.data_loader.dataset.prepare(self.study(path))
+        outcome = evaluator.process(item)
+        if outcome.status == "failed" or evaluator.last_prediction is None:
+            raise RequestError(outcome.error)
+        voxels = evaluator.last_prediction.squeeze(0).cpu().numpy()
+        evaluator.last_prediction = None
+        return Prediction(item.study, voxels, bundle, dict(outcome.seconds))
+
+    def uncertainty(self, path: Path, device: str = "") -> float:
+        """Mean entropy of the softmax over the study at `path`: 0 is certain, ln(classes) is a guess.
+
+        Raises
+        ------
+        MedvitError
+            If the study cannot be read, or the bundle has no entropy to give.
+        """
+        bundle = self.bundle()
+        evaluator = self.evaluator(bundle, {}, device)
+        inferer = _unwrapped(self._parser(bundle, {"inferer#maps": ["entropy"]}), "inferer")
+        if self.table is None or not getattr(inferer, "maps", None):
+            raise RequestError(f"{self.name} gives no class probabilities, so it has no uncertainty")
+        item = evaluator.data_loader.dataset.prepare(self.study(path))
+        if item.image is None:
+            raise RequestError(item.outcome.error)
+        image = item.image.to(evaluator.state.device)
+        # The inferer's map is a share of the largest entropy that there is.
+        share = float(inferer.infer(image, evaluator.network).maps["entropy"].mean())
+        return share * math.log(len(self.table) + 1)
+
+    def provenance(self, bundle: Bundle) -> dict[str, str]:
+        """What computed a result."""
+        return {"bundle": self.name, "version": bundle.version, "weights_sha256": sha256_of(bundle.weights)}
+
+    def _parser(self, bundle: Bundle, overrides: Mapping[str, Any]) -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config(str(bundle.config("inference")))
+        parser.update({"bundle_root": str(bundle.path), "input": [], **overrides})
+        return parser
+
+    def _overrides(self, options: Mapping[str, Any], device: str) -> dict[str, Any]:
+        overrides: dict[str, Any] = {}
+        for name, value in options.items():
+            if name not in self.options:
+                raise not_found(f"option of {self.name}", name, list(self.options))
+            overrides[self._targets[name]] = _as_type_of(self.options[name], name, value)
+        if device:
+            overrides["device"] = f"$torch.device({_checked_device(device)!r})"
+        return overrides
+
+
+def _unwrapped(parser: ConfigParser, name: str) -> Any:
+    """A component of a configuration; a refusal comes out without the parser's wrappers."""
+    try:
+        return parser.get_parsed_content(name)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, MedvitError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+def _target(name: str, value: Any) -> str:
+    """The identifier that an option stands for: what it refers to, or its own entry."""
+    refers = isinstance(value, str) and re.fullmatch(r"@[\w#]+", value)
+    return value[1:] if refers else f"displayable_configs#{name}"
+
+
+def _as_type_of(default: Any, name: str, value: Any) -> Any:
+    """`value` as the type of the option's default; never an expression, which a configuration would run."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
+        if isinstance(default, int | float):
+            number = type(default)(value)
+            if math.isfinite(number):
+                return number
+        if isinstance(default, str) and isinstance(value, str) and value[:1] not in ("$", "@", "%"):
+            return value
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass
+    raise RequestError(f"option {name!r} takes a value such as {default!r}, not {value!r}")
+
+
+def _checked_device(device: str) -> str:
+    """A device that is there; clients ask for CUDA unasked, so without a GPU that is the processor."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise RequestError(f"there is no device {device!r}; give cpu, cuda or cuda:N")
+    if device == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise RequestError(
+            f"there is no device {device!r}; this machine has {torch.cuda.device_count()} GPUs"
+        )
+    return device

@@ -1,0 +1,259 @@
+"""Where images and labels are: a folder of files, or an archive that speaks DICOMweb."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dicomweb_client.api import DICOMwebClient
+from monailabel.datastore.local import LocalDatastore
+from pydicom import Dataset
+
+from medvit.data import LabelTable, Study, read_study, safe_join, write_image, write_label_map
+from medvit.data.dicom_out import Algorithm
+from medvit.data.pacs import pull, push
+from medvit.errors import MedvitError
+from medvit.label.dicom_seg import read_segmentation, write_segmentation
+from medvit.label.errors import RequestError, not_found
+from medvit.label.tables import named_table
+from medvit.label.volumes import only_study, read_label_map
+
+FINAL = "final"
+PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
+# Long enough for a viewer that asks for one thing after another, short enough to see what was sent meanwhile.
+_SECONDS = 20.0
+
+
+class FileStore(LocalDatastore):
+    """A folder of images, with labels in ``labels/``.
+
+    Parameters
+    ----------
+    folder
+        Gets ``labels/`` and ``datastore_v2.json``.
+    watch
+        Whether to notice files that others add.
+    """
+
+    def __init__(self, folder: Path, *, watch: bool = True) -> None:
+        super().__init__(str(folder), extensions=PATTERNS, auto_reload=watch)
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of an image that clients can download."""
+        uri = super().get_image_uri(image_id)
+        if not uri:
+            raise not_found("image", image_id, sorted(self.list_images()))
+        return uri
+
+    def study_path(self, image_id: str) -> Path:
+        """Path of an image to infer on."""
+        return Path(self.get_image_uri(image_id))
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Take in an image, under a name that stays in the folder."""
+        return super().add_image(_safe(image_id), image_filename, image_info)
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> str:
+        """Take in a label map of an image.
+
+        Raises
+        ------
+        MedvitError
+            If it is no label map, or has values that the names sent with it do not reach.
+        """
+        self.get_image_uri(image_id)
+        if label_tag == FINAL:
+            self._check(image_id, label_filename, label_info)
+        return super().save_label(_safe(image_id), label_filename, _safe(label_tag), label_info)
+
+    def _check(self, image_id: str, label_filename: str, label_info: dict[str, Any]) -> np.ndarray:
+        study = read_study(only_study(self.study_path(image_id)))
+        assert study.grid is not None, "it was just read"
+        labels = read_label_map(label_filename, study.grid)
+        names = label_names(label_info)
+        if names is not None and labels.max(initial=0) > len(names):
+            raise RequestError(
+                f"the label map holds {labels.max()}, but only {len(names)} names came with it"
+            )
+        return labels
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Image and label of each annotated study, and the names of its values where they are known."""
+        return [
+            {
+                "image": str(self.study_path(image)),
+                "label": self.get_label_uri(image, FINAL),
+                "names": label_names(self.get_label_info(image, FINAL)),
+            }
+            for image in sorted(self.get_labeled_images())
+        ]
+
+
+class PacsStore(FileStore):
+    """An archive that speaks DICOMweb; images are its series, labels become DICOM SEG in it.
+
+    Parameters
+    ----------
+    url
+        Of the DICOMweb service.
+    cache
+        Folder for what was fetched.
+    modalities
+        Of the series to list, such as ``("CT", "MR")``.
+    tables
+        Label tables by name of the bundle; they code the labels that are saved.
+    """
+
+    def __init__(
+        self, url: str, cache: Path, modalities: tuple[str, ...], tables: dict[str, LabelTable]
+    ) -> None:
+        self.url = url
+        self.modalities = modalities
+        self.tables = tables
+        self._cache = cache
+        self._client = DICOMwebClient(url)
+        self._listed: tuple[float, list[str], dict[str, str]] = (-_SECONDS, [], {})
+        super().__init__(cache / "images", watch=False)
+
+    def name(self) -> str:
+        """The address."""
+        return self.url
+
+    def list_images(self) -> list[str]:
+        """SeriesInstanceUIDs of the images in the archive."""
+        return self._listing()[0]
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """The images that a DICOM SEG in the archive refers to."""
+        images, segmentations = self._listing()
+        return [uid for uid in images if uid in segmentations]
+
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        """The other images."""
+        images, segmentations = self._listing()
+        return [uid for uid in images if uid not in segmentations]
+
+    def study_path(self, image_id: str) -> Path:
+        """Folder of a series, fetched if it is not here yet."""
+        if image_id not in self.list_images():
+            raise not_found("series", image_id, self.list_images())
+        return self._fetched(image_id)
+
+    def get_image_uri(self, image_id: str) -> str:
+        """A NIfTI file of a series, on the grid that inference uses."""
+        path = safe_join(self._datastore_path, f"{image_id}.nii.gz")
+        if not path.is_file():
+            study = self._study(image_id)
+            assert study.image is not None, "it was just read"
+            write_image(path, study.image[0].numpy(), study)
+            self.refresh()
+        return str(path)
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> str:
+        """Keep a label map here; a final one also becomes a DICOM SEG in the archive."""
+        self.get_image_uri(image_id)
+        if label_tag != FINAL:
+            return super().save_label(image_id, label_filename, label_tag, label_info)
+        study = self._study(image_id)
+        assert study.grid is not None, "it was just read"
+        table = self._table(label_info)
+        labels = read_label_map(label_filename, study.grid)
+        with tempfile.TemporaryDirectory() as folder:
+            seg = Path(folder) / "seg.dcm"
+            write_segmentation(seg, labels, study, table, Algorithm("MONAI Label", "1"))
+            push(self.url, [seg])
+        self._listed = (-_SECONDS, [], {})
+        names = [{"name": s.name, "idx": s.value} for s in table]
+        return super().save_label(image_id, label_filename, label_tag, {**label_info, "label_info": names})
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """The label map of an image; a final one that is not here comes from the archive's DICOM SEG."""
+        here = super().get_label_uri(label_id, label_tag)
+        if (here and Path(here).is_file()) or label_tag != FINAL:
+            return here
+        segmentations = self._listing()[1]
+        if label_id not in segmentations:
+            raise not_found("label of series", label_id, self.get_labeled_images())
+        study = self._study(label_id)
+        self.get_image_uri(label_id)
+        assert study.grid is not None, "it was just read"
+        (file, *_) = sorted(self._fetched(segmentations[label_id]).iterdir())
+        labels, names = read_segmentation(file, study.grid)
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_label_map(Path(folder) / f"{label_id}.nii.gz", labels, study)
+            info = {"label_info": [{"name": name, "idx": k} for k, name in enumerate(names, start=1)]}
+            LocalDatastore.save_label(self, label_id, str(path), FINAL, info)
+        return super().get_label_uri(label_id, FINAL)
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """As of files, after the labels in the archive were fetched."""
+        for image in self.get_labeled_images():
+            self.get_label_uri(image, FINAL)
+        return super().datalist(full_path)
+
+    def _table(self, label_info: dict[str, Any]) -> LabelTable:
+        names, model = label_names(label_info), str(label_info.get("model"))
+        if names:
+            known = {s.name.lower(): s for table in self.tables.values() for s in table}
+            return named_table("annotation", names, known)
+        if model in self.tables or len(self.tables) == 1:
+            return self.tables.get(model) or next(iter(self.tables.values()))
+        raise RequestError("the names of the labels are not known; send label_info, or the model they are of")
+
+    def _study(self, image_id: str) -> Study:
+        return read_study(only_study(self.study_path(image_id)))
+
+    def _fetched(self, series: str) -> Path:
+        folder = safe_join(self._cache, "dicom", series)
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=self._cache) as inbox:
+                (fetched,) = pull(self.url, {"SeriesInstanceUID": series}, Path(inbox))
+                folder.parent.mkdir(exist_ok=True)
+                shutil.move(fetched, folder)
+        return folder
+
+    def _listing(self) -> tuple[list[str], dict[str, str]]:
+        """Image series, and for those with a segmentation the series of the newest one."""
+        if time.monotonic() - self._listed[0] > _SECONDS:
+            images = [s.SeriesInstanceUID for modality in self.modalities for s in self._search(modality)]
+            segmentations: dict[str, str] = {}
+            for seg in sorted(self._search("SEG"), key=lambda s: str(s.get("ContentDate", ""))):
+                headers = self._client.retrieve_series_metadata(seg.StudyInstanceUID, seg.SeriesInstanceUID)
+                for header in map(Dataset.from_json, headers):
+                    for referenced in header.get("ReferencedSeriesSequence", []):
+                        segmentations[str(referenced.SeriesInstanceUID)] = str(seg.SeriesInstanceUID)
+            self._listed = (time.monotonic(), sorted(images), segmentations)
+        return self._listed[1], self._listed[2]
+
+    def _search(self, modality: str) -> list[Dataset]:
+        found = self._client.search_for_series(search_filters={"Modality": modality}, get_remaining=True)
+        return [Dataset.from_json(series) for series in found]
+
+
+def label_names(label_info: dict[str, Any]) -> list[str] | None:
+    """Names of the values 1, 2, ... of a label map, as the client sent them.
+
+    3D Slicer sends a list in the order in which it numbers the segments of the file. Its ``idx`` also counts
+    segments that it leaves out of the file, so that it is of no use.
+    """
+    sent = label_info.get("label_info")
+    if not isinstance(sent, list) or not sent:
+        return None
+    return [str(entry.get("name", "")) for entry in sent]
+
+
+def _safe(name: str) -> str:
+    if not re.fullmatch(r"[^/\\\x00]*", name) or name.startswith("."):
+        raise MedvitError(f"{name!r} is no name for a file; leave out slashes and leading dots")
+    return name
