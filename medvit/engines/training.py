@@ -100,7 +100,7 @@ def start_training(
     """
     ema.attach(trainer, event=Events.ITERATION_COMPLETED)
     state: dict[str, Any] = {
-        "network": trainer.network,
+        "network": getattr(trainer.network, "module", trainer.network),
         "ema": ema.ema_model,
         "optimizer": trainer.optimizer,
         "trainer": trainer,
