@@ -20,6 +20,8 @@ class Work(Protocol):
     """What is done to each study. It travels to the workers before it is opened."""
 
     output_dir: Path
+    # Modules that a worker needs, imported once for all of them.
+    preload: tuple[str, ...]
 
     def open(self) -> None:
         """Load what all studies share, once in each worker."""

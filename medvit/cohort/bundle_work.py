@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from medvit.bundles import Bundle
 from medvit.data import Found, Study
 from medvit.engines.outcome import StudyOutcome
-from medvit.engines.results import StudyWriter
 from medvit.errors import WeightsError
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
+
+    from medvit.engines.results import StudyWriter
 
 
 @dataclass
@@ -37,6 +38,7 @@ class BundleWork:
     output_dir: Path
     overrides: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
+    preload: tuple[str, ...] = field(default=("medvit.engines.evaluator",), init=False, repr=False)
     _workflow: ConfigWorkflow | None = field(default=None, init=False, repr=False)
 
     def find(self, inputs: Sequence[str]) -> Found:

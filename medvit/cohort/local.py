@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from queue import SimpleQueue
@@ -20,6 +21,7 @@ from medvit.engines.outcome import StudyOutcome
 from medvit.errors import StudyError
 
 WORKER_DIED, TIME_LIMIT = "worker-died", "time-limit"
+_PATIENCE = 1.0
 
 
 class Worker:
@@ -36,15 +38,21 @@ class Worker:
     def __init__(self, work: Work, time_limit: float | None = None) -> None:
         self.work = work
         self.time_limit = time_limit
+        self._closed = False
         self._pool = self._new_pool()
 
     def attempt(self, study: Study) -> Attempt:
         """Have `study` done; a crash or a hang of the process is the outcome of this study alone."""
-        if not self._pool.active:  # lost between two studies
-            self.close()
+        if not self._closed and not self._pool.active:  # lost between two studies
+            self._end()
             self._pool = self._new_pool()
         try:
-            return self._pool.schedule(_attempt, args=(study,), timeout=self.time_limit).result()
+            future = self._pool.schedule(_attempt, args=(study,), timeout=self.time_limit)
+            # A pool that is stopped may leave a future for ever as it is.
+            while not wait_for([future], _PATIENCE).done:
+                if self._closed:
+                    raise CancelledError
+            return future.result()
         except TimeoutError:
             return lost(study, TIME_LIMIT, f"took longer than {self.time_limit:g} seconds")
         except ProcessExpired as error:
@@ -53,16 +61,20 @@ class Worker:
             return lost(study, WORKER_DIED, "ended its worker")
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, whatever it is at."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
         self._pool.stop()
         self._pool.join()
 
     def _new_pool(self) -> ProcessPool:
         # A pool of one: with more, pebble cannot always tell whose study a worker took with it.
-        # The fork server has torch imported, so that a new worker is ready at once.
+        # The fork server has imported what is slow to import, so that a new worker is ready at once.
         context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
-            context.set_forkserver_preload(["medvit.engines.evaluator", "medvit.cohort.local"])
+            context.set_forkserver_preload(["medvit.cohort.local", *self.work.preload])
         return ProcessPool(1, initializer=_begin, initargs=(self.work,), context=context)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from medvit.data import Study, safe_join, write_json
 from medvit.data.study import Series
-from medvit.engines.weights import sha256_of
 from medvit.errors import MedvitError, StudyError
 
 DONE = "done.json"
@@ -24,6 +23,12 @@ _CHANGED = {
     "weights_sha256": "the weights changed",
     "medvit": "it was made by another version of medvit",
 }
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def input_sha256(study: Study) -> list[str]:

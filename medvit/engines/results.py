@@ -14,9 +14,8 @@ from medvit import __version__
 from medvit.bundles import Bundle
 from medvit.data import Study, write_image, write_label_map
 from medvit.data.labels import LabelTable
-from medvit.engines.done import input_sha256, study_folder
+from medvit.engines.done import input_sha256, sha256_of, study_folder
 from medvit.engines.outcome import StudyOutcome
-from medvit.engines.weights import sha256_of
 
 SOFTWARE = ("medvit", "monai", "torch", "numpy", "nibabel", "pydicom")
 

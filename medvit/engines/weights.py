@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from medvit.engines.done import sha256_of as sha256_of
 from medvit.errors import WeightsError
 from medvit.networks.published import read_checkpoint
 
@@ -32,9 +32,3 @@ def load_weights(network: nn.Module, checkpoint: str | Path, device: torch.devic
         )
     network.load_state_dict(state)
     return network.to(device).eval()
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
