@@ -1,0 +1,168 @@
+"""A local installation of medvit: its command in a process of its own, with progress and cancel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .compute import BundleInfo, Job, Result
+from .errors import MedViTError
+from .nifti import read_nifti, write_nifti
+from .volume import Volume, as_label_map
+
+_NOTHING_TO_DO, _SOME_FAILED = 2, 3
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_WINDOWS = re.compile(r"windows\D*(\d+)/(\d+)")
+
+
+class LocalEngine:
+    """The `medvit` command.
+
+    Parameters
+    ----------
+    executable
+        Path of the command, or its name where it is on the path.
+    environment
+        Of the process. Inside 3D Slicer that is the one from before its start, since the libraries that it
+        puts on the path would be loaded by medvit's Python as well.
+    """
+
+    def __init__(self, executable: str = "medvit", environment: Mapping[str, str] | None = None) -> None:
+        self.executable = executable
+        # Without a terminal rich writes no progress; this makes it.
+        terminal = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120", "PYTHONIOENCODING": "utf-8"}
+        self.environment = {**(os.environ if environment is None else environment), **terminal}
+
+    def bundles(self) -> list[BundleInfo]:
+        """The installed bundles.
+
+        Raises
+        ------
+        MedViTError
+            If there is no such command, or it does not answer.
+        """
+        process = self._start("list", "--json", stdout=subprocess.PIPE)
+        try:
+            out, err = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            raise MedViTError(f"{self.executable} list did not answer within two minutes") from None
+        if process.returncode:
+            raise MedViTError(_last_line(err.decode(errors="replace"), process.returncode))
+        try:
+            return [BundleInfo(b["name"], b["task"], b["quality"]) for b in json.loads(out)]
+        except (ValueError, KeyError, TypeError):
+            raise MedViTError(f"{self.executable} is not the medvit command; choose another") from None
+
+    def run(self, bundle: str, volume: Volume, folder: Path, job: Job) -> Result:
+        """Run a bundle by ``medvit run``; what it writes stays in `folder`.
+
+        Raises
+        ------
+        MedViTError
+            If the study is refused, there is no such bundle, or the process ends otherwise.
+        """
+        job.report("handing the volume over")
+        # The name of the file becomes that of the study, in the report too.
+        image = write_nifti(folder / f"{_file_name(volume.name)}.nii.gz", volume)
+        job.report("starting medvit")
+        results = folder / "results"
+        process = self._start("run", bundle, str(image), "-o", str(results))
+        with job.stoppable(lambda: _kill(process)):
+            said = _follow(process, job)
+        image.unlink()
+        job.report("reading the result")
+        return _read_results(results, volume.name, process.returncode, said)
+
+    def _start(self, *arguments: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        """Start the command at the head of a process group, so that all of it can be ended."""
+        group: dict[str, Any] = {"start_new_session": True}
+        if os.name == "nt":
+            group = {"creationflags": 0x08000000}  # no console window
+        try:
+            return subprocess.Popen(
+                [self.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                env=self.environment,
+                **group,
+            )
+        except OSError:
+            raise MedViTError(
+                f"there is no medvit command at {self.executable}; install medvit and choose its command, "
+                "or use a server"
+            ) from None
+
+
+def _follow(process: subprocess.Popen[bytes], job: Job) -> str:
+    """Read what a process says until it ends, and pass its progress on; give the end of what it said."""
+    assert process.stderr is not None
+    said = ""
+    with process.stderr as stream:
+        while chunk := os.read(stream.fileno(), 65536):
+            said = (said + _ESCAPE.sub("", chunk.decode(errors="replace")))[-20000:]
+            counts = _WINDOWS.findall(said)
+            if counts:
+                done, total = map(int, counts[-1])
+                job.report(f"window {done} of {total}", done / total if total else None)
+    process.wait()
+    return said
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started; its files are in a folder that is thrown away."""
+    if os.name == "nt":
+        command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
+        subprocess.run(command, capture_output=True, check=False)
+        return
+    # It may have ended by itself meanwhile.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read_results(results: Path, name: str, code: int, said: str) -> Result:
+    if code == _NOTHING_TO_DO:
+        raise MedViTError(f"medvit found no study in {name}")
+    if code not in (0, _SOME_FAILED):
+        raise MedViTError(_last_line(said, code))
+    (study, *_) = json.loads((results / "run.json").read_text(encoding="utf-8"))["studies"]
+    if study["status"] != "done":
+        raise MedViTError(study["error"])
+    folder = results / study["study"]
+    measurements = _measurements(folder / "measurements.json")
+    report = folder / "report.html"
+    shared: dict[str, Any] = {
+        "notes": tuple(measurements.get("study", {}).get("notes", ())),
+        "report": report if report.is_file() else None,
+    }
+    if (folder / "image.nii.gz").is_file():
+        return Result(read_nifti((folder / "image.nii.gz").read_bytes(), name), **shared)
+    structures = sorted(measurements["structures"], key=lambda s: s["value"])
+    labels = tuple(s["name"] for s in structures)
+    label_map = read_nifti((folder / "labels.nii.gz").read_bytes(), name)
+    volumes = {s["name"]: float(s["volume_ml"]) for s in structures}
+    return Result(as_label_map(label_map, labels), labels, volumes, **shared)
+
+
+def _measurements(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _last_line(said: str, code: int) -> str:
+    """The sentence that a process ended with."""
+    if code < 0:
+        return f"medvit was ended by signal {-code}; if that was for want of memory, crop the volume"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1].removeprefix("medvit: ") if lines else f"medvit ended with code {code} and said nothing"
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w-]+", "_", name).strip("_") or "volume"
