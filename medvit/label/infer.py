@@ -93,6 +93,7 @@ class BundleInfer(InferTask):
             "label_names": self.served.labels,
             "latencies": {**prediction.seconds, "total": round(sum(prediction.seconds.values()), 3)},
             "provenance": self.served.provenance(prediction.bundle),
+            "inference": prediction.details,
             "notes": list(prediction.study.notes),
             "centroids": {},
         }

@@ -18,6 +18,7 @@ from medvit.bundles import Bundle
 from medvit.data import Found, Study
 from medvit.engines import StudyEvaluator, sha256_of
 from medvit.errors import MedvitError, StudyError
+from medvit.inferers import StreamingWindowInferer
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import label_table
 from medvit.label.versions import Versions
@@ -40,12 +41,15 @@ class Prediction:
         The version that was used.
     seconds
         Wall time of each stage.
+    details
+        What the inferer reports of its work.
     """
 
     study: Study
     voxels: np.ndarray
     bundle: Bundle
     seconds: dict[str, float]
+    details: dict[str, Any]
 
 
 class ServedBundle:
@@ -109,7 +113,6 @@ class ServedBundle:
         key = (bundle.version, bundle.weights.stat().st_mtime_ns, *sorted(overrides.items()))
         if key not in self._evaluators:
             evaluator = _unwrapped(self._parser(bundle, overrides), "evaluator")
-            evaluator.writer = None
             self._evaluators[key] = evaluator
             while len(self._evaluators) > _KEPT:
                 self._evaluators.popitem(last=False)
@@ -144,7 +147,7 @@ class ServedBundle:
             raise RequestError(outcome.error)
         voxels = evaluator.last_prediction.squeeze(0).cpu().numpy()
         evaluator.last_prediction = None
-        return Prediction(item.study, voxels, bundle, dict(outcome.seconds))
+        return Prediction(item.study, voxels, bundle, dict(outcome.seconds), dict(outcome.details))
 
     def uncertainty(self, path: Path, device: str = "") -> float:
         """Mean entropy of the softmax over the study at `path`: 0 is certain, ln(classes) is a guess.
@@ -156,9 +159,9 @@ class ServedBundle:
         """
         bundle = self.bundle()
         evaluator = self.evaluator(bundle, {}, device)
-        inferer = _unwrapped(self._parser(bundle, {"inferer#maps": ["entropy"]}), "inferer")
-        if self.table is None or not getattr(inferer, "maps", None):
+        if self.table is None or not isinstance(evaluator.inferer, StreamingWindowInferer):
             raise RequestError(f"{self.name} gives no class probabilities, so it has no uncertainty")
+        inferer = _unwrapped(self._parser(bundle, {"inferer#maps": ["entropy"]}), "inferer")
         item = evaluator.data_loader.dataset.prepare(self.study(path))
         if item.image is None:
             raise RequestError(item.outcome.error)
@@ -174,7 +177,8 @@ class ServedBundle:
     def _parser(self, bundle: Bundle, overrides: Mapping[str, Any]) -> ConfigParser:
         parser = ConfigParser()
         parser.read_config(str(bundle.config("inference")))
-        parser.update({"bundle_root": str(bundle.path), "input": [], **overrides})
+        # What is written is up to the request, so the bundle's own writer stays away.
+        parser.update({"bundle_root": str(bundle.path), "input": [], "evaluator#writer": None, **overrides})
         return parser
 
     def _overrides(self, options: Mapping[str, Any], device: str) -> dict[str, Any]:
