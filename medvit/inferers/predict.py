@@ -97,9 +97,10 @@ class Execution:
     device
         Device of the networks; ``None`` for where their parameters are.
     amp
-        Precision of autocast on a GPU (``"bf16"`` or ``"fp16"``); ``None`` for float32.
+        Precision of autocast (``"bf16"``, or on a GPU ``"fp16"``); ``None`` for float32. Logits are blended
+        in float32 all the same.
     compile
-        Whether networks are compiled in place by `torch.compile`, once each.
+        Whether networks are compiled in place by `torch.compile`, once each; or the backend it is to use.
     channels_last
         Whether windows are given in channels-last memory.
     threads
@@ -108,7 +109,7 @@ class Execution:
 
     device: str | torch.device | None = None
     amp: Literal["bf16", "fp16"] | None = None
-    compile: bool = False
+    compile: bool | str | Callable[..., Any] = False
     channels_last: bool = False
     threads: int | None = None
 
@@ -165,7 +166,7 @@ class Predictor:
     ) -> None:
         for network in networks:
             if execution.compile and isinstance(network, nn.Module) and network._compiled_call_impl is None:
-                network.compile()
+                network.compile(backend="inductor" if execution.compile is True else execution.compile)
         self.networks, self.flips, self.execution = networks, flips, execution
         self.report, self.disagreement = report, disagreement
         self.device = execution.device_for(networks)
