@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import secrets
 import threading
+from asyncio import CancelledError
 from concurrent.futures import Future
 from typing import Any
 
@@ -14,6 +15,8 @@ from medvit.cohort.local import WORKER_DIED, Worker, lost
 from medvit.data import Study
 from medvit.engines.outcome import StudyOutcome
 from medvit.errors import MedvitError, MissingExtraError
+
+CONNECT_SECONDS = 30.0
 
 
 class ClusterExecutor:
@@ -52,7 +55,7 @@ class ClusterExecutor:
         except ImportError:
             raise MissingExtraError("a cohort on several machines", "cluster") from None
         try:
-            self._client = Client(address, timeout=30, set_as_default=False)
+            self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise MedvitError(f"{address}: no Dask scheduler answers ({error})") from error
         self._work, self._time_limit, self._resources = work, time_limit, resources
@@ -81,7 +84,7 @@ class ClusterExecutor:
             self._running.discard(task)
             try:
                 result.set_result(task.result())
-            except Exception as error:
+            except (Exception, CancelledError) as error:
                 result.set_result(lost(study, WORKER_DIED, f"was lost by the cluster ({error})"))
 
         task.add_done_callback(settle)
