@@ -201,6 +201,25 @@ def label(
     raise typer.Exit(code)
 
 
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="Label map, or a folder of them.", metavar="PRED")],
+    reference: Annotated[Path, typer.Argument(help="The same of the references.", metavar="REF")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for CSV, JSON and the page.")],
+    labels: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Label table: its name, or a JSON file of names.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0.0, metavar="MM", help="Of the surface Dice.")] = 1.0,
+    lesions: Annotated[bool, typer.Option(help="Score lesion by lesion as well (BraTS 2023).")] = False,
+    centreline: Annotated[bool, typer.Option(help="Score the centre-lines of tubes as well.")] = False,
+) -> None:
+    """Compare predicted label maps with references: overlap, distances in mm, volumes."""
+    from medvit.evaluation import Options, evaluate
+
+    options = Options(tolerance, lesions=lesions, centreline=centreline)
+    raise typer.Exit(evaluate(prediction, reference, output, labels=labels, options=options))
+
+
 @app.command(name="list")
 def list_bundles(as_json: AsJson = False) -> None:
     """The installed bundles and how good they are."""
@@ -244,6 +263,50 @@ def check(studies: Studies, as_json: AsJson = False) -> None:
         for c in checked:
             typer.echo(str(c))
     raise typer.Exit(0 if checked and all(c.ok for c in checked) else 3 if checked else 2)
+
+
+@app.command()
+def convert(
+    network: Annotated[str, typer.Argument(help="Such as SegFormer3D or SwinUNETR.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The authors' file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle.")],
+    labels: Annotated[str, typer.Option(help="Names in order of channels, or a JSON label table.")] = "",
+    spacing: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="X Y Z", help="mm: left-right, front-back, feet-head."),
+    ] = None,
+    roi: Annotated[
+        tuple[int, int, int] | None, typer.Option(metavar="X Y Z", help="Voxels of a window, likewise.")
+    ] = None,
+    intensity: Annotated[
+        str, typer.Option(help="percentile, zscore, zscore:nonzero or window:LOW:HIGH[:MEAN:STD].")
+    ] = "",
+    paint_order: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Channels are regions that overlap, painted so.")
+    ] = "",
+    orientation: Annotated[str, typer.Option(help="Where the array's axes run to, such as RAS.")] = "",
+    channels: Annotated[
+        str, typer.Option(metavar="NAME,NAME,...", help="Contrasts of a study's images, such as flair,t1.")
+    ] = "",
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the network.")
+    ] = None,
+) -> None:
+    """Turn a published checkpoint into a bundle that runs."""
+    from medvit.convert import ConversionSettings, convert_checkpoint, parse_assignments, parse_numbers
+
+    settings = ConversionSettings(
+        labels,
+        spacing,
+        roi,
+        intensity,
+        parse_numbers(paint_order),
+        orientation,
+        tuple(name.strip() for name in channels.split(",") if name.strip()),
+        parse_assignments(assign or []),
+    )
+    bundle = convert_checkpoint(network, checkpoint, output, settings)
+    typer.echo(f"{bundle.path} is ready; what was taken for granted stands in docs/README.md")
 
 
 @app.command(

@@ -65,7 +65,7 @@ def read_checkpoint(source: str | Path | Mapping[str, Any]) -> StateDict:
     """
     content: Any = source
     if isinstance(source, str | Path):
-        content = _open(Path(source))
+        content = open_checkpoint(source)
     while isinstance(content, Mapping) and not _is_state_dict(content):
         nested = next((content[key] for key in NESTINGS if isinstance(content.get(key), Mapping)), None)
         if nested is None:
@@ -144,7 +144,15 @@ def load_strictly(
     return LoadReport(matched=len(given), ignored=ignored)
 
 
-def _open(path: Path) -> Any:
+def open_checkpoint(path: str | Path) -> Any:
+    """All that a checkpoint file holds: a training framework's records beside the state dict, too.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, or needs unpickling of anything but tensors and plain values.
+    """
+    path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":

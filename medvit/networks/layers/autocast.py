@@ -10,8 +10,9 @@ from torch import Tensor
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which autocast is off for the device of `x`; a graph sees none of it where it was."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.autocast(x.device.type, enabled=False)
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
     return nullcontext()
 
 
