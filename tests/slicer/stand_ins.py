@@ -4,6 +4,7 @@ They do what the documentation of 3D Slicer says of each call; they are no proof
 """
 
 import re
+import unittest
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -62,6 +63,9 @@ class Node:
     def GetNumberOfSegments(self) -> int:
         return len(self.segments)
 
+    def GetNthSegmentID(self, index: int) -> str:
+        return self.segments[index].name
+
     def GetNthSegment(self, index: int) -> "Segment":
         return self.segments[index]
 
@@ -84,6 +88,24 @@ class Segment:
     def SetTag(self, name: str, value: str) -> None:
         self.tags[name] = value
 
+    def GetTag(self, name: str, value: "Reference") -> None:
+        value.value = self.tags[name]
+
+
+class Reference:
+    """A value that a call can change, as VTK passes strings back."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class SelfTest(unittest.TestCase):
+    def delayDisplay(self, message: str) -> None:
+        print(message)
+
 
 class Scene:
     """Nodes by identifier, and what `slicer.util` and the segmentations logic do with them."""
@@ -96,6 +118,9 @@ class Scene:
         node = Node(kind, name)
         self.nodes[node.id] = node
         return node
+
+    def Clear(self) -> None:
+        self.nodes.clear()
 
     def RemoveNode(self, node: Node) -> None:
         del self.nodes[node.id]
@@ -131,10 +156,11 @@ def stand_ins(scene: Scene, ui: Path) -> dict[str, ModuleType]:
     vtk: Any
     slicer, qt, vtk = (ModuleType(name) for name in ("slicer", "qt", "vtk"))
     scripted = ModuleType("slicer.ScriptedLoadableModule")
-    for part in ("", "Widget", "Logic", "Test"):
+    for part in ("", "Widget", "Logic"):
         name = f"ScriptedLoadableModule{part}"
         base = {"__init__": lambda self, parent=None: None, "setup": lambda self: None}
         setattr(scripted, name, type(name, (), base))
+    scripted.ScriptedLoadableModuleTest = SelfTest  # type: ignore[attr-defined]
     names = re.findall(r'<widget class="\w+" name="(\w+)"', ui.read_text())
     slicer.mrmlScene = scene
     slicer.app = MagicMock()
@@ -142,6 +168,9 @@ def stand_ins(scene: Scene, ui: Path) -> dict[str, ModuleType]:
     slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode.side_effect = scene.import_label_map
     slicer.util = SimpleNamespace(
         arrayFromVolume=lambda node: node.array,
+        arrayFromSegmentBinaryLabelmap=lambda node, name, _: next(
+            s.mask for s in node.segments if s.name == name
+        ),
         arrayFromVTKMatrix=lambda matrix: matrix.array,
         addVolumeFromArray=scene.add_volume,
         setSliceViewerLayers=MagicMock(),
@@ -157,5 +186,5 @@ def stand_ins(scene: Scene, ui: Path) -> dict[str, ModuleType]:
     )
     qt.QDesktopServices = qt.QUrl = MagicMock()
     qt.QTimer, qt.QTableWidgetItem = MagicMock(), lambda text: text
-    vtk.vtkMatrix4x4 = SimpleNamespace
+    vtk.vtkMatrix4x4, vtk.reference = SimpleNamespace, Reference
     return {"slicer": slicer, "qt": qt, "vtk": vtk, "slicer.ScriptedLoadableModule": scripted}

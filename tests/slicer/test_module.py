@@ -179,6 +179,11 @@ def test_without_a_volume_nothing_can_be_run(module: Any) -> None:
         assert not widget.ui.runButton.enabled
 
 
+def test_the_self_test_passes_on_the_stand_ins(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    module.MedViTTest().runTest()
+    assert "all tests passed" in capsys.readouterr().out
+
+
 def test_the_panel_only_uses_widgets_of_its_ui_file() -> None:
     root = ET.parse(UI).getroot()
     assert root.findtext("class") == "MedViT"

@@ -48,10 +48,12 @@ class Handler(BaseHTTPRequestHandler):
         self._json({"models": MODELS} if self.path == "/info/" else {"detail": "not here"})
 
     def do_POST(self) -> None:
-        parts = decode_form(self.headers, self.rfile.read(int(self.headers["Content-Length"])))  # type: ignore[arg-type]
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        parts = decode_form(self.headers, body)  # type: ignore[arg-type]
+        file_name = body.partition(b'filename="')[2].partition(b'"')[0].decode()
         url = urlsplit(self.path)
         model, params = url.path.rpartition("/")[2], json.loads(parts["params"])
-        self.server.asked = {"query": parse_qs(url.query), "params": params}
+        self.server.asked = {"query": parse_qs(url.query), "params": params, "file": file_name}
         if model == "hang":
             self.server.hanging.set()
             time.sleep(20)
@@ -76,19 +78,9 @@ class Handler(BaseHTTPRequestHandler):
         named = [(b"params", json.dumps(said).encode()), (b"image", image)]
         if model == "no_image":
             named.pop()
-        body = b"".join(
-            b"--"
-            + boundary
-            + b'\r\nContent-Disposition: form-data; name="'
-            + name
-            + b'"\r\n\r\n'
-            + value
-            + b"\r\n"
-            for name, value in named
-        )
-        self._answer(
-            body + b"--" + boundary + b"--\r\n", f"multipart/form-data; boundary={boundary.decode()}"
-        )
+        head = b'--%s\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+        body = b"".join(head % (boundary, *part) for part in named) + b"--%s--\r\n" % boundary
+        self._answer(body, f"multipart/form-data; boundary={boundary.decode()}")
 
     def _json(self, content: object, status: int = 200) -> None:
         self._answer(json.dumps(content).encode(), "application/json", status)
@@ -152,6 +144,7 @@ def test_a_segmentation_comes_back_named_and_in_place(
     np.testing.assert_array_equal(result.volume.voxels, volume.voxels)
     assert result.notes == ("thick slices",)
     assert server.asked["query"]["image"] == ["Head & neck"]
+    assert server.asked["file"] == "Head_neck.nii.gz"
     assert server.asked["params"] == {"result_extension": ".nii.gz", "result_dtype": "uint16"}
     assert not list(tmp_path.iterdir())
 

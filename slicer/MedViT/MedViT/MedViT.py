@@ -190,6 +190,7 @@ class MedViTWidget(ScriptedLoadableModuleWidget):
         for row, (name, volume) in enumerate(rows):
             self.ui.volumesTable.setItem(row, 0, qt.QTableWidgetItem(name))
             self.ui.volumesTable.setItem(row, 1, qt.QTableWidgetItem(f"{volume:.2f}"))
+        self.ui.volumesTable.resizeColumnsToContents()
 
     def _read_settings(self):
         settings = qt.QSettings()

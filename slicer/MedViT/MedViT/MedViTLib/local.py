@@ -70,8 +70,7 @@ class LocalEngine:
             If the study is refused, there is no such bundle, or the process ends otherwise.
         """
         job.report("handing the volume over")
-        # The name of the file becomes that of the study, in the report too.
-        image = write_nifti(folder / f"{_file_name(volume.name)}.nii.gz", volume)
+        image = write_nifti(folder / volume.file_name, volume)
         job.report("starting medvit")
         results = folder / "results"
         process = self._start("run", bundle, str(image), "-o", str(results))
@@ -162,7 +161,3 @@ def _last_line(said: str, code: int) -> str:
         return f"medvit was ended by signal {-code}; if that was for want of memory, crop the volume"
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[-1].removeprefix("medvit: ") if lines else f"medvit ended with code {code} and said nothing"
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w-]+", "_", name).strip("_") or "volume"

@@ -77,7 +77,7 @@ class ServerEngine:
             raise MedViTError(f"the server at {self.address} has no bundle {bundle!r}; choose another")
         labels = label_names(models[bundle].get("labels"), bundle)
         job.report("sending the volume")
-        image = write_nifti(folder / "image.nii.gz", volume)
+        image = write_nifti(folder / volume.file_name, volume)
         # Restored images would be rounded to the integers that label maps consist of.
         wanted = {"result_extension": ".nii.gz", "result_dtype": "uint16" if labels else "float32"}
         kind, body = encode_form({"params": json.dumps(wanted)}, {"file": image})

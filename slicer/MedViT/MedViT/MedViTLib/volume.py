@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,12 @@ class Volume:
     def to_mrml(self) -> tuple[np.ndarray, np.ndarray]:
         """For ``slicer.util.addVolumeFromArray``: a (K, J, I) array and IJKToRAS."""
         return np.ascontiguousarray(self.voxels.T), self.affine
+
+    @property
+    def file_name(self) -> str:
+        """A name for a file with this volume; it becomes that of the study, in refusals and reports too."""
+        plain = re.sub(r"[^\w-]+", "_", self.name).strip("_")
+        return f"{plain or 'volume'}.nii.gz"
 
     @property
     def spacing(self) -> np.ndarray:
