@@ -31,7 +31,7 @@ class BundleWork:
     overrides
         Values of the configuration to replace, by identifier.
     threads
-        Threads of torch in each worker; 0 leaves it to torch.
+        Threads of torch in each worker at most; 0 leaves it to torch.
     """
 
     bundle: Bundle
@@ -50,7 +50,7 @@ class BundleWork:
         import torch
 
         if self.threads:
-            torch.set_num_threads(self.threads)
+            torch.set_num_threads(min(self.threads, torch.get_num_threads()))
         self._workflow = self._configured([])
         self._workflow.initialize()
 

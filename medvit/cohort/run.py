@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -157,7 +158,7 @@ def run_work(
     if not total:
         console.print("Nothing to do: no study was found.", style="bold red")
         return NOTHING_TO_DO
-    made_by = work.made_by()
+    made_by = json.loads(json.dumps(work.made_by()))
     _refuse_other_settings(work.output_dir, made_by)
     journal = Journal(work.output_dir)
     journal.note("begin", host=socket.gethostname(), pid=os.getpid(), total=total, made_by=made_by)
