@@ -35,6 +35,8 @@ if bundle == "slow":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     (image.parent / "pids").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(60)
+if bundle == "silent":
+    sys.exit()
 if bundle == "nothing":
     sys.exit(2)
 study = {"study": image.name[:-len(".nii.gz")], "status": "done", "error": ""}
@@ -131,6 +133,7 @@ def test_progress_is_read_from_what_the_command_says(engine: LocalEngine, folder
         ("missing", "^there is no bundle 'missing'; installed are: brain$"),
         ("refused", r"holds no signal \(empty\)$"),
         ("nothing", "^medvit found no study in phantom$"),
+        ("silent", "are not those that this module knows; update both$"),
         ("crash", "^RuntimeError: out of luck$"),
         ("killed", "ended by signal 9; if that was for want of memory"),
     ],

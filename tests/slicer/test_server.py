@@ -25,7 +25,10 @@ MODELS = {
     "listed": {"labels": ["liver", "spleen"]},
     "restorer": {"labels": {}},
     "gap": {"labels": {"liver": 1, "spleen": 4}},
-    **{name: {"labels": {"liver": 1}} for name in ("refuse", "fail", "hang", "hang_up", "no_image", "json")},
+    **{
+        name: {"labels": {"liver": 1}}
+        for name in ("refuse", "fail", "hang", "trickle", "hang_up", "no_image", "json")
+    },
 }
 
 
@@ -55,6 +58,13 @@ class Handler(BaseHTTPRequestHandler):
         model, params = url.path.rpartition("/")[2], json.loads(parts["params"])
         self.server.asked = {"query": parse_qs(url.query), "params": params, "file": file_name}
         if model == "hang":
+            self.server.hanging.set()
+            time.sleep(20)
+        elif model == "trickle":
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/form-data; boundary=x")
+            self.end_headers()
+            self.wfile.write(b"--x")
             self.server.hanging.set()
             time.sleep(20)
         elif model == "hang_up":
@@ -203,9 +213,12 @@ def test_a_server_that_is_too_slow(engine: ServerEngine, tmp_path: Path) -> None
         run(engine, "hang", label_map(), tmp_path)
 
 
-def test_cancel_does_not_wait_for_the_server(engine: ServerEngine, server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bundle", ["hang", "trickle"])
+def test_cancel_does_not_wait_for_the_server(
+    bundle: str, engine: ServerEngine, server: Server, tmp_path: Path
+) -> None:
     server.hanging.clear()
-    job = start(engine, "hang", label_map(), tmp_path)
+    job = start(engine, bundle, label_map(), tmp_path)
     assert server.hanging.wait(10)
     job.cancel()
     assert job.wait(5)
@@ -234,8 +247,9 @@ def test_files_of_a_form_keep_every_byte(tmp_path: Path) -> None:
 def test_label_names_go_by_value_not_by_the_order_they_are_sent_in() -> None:
     assert label_names({"c": 3, "a": 1, "b": 2}, "x") == ("a", "b", "c")
     assert label_names(None, "x") == ()
-    with pytest.raises(MedViTError):
-        label_names({"a": 1, "b": 1}, "x")
+    for odd in ({"a": 1, "b": 1}, {"a": "1"}, {"a": 1, "b": None}):
+        with pytest.raises(MedViTError, match="not numbered from 1"):
+            label_names(odd, "x")
 
 
 def test_what_is_sent_is_the_volume(tmp_path: Path) -> None:

@@ -147,9 +147,11 @@ class MedViTWidget(ScriptedLoadableModuleWidget):
         self.timer.stop()
         job, self.job = self.job, None
         self.ui.statusLabel.text = "failed"
-        with errors_shown():
-            self.ui.statusLabel.text = self._finish(job)
-        self.update_buttons()
+        try:
+            with errors_shown():
+                self.ui.statusLabel.text = self._finish(job)
+        finally:
+            self.update_buttons()
 
     def open_report(self):
         """Show the report in the browser."""

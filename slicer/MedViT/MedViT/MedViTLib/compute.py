@@ -140,5 +140,7 @@ class Job:
     def _run(self) -> None:
         try:
             self._result = self._compute(self)
+        except OSError as error:
+            self._error = MedViTError(f"files could not be exchanged: {error}")
         except BaseException as error:
             self._error = error

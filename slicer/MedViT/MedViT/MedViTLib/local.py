@@ -78,7 +78,16 @@ class LocalEngine:
             said = _follow(process, job)
         image.unlink()
         job.report("reading the result")
-        return _read_results(results, volume.name, process.returncode, said)
+        if process.returncode == _NOTHING_TO_DO:
+            raise MedViTError(f"medvit found no study in {volume.name}")
+        if process.returncode not in (0, _SOME_FAILED):
+            raise MedViTError(_last_line(said, process.returncode))
+        try:
+            return _read_results(results, volume.name)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise MedViTError(
+                f"the results of {self.executable} are not those that this module knows; update both"
+            ) from None
 
     def _start(self, *arguments: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """Start the command at the head of a process group, so that all of it can be ended."""
@@ -127,11 +136,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read_results(results: Path, name: str, code: int, said: str) -> Result:
-    if code == _NOTHING_TO_DO:
-        raise MedViTError(f"medvit found no study in {name}")
-    if code not in (0, _SOME_FAILED):
-        raise MedViTError(_last_line(said, code))
+def _read_results(results: Path, name: str) -> Result:
     (study, *_) = json.loads((results / "run.json").read_text(encoding="utf-8"))["studies"]
     if study["status"] != "done":
         raise MedViTError(study["error"])

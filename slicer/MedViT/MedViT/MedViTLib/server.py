@@ -83,7 +83,9 @@ class ServerEngine:
         kind, body = encode_form({"params": json.dumps(wanted)}, {"file": image})
         image.unlink()
         connection = self._open(self.patience)
-        with job.stoppable(lambda: _hang_up(connection)):
+        # The connection lets go of its socket once the answer begins.
+        wire = connection.sock
+        with job.stoppable(lambda: _hang_up(wire)):
             path = f"/infer/{quote(bundle, safe='')}?image={quote(volume.name, safe='')}&output=all"
             job.report("waiting for the server")
             headers, content = self._exchange(connection, "POST", path, body, {"Content-Type": kind})
@@ -155,7 +157,7 @@ def label_names(labels: Any, bundle: str) -> tuple[str, ...]:
     """
     values = {name: k for k, name in enumerate(labels, start=1)} if isinstance(labels, list) else labels or {}
     values = {name: value for name, value in values.items() if value != 0}
-    if sorted(values.values()) != list(range(1, len(values) + 1)):
+    if set(values.values()) != set(range(1, len(values) + 1)):
         raise MedViTError(
             f"the labels of {bundle} are not numbered from 1 without a gap, so none can be named"
         )
@@ -208,8 +210,7 @@ def _read_answer(
     return Result(label_map, labels, stated or volumes_ml(label_map, labels), notes)
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
+def _hang_up(wire: socket.socket) -> None:
     # The other side may have hung up first.
     with contextlib.suppress(OSError):
-        if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR)
+        wire.shutdown(socket.SHUT_RDWR)
