@@ -27,11 +27,6 @@ class SliceNetwork(nn.Module):
         super().__init__()
         self.network, self.axis = network, axis
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the network itself, which outlives this view of it, unless that has been done."""
-        if isinstance(self.network, nn.Module) and self.network._compiled_call_impl is None:
-            self.network.compile(*args, **kwargs)
-
     def forward(self, windows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, C, X, Y, Z) to (B, classes, X, Y, Z), each slice by itself."""
         slices = windows.movedim(self.axis + 2, 1)
