@@ -8,24 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
-from monailabel.tasks.activelearning.random import Random
 
 from medvit import __version__
 from medvit.bundles import find_bundle, installed_bundles
 from medvit.data.dicom_out import Algorithm
+from medvit.data.pacs import Access
 from medvit.engines import sha256_of
 from medvit.errors import MedvitError
 from medvit.label.batch import BatchInfer
 from medvit.label.dicom_seg import write_segmentation
 from medvit.label.errors import RequestError, not_found
 from medvit.label.infer import BundleInfer
-from medvit.label.scoring import MostUncertain, Uncertainty
+from medvit.label.scoring import Anyone, MostUncertain, Uncertainty
 from medvit.label.serving import ServedBundle
 from medvit.label.stores import FileStore, PacsStore
 from medvit.label.training import FineTune
@@ -85,9 +86,9 @@ class MedvitLabelApp(MONAILabelApp):
         modalities = {m for s in self.served.values() for m in s.pristine.facts.get("modality", ())}
         tables = {name: s.table for name, s in self.segmenters.items() if s.table is not None}
         self.workspace.mkdir(parents=True, exist_ok=True)
-        return PacsStore(
-            self.studies.rstrip("/"), self.workspace, tuple(sorted(modalities or {"CT", "MR"})), tables
-        )
+        access = Access(settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
+        listed = tuple(sorted(modalities or {"CT", "MR"}))
+        return PacsStore(self.studies.rstrip("/"), self.workspace, listed, tables, access)
 
     def init_infers(self) -> dict[str, InferTask]:
         """One task a bundle."""
@@ -99,7 +100,7 @@ class MedvitLabelApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next image to annotate is chosen."""
-        return {"uncertainty": MostUncertain(self.segmenters), "first": First(), "random": Random()}
+        return {"uncertainty": MostUncertain(self.segmenters), "first": First(), "random": Anyone()}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """How images are scored."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,18 @@ class MostUncertain(Strategy):
             raise RequestError("no image has a score yet; run the scoring method 'uncertainty' first", 409)
         image = max(known, key=lambda i: known[i])
         return {"id": image, "weight": known[image]}
+
+
+class Anyone(Strategy):
+    """Any image without a label. MONAI Label's own fails where it is asked twice in a second."""
+
+    def __init__(self) -> None:
+        super().__init__("Any image without a label")
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """Identifier; `None` when all images have a label."""
+        images = datastore.get_unlabeled_images()
+        return {"id": random.choice(images)} if images else None
 
 
 def chosen(served: dict[str, ServedBundle], model: str | None) -> ServedBundle:

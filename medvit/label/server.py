@@ -32,7 +32,7 @@ def main() -> int:
     token = os.environ.pop("MEDVIT_LABEL_TOKEN", "")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("medvit").setLevel(logging.INFO)
-    logging.getLogger("timeloop").setLevel(logging.WARNING)
+    logging.getLogger("timeloop").disabled = True  # tells of its timers, and sets its own level
     workspace = arguments.workspace.resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     configure(arguments, workspace)
@@ -63,6 +63,8 @@ def configure(arguments: argparse.Namespace, workspace: Path) -> None:
         "MONAI_LABEL_STUDIES": arguments.studies if remote else str(Path(arguments.studies).resolve()),
         "MONAI_LABEL_APP_CONF": json.dumps(conf),
         "MONAI_LABEL_SERVER_PORT": str(arguments.port),
+        "MONAI_LABEL_DICOMWEB_USERNAME": os.environ.get("MEDVIT_PACS_USER", ""),
+        "MONAI_LABEL_DICOMWEB_PASSWORD": os.environ.get("MEDVIT_PACS_PASSWORD", ""),
         "MONAI_LABEL_SESSION_PATH": str(workspace / "sessions"),
         # Scoring infers every image: that is for a person to ask for, not to follow from each click.
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
@@ -143,7 +145,13 @@ def in_threads(router: Any) -> Any:
 
 def _in_thread(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
     def run(**arguments: Any) -> Any:
-        return asyncio.run(endpoint(**arguments))  # type: ignore[arg-type]
+        try:
+            return asyncio.run(endpoint(**arguments))  # type: ignore[arg-type]
+        except BaseException:
+            # They remove what was uploaded, but are otherwise only run after an answer.
+            if tasks := arguments.get("background_tasks"):
+                asyncio.run(tasks())
+            raise
 
     run.__name__ = endpoint.__name__
     run.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]

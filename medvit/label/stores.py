@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 from dicomweb_client.api import DICOMwebClient
 from monailabel.datastore.local import LocalDatastore
 from pydicom import Dataset
 
 from medvit.data import LabelTable, Study, read_study, safe_join, write_image, write_label_map
 from medvit.data.dicom_out import Algorithm
-from medvit.data.pacs import pull, push
+from medvit.data.pacs import Access, pull, push
 from medvit.errors import MedvitError
 from medvit.label.dicom_seg import read_segmentation, write_segmentation
 from medvit.label.errors import RequestError, not_found
@@ -109,16 +110,27 @@ class PacsStore(FileStore):
         Of the series to list, such as ``("CT", "MR")``.
     tables
         Label tables by name of the bundle; they code the labels that are saved.
+    access
+        User and password.
     """
 
     def __init__(
-        self, url: str, cache: Path, modalities: tuple[str, ...], tables: dict[str, LabelTable]
+        self,
+        url: str,
+        cache: Path,
+        modalities: tuple[str, ...],
+        tables: dict[str, LabelTable],
+        access: Access | None = None,
     ) -> None:
         self.url = url
         self.modalities = modalities
         self.tables = tables
+        self.access = access or Access()
+        self.access.check(url)
         self._cache = cache
-        self._client = DICOMwebClient(url)
+        session = requests.Session()
+        session.auth = (self.access.user, self.access.password) if self.access.user else None
+        self._client = DICOMwebClient(url, session=session)
         self._listed: tuple[float, list[str], dict[str, str]] = (-_SECONDS, [], {})
         super().__init__(cache / "images", watch=False)
 
@@ -172,7 +184,7 @@ class PacsStore(FileStore):
         with tempfile.TemporaryDirectory() as folder:
             seg = Path(folder) / "seg.dcm"
             write_segmentation(seg, labels, study, table, Algorithm("MONAI Label", "1"))
-            push(self.url, [seg])
+            push(self.url, [seg], self.access)
         self._listed = (-_SECONDS, [], {})
         names = [{"name": s.name, "idx": s.value} for s in table]
         return super().save_label(image_id, label_filename, label_tag, {**label_info, "label_info": names})
@@ -218,7 +230,7 @@ class PacsStore(FileStore):
         folder = safe_join(self._cache, "dicom", series)
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=self._cache) as inbox:
-                (fetched,) = pull(self.url, {"SeriesInstanceUID": series}, Path(inbox))
+                (fetched,) = pull(self.url, {"SeriesInstanceUID": series}, Path(inbox), self.access)
                 folder.parent.mkdir(exist_ok=True)
                 shutil.move(fetched, folder)
         return folder

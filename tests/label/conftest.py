@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Loaded by every interpreter that the server starts: names and addresses outside of this machine do not exist.
+# Loaded by every interpreter that the server starts: nothing outside of this machine exists.
 NO_NETWORK = """
 import os, socket
 
@@ -36,7 +36,8 @@ resolve, connect = socket.getaddrinfo, socket.socket.connect
 socket.getaddrinfo = lambda host, *a, **k: resolve(host, *a, **k) if here(host) else refuse(host)
 
 def guarded(self, address):
-    return connect(self, address) if not isinstance(address, tuple) or here(address[0]) else refuse(address[0])
+    local = not isinstance(address, tuple) or here(address[0])
+    return connect(self, address) if local else refuse(address[0])
 
 socket.socket.connect = guarded
 """

@@ -148,7 +148,8 @@ def _inference(channels: int, inferer: dict, root: str) -> dict[str, Any]:
             "options": {"_target_": "medvit.engines.ResultOptions", "report": False},
         },
         "evaluator": {
-            "_target_": "medvit.engines.StudyEvaluator", "device": "@device", "val_data_loader": "@dataloader",
+            "_target_": "medvit.engines.StudyEvaluator", "device": "@device",
+            "val_data_loader": "@dataloader",
             "network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing",
             "writer": "@writer",
         },

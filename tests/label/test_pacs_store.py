@@ -1,0 +1,117 @@
+"""A real Orthanc as the store: series listed and inferred, and labels that come back as they were."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import requests
+
+from medvit.data.pacs import Access, push
+from tests.data.dicom_out.synthetic import write_series
+from tests.data.test_pacs import DICOMWEB_PLUGIN, running_orthanc
+from tests.label.conftest import Server, running
+from tests.label.phantoms import TABLE, make_bundle, phantom
+
+pytestmark = [pytest.mark.label, pytest.mark.debian]
+
+SHAPE = (20, 16, 6)
+#: The same on each slice, and of the brain's structures only the second and the third.
+PLANE = phantom((20, 16, 9), labels=(2, 3))[:, :, 2].astype(np.int16)
+USER = Access("medvit", "pa55word")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, dict[str, str]]]:
+    if shutil.which("Orthanc") is None or not DICOMWEB_PLUGIN.exists():
+        pytest.skip("Orthanc is missing: apt-get install orthanc orthanc-dicomweb")
+    folder = tmp_path_factory.mktemp("archive")
+    with running_orthanc(folder / "orthanc") as port, pytest.MonkeyPatch.context() as patch:
+        url = f"http://localhost:{port}/dicom-web"
+        series = {}
+        for modality, zero in (("CT", 1024), ("MR", 0)):
+            pixels = (PLANE.T + zero).astype(np.int16).tobytes()
+            files, _ = write_series(folder / modality, SHAPE, modality=modality, PixelData=pixels)
+            push(url, files, USER)
+            series[modality] = str(pydicom.dcmread(files[0]).SeriesInstanceUID)
+        patch.setenv("MEDVIT_PACS_USER", USER.user)
+        patch.setenv("MEDVIT_PACS_PASSWORD", USER.password)
+        bundle = make_bundle(folder / "steps")
+        with running(folder, url, "--models", str(bundle), "--trust") as server:
+            yield server, series
+
+
+def expected() -> np.ndarray:
+    return np.repeat(PLANE[:, :, None], SHAPE[2], axis=2)
+
+
+def image_of(server: Server, series: str) -> nib.Nifti1Image:
+    content = requests.get(f"{server.url}/datastore/image?image={series}", timeout=60).content
+    return nib.Nifti1Image.from_bytes(gzip.decompress(content))
+
+
+def test_series_of_both_modalities_are_listed_and_inferred(archive: tuple[Server, dict[str, str]]) -> None:
+    server, series = archive
+    assert server.client.info()["datastore"]["total"] == 2
+    assert server.client.next_sample("first", {})["id"] == min(series.values())
+    for uid in series.values():
+        file, _ = server.client.infer("steps", uid, {"result_extension": ".nii.gz"})
+        mask, image = nib.load(file), image_of(server, uid)
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), expected())
+        np.testing.assert_array_equal(image.get_fdata(), expected())
+        np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
+
+
+def test_dicom_seg_has_names_by_value_and_refers_to_its_series(
+    archive: tuple[Server, dict[str, str]],
+) -> None:
+    server, series = archive
+    answer = requests.post(f"{server.url}/infer/steps?image={series['MR']}&output=dicom_seg", timeout=60)
+    assert answer.headers["content-type"] == "application/dicom"
+    seg = hd.seg.Segmentation.from_dataset(pydicom.dcmread(io.BytesIO(answer.content)))
+    names = {n: str(seg.get_segment_description(n).segment_label) for n in seg.segment_numbers}
+    assert names == {s.value: s.name for s in TABLE}
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == series["MR"]
+    source = pydicom.dcmread(next((server.folder / "MR").glob("*.dcm")))
+    assert seg.FrameOfReferenceUID == source.FrameOfReferenceUID
+    assert seg.PatientID == source.PatientID
+    volume = seg.get_volume(combine_segments=True)
+    assert set(np.unique(volume.array)) == {0, 2, 3}
+
+
+def test_a_saved_label_comes_back_from_the_archive(
+    archive: tuple[Server, dict[str, str]], tmp_path: Path
+) -> None:
+    server, series = archive
+    uid = series["CT"]
+    image = image_of(server, uid)
+    label = expected().astype(np.uint8)
+    label[0, 0, 0] = 3  # so that a flip would show
+    nib.save(nib.Nifti1Image(label, image.affine), tmp_path / "label.nii.gz")
+    names = [{"name": s.name, "idx": s.value} for s in TABLE.structures[:3]]
+    server.client.save_label(uid, str(tmp_path / "label.nii.gz"), params={"label_info": names})
+    assert server.client.info()["datastore"]["completed"] == 1
+    assert server.client.next_sample("first", {})["id"] == series["MR"]
+
+    from medvit.label import compat
+
+    compat.install()
+    from medvit.label.stores import PacsStore
+
+    fresh = PacsStore(str(server.studies), tmp_path / "fresh", ("CT", "MR"), {"steps": TABLE}, USER)
+    assert fresh.get_labeled_images() == [uid]
+    (pair,) = fresh.datalist()
+    back = nib.load(pair["label"])
+    np.testing.assert_array_equal(np.asarray(back.dataobj), label)
+    np.testing.assert_allclose(back.affine, image.affine, atol=1e-4)
+    assert pair["names"] == [s.name for s in TABLE.structures[:3]]
+    url = f"{server.url}/datastore/label?label={uid}&tag=final"
+    assert requests.get(url, timeout=60).status_code == 200
