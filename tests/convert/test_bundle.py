@@ -65,6 +65,24 @@ def test_the_bundle_holds_the_authors_network_and_runs(case: Case, tmp_path: Pat
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".partial")]
 
 
+@pytest.mark.parametrize("name", ["segformer3d_small", "transunet_small"])
+def test_labels_come_back_to_the_voxels_that_they_were_found_in(name: str, tmp_path: Path) -> None:
+    """Turned axes and resized slices, with a threshold for a network."""
+    case = case_named(name)
+    bundle = convert_checkpoint(case.network, case.save(tmp_path), tmp_path / "mine", case.conversion())
+    box = np.zeros((20, 26, 16), np.float32)
+    box[3:12, 8:24, 2:7] = 1
+    affine = np.array([[0, -4.0, 0, 9], [4, 0, 0, -7], [0, 0, 5, 3], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(box, affine), tmp_path / "box.nii.gz")
+    parser = ConfigParser()
+    parser.read_config(str(bundle.config("inference")))
+    image = parser.get_parsed_content("preprocessing")({"image": tmp_path / "box.nii.gz"})["image"]
+    inferer = parser.get_parsed_content("inferer")
+    labels = inferer(image[None], lambda x: torch.cat([0.5 - x, x - 0.5], dim=1))[0, 0].numpy()
+    assert labels.shape == box.shape
+    assert 2 * (labels * box).sum() / (labels.sum() + box.sum()) > 0.98
+
+
 def test_overlapping_regions_are_painted_in_their_order(tmp_path: Path) -> None:
     case = case_named("mambaclinix_aniso")
     settings = case.conversion(labels="core,whole", paint_order=(2, 1))
