@@ -6,6 +6,7 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,6 +44,24 @@ def peak_of(run: Callable[[], object]) -> float:
     before = status("VmRSS")
     run()
     return status("VmHWM") - before
+
+
+def anonymous_peak_of(run: Callable[[], object]) -> float:
+    """As `peak_of`, without the pages of mapped files, which the kernel may drop; looked at every 10 ms."""
+    done, levels = threading.Event(), [status("RssAnon")]
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            levels.append(status("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return max(levels) - levels[0]
 
 
 def in_own_process(script: str, *arguments: object) -> dict[str, float]:

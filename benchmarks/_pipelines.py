@@ -108,6 +108,21 @@ def monai_to_source(image: MetaTensor, predict: Predict, roi: Sequence[int], tar
     return resample(MetaTensor(logits, affine=image.affine), affine, target.shape).argmax(0).numpy()
 
 
+@torch.no_grad()
+def monai_bundle_to_source(
+    image: MetaTensor, predict: Predict, roi: Sequence[int], target: Grid
+) -> np.ndarray:
+    """Softmax maps of the whole volume, `Invertd`, argmax, as bundles of the model zoo do it."""
+    before = Spacingd("image", pixdim=Grid(target.shape, image.affine.numpy()).spacing, mode="bilinear")
+    source = MetaTensor(torch.zeros(1, *target.shape), affine=torch.from_numpy(target.affine))
+    case = before({"image": source})
+    case["image"].copy_(image)
+    case["pred"] = SlidingWindowInferer(roi, 1, 0.25, mode="gaussian")(case["image"][None], predict)[0]
+    case["pred"] = case["pred"].softmax(0)
+    invert = Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True)
+    return AsDiscreted("pred", argmax=True)(invert(case))["pred"][0].numpy()
+
+
 def nnunet_to_source(
     image: MetaTensor, predict: Predict, roi: Sequence[int], target: Grid, kind: str = "default"
 ) -> np.ndarray:

@@ -20,14 +20,14 @@ import _pipelines as pipelines
 import nibabel as nib
 import numpy as np
 import torch
-from _measure import in_own_process, interleaved, peak_of, ratio, status
+from _measure import anonymous_peak_of, in_own_process, interleaved, peak_of, ratio, status
 from monai.data import MetaTensor
 from monai.networks.nets import SwinUNETR as StockSwinUNETR
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from medvit.data import Grid
-from medvit.inferers import StreamingWindowInferer
+from medvit.inferers import StreamingWindowInferer, Volume
 from medvit.networks import SegFormer3D, SwinUNETR
 
 ROI = (96, 96, 96)
@@ -44,7 +44,7 @@ class Bands(nn.Module):
         self.register_buffer("centres", centres)
 
     def forward(self, windows: Tensor) -> Tensor:
-        return windows * self.centres - self.centres.square() / 2
+        return (windows * self.centres).sub_(self.centres.square() / 2)
 
 
 def phantom(shape: tuple[int, ...], spacing: float = 1.0, seed: int = 0) -> MetaTensor:
@@ -99,8 +99,8 @@ def windows(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def swin(options: argparse.Namespace) -> Iterator[Row]:
-    """One window of SwinUNETR, medvit's forward against MONAI's."""
-    window = phantom(ROI).as_tensor()[None]
+    """SwinUNETR, medvit's against MONAI's: one window, and windows and reduction of a block of several."""
+    block, window = phantom((166, 160, 96)), phantom(ROI).as_tensor()[None]
     for size in options.feature_sizes:
         torch.manual_seed(0)
         stock = StockSwinUNETR(1, 4, feature_size=size).eval()
@@ -116,6 +116,14 @@ def swin(options: argparse.Namespace) -> Iterator[Row]:
         error = (logits["medvit"] - logits["MONAI"]).abs().max() / np.ptp(logits["MONAI"].numpy())
         note = f"{seconds(times)}; largest difference {error:.0e} of the logits' range"
         yield f"SwinUNETR {size}, one window", f"{ratio(times, 'medvit', 'MONAI'):.2f}x", note
+        if size not in options.block_sizes:
+            continue
+        run = {"medvit": partial(pipelines.medvit_windows, block, ours, ROI, options.overlap)}
+        run["MONAI"] = partial(pipelines.monai_windows, block, stock, ROI, options.overlap)
+        times, labels = interleaved(1, run)
+        note = f"{seconds(times)}; {differing(labels['medvit'], labels['MONAI']):.0e} of voxels differ"
+        case = f"SwinUNETR {size}, 166x160x96, overlap {options.overlap}"
+        yield case, f"{ratio(times, 'medvit', 'MONAI'):.2f}x", note
 
 
 def files(options: argparse.Namespace) -> Iterator[Row]:
@@ -156,38 +164,50 @@ def memory(options: argparse.Namespace) -> Iterator[Row]:
     yield "24 classes, 144x144x480, peak v MONAI", f"{share:.2f}x", note
     growth = peaks["medvit", 960] / peaks["medvit", 240]
     yield "24 classes, 4x the slices, peak v 1x", f"{growth:.2f}x", "window output and label map included"
-    peers = ["medvit", "monai", *(["nnunet", "nnunet_torch"] if installed("nnunetv2") else [])]
-    found = {who: in_own_process(__file__, "classes", who, options.edge) for who in peers}
-    note = ", ".join(f"{w} {f.get('peak', 0):.0f} MB {f.get('seconds', 0):.1f} s" for w, f in found.items())
-    case = f"104 classes, {options.edge}^3 at 1.5 mm to 0.8 mm"
-    for who in peers[1:]:
-        for key, unit in (("peak", "peak memory"), ("seconds", "CPU time")):
-            value = found["medvit"].get(key, np.nan) / found[who].get(key, np.nan)
-            yield f"{case}, {unit} v {who}", f"{value:.3f}x", note
+    nnunet = ["nnunet", "nnunet_torch"] if installed("nnunetv2") else []
+    cases = ((options.edge, ["monai_bundle", *nnunet]), (options.monai_edge, ["monai"]))
+    for edge, peers in cases:
+        found = {who: in_own_process(__file__, "classes", who, edge) for who in ("medvit", *peers)}
+        values = (f"{w} {f.get('peak', 0):.0f} MB {f.get('seconds', 0):.1f} s" for w, f in found.items())
+        note = ", ".join(values)
+        for who in peers:
+            for key, unit in (("peak", "peak memory"), ("seconds", "CPU time")):
+                value = found["medvit"].get(key, np.nan) / found[who].get(key, np.nan)
+                yield f"104 classes, {edge}^3 at 1.5 mm to 0.8 mm, {unit} v {who}", f"{value:.3f}x", note
     if options.full:
         full = in_own_process(__file__, "classes", "medvit", 256)
         cost = f"{full['peak']:.0f} MB", f"{full['seconds']:.0f} CPU s"
         yield "104 classes, 256^3 to 480^3, medvit alone", *cost
+
+
+def studies(options: argparse.Namespace) -> Iterator[Row]:
+    """Memory of one process after each of 20 studies of one size, file to file."""
     grown = in_own_process(__file__, "studies")
-    yield (
-        "20 studies in one process, growth from 6-10 to 16-20",
-        f"{grown['growth']:.1f} MB",
-        "",
-    )
+    note = f"{grown['third']:.0f} MB after the third, {grown['last']:.0f} MB after the last"
+    yield "20 studies in one process, highest level after the third", f"{grown['growth']:+.1f} MB", note
+
+
+def huge(options: argparse.Namespace) -> Iterator[Row]:
+    """A memory-mapped NIfTI of 1504x1504 voxels a slice to a memory-mapped NIfTI of labels."""
+    found = in_own_process(__file__, "huge", "medvit", options.slices)
+    note = f"{found['seconds']:.0f} CPU s; {found['resident']:.0f} MB with the files' mapped pages"
+    yield f"1504x1504x{options.slices}, 2 classes, peak working memory", f"{found['peak']:.0f} MB", note
 
 
 def worker(case: str, who: str = "medvit", number: int = 0) -> dict[str, float]:
     """One measurement in a process of its own."""
     torch.set_num_threads(1)
     if case == "studies":
-        return {"growth": studies()}
+        return twenty_studies()
+    if case == "huge":
+        return huge_volume(number)
     if case == "deep":
         image, network = phantom((144, 144, number)), Bands(24)
         pipelines.medvit_windows(image[:, :96, :96, :96], network, ROI, 0.5)
         return {"peak": peak_of(partial(getattr(pipelines, f"{who}_windows"), image, network, ROI, 0.5))}
     image, network = phantom((number,) * 3, 1.5), Bands(104)
     fine = round(number * 1.5 / 0.8)
-    roi = (min(96, number),) * 3
+    roi = ROI if number > 200 else (64, 64, 64)
     run = getattr(pipelines, f"{who.removesuffix('_torch')}_to_source")
     if who.startswith("nnunet"):
         run = partial(run, kind="torch" if who.endswith("torch") else "default")
@@ -201,28 +221,66 @@ def worker(case: str, who: str = "medvit", number: int = 0) -> dict[str, float]:
     return {"peak": peak_of(once), "seconds": taken[0]}
 
 
-def studies() -> float:
-    """MB by which studies 16 to 20 reach higher than studies 6 to 10, which are of the same sizes."""
-    inferer, network = StreamingWindowInferer((64, 64, 64)), Bands(24)
-    target = Grid((150, 150, 150), np.diag([0.8, 0.8, 0.8, 1.0]))
+def twenty_studies() -> dict[str, float]:
+    """MB by which the process is larger after any of studies 4 to 20 than after study 3."""
     after = []
-    for number in range(20):
-        inferer.segment(phantom((96 + number % 5, 100, 90), seed=number), network, target)
-        after.append(status("VmRSS"))
-    return max(after[15:]) - max(after[5:10])
+    with tempfile.TemporaryDirectory() as folder:
+        path, out = Path(folder) / "study.nii.gz", Path(folder)
+        for number in range(20):
+            image = (255 * phantom((100, 96, 90), seed=number)[0].numpy()).astype(np.uint8)
+            nib.save(nib.Nifti1Image(image, np.diag([0.8, 0.8, 0.8, 1])), path)
+            pipelines.medvit_file(path, out, Bands(24), (64, 64, 64), 0.25)
+            after.append(status("VmRSS"))
+    return {"growth": max(after[3:]) - after[2], "third": after[2], "last": after[-1]}
 
 
-CASES = {"windows": windows, "swin": swin, "files": files, "memory": memory}
+def huge_volume(slices: int) -> dict[str, float]:
+    """Peak of the anonymous memory, and of all resident memory, over the level before."""
+    shape, offset = (1504, 1504, slices), 352
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in ("image.nii", "labels.nii")]
+        header = nib.Nifti1Header()
+        header.set_data_dtype(np.uint8)
+        header.set_data_shape(shape)
+        header.set_sform(np.eye(4), code=1)
+        header["vox_offset"] = offset
+        for path in paths:
+            with path.open("wb") as file:
+                header.write_to(file)
+                file.truncate(offset + int(np.prod(shape)))
+        image, labels = (np.memmap(p, np.uint8, "r+", offset, shape, order="F") for p in paths)
+        # A bright block in each corner of an otherwise empty, sparse file: a misplaced slab would show.
+        corners = np.ix_(*(sorted({*range(20), *range(n - 20, n)}) for n in shape))
+        image[corners] = 255
+        image.flush()
+        volume = Volume.open(paths[0], prepare=lambda slab: slab.div_(255))
+        inferer = StreamingWindowInferer(ROI, 0.25, axis=1)
+        taken: list[float] = []
+
+        def once() -> None:
+            times, _ = interleaved(1, {"run": partial(inferer.segment, volume, Bands(2), out=labels)})
+            taken.extend(times["run"])
+
+        anonymous: list[float] = []
+        resident = peak_of(lambda: anonymous.append(anonymous_peak_of(once)))
+        assert (labels[corners] == 1).all() and labels.sum(dtype=np.int64) == labels[corners].size
+    return {"peak": anonymous[0], "resident": resident, "seconds": taken[0]}
+
+
+CASES = {"windows": windows, "swin": swin, "files": files, "memory": memory, "studies": studies, "huge": huge}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[c for c in CASES if c != "huge"])
     parser.add_argument("--overlap", type=float, default=0.5, help="of the case `windows`")
     parser.add_argument("--feature-sizes", nargs="+", type=int, default=[12, 24, 48])
+    parser.add_argument("--block-sizes", nargs="*", type=int, default=[12], help="those also on a block")
     parser.add_argument("--image", type=Path, help="a .nii.gz head scan; a phantom otherwise")
-    parser.add_argument("--edge", type=int, default=80, help="voxels of the 104-class volume v peers")
+    parser.add_argument("--edge", type=int, default=64, help="voxels of the 104-class volume")
+    parser.add_argument("--monai-edge", type=int, default=96, help="the same v MONAI without its copies")
+    parser.add_argument("--slices", type=int, default=561, help="of the case `huge`")
     parser.add_argument("--full", action="store_true", help="also the 104 classes at full size, medvit alone")
     parser.add_argument("--worker", nargs="+")
     options = parser.parse_args()
