@@ -110,11 +110,10 @@ def finetune(
         score = measure(evaluator, held_out, classes)
         epoch, loss = trainer.state.epoch, trainer.state.output["loss"]
         _log.info("epoch %d of %d: loss %.4f, mean Dice %s", epoch, schedule.max_epochs, loss, _shown(score))
-        if best_state is None or (score is not None and best is not None and score > best):
+        if best_state is None or score is None or best is None or score > best:
             best, best_state = score, {k: v.detach().clone() for k, v in network.state_dict().items()}
 
-    if held_out:
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, after_epoch)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, after_epoch)
     trainer.run()
     if best_state is not None:
         network.load_state_dict(best_state)

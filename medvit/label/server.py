@@ -21,9 +21,9 @@ from fastapi import Request
 from medvit.errors import MedvitError
 from medvit.label import compat
 from medvit.label.errors import not_found
+from medvit.label.launch import LOOPBACK
 
 _APP_DIR = Path(__file__).parent / "app"
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def main() -> int:
@@ -227,8 +227,10 @@ def _guard(token: str, host: str) -> Callable[..., Awaitable[Any]]:
 
 def _stop_tasks() -> None:
     """End what runs in the background, so that no process outlives the server."""
-    from monailabel.utils.async_tasks.utils import processes, stop_background_task
+    from monailabel.utils.async_tasks.utils import background_executors, processes, stop_background_task
 
+    for executor in background_executors.values():
+        executor.shutdown(wait=False, cancel_futures=True)
     for method in ("train", "scoring", "batch_infer"):
         while processes(method):
             stop_background_task(method)

@@ -102,7 +102,7 @@ class ServedBundle:
         return bundles[version]
 
     def evaluator(self, bundle: Bundle, options: Mapping[str, Any], device: str = "") -> StudyEvaluator:
-        """The evaluator of a version, its network loaded strictly.
+        """The evaluator of a version, its network loaded strictly; shared, so that it must not be changed.
 
         Raises
         ------
@@ -112,12 +112,15 @@ class ServedBundle:
         overrides = self._overrides(options, device)
         key = (bundle.version, bundle.weights.stat().st_mtime_ns, *sorted(overrides.items()))
         if key not in self._evaluators:
-            evaluator = _unwrapped(self._parser(bundle, overrides), "evaluator")
-            self._evaluators[key] = evaluator
+            self._evaluators[key] = self.new_evaluator(bundle, options, device)
             while len(self._evaluators) > _KEPT:
                 self._evaluators.popitem(last=False)
         self._evaluators.move_to_end(key)
         return self._evaluators[key]
+
+    def new_evaluator(self, bundle: Bundle, options: Mapping[str, Any], device: str = "") -> StudyEvaluator:
+        """As `evaluator`, but one of its own, to train."""
+        return _unwrapped(self._parser(bundle, self._overrides(options, device)), "evaluator")
 
     def study(self, path: Path) -> Study:
         """The study at `path`, found as the bundle finds studies: with its channels."""

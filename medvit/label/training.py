@@ -59,7 +59,7 @@ class FineTune(TrainTask):
             raise RequestError("there is no study with a final label to train on; submit one first")
         apart = min(round(settings.pop("val_split") * len(pairs)), len(pairs) - 1)
         base = self.served.bundle(str(request.get("version") or ""))
-        evaluator = self.served.evaluator(base, {}, str(request.get("device") or ""))
+        evaluator = self.served.new_evaluator(base, {}, str(request.get("device") or ""))
         annotated = [self._annotated(pair, evaluator) for pair in pairs]
         schedule = Schedule(**settings)
         table = self.served.table
