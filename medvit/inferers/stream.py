@@ -93,6 +93,8 @@ class SlabStream:
                 continue
             for start, prediction in zip(batch, logits, strict=True):
                 sums.add(start, prediction)
+            # Or these logits would stand in memory beside those of the next batch.
+            del logits, prediction
             pending = pending[len(batch) :]
 
     def _sums(self, logits: Tensor, layer: int) -> RollingAccumulator:
