@@ -13,7 +13,8 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks._measure import interleaved, ratio
+from _measure import interleaved, ratio
+
 from medvit.metrics import hd95
 from tests.metrics.shapes import lobed
 

@@ -83,12 +83,12 @@ def surface_distances(prediction: ArrayLike, reference: ArrayLike, spacing: Arra
     a, b = mask_pair(prediction, reference)
     steps = _steps(spacing, a.ndim)
     box = common_box(a, b)
-    points = [np.argwhere(_border(mask[box])) @ steps.T for mask in (a, b)]
+    points = [_border_points(mask[box]) @ steps.T for mask in (a, b)]
     if not all(len(p) for p in points):
         # To an empty mask, every distance is infinite.
         return SurfaceDistances(*(np.full(len(p), np.inf) for p in points))
     ours, theirs = points
-    return SurfaceDistances(KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0])
+    return SurfaceDistances(_nearest(ours, theirs), _nearest(theirs, ours))
 
 
 def hd95(prediction: ArrayLike, reference: ArrayLike, spacing: ArrayLike) -> float:
@@ -120,6 +120,17 @@ def _steps(spacing: ArrayLike, ndim: int) -> NDArray[np.float64]:
     if steps.shape != (ndim, ndim) or not np.isfinite(steps).all() or np.linalg.det(steps) == 0:
         raise ValueError(f"spacing must be {ndim} lengths in mm or {ndim} x {ndim} steps, not {spacing!r}")
     return steps
+
+
+def _nearest(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Voxels fill space evenly, so that neither balancing nor tight boxes are worth their time.
+    tree = KDTree(others, leafsize=32, balanced_tree=False, compact_nodes=False)
+    return tree.query(points)[0]
+
+
+def _border_points(mask: Mask) -> NDArray[np.intp]:
+    """(border voxels, axes) indices; np.argwhere takes ten times as long."""
+    return np.stack(np.unravel_index(np.flatnonzero(_border(mask)), mask.shape), axis=1)
 
 
 def _border(mask: Mask) -> Mask:

@@ -1,0 +1,14 @@
+"""Predicted label maps against references: pairs, scores, intervals and a page."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "measure": ["Options", "StudyScores", "measure_pair"],
+        "pairing": ["Pair", "Pairing", "find_pairs"],
+        "run": ["evaluate"],
+        "structures": ["Region", "read_regions"],
+        "summary": ["Agreement", "Summary", "agreements", "summarise"],
+    },
+)

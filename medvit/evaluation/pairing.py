@@ -1,0 +1,135 @@
+"""Which prediction belongs to which reference, told by the name of the study."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.data.channels import IMAGE_SUFFIXES, stem_of, why_not_an_image
+from medvit.data.found import LeftOut, Refused
+from medvit.errors import StudyError
+
+# What nnU-Net adds to the name of a study's first channel, by which a run may have named its result.
+_FIRST_CHANNEL = "_0000"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two label maps of a study."""
+
+    study: str
+    prediction: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What `find_pairs` found.
+
+    Parameters
+    ----------
+    pairs
+        In the order of their names.
+    refused
+        References without a prediction, and studies with several label maps on one side.
+    left_out
+        What was seen and not taken, by choice.
+    """
+
+    pairs: tuple[Pair, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def find_pairs(prediction: Path | str, reference: Path | str) -> Pairing:
+    """Pairs label maps by the names of their studies.
+
+    A label map is known by its file's name without a last word such as ``_seg``, ``-label`` or ``_dseg``; if
+    nothing else is left, as of ``labels.nii.gz``, by its folder's. Of a folder in which some files are named
+    as label maps, only these are taken. Two files are a pair whatever their names.
+
+    Parameters
+    ----------
+    prediction, reference
+        Each a file or a folder, which is searched to the bottom.
+
+    Raises
+    ------
+    StudyError
+        If one does not exist, or is a file but no NIfTI, NRRD or MetaImage.
+    """
+    sides = [Path(str(side)) for side in (prediction, reference)]
+    if all(side.is_file() for side in sides):
+        own, other = (_image(side) for side in sides)
+        return Pairing((Pair(study_name(own), own, other),))
+    left_out: list[LeftOut] = []
+    predictions, references = (_label_maps(side, left_out) for side in sides)
+    for name in [n for n in predictions if n not in references]:
+        bare = name.removesuffix(_FIRST_CHANNEL)
+        if bare in references and bare not in predictions:
+            predictions[bare] = predictions.pop(name)
+        else:
+            left_out += [LeftOut(path, "has no reference of its name") for path in predictions[name]]
+    pairs, refused = [], []
+    for name, theirs in sorted(references.items()):
+        ours = predictions.get(name, [])
+        if len(ours) == len(theirs) == 1:
+            pairs.append(Pair(name, ours[0], theirs[0]))
+        elif not ours and sides[0].is_file():
+            left_out += [LeftOut(path, "is the reference of another study") for path in theirs]
+        else:
+            refused.append(Refused(name, _fault(name, ours, theirs)))
+    return Pairing(tuple(pairs), tuple(refused), tuple(left_out))
+
+
+def study_name(path: Path) -> str:
+    """The name of the study that a label map belongs to.
+
+    Examples
+    --------
+    >>> study_name(Path("BraTS-GLI-00001-000-seg.nii.gz"))
+    'BraTS-GLI-00001-000'
+    >>> study_name(Path("out/case_07/labels.nii.gz"))
+    'case_07'
+    """
+    stem = stem_of(path)
+    head, word = re.fullmatch(r"(?:(.*)[-_.])?(.*)", stem, re.DOTALL).groups(default="")  # type: ignore[union-attr]
+    if not why_not_an_image(Path(word)):
+        return stem
+    return head or path.absolute().parent.name
+
+
+def _label_maps(side: Path, left_out: list[LeftOut]) -> dict[str, list[Path]]:
+    """Label maps by the names of their studies."""
+    if not side.is_dir():
+        return {study_name(side): [_image(side)]}
+    files = sorted(p for p in side.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES) and p.is_file())
+    images = [p for p in files if not any(part.startswith(".") for part in p.relative_to(side).parts)]
+    named = {p for p in images if why_not_an_image(p.relative_to(side))}
+    found = defaultdict(list)
+    for path in images:
+        if named and path not in named:
+            left_out.append(LeftOut(path, "is not named as a label map, as others in its folder are"))
+        else:
+            found[study_name(path)].append(path)
+    return dict(found)
+
+
+def _image(path: Path) -> Path:
+    if not path.is_file():
+        raise StudyError("missing-file", "does not exist", path=path, do="check the path")
+    if not path.name.lower().endswith(IMAGE_SUFFIXES):
+        do = "convert it to NIfTI, NRRD or MetaImage"
+        raise StudyError("unknown-format", "is no label map that can be compared", path=path, do=do)
+    return path
+
+
+def _fault(name: str, predictions: list[Path], references: list[Path]) -> StudyError:
+    if not predictions:
+        what, do = "has no prediction of its name", "run the study, or take its reference out"
+        return StudyError("no-prediction", what, path=references[0], do=do)
+    several = predictions if len(predictions) > 1 else references
+    what = f"is one of {len(several)} label maps of the study {name}"
+    return StudyError("several-label-maps", what, path=several[0], do="leave one of them")

@@ -1,0 +1,157 @@
+"""`medvit evaluate`: predictions against references, as CSV, JSON and a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from medvit.data.found import LeftOut, Refused
+from medvit.data.write import atomic_path, write_json
+from medvit.errors import MedvitError, StudyError
+from medvit.evaluation.measure import Options, StudyScores, measure_pair
+from medvit.evaluation.page import SHOWN, write_page
+from medvit.evaluation.pairing import find_pairs
+from medvit.evaluation.structures import read_regions
+from medvit.evaluation.summary import LEVEL, RESAMPLES, Summary, agreements, summarise
+from medvit.reports.tables import csv_text
+
+ALL_WELL, NOTHING_TO_DO, SOME_FAILED = 0, 2, 3
+SCHEMA_VERSION = "1.0"
+
+
+def evaluate(
+    prediction: Path | str,
+    reference: Path | str,
+    output_dir: Path | str,
+    *,
+    labels: str | Path | None = None,
+    options: Options | None = None,
+) -> int:
+    """Compare predicted label maps with references.
+
+    Parameters
+    ----------
+    prediction, reference
+        Files or folders, paired as `find_pairs` says.
+    output_dir
+        Gets ``evaluation.csv`` (a line for each structure of each study), ``evaluation.json`` and
+        ``evaluation.html``.
+    labels
+        As `read_regions`; by default the names beside the label maps, or else their values.
+    options
+        What to measure.
+
+    Returns
+    -------
+    int
+        Exit code: 0 all well, 2 nothing to do, 3 some studies could not be compared.
+
+    Raises
+    ------
+    MedvitError
+        If an input does not exist, the label table cannot be understood, or the tolerance is negative.
+    """
+    options = options or Options()
+    if not options.tolerance >= 0:
+        raise MedvitError(f"the tolerance must be 0 mm or more, not {options.tolerance}")
+    regions = read_regions(labels) if labels is not None else None
+    pairing = find_pairs(prediction, reference)
+    console = Console(stderr=True)
+    if not pairing.pairs and not pairing.refused:
+        console.print("Nothing to do: no label map was found.", style="bold red")
+        return NOTHING_TO_DO
+    scores, refused = [], list(pairing.refused)
+    for pair in track(pairing.pairs, "studies", console=console, transient=True):
+        try:
+            scores.append(measure_pair(pair, regions, options))
+        except StudyError as error:
+            refused.append(Refused(pair.study, error))
+    summaries = summarise(scores)
+    output = Path(output_dir)
+    with atomic_path(output / "evaluation.csv") as partial:
+        partial.write_text(csv_text(_lines(scores, refused)), encoding="utf-8")
+    write_json(output / "evaluation.json", _content(scores, summaries, refused, pairing.left_out, options))
+    write_page(output / "evaluation.html", scores, summaries, refused, pairing.left_out, options)
+    _show(scores, summaries, refused, output)
+    return SOME_FAILED if refused else ALL_WELL
+
+
+def _lines(scores: Sequence[StudyScores], refused: Sequence[Refused]) -> Iterator[dict[str, Any]]:
+    """A line for each structure of each study; empty cells are undefined."""
+    for one in scores:
+        for structure, values in one.values.items():
+            head = {"study": one.study, "structure": structure, "presence": one.presence[structure]}
+            yield head | {metric: None if math.isnan(v) else v for metric, v in values.items()}
+    for r in refused:
+        yield {"study": r.id, "presence": "not compared", "error": str(r.error)}
+
+
+def _content(
+    scores: Sequence[StudyScores],
+    summaries: Sequence[Summary],
+    refused: Sequence[Refused],
+    left_out: Sequence[LeftOut],
+    options: Options,
+) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "research_use_only": True,
+        "options": asdict(options),
+        "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "unit": "study"},
+        "summary": [{key: _plain(value) for key, value in asdict(s).items()} for s in summaries],
+        "bland_altman": [
+            {"structure": a.structure, "studies": len(a.mean_ml), "bias_ml": a.bias}
+            | {"low_ml": _plain(a.low), "high_ml": _plain(a.high)}
+            for a in agreements(scores)
+        ],
+        "studies": [
+            {
+                "study": one.study,
+                "notes": list(one.notes),
+                "structures": {
+                    name: {"presence": one.presence[name]} | {m: _plain(v) for m, v in values.items()}
+                    for name, values in one.values.items()
+                },
+            }
+            for one in scores
+        ],
+        "failures": [{"study": r.id, "code": r.error.code, "error": str(r.error)} for r in refused],
+        "left_out": [{"path": str(thing.path), "why": thing.why} for thing in left_out],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON has neither NaN nor infinity; which of them null stands for, `presence` tells."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _show(
+    scores: Sequence[StudyScores], summaries: Sequence[Summary], refused: Sequence[Refused], output: Path
+) -> None:
+    """The means of each structure, what failed, and where the results are."""
+    console = Console()
+    metrics = [m for m in ("dice", "surface_dice", "hd95_mm") if summaries]
+    table = Table("structure", *(SHOWN[m][0] for m in metrics))
+    found = {(s.structure, s.metric): s for s in summaries}
+    for name in dict.fromkeys(s.structure for s in summaries):
+        table.add_row(escape(name), *(f"{found[name, m].mean:.{SHOWN[m][2]}f}" for m in metrics))
+    if summaries:
+        console.print(table, markup=False)
+    for one in scores:
+        for note in one.notes:
+            console.print(f"{one.study}: {note}", markup=False, soft_wrap=True)
+    for r in refused:
+        console.print(f"FAILED {r.id}: {r.error}", style="red", markup=False, soft_wrap=True)
+    console.print(
+        f"{len(scores)} of {len(scores) + len(refused)} studies compared: {output / 'evaluation.html'}",
+        markup=False,
+        soft_wrap=True,
+    )

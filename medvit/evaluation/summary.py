@@ -1,0 +1,139 @@
+"""What the scores of many studies come down to: means with bootstrap intervals, and agreement of volumes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medvit.evaluation.measure import StudyScores
+
+RESAMPLES = 2000
+LEVEL = 0.95
+ALL = "all structures"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric of one structure over all studies.
+
+    Parameters
+    ----------
+    structure, metric
+        What was measured.
+    studies
+        How many have a finite value, which the mean is over.
+    one_sided
+        How many have an infinite distance, for the structure is on one side only; in no mean, but the median.
+    mean, median
+        Of the metric.
+    low, high
+        95 % confidence interval of the mean by bootstrap over studies; ``nan`` for fewer than two.
+    """
+
+    structure: str
+    metric: str
+    studies: int
+    one_sided: int
+    mean: float
+    low: float
+    high: float
+    median: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Volumes of one structure after Bland and Altman (Lancet 1986).
+
+    Parameters
+    ----------
+    structure
+        Its name.
+    mean_ml, difference_ml
+        (studies,) mean of both volumes, and prediction minus reference; studies without the structure on
+        either side are left out.
+    bias
+        Mean difference in ml.
+    low, high
+        Limits of agreement in ml, ``bias -+ 1.96 SD``; ``nan`` for fewer than two studies.
+    """
+
+    structure: str
+    mean_ml: np.ndarray
+    difference_ml: np.ndarray
+    bias: float
+    low: float
+    high: float
+
+
+def summarise(scores: Sequence[StudyScores], *, seed: int = 0) -> list[Summary]:
+    """Every metric of every structure, and of the mean over each study's structures.
+
+    Studies are resampled as a whole (percentile bootstrap), for structures of one study depend on each other.
+    """
+    if not scores:
+        return []
+    structures, metrics, values = _table(scores)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN, as they should be
+        finite = np.concatenate([finite, np.nanmean(finite, axis=1, keepdims=True)], axis=1)
+        means, (low, high) = np.nanmean(finite, axis=0), _intervals(finite, seed)
+        medians = np.nanmedian(np.concatenate([values, finite[:, -1:]], axis=1), axis=0)
+    counts = np.isfinite(finite).sum(axis=0)
+    infinite = np.concatenate([np.isinf(values).sum(axis=0), np.isinf(values).sum(axis=(0, 1))[None]])
+    return [
+        Summary(
+            structure, metric, int(counts[i, j]), int(infinite[i, j]),
+            *(float(figure[i, j]) for figure in (means, low, high, medians)),
+        )
+        for i, structure in enumerate([*structures, ALL])
+        for j, metric in enumerate(metrics)
+    ]  # fmt: skip
+
+
+def agreements(scores: Sequence[StudyScores]) -> list[Agreement]:
+    """The agreement of volumes, for every structure that occurs."""
+    if not scores:
+        return []
+    structures, metrics, values = _table(scores)
+    ours = values[..., metrics.index("volume_prediction_ml")]
+    theirs = values[..., metrics.index("volume_reference_ml")]
+    found = []
+    for i, structure in enumerate(structures):
+        there = ours[:, i] + theirs[:, i] > 0
+        if there.any():
+            p, r = ours[there, i], theirs[there, i]
+            bias = float(np.mean(p - r))
+            spread = 1.96 * float(np.std(p - r, ddof=1)) if len(p) > 1 else float("nan")
+            found.append(Agreement(structure, (p + r) / 2, p - r, bias, bias - spread, bias + spread))
+    return found
+
+
+def _table(scores: Sequence[StudyScores]) -> tuple[list[str], list[str], np.ndarray]:
+    """Structures, metrics and (studies, structures, metrics) values, ``nan`` where a study lacks one."""
+    structures = list(dict.fromkeys(name for s in scores for name in s.values))
+    metrics = list(dict.fromkeys(m for s in scores for values in s.values.values() for m in values))
+    missing = float("nan")
+    values = [[[s.values.get(n, {}).get(m, missing) for m in metrics] for n in structures] for s in scores]
+    return (
+        structures,
+        metrics,
+        np.array(values, np.float64).reshape(len(scores), len(structures), len(metrics)),
+    )
+
+
+def _intervals(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the means over axis 0, each of the shape of the other axes."""
+    studies = len(values)
+    columns = values.reshape(studies, -1)
+    known = np.isfinite(columns)
+    # How often each study is drawn in each resample.
+    times = np.random.default_rng(seed).multinomial(studies, np.full(studies, 1 / studies), RESAMPLES)
+    drawn = times.astype(np.float64)
+    means = (drawn @ np.where(known, columns, 0)) / (drawn @ known)
+    bounds = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = np.where(known.sum(axis=0) > 1, bounds, np.nan).reshape(2, *values.shape[1:])
+    return low, high
