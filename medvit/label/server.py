@@ -32,7 +32,8 @@ def main() -> int:
     token = os.environ.pop("MEDVIT_LABEL_TOKEN", "")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("medvit").setLevel(logging.INFO)
-    logging.getLogger("timeloop").disabled = True  # tells of its timers, and sets its own level
+    # It tells of its timers, and sets its own level.
+    logging.getLogger("timeloop").addFilter(lambda _: False)
     workspace = arguments.workspace.resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     configure(arguments, workspace)

@@ -324,7 +324,7 @@ def test_it_ends_when_told_and_leaves_nothing(server: Server) -> None:
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(30) == 0
     assert not psutil.wait_procs(tree, timeout=10)[1]
-    left = [p.name for p in (server.folder / "tmp").iterdir() if not p.name.startswith("pymp")]
+    left = [p.name for p in (server.folder / "tmp").iterdir() if not p.name.startswith("torchinductor")]
     assert left == []
     assert "Traceback" not in server.log
 
