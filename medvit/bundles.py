@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,12 +126,20 @@ def find_bundle(name: str, *, trust: bool = False) -> Bundle:
 
 
 def locate(name: str) -> str:
-    """Folder of a bundle, for its own configuration: where it is run, or installed.
+    """Folder of a bundle, for its own configuration: the one that is being run, else the installed one.
 
-    So a bundle runs from any directory, and a copy of it runs as the copy when started from inside.
+    A configuration cannot see its own path. So the bundle that is run is told by ``--config_file`` on the
+    command line, or by the working directory; a copy then works with its own weights.
     """
     here = Path.cwd()
-    for folder in (here, *here.parents[:1]):
-        if folder.name == name and (folder / "configs" / "metadata.json").is_file():
+    named = [folder for folder in (here, here.parent) if folder.name == name]
+    for folder in (*_folders_on_command_line(), *named):
+        if (folder / "configs" / "metadata.json").is_file():
             return str(folder)
     return str(find_bundle(name).path)
+
+
+def _folders_on_command_line() -> list[Path]:
+    """Bundle folders of the configuration files that the process was started with."""
+    files = [f for argument in sys.argv[1:] for f in re.findall(r"[^'\"\[\],=]*configs/\w+\.json", argument)]
+    return [Path(file).resolve().parents[1] for file in files]
