@@ -23,8 +23,8 @@ import numpy as np
 BUNDLE = "segformer3d_brain"
 
 
-def head(seed: int, shape: tuple[int, int, int] = (44, 52, 44)) -> nib.Nifti1Image:
-    """A head of nested ellipsoids with noise, 4 mm."""
+def head(seed: int, shape: tuple[int, int, int] = (40, 48, 40)) -> nib.Nifti1Image:
+    """A head of nested ellipsoids with noise, 4 mm: one window of the network."""
     rng = np.random.default_rng(seed)
     x, y, z = np.meshgrid(*[np.linspace(-1.1, 1.1, n) for n in shape], indexing="ij")
     radius = np.sqrt(x**2 + y**2 + z**2) / rng.uniform(0.9, 1.0)
@@ -95,7 +95,7 @@ def run_to_the_end(call: list[str]) -> tuple[int, float]:
 
 def kill_and_resume(folder: Path, options: argparse.Namespace) -> None:
     """Kill a run again and again, resume it, and compare with one that was left alone."""
-    given = ("--workers", str(options.workers), "--time-limit", "600")
+    given = ("--workers", str(options.workers), "--time-limit", "600", "--no-report")
     alone, killed = folder / "alone", folder / "killed"
     code, seconds = run_to_the_end(command("cohort", folder / "in", alone, *given))
     print(f"undisturbed: exit code {code}, {seconds:.0f} s", flush=True)
