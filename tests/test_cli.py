@@ -36,7 +36,9 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("verb", [["--help"], ["list"], ["info", "segformer3d_brain"], ["check", "STUDY"]])
+@pytest.mark.parametrize(
+    "verb", [["--help"], ["list"], ["info", "segformer3d_brain"], ["check", "STUDY"], ["status", "--help"]]
+)
 def test_quick_verbs_import_nothing_heavy(verb: list[str], study: Path) -> None:
     arguments = [str(study) if a == "STUDY" else a for a in verb]
     done = subprocess.run(
