@@ -29,6 +29,14 @@ BundleName = Annotated[
 Trust = Annotated[
     bool, typer.Option(help="Run the configuration of a bundle folder that did not come with medvit.")
 ]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Overlap = Annotated[float | None, typer.Option(help="Share by which windows overlap, 0 to below 1.")]
+Tta = Annotated[bool, typer.Option(help="Average over left-right mirrored images as well.")]
+Report = Annotated[bool, typer.Option(help="Write report.html.")]
+Pdf = Annotated[bool, typer.Option(help="Write report.pdf.")]
+AsDicom = Annotated[bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")]
+ShowPatient = Annotated[bool, typer.Option(help="Name the patient in reports.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -69,17 +77,13 @@ def _overrides(device: str, overlap: float | None, **flags: Any) -> dict[str, An
 def run(
     bundle: BundleName,
     studies: Studies,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    overlap: Annotated[
-        float | None, typer.Option(help="Share by which windows overlap, 0 to below 1.")
-    ] = None,
-    tta: Annotated[bool, typer.Option(help="Average over left-right mirrored images as well.")] = False,
-    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
-    pdf: Annotated[bool, typer.Option(help="Write report.pdf.")] = False,
-    dicom: Annotated[
-        bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")
-    ] = False,
+    output: Output,
+    device: Device = "auto",
+    overlap: Overlap = None,
+    tta: Tta = False,
+    report: Report = True,
+    pdf: Pdf = False,
+    dicom: AsDicom = False,
     anonymous: Annotated[
         bool, typer.Option("--deidentify", help="Take out of DICOM results what could identify a person.")
     ] = False,
@@ -88,7 +92,7 @@ def run(
     prior: Annotated[
         list[str] | None, typer.Option(help="measurements.json of an earlier study, to compare with.")
     ] = None,
-    show_patient: Annotated[bool, typer.Option(help="Name the patient in reports.")] = False,
+    show_patient: ShowPatient = False,
     trust: Trust = False,
 ) -> None:
     """Segment or restore studies: label maps, measurements and reports go to OUTPUT."""
@@ -108,7 +112,7 @@ def run(
 def cohort(
     bundle: BundleName,
     studies: Studies,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    output: Output,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes on this machine; 0: one a CPU, at most four.")
     ] = 0,
@@ -122,17 +126,13 @@ def cohort(
         float | None, typer.Option(min=1.0, metavar="SECONDS", help="What a study may take.")
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Further attempts after a failure that may pass.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    overlap: Annotated[
-        float | None, typer.Option(help="Share by which windows overlap, 0 to below 1.")
-    ] = None,
-    tta: Annotated[bool, typer.Option(help="Average over left-right mirrored images as well.")] = False,
-    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
-    pdf: Annotated[bool, typer.Option(help="Write report.pdf.")] = False,
-    dicom: Annotated[
-        bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")
-    ] = False,
-    show_patient: Annotated[bool, typer.Option(help="Name the patient in reports.")] = False,
+    device: Device = "auto",
+    overlap: Overlap = None,
+    tta: Tta = False,
+    report: Report = True,
+    pdf: Pdf = False,
+    dicom: AsDicom = False,
+    show_patient: ShowPatient = False,
     trust: Trust = False,
 ) -> None:
     """Segment or restore many studies, each on its own, in several processes; run it again to resume."""
