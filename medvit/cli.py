@@ -36,6 +36,11 @@ Tta = Annotated[bool, typer.Option(help="Average over left-right mirrored images
 Report = Annotated[bool, typer.Option(help="Write report.html.")]
 Pdf = Annotated[bool, typer.Option(help="Write report.pdf.")]
 AsDicom = Annotated[bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")]
+Deidentify = Annotated[
+    bool, typer.Option("--deidentify", help="Take out of DICOM results what could identify a person.")
+]
+Viewer = Annotated[bool, typer.Option(help="Put an interactive viewer into report.html.")]
+Language = Annotated[str, typer.Option(help="Of the reports: en, de or fr.")]
 ShowPatient = Annotated[bool, typer.Option(help="Name the patient in reports.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -84,11 +89,9 @@ def run(
     report: Report = True,
     pdf: Pdf = False,
     dicom: AsDicom = False,
-    anonymous: Annotated[
-        bool, typer.Option("--deidentify", help="Take out of DICOM results what could identify a person.")
-    ] = False,
-    viewer: Annotated[bool, typer.Option(help="Put an interactive viewer into report.html.")] = False,
-    language: Annotated[str, typer.Option(help="Of the reports: en, de or fr.")] = "en",
+    anonymous: Deidentify = False,
+    viewer: Viewer = False,
+    language: Language = "en",
     prior: Annotated[
         list[str] | None, typer.Option(help="measurements.json of an earlier study, to compare with.")
     ] = None,
@@ -132,6 +135,9 @@ def cohort(
     report: Report = True,
     pdf: Pdf = False,
     dicom: AsDicom = False,
+    anonymous: Deidentify = False,
+    viewer: Viewer = False,
+    language: Language = "en",
     show_patient: ShowPatient = False,
     trust: Trust = False,
 ) -> None:
@@ -140,8 +146,9 @@ def cohort(
 
     found = find_bundle(bundle, trust=trust)
     overrides = _overrides(
-        device, overlap, tta=tta, report=report, pdf=pdf, dicom=dicom, show_patient=show_patient
-    )
+        device, overlap, tta=tta, report=report, viewer=viewer, pdf=pdf, dicom=dicom,
+        deidentify=anonymous, language=language, show_patient=show_patient,
+    )  # fmt: skip
     from medvit.cohort import run_cohort
 
     exit_code = run_cohort(

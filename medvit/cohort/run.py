@@ -91,10 +91,8 @@ def run_cohort(
 
     Parameters
     ----------
-    bundle
-        From `medvit.bundles.find_bundle`.
-    inputs
-        Files, folders, globs or manifests.
+    bundle, inputs, overrides
+        As `medvit.engines.run_bundle`.
     output_dir
         Where results go; a run that was broken off goes on here.
     workers
@@ -109,8 +107,6 @@ def run_cohort(
         How often a study is tried again after a failure that may pass.
     gpu
         Whether a study needs a Dask worker with a ``GPU`` resource.
-    overrides
-        Values of the configuration to replace, by identifier.
 
     Returns
     -------
