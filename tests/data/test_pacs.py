@@ -110,6 +110,17 @@ def test_credentials_reach_the_server_and_no_log(server, tmp_path, caplog):
         assert not any(secret in repr(access) + caplog.text for secret in ("t0ken", "pa55"))
 
 
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_both_verbs_take_the_options_of_a_connection(verb, server, tmp_path):
+    paths, _ = write_series(tmp_path / "ct", (20, 16, 1))
+    server.status = 401
+    rest = {"pull": ["PatientID=1", "-o", str(tmp_path / "in")], "push": [str(paths[0])]}[verb]
+    for options, secrets in ((["--token", "t0ken"], {}), ([], {"MEDVIT_PACS_TOKEN": "t0ken"})):
+        done = CliRunner().invoke(app, [verb, server.url, *rest, *options], env=secrets)
+        assert isinstance(done.exception, PacsError)
+        assert server.asked[-1][2] == "Bearer t0ken"
+
+
 def test_query_reaches_the_server(server, tmp_path):
     with pytest.raises(PacsError):
         pull(server.url, {"StudyInstanceUID": "1.2.3", "Modality": "CT"}, tmp_path)
