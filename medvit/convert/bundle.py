@@ -21,7 +21,7 @@ from medvit.convert.documents import licence_note, metadata, readme
 from medvit.convert.plans import NNUNetPlan, read_plan
 from medvit.convert.settings import Conversion, ConversionSettings, axis_order, label_table
 from medvit.data.labels import parse_label_table
-from medvit.engines.weights import sha256_of
+from medvit.engines.done import sha256_of
 from medvit.errors import MedvitError, WeightsError
 from medvit.networks.published import StateDict, open_checkpoint, read_checkpoint
 

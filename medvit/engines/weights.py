@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medvit.engines.done import sha256_of as sha256_of
 from medvit.errors import WeightsError
-from medvit.networks.published import read_checkpoint
+from medvit.networks.published import load_strictly, read_checkpoint
 
 
 def load_weights(network: nn.Module, checkpoint: str | Path, device: torch.device | str = "cpu") -> nn.Module:
@@ -21,14 +20,8 @@ def load_weights(network: nn.Module, checkpoint: str | Path, device: torch.devic
         If the file is missing or unsafe to open, or an entry is missing, left over or of another shape.
     """
     state = read_checkpoint(checkpoint)
-    own = network.state_dict()
-    missing, left_over = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    shapes = [name for name in set(own) & set(state) if own[name].shape != state[name].shape]
-    if missing or left_over or shapes:
-        raise WeightsError(
-            f"{checkpoint} does not fit {type(network).__name__}: {len(missing)} entries missing, "
-            f"{len(left_over)} left over, {len(shapes)} of another shape"
-            f" (first: {(missing + left_over + shapes)[0]})"
-        )
-    network.load_state_dict(state)
+    try:
+        load_strictly(network, state, dict)
+    except WeightsError as error:
+        raise WeightsError(f"{checkpoint}: {error}") from None
     return network.to(device).eval()

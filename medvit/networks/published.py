@@ -109,9 +109,9 @@ def load_strictly(
     network
         The network to fill, in place.
     published
-        The authors' state dict.
+        The authors' state dict, or our own.
     rename
-        Turns the authors' names and layouts into the network's own.
+        Turns the authors' names and layouts into the network's own; `dict` where they are.
     ignored
         Names in `published` that are left over by design.
 
