@@ -1,0 +1,12 @@
+"""What a data set is: read its manifest, find its cases, check its folder before any training."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "cases": ["Case", "find_cases"],
+        "manifest": ["Manifest"],
+        "read": ["installed_manifests", "read_manifest"],
+    },
+)

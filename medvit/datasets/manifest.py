@@ -1,0 +1,194 @@
+"""`Manifest`: what a data set holds and how its folder is laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from medvit.data.labels import LabelTable
+from medvit.errors import MedvitError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which the files of a data set lie in its folder, as patterns of paths below it.
+
+    In a pattern, ``{case}`` stands for the id of a case, ``{channel}`` for the word by which file names tell
+    channels apart, and ``*`` for anything within one name. A path that ends in a folder is a DICOM series.
+
+    Parameters
+    ----------
+    images
+        Of labelled cases, such as ``"imagesTr/{case}_{channel}.nii.gz"``. Without ``{channel}``, one file
+        holds all channels.
+    label
+        Of their label maps; empty where the data set has none.
+    target
+        Of the images to restore; empty but for restoration.
+    unlabelled
+        Of the images of cases that come without label maps; may be empty.
+    case
+        Regular expression that ids match.
+    channels
+        The words that stand for ``{channel}``, in the order of the manifest's channels.
+    """
+
+    images: str
+    label: str = ""
+    target: str = ""
+    unlabelled: str = ""
+    case: str = "[^/]+"
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ListedCase:
+    """A case that the manifest lists itself; paths are relative to the folder, or else to the manifest."""
+
+    id: str
+    images: tuple[str, ...]
+    label: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a complete copy of the data set looks like; what is not known is empty.
+
+    Parameters
+    ----------
+    labelled, unlabelled
+        How many cases there are with and without label maps.
+    shape, spacing
+        Least and largest along each axis of the files: voxels, and mm.
+    absent
+        Names of structures that may occur nowhere in the data set.
+    """
+
+    labelled: int | None = None
+    unlabelled: int | None = None
+    shape: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    spacing: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    absent: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from.
+
+    Parameters
+    ----------
+    url, citation, licence, access
+        Home page, publication, terms of use, and how to get it.
+    splits
+        Where the splits are published.
+    """
+
+    url: str = ""
+    citation: str = ""
+    licence: str = ""
+    access: str = ""
+    splits: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set of labelled (or degraded) images.
+
+    Parameters
+    ----------
+    path
+        The file that the manifest was read from.
+    name, title
+        By which it is called, and in full.
+    modality
+        ``"CT"``, ``"MR"`` or another modality of DICOM; empty where it is not known.
+    channels
+        What the images of a case show, in order.
+    labels
+        The structures, with values from 1 without a gap; ``None`` for restoration.
+    values
+        The value in the files' label maps of each structure, in the table's order.
+    background
+        Further values in the files that count as background in this task.
+    regions
+        Structures that are scored together, by name of the region ("WT": its parts).
+    splits
+        Ids of cases by name of the split. An id may be a pattern (``"patient007_*"``); ``"*"`` alone is every
+        labelled case, and those that begin with ``!`` are left out again.
+    split_sizes
+        How many cases a split has, also where the list of its cases is not known.
+    layouts
+        The first that finds cases in a folder is taken.
+    cases
+        Those that the manifest lists itself, instead of layouts.
+    expected, source
+        What is known about the data set.
+    checksums
+        ``"sha256:..."`` or ``"md5:..."`` by path below the folder, archives as they are downloaded included.
+    notes
+        What a person should know, in sentences.
+    """
+
+    path: Path
+    name: str
+    title: str = ""
+    modality: str = ""
+    channels: tuple[str, ...] = ("image",)
+    labels: LabelTable | None = None
+    values: tuple[int, ...] = ()
+    background: tuple[int, ...] = ()
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    split_sizes: Mapping[str, int] = field(default_factory=dict)
+    layouts: tuple[Layout, ...] = ()
+    cases: tuple[ListedCase, ...] = ()
+    expected: Expected = Expected()
+    source: Source = Source()
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def known_values(self) -> frozenset[int]:
+        """Every value that a label map of the data set may hold."""
+        return frozenset((0, *self.values, *self.background))
+
+    def splits_of(self, case: str, *, is_labelled: bool = True) -> list[str]:
+        """Names of the splits that hold a case."""
+
+        def holds(ids: tuple[str, ...]) -> bool:
+            return any((is_labelled or one != "*") and fnmatchcase(case, one) for one in ids) and not any(
+                one.startswith("!") and fnmatchcase(case, one[1:]) for one in ids
+            )
+
+        return [split for split, ids in self.splits.items() if holds(ids)]
+
+    def to_table(self, label_map: np.ndarray) -> np.ndarray:
+        """A label map of the files in the values of `labels`.
+
+        Parameters
+        ----------
+        label_map
+            Of any shape, whole numbers.
+
+        Returns
+        -------
+        np.ndarray
+            uint8, or uint16 from 256 structures on, of the same shape.
+
+        Raises
+        ------
+        MedvitError
+            If it holds a value that the manifest does not know.
+        """
+        present = np.unique(label_map)
+        unknown = [f"{value:g}" for value in present if value not in self.known_values]
+        if unknown:
+            raise MedvitError(f"the label map holds {', '.join(unknown)}, which {self.name} does not know")
+        table = np.zeros(max(self.known_values) + 1, np.uint8 if len(self.values) < 256 else np.uint16)
+        table[list(self.values)] = np.arange(1, len(self.values) + 1)
+        return table[label_map.astype(np.intp)]
