@@ -49,9 +49,18 @@ def main() -> None:
     """Entry point: an error that the user can put right is one sentence and exit code 1."""
     try:
         app()
-    except MedvitError as error:
-        typer.echo(f"medvit: {error}", err=True)
+    except Exception as error:
+        if (cause := _cause(error)) is None:
+            raise
+        typer.echo(f"medvit: {cause}", err=True)
         sys.exit(1)
+
+
+def _cause(error: BaseException | None) -> MedvitError | None:
+    # MONAI raises an error of its own from one that occurs while a configuration is evaluated.
+    while error is not None and not isinstance(error, MedvitError):
+        error = error.__cause__
+    return error
 
 
 def _version(wanted: bool) -> None:

@@ -13,6 +13,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medvit import cli
+from medvit.errors import MedvitError
+
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "monai", "nibabel", "scipy", "pandas", "matplotlib")
 PROBE = f"""
@@ -76,6 +79,21 @@ def test_an_unknown_bundle_is_one_sentence(study: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("medvit: there is no bundle 'no_such_bundle'")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_error_of_ours_that_monai_wraps_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluate_configuration() -> None:
+        try:
+            raise MedvitError("model.pt: no such checkpoint")
+        except MedvitError as error:
+            raise RuntimeError("Failed to evaluate") from error
+
+    monkeypatch.setattr(cli, "app", evaluate_configuration)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert capsys.readouterr().err == "medvit: model.pt: no such checkpoint\n"
 
 
 def test_a_foreign_bundle_folder_wants_to_be_trusted(study: Path, tmp_path: Path) -> None:

@@ -44,6 +44,11 @@ class ResultOptions:
         Whether reports state the seconds of each stage; without, equal studies have equal results.
     priors
         ``measurements.json`` of earlier studies of the patient, to compare with.
+
+    Raises
+    ------
+    MedvitError
+        If there is no such language, or an earlier study cannot be read.
     """
 
     report: bool = True
@@ -55,6 +60,14 @@ class ResultOptions:
     show_patient: bool = False
     timings: bool = True
     priors: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        # What could only fail when the first study is written fails before it is begun.
+        from medvit.reports import load_language, read_prior
+
+        load_language(self.language)
+        for path in self.priors:
+            read_prior(path)
 
 
 class StudyWriter:

@@ -24,6 +24,7 @@ from medvit.data import Found, atomic_path, write_json
 from medvit.engines.dataset import StudyDataset
 from medvit.engines.evaluator import StudyEvaluator
 from medvit.engines.outcome import StudyOutcome
+from medvit.errors import MedvitError
 
 ALL_WELL, NOTHING_TO_DO, SOME_FAILED = 0, 2, 3
 
@@ -44,9 +45,19 @@ def run_studies(evaluator: StudyEvaluator, dataset: StudyDataset, output_dir: st
     -------
     int
         Exit code: 0 all well, 2 nothing to do, 3 some studies failed.
+
+    Raises
+    ------
+    MedvitError
+        If earlier studies are to be compared with those of several patients.
     """
     console = Console(stderr=True)
     found, output = dataset.found, Path(output_dir)
+    patients = {study.patient.get("id") or study.id for study in found.studies}
+    if len(patients) > 1 and evaluator.writer and evaluator.writer.options.priors:
+        raise MedvitError(
+            f"an earlier study belongs to one patient, and {len(patients)} were found; run each by itself"
+        )
     for thing in found.left_out:
         console.print(f"left out: {thing.path}: {thing.why}", markup=False, style="dim")
     if not found.studies and not found.refused:

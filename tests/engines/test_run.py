@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from medvit.bundles import Bundle, find_bundle
-from medvit.engines import load_weights, run_bundle, save_weights
-from medvit.errors import WeightsError
+from medvit.engines import ResultOptions, load_weights, run_bundle, save_weights
+from medvit.errors import MedvitError, WeightsError
 from medvit.networks import SegFormer3D
 
 BUNDLE = find_bundle("segformer3d_brain")
@@ -173,6 +173,23 @@ def test_weights_come_whole_or_not_at_all(tmp_path: Path) -> None:
         load_weights(tiny(), path)
     with pytest.raises(WeightsError, match="no such checkpoint"):
         load_weights(tiny(), tmp_path / "nothing.pt")
+
+
+def test_an_earlier_study_is_compared_with_one_patient_only(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_good(tmp_path / "studies" / f"{name}.nii.gz")
+    earlier = tmp_path / "measurements.json"
+    earlier.write_text(json.dumps({"study": {"id": "x", "date": "2020-01-02"}, "structures": []}))
+    with pytest.raises(MedvitError, match="2 were found"):
+        run([tmp_path / "studies"], tmp_path / "out", priors=[str(earlier)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_would_fail_when_a_report_is_written_fails_before(tmp_path: Path) -> None:
+    with pytest.raises(MedvitError, match="no report in language 'xx'"):
+        ResultOptions(language="xx")
+    with pytest.raises(MedvitError, match=r"none\.json: not a readable measurements\.json"):
+        ResultOptions(priors=[str(tmp_path / "none.json")])
 
 
 def test_missing_weights_stop_a_run(tmp_path: Path) -> None:
