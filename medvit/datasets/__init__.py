@@ -6,6 +6,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "cases": ["Case", "find_cases"],
+        "check": ["check_dataset"],
+        "findings": ["Findings", "Problem"],
         "manifest": ["Manifest"],
         "read": ["installed_manifests", "read_manifest"],
     },

@@ -96,7 +96,10 @@ def named_cases(manifest: Manifest, folder: str | Path) -> list[Case]:
         raise MedvitError(f"{folder} {what}")
     if manifest.cases:
         listed = [_placed(case, folder, manifest.path.parent) for case in manifest.cases]
-        return listed if any(path.exists() for case in listed for path in case.paths) else []
+        there = [case for case in listed if any(path.exists() for path in case.paths)]
+        # Test images may have been left out as a whole.
+        tests_there = any(not case.is_labelled for case in there)
+        return [case for case in listed if case.is_labelled or tests_there] if there else []
     for layout in manifest.layouts:
         if cases := _laid_out(manifest, layout, folder):
             return cases

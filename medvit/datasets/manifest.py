@@ -67,6 +67,8 @@ class Expected:
         Least and largest along each axis of the files: voxels, and mm.
     absent
         Names of structures that may occur nowhere in the data set.
+    empty_labels
+        Whether label maps may be empty, as those of healthy people are.
     """
 
     labelled: int | None = None
@@ -74,6 +76,7 @@ class Expected:
     shape: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     spacing: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     absent: tuple[str, ...] = ()
+    empty_labels: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ _KEYS = {
 _LAYOUT_KEYS = {"images", "label", "target", "unlabelled", "case", "channels"}
 _LABEL_KEYS = {"value", "name", "side", "category", "code", "color", "plausible_ml"}
 _CASE_KEYS = {"id", "image", "label", "target", "split"}
-_EXPECTED_KEYS = {"labelled", "unlabelled", "shape", "spacing", "absent"}
+_EXPECTED_KEYS = {"labelled", "unlabelled", "shape", "spacing", "absent", "empty_labels"}
 _SOURCE_KEYS = {"url", "citation", "licence", "access", "splits"}
 _SPLIT_CHECKSUM = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 _CATEGORIES = {
@@ -242,6 +242,7 @@ def _expected(stated: Section, labels: LabelTable | None) -> Expected:
         shape=_range(stated, "shape"),
         spacing=_range(stated, "spacing"),
         absent=absent,
+        empty_labels=stated.flag("empty_labels"),
     )
 
 

@@ -62,6 +62,13 @@ class Section:
             self.refuse(key, f"must be a whole number from 0, not {_shown(value)}")
         return value
 
+    def flag(self, key: str) -> bool:
+        """True or false; false where the key is missing."""
+        value = self._get(key, False)
+        if not isinstance(value, bool):
+            self.refuse(key, f"must be true or false, not {_shown(value)}")
+        return value
+
     def items(self, key: str) -> list[Any]:
         """A list; empty where the key is missing."""
         value = self._get(key, [])
