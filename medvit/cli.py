@@ -43,6 +43,11 @@ Viewer = Annotated[bool, typer.Option(help="Put an interactive viewer into repor
 Language = Annotated[str, typer.Option(help="Of the reports: en, de or fr.")]
 ShowPatient = Annotated[bool, typer.Option(help="Name the patient in reports.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+# A command that hands its arguments to an app of its own, which is imported when it is called.
+_SUB_APP: dict[str, Any] = {
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    "add_help_option": False,
+}
 
 
 def main() -> None:
@@ -281,6 +286,14 @@ def check(studies: Studies, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if checked and all(c.ok for c in checked) else 3 if checked else 2)
 
 
+@app.command(**_SUB_APP)
+def data(context: typer.Context) -> None:
+    """Check the folder of a data set against its manifest (`medvit data --help`)."""
+    from medvit.datasets.cli import app as data_app
+
+    data_app(context.args, prog_name="medvit data")
+
+
 @app.command()
 def convert(
     network: Annotated[str, typer.Argument(help="Such as SegFormer3D or SwinUNETR.")],
@@ -325,10 +338,7 @@ def convert(
     typer.echo(f"{bundle.path} is ready; what was taken for granted stands in docs/README.md")
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
+@app.command(**_SUB_APP)
 def pacs(context: typer.Context) -> None:
     """Fetch from a PACS and store in it, over DICOMweb (`medvit pacs --help`)."""
     from medvit.data.pacs_cli import app as pacs_app
