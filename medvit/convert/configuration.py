@@ -29,10 +29,10 @@ def inference_config(conversion: Conversion) -> dict[str, Any]:
             "_target_": f"medvit.networks.{conversion.found.target}",
             **conversion.found.arguments,
         },
+        "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(conversion)},
         "inferer": _inferer(conversion),
+        "postprocessing": {"_target_": "Compose", "transforms": []},
     }
-    config["preprocessing"]["transforms"] = _preprocessing(conversion)
-    config["postprocessing"]["transforms"] = []
     return config
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monai.data import MetaTensor
+from monai.data import MetaTensor, ThreadDataLoader
 from torch.utils.data import Dataset
 
 from medvit.data import Found, Study, read_study
@@ -66,3 +66,8 @@ class StudyDataset(Dataset):
         except Exception as error:
             item.outcome.fail(error)
         return item
+
+
+def study_loader(dataset: StudyDataset) -> ThreadDataLoader:
+    """The items of a dataset one by one; the next study is read by a thread while one is inferred."""
+    return ThreadDataLoader(dataset, batch_size=1, num_workers=0, collate_fn=lambda items: items[0])

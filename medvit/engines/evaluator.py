@@ -16,7 +16,7 @@ from torch import nn
 from medvit.engines.dataset import StudyItem
 from medvit.engines.outcome import StudyOutcome
 from medvit.engines.results import StudyWriter
-from medvit.inferers import StreamingWindowInferer
+from medvit.inferers.engine import WindowEngine
 
 
 class StudyEvaluator(SupervisedEvaluator):
@@ -36,7 +36,8 @@ class StudyEvaluator(SupervisedEvaluator):
     inferer
         Gives (B, 1, X, Y, Z) in the grid of the study.
     postprocessing
-        Dictionary transform of the result under ``"pred"``.
+        Dictionary transform of the result under ``"pred"``; ``"image"`` is what the inferer saw of the study,
+        ``"source"`` the image as it was read.
     writer
         What is written of a study; `None` keeps results in memory (`last_prediction`).
     val_handlers
@@ -48,7 +49,7 @@ class StudyEvaluator(SupervisedEvaluator):
         device: torch.device | str,
         val_data_loader: Iterable[StudyItem],
         network: nn.Module,
-        inferer: StreamingWindowInferer,
+        inferer: WindowEngine,
         postprocessing: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         writer: StudyWriter | None = None,
         val_handlers: Sequence[Any] | None = None,
@@ -61,7 +62,7 @@ class StudyEvaluator(SupervisedEvaluator):
             val_handlers=val_handlers,
             decollate=False,
         )
-        self.inferer: StreamingWindowInferer = inferer
+        self.inferer: WindowEngine = inferer
         self.postprocess = postprocessing or _unchanged
         self.writer = writer
         self.outcomes: list[StudyOutcome] = []
@@ -116,7 +117,8 @@ class StudyEvaluator(SupervisedEvaluator):
             return
         try:
             with item.outcome.timed("postprocess"):
-                self.last_prediction = self.postprocess({"pred": prediction, "image": item.image})["pred"]
+                case = {"pred": prediction, "image": item.image, "source": item.study.image}
+                self.last_prediction = self.postprocess(case)["pred"]
             if self.writer is not None:
                 with item.outcome.timed("write"):
                     self.writer.write(item.study, self.last_prediction, item.outcome)

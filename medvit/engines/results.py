@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from monai.data import MetaTensor
@@ -14,8 +14,13 @@ from medvit import __version__
 from medvit.bundles import Bundle
 from medvit.data import Study, write_image, write_label_map
 from medvit.data.labels import LabelTable
+from medvit.data.study import Series
 from medvit.engines.done import input_sha256, sha256_of, study_folder
 from medvit.engines.outcome import StudyOutcome
+
+if TYPE_CHECKING:
+    from medvit.data.dicom_out import Algorithm
+    from medvit.reports import StudyReport
 
 SOFTWARE = ("medvit", "monai", "torch", "numpy", "nibabel", "pydicom")
 
@@ -31,8 +36,8 @@ class ResultOptions:
     pdf
         Whether to write ``report.pdf``.
     dicom
-        Whether to write a DICOM segmentation, structured report and encapsulated PDF for studies that came
-        as DICOM.
+        Whether to write a DICOM segmentation and structured report, or a derived series, and an encapsulated
+        PDF for studies that came as DICOM.
     deidentify
         Whether the DICOM results, and a copy of the images beside them, go without what could identify a
         person (DICOM PS3.15, Basic Profile).
@@ -137,71 +142,90 @@ class StudyWriter:
         with study_folder(self.output_dir, study.id, self.made_from(study)) as folder:
             if table is None:
                 write_image(folder / "image.nii.gz", voxels, study)
+                self._write_restoration(folder, study, voxels, outcome)
             else:
                 names = {s.value: s.name for s in table}
                 write_label_map(folder / "labels.nii.gz", voxels, study, names)
-                self._write_report(folder, study, voxels, table, outcome)
+                self._write_segmentation(folder, study, voxels, table, outcome)
             outcome.outputs = sorted(
                 p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
             )
 
-    def _write_report(
+    def _write_segmentation(
         self, folder: Path, study: Study, label_map: np.ndarray, table: LabelTable, outcome: StudyOutcome
     ) -> None:
-        from medvit.reports import make_report, read_prior, write_html, write_json, write_pdf
+        from medvit.data.dicom_out import write_segmentation_results
+        from medvit.reports import make_report, read_prior
+
+        assert study.image is not None and study.grid is not None, "a written study has been read"
+        report = make_report(
+            study.id, label_map, study.grid, table, study.image[0].numpy(),
+            priors=tuple(read_prior(path) for path in self.options.priors), **self._described(study, outcome),
+        )  # fmt: skip
+        outcome.volumes_ml = {m.structure.name: m.volume_ml for m in report.measurements.structures}
+        self._write_report(folder, report, pdf=self._as_dicom(study))
+        if self._as_dicom(study):
+            write_segmentation_results(
+                folder / "dicom", self._dicom_source(folder, study), label_map, study.grid, table,
+                outcome.volumes_ml, self._algorithm(), pdf=folder / "report.pdf",
+            )  # fmt: skip
+
+    def _write_restoration(
+        self, folder: Path, study: Study, restored: np.ndarray, outcome: StudyOutcome
+    ) -> None:
+        from medvit.data.dicom_out import write_restoration_results
+        from medvit.reports import make_restoration_report
+
+        assert study.image is not None and study.grid is not None, "a written study has been read"
+        report = make_restoration_report(
+            study.id, restored, study.image[0].numpy(), study.grid, **self._described(study, outcome)
+        )
+        self._write_report(folder, report, pdf=self._as_dicom(study))
+        if self._as_dicom(study):
+            write_restoration_results(
+                folder / "dicom", self._dicom_source(folder, study), restored, study.grid, self._algorithm(),
+                description=self.bundle.facts.get("restoration", "restored"), pdf=folder / "report.pdf",
+            )  # fmt: skip
+
+    def _described(self, study: Study, outcome: StudyOutcome) -> dict[str, Any]:
+        """What a report says beside its figures."""
+        return {
+            "facts": study.series[0].facts,
+            "expected_modalities": self.bundle.facts.get("modality", ()),
+            "provenance": self.provenance,
+            "timings": dict(outcome.seconds) if self.options.timings else {},
+            "patient": study.patient if self.options.show_patient else {},
+            "notes": study.notes,
+        }
+
+    def _write_report(self, folder: Path, report: StudyReport, pdf: bool) -> None:
+        from medvit.reports import write_html, write_json, write_pdf
 
         options = self.options
-        report = make_report(
-            study.id,
-            label_map,
-            study.grid,
-            table,
-            study.image[0].numpy(),
-            facts=study.series[0].facts,
-            expected_modalities=self.bundle.facts.get("modality", ()),
-            provenance=self.provenance,
-            timings=dict(outcome.seconds) if options.timings else {},
-            patient=study.patient if options.show_patient else {},
-            notes=study.notes,
-            priors=tuple(read_prior(path) for path in options.priors),
-        )
         words: dict[str, Any] = {"language": options.language, "show_patient": options.show_patient}
-        outcome.volumes_ml = {m.structure.name: m.volume_ml for m in report.measurements.structures}
         write_json(report, folder / "measurements.json")
         if options.report:
             write_html(report, folder / "report.html", viewer=options.viewer, **words)
-        as_dicom = options.dicom and study.series[0].format == "dicom"
-        if options.pdf or as_dicom:
+        if options.pdf or pdf:
             write_pdf(report, folder / "report.pdf", **words)
-        if as_dicom:
-            self._write_dicom(folder, study, label_map, table, outcome.volumes_ml)
 
-    def _write_dicom(
-        self,
-        folder: Path,
-        study: Study,
-        label_map: np.ndarray,
-        table: LabelTable,
-        volumes: Mapping[str, float],
-    ) -> None:
+    def _as_dicom(self, study: Study) -> bool:
+        return self.options.dicom and study.series[0].format == "dicom"
+
+    def _dicom_source(self, folder: Path, study: Study) -> Series:
+        """The series that DICOM results refer to: the study's own, or a copy that names nobody."""
         from medvit.data.deidentify import deidentify_files
-        from medvit.data.dicom_out import Algorithm, write_segmentation_results
 
-        assert study.grid is not None, "a written study has been read"
         series = study.series[0]
-        if self.options.deidentify:
-            images = deidentify_files(series.paths, folder / "dicom" / "images")
-            series = replace(series, paths=images.files)
-        write_segmentation_results(
-            folder / "dicom",
-            series,
-            label_map,
-            study.grid,
-            table,
-            volumes,
-            Algorithm(self.bundle.name, self.bundle.version, self.provenance["weights_sha256"]),
-            pdf=folder / "report.pdf",
-        )
+        if not self.options.deidentify:
+            return series
+        images = deidentify_files(series.paths, folder / "dicom" / "images")
+        return replace(series, paths=images.files)
+
+    def _algorithm(self) -> Algorithm:
+        from medvit.data.dicom_out import Algorithm
+
+        return Algorithm(self.bundle.name, self.bundle.version, self.provenance["weights_sha256"])
 
 
 def software_versions() -> dict[str, str]:

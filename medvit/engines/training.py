@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
-from monai.handlers import CheckpointSaver
+from monai.handlers import CheckpointSaver, StatsHandler, TensorBoardStatsHandler
 from monai.utils.enums import CommonKeys
 from torch import nn
 
 from medvit.data import atomic_path
+from medvit.engines.distributed import is_first, world_size
 from medvit.errors import WeightsError
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,37 @@ def inference_component(bundle_root: str | Path, name: str) -> Any:
     parser.read_config(str(Path(bundle_root) / "configs" / "inference.json"))
     parser["bundle_root"] = str(bundle_root)
     return parser.get_parsed_content(name)
+
+
+class TrainingLog:
+    """Ignite handler that logs a training, or its validation, for people and for TensorBoard.
+
+    Of several processes that train together, the first one logs.
+
+    Parameters
+    ----------
+    output_dir
+        Where TensorBoard's files go.
+    interval
+        Iterations between two lines of the loss; 0 logs the metrics of each epoch alone.
+    """
+
+    def __init__(self, output_dir: str | Path, interval: int = 0) -> None:
+        self.output_dir = str(output_dir)
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to `engine`."""
+        if not is_first():
+            return
+        if not self.interval:
+            StatsHandler(name="training", iteration_log=False).attach(engine)
+            TensorBoardStatsHandler(log_dir=self.output_dir, iteration_log=False).attach(engine)
+            return
+        shown: dict[str, Any] = {"tag_name": "train_loss", "output_transform": lambda output: output["loss"]}
+        often = {"iteration_log": lambda _, iteration: iteration % self.interval == 0}
+        StatsHandler(name="training", **often, **shown).attach(engine)
+        TensorBoardStatsHandler(log_dir=self.output_dir, **shown).attach(engine)
 
 
 class MixedPrecisionStep:
@@ -78,20 +110,26 @@ class MixedPrecisionStep:
 
 
 def start_training(
-    trainer: SupervisedTrainer, ema: EMAHandler, ckpt_dir: str | Path, resume: str | Path = ""
+    trainer: SupervisedTrainer,
+    ema: EMAHandler,
+    ckpt_dir: str | Path,
+    resume: str | Path = "",
+    **parts: Any,
 ) -> None:
     """Attach the moving average and a checkpoint after each epoch, and go on from one where it is given.
 
     Parameters
     ----------
     trainer
-        Its dataset is a `medvit.synthesis.SyntheticDataset`.
+        Its dataset has an ``offset``, as `medvit.synthesis.SyntheticDataset` has.
     ema
         Averages the trainer's network after each iteration.
     ckpt_dir
         Where checkpoints go; the last one is kept.
     resume
         A checkpoint that the training configuration wrote; empty to start anew.
+    parts
+        What else goes into checkpoints, each with a ``state_dict``, such as a learning rate scheduler.
 
     Raises
     ------
@@ -104,8 +142,10 @@ def start_training(
         "ema": ema.ema_model,
         "optimizer": trainer.optimizer,
         "trainer": trainer,
+        **parts,
     }
-    CheckpointSaver(str(ckpt_dir), state, save_interval=1, n_saved=1).attach(trainer)
+    if is_first():
+        CheckpointSaver(str(ckpt_dir), state, save_interval=1, n_saved=1).attach(trainer)
     if not resume:
         return
     if not Path(resume).is_file():
@@ -116,15 +156,19 @@ def start_training(
         part.load_state_dict(checkpoint[name])
     trainer.state.max_epochs = epochs
     loader: Any = trainer.data_loader
-    loader.dataset.offset = trainer.state.iteration * loader.batch_size
+    loader.dataset.offset = trainer.state.iteration * loader.batch_size * world_size()
 
 
 def save_weights(network: nn.Module, path: str | Path) -> Path:
-    """The state dict of `network` in float16, whole or not at all, as a bundle's ``models/model.pt``."""
+    """The state dict of `network` in float16, whole or not at all, as a bundle's ``models/model.pt``.
+
+    Of several processes that train together, the first one writes.
+    """
     state: dict[str, Any] = {
         name: value.detach().cpu().half() if value.is_floating_point() else value.cpu()
         for name, value in network.state_dict().items()
     }
-    with atomic_path(Path(path)) as partial:
-        torch.save(state, partial)
+    if is_first():
+        with atomic_path(Path(path)) as partial:
+            torch.save(state, partial)
     return Path(path)

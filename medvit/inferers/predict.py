@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from medvit.data.labels import load_label_table
+
 Network = Callable[..., Any]
 SkipRule = Callable[[Tensor], bool]
 
@@ -86,6 +88,20 @@ class Flips:
         for left, right in self.lateral_pairs:
             order[left], order[right] = right, left
         return logits[:, order]
+
+
+def lateral_flips(table: str, enabled: bool = True) -> Flips:
+    """Test-time flips left to right of a RAS image whose classes are the values of a label table.
+
+    Parameters
+    ----------
+    table
+        Name of the label table.
+    enabled
+        Whether to flip at all.
+    """
+    pairs = [(left.value, right.value) for left, right in load_label_table(table).pairs()]
+    return Flips(axes=(0,) if enabled else (), lateral_pairs=pairs)
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import collate_meta_tensor
 from torch import Tensor
 
 from medvit.data.study import Grid
 from medvit.inferers.engine import Makers, Networks, WindowEngine
 from medvit.inferers.reduce import Values
+from medvit.inferers.streaming import source_grid
 from medvit.inferers.volume import Volume
+from medvit.transforms.restoration import UNIT
 
 
 class RestorationInferer(WindowEngine):
@@ -23,6 +26,15 @@ class RestorationInferer(WindowEngine):
 
     Windows, blending, padding, flips, streaming axis and execution are those of `WindowEngine`. Beside the
     restored image itself, memory is one window deep.
+
+    Parameters
+    ----------
+    grid
+        What a call of the inferer gives: images in the ``"input"``'s grid and the network's units, or in the
+        grid of the ``"source"`` file and in its intensities, where the input's meta data state the unit (see
+        `medvit.transforms.ScaleToUnitd`).
+    args, options
+        Windows, blending, padding, flips, streaming axis and execution: see `WindowEngine`.
 
     Examples
     --------
@@ -33,11 +45,27 @@ class RestorationInferer(WindowEngine):
 
     to_units: Callable[[Tensor], Tensor] | None = None
 
+    def __init__(self, *args: Any, grid: Literal["input", "source"] = "input", **options: Any) -> None:
+        super().__init__(*args, **options)
+        if grid not in ("input", "source"):
+            raise ValueError(f"grid must be 'input' or 'source', not {grid!r}")
+        self.grid = grid
+
     def __call__(self, inputs: Tensor, network: Networks, *args: Any, **kwargs: Any) -> Tensor:
-        """Restored images (B, C', X, Y[, Z]) float32 of a batch (B, C, X, Y[, Z]), in the network's units."""
-        restored = [self.run(image, network, None, args, kwargs)["image"] for image in inputs]
-        batch = torch.from_numpy(np.stack(restored)).to(inputs.device)
-        return MetaTensor(batch).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else batch
+        """Restored images (B, C', X, Y[, Z]) float32 of a batch (B, C, X, Y[, Z])."""
+        restored = [self._call(image, network, args, kwargs) for image in inputs]
+        return collate_meta_tensor(restored) if isinstance(inputs, MetaTensor) else torch.stack(restored)
+
+    def _call(self, image: Tensor, network: Networks, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        if self.grid == "input":
+            values = self.run(image, network, None, args, kwargs)["image"]
+            restored = torch.from_numpy(values).to(image.device)
+            return MetaTensor(restored).copy_meta_from(image) if isinstance(image, MetaTensor) else restored
+        target = source_grid(image)
+        unit = float(image.meta.get(UNIT, 1.0)) if isinstance(image, MetaTensor) else 1.0
+        values = self.run(image, network, target, args, kwargs)["image"]
+        meta = {**image.meta, "affine": torch.as_tensor(target.affine)}
+        return MetaTensor(torch.from_numpy(values * np.float32(unit)).to(image.device), meta=meta)
 
     def restore(
         self,

@@ -1,4 +1,4 @@
-"""`SliceInferer`: two-dimensional networks over volumes, slices in batches along any axis."""
+"""Two-dimensional networks over volumes, slices in batches along any axis."""
 
 from __future__ import annotations
 
@@ -7,9 +7,32 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medvit.inferers.engine import Networks, members
-from medvit.inferers.streaming import Inference, StreamingWindowInferer
+from medvit.errors import MedvitError
+from medvit.inferers.engine import Networks, WindowEngine, members
+from medvit.inferers.restore import RestorationInferer
+from medvit.inferers.streaming import StreamingWindowInferer
+from medvit.inferers.volume import Volume
 from medvit.inferers.windows import WindowPlan, plan_windows, window_weights
+
+
+def slice_axis(plane: str, planes: Sequence[str] = ("sagittal", "coronal", "axial")) -> int:
+    """The axis of a RAS image along which slices of a plane follow each other.
+
+    Parameters
+    ----------
+    plane
+        Its name.
+    planes
+        Those that the network was trained for.
+
+    Raises
+    ------
+    MedvitError
+        If `plane` is none of `planes`.
+    """
+    if plane not in planes:
+        raise MedvitError(f"this network takes {' or '.join(planes)} slices, not {plane!r}: set --plane")
+    return {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
 
 
 class SliceNetwork(nn.Module):
@@ -35,8 +58,8 @@ class SliceNetwork(nn.Module):
         return logits.unflatten(0, slices.shape[:2]).movedim(1, self.axis + 2)
 
 
-class SliceInferer(StreamingWindowInferer):
-    """A label map of a volume by a two-dimensional network.
+class SliceWindows(WindowEngine):
+    """Windows for a two-dimensional network over a volume; a subclass also says what becomes of its output.
 
     Parameters
     ----------
@@ -49,7 +72,7 @@ class SliceInferer(StreamingWindowInferer):
     slice_axis
         The spatial axis along which slices follow each other: 2 for axial slices of a RAS image.
     options
-        As of `StreamingWindowInferer`.
+        As of the inferer for volumes.
     """
 
     def __init__(
@@ -80,7 +103,15 @@ class SliceInferer(StreamingWindowInferer):
         weights = window_weights(in_plane, self.mode, self.sigma_scale)
         return weights.unsqueeze(self.slice_axis).expand(plan.roi_size)
 
-    def infer(self, image: Any, network: Networks, *args: Any, **kwargs: Any) -> Inference:
-        """As `StreamingWindowInferer.infer`, with networks that see (B, C, H, W)."""
+    def run(self, image: Tensor | Volume, network: Networks, *args: Any, **kwargs: Any) -> Any:
+        """As `WindowEngine.run`, with networks that see (B, C, H, W)."""
         sliced = [SliceNetwork(member, self.slice_axis) for member in members(network)]
-        return super().infer(image, sliced, *args, **kwargs)
+        return super().run(image, sliced, *args, **kwargs)
+
+
+class SliceInferer(SliceWindows, StreamingWindowInferer):
+    """A label map of a volume by a two-dimensional network; parameters as of `SliceWindows`."""
+
+
+class SliceRestorer(SliceWindows, RestorationInferer):
+    """A restored volume by a two-dimensional network; parameters as of `SliceWindows`."""

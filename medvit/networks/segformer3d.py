@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medvit.networks.layers.detail import DetailReadout, DetailStem
 from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 
 # Inside the network a feature map is channels-last, (B, D, H, W, C): linear layers and norms read it as it
@@ -211,30 +212,7 @@ class MLPHead(nn.Module):
         return _upsample(logits, reach)[:, :, :d, :h, :w]
 
 
-class ConvUnit(nn.Sequential):
-    """3x3x3 convolution, GroupNorm, GELU."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(
-            nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(8, out_channels),
-            nn.GELU(),
-        )
-
-
-class DetailStem(nn.Module):
-    """The image folded to half resolution (2x2x2 voxels to channels) and two convolutions."""
-
-    def __init__(self, in_channels: int, width: int) -> None:
-        super().__init__()
-        self.units = nn.Sequential(ConvUnit(8 * in_channels, width), ConvUnit(width, width))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, in, D, H, W) with even D, H, W to (B, width, D/2, H/2, W/2)."""
-        return self.units(_fold(image))
-
-
-class DetailHead(nn.Module):
+class DetailHead(DetailReadout):
     """Fusion, joined at half resolution with the stem's map, and logits unfolded to every voxel.
 
     Not of the paper: its head reads out at a quarter of the resolution, which at 2 mm voxels is too coarse
@@ -249,15 +227,12 @@ class DetailHead(nn.Module):
         out_channels: int,
         norm: Literal["batch", "group"],
     ) -> None:
-        super().__init__()
+        super().__init__(width, stem_width, out_channels)
         self.fuse = Fusion(dims, width, norm)
-        self.refine = nn.Sequential(ConvUnit(width + stem_width, width), ConvUnit(width, width))
-        self.readout = nn.Conv3d(width, 8 * out_channels, 1)
 
     def forward(self, levels: Sequence[Tensor], stem: Tensor) -> Tensor:
         """Levels of the encoder and the stem's map (B, C, D/2, H/2, W/2) to logits (B, out, D, H, W)."""
-        coarse = _upsample(self.fuse(levels), stem.shape[2:])
-        return _unfold(self.readout(self.refine(torch.cat([coarse, stem], dim=1))))
+        return super().forward(_upsample(self.fuse(levels), stem.shape[2:]), stem)
 
 
 class SegFormer3D(nn.Module):
@@ -397,20 +372,6 @@ class SegFormer3D(nn.Module):
             If the file is unsafe to open, or an entry is missing, left over or of another shape.
         """
         return load_strictly(self, read_checkpoint(source), rename_published)
-
-
-def _fold(x: Tensor) -> Tensor:
-    """(B, C, 2D, 2H, 2W) to (B, 8C, D, H, W)."""
-    b, c, d, h, w = x.shape
-    x = x.reshape(b, c, d // 2, 2, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(b, 8 * c, d // 2, h // 2, w // 2)
-
-
-def _unfold(x: Tensor) -> Tensor:
-    """(B, 8C, D, H, W) to (B, C, 2D, 2H, 2W), the inverse of `_fold`."""
-    b, c, d, h, w = x.shape
-    x = x.reshape(b, c // 8, 2, 2, 2, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(b, c // 8, 2 * d, 2 * h, 2 * w)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -5,8 +5,11 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "body_phantom": ["BodyPhantom"],
+        "low_dose_ct": ["Scan", "low_dose"],
+        "restoration": ["LowDoseSlices", "NoisyMRSlices", "RestorationDataset"],
         "atlas": ["Anatomy", "HeadMap", "brain_anatomy", "read_head_map"],
-        "dataset": ["SyntheticDataset", "SynthesizeImaged", "find_label_maps"],
+        "dataset": ["SyntheticDataset", "SyntheticSlices", "SynthesizeImaged", "find_label_maps"],
         "generator": ["SynthesisSettings", "Synthesizer", "normalise"],
     },
 )

@@ -94,6 +94,50 @@ class SyntheticDataset(Dataset):
         return {"image": image, "label": label}
 
 
+class SyntheticSlices(SyntheticDataset):
+    """Slices of generated heads, for two-dimensional networks.
+
+    A head is generated whole, as its intensities are scaled over the volume, and several of its slices are
+    drawn. The planes take turns, one round over the heads each.
+
+    Parameters
+    ----------
+    label_maps, length, settings, seed
+        As of `SyntheticDataset`; `length` counts heads.
+    slices
+        How many of a head.
+    axes
+        Along which the slices are stacked: 2 gives axial ones, 1 coronal ones. Their sides must show, which
+        in sagittal ones they do not.
+    """
+
+    def __init__(
+        self,
+        label_maps: Sequence[str | Path],
+        length: int,
+        settings: SynthesisSettings | Mapping[str, Any] | None = None,
+        seed: int = 0,
+        *,
+        slices: int = 16,
+        axes: Sequence[int] = (2, 1),
+    ) -> None:
+        super().__init__(label_maps, length, settings, seed)
+        if not set(axes) <= {1, 2}:
+            raise ValueError(f"slices are stacked along axis 1 or 2, not {tuple(axes)}")
+        self.slices = slices
+        self.axes = tuple(axes)
+
+    def __getitem__(self, index: int) -> list[dict[str, torch.Tensor]]:  # type: ignore[override]
+        """`slices` times ``image`` (1, H, W) float32 and ``label`` (1, H, W) uint8."""
+        volumes = super().__getitem__(index)
+        number = self.offset + index
+        axis = self.axes[number // len(self.heads) % len(self.axes)] + 1
+        chosen = np.random.default_rng([self.seed, number]).choice(
+            volumes["image"].shape[axis], self.slices, replace=False
+        )
+        return [{key: v.select(axis, int(i)) for key, v in volumes.items()} for i in sorted(chosen)]
+
+
 class SynthesizeImaged(Randomizable, MapTransform):
     """Replace a `HeadMap` under a key by a generated ``image`` and ``label``.
 

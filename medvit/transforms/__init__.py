@@ -5,10 +5,13 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "brain": ["clean_brain_labels", "prepare_head_mr"],
         "components": ["LargestComponentd"],
         "load_study": ["LoadStudyd"],
+        "region_channel": ["RegionChanneld", "add_region_channel", "prepare_axial_slices"],
         "regions": ["RegionMapd"],
         "resample": ["ResampleImaged"],
+        "restoration": ["KeepOutsided", "ScaleToUnitd"],
         "sam_regions": ["SamRegions"],
     },
 )

@@ -113,9 +113,10 @@ def test_other_tools_find_their_identifiers(bundle: Bundle) -> None:
 def test_configurations_compute_only_what_was_reviewed(bundle: Bundle) -> None:
     """Expressions are code: each may call only what stands in this list, and build only known components."""
     allowed = {
-        "device", "find_label_maps", "find_studies", "finish", "from_engine", "inference_component",
-        "is_available", "list", "load_label_table", "load_weights", "locate", "pairs", "parameters", "range",
-        "run", "run_studies", "save_weights", "set_determinism", "start_training", "to",
+        "data_parallel", "device", "find_label_maps", "find_studies", "finish", "from_engine",
+        "inference_component", "is_available", "join_process_group", "lateral_flips",
+        "leave_process_group", "load_weights", "locate", "parameters", "run", "run_studies", "save_weights",
+        "set_determinism", "slice_axis", "start_training", "to", "world_size",
     }  # fmt: skip
     trusted = ("medvit.", "torch.", "ignite.handlers.")
     for file in sorted((bundle.path / "configs").glob("*.json")):

@@ -1,0 +1,56 @@
+"""Voxel-fine input and output for networks that work at half resolution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvUnit(nn.Sequential):
+    """3x3x3 convolution, GroupNorm, GELU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.GroupNorm(8, out_channels),
+            nn.GELU(),
+        )
+
+
+class DetailStem(nn.Module):
+    """The image folded to half resolution (2x2x2 voxels to channels) and two convolutions."""
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.units = nn.Sequential(ConvUnit(8 * in_channels, width), ConvUnit(width, width))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in, D, H, W) with even D, H, W to (B, width, D/2, H/2, W/2)."""
+        return self.units(fold(image))
+
+
+class DetailReadout(nn.Module):
+    """A map of what lies around, joined with the stem's, and logits unfolded to every voxel."""
+
+    def __init__(self, width: int, stem_width: int, out_channels: int) -> None:
+        super().__init__()
+        self.refine = nn.Sequential(ConvUnit(width + stem_width, width), ConvUnit(width, width))
+        self.readout = nn.Conv3d(width, 8 * out_channels, 1)
+
+    def forward(self, context: Tensor, stem: Tensor) -> Tensor:
+        """Two maps (B, C, D/2, H/2, W/2) to logits (B, out, D, H, W)."""
+        return unfold(self.readout(self.refine(torch.cat([context, stem], dim=1))))
+
+
+def fold(x: Tensor) -> Tensor:
+    """(B, C, 2D, 2H, 2W) to (B, 8C, D, H, W)."""
+    b, c, d, h, w = x.shape
+    x = x.reshape(b, c, d // 2, 2, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(b, 8 * c, d // 2, h // 2, w // 2)
+
+
+def unfold(x: Tensor) -> Tensor:
+    """(B, 8C, D, H, W) to (B, C, 2D, 2H, 2W), the inverse of `fold`."""
+    b, c, d, h, w = x.shape
+    x = x.reshape(b, c // 8, 2, 2, 2, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(b, c // 8, 2 * d, 2 * h, 2 * w)
