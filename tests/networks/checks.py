@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tests.networks.goldens import FLOAT64_TOLERANCE, Golden, disagreement
+
 
 def trains(network: nn.Module, images: Sequence[Tensor], *, autocast: bool) -> None:
     """One step a batch, of different sizes in turn: every parameter has a finite gradient, and moves."""
@@ -23,6 +25,17 @@ def trains(network: nn.Module, images: Sequence[Tensor], *, autocast: bool) -> N
             assert parameter.grad.isfinite().all(), f"{name} has a gradient that is not finite"
         optimizer.step()
     assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+@torch.no_grad()
+def hears(golden: Golden, network: nn.Module, name: str) -> None:
+    """An entry whose say is small: were it wrong, the comparison with the golden would fail."""
+    state = golden.state()
+    state[name] = 1.2 * state[name]
+    network.double().eval().load_published(state)
+    logits = network.levels(golden.inputs()["x"])[0]
+    stored, stride = golden.arrays["output:0"], golden.manifest["outputs"]["0"]["stride"]
+    assert disagreement(golden, "0", logits, stored, stride) > 5 * FLOAT64_TOLERANCE
 
 
 @torch.no_grad()
