@@ -101,10 +101,12 @@ class MixedPrecisionStep:
             engine.optimizer.step()
         else:
             _log.warning("iteration %d: gradient is not finite, step left out", engine.state.iteration)
+        # Deeply supervised networks give a list in training, the full resolution first.
+        full = prediction[0] if isinstance(prediction, list | tuple) else prediction
         return {
             CommonKeys.IMAGE: image,
             CommonKeys.LABEL: label,
-            CommonKeys.PRED: prediction.detach(),
+            CommonKeys.PRED: full.detach(),
             CommonKeys.LOSS: loss.item(),
         }
 
