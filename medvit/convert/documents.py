@@ -10,7 +10,7 @@ from medvit import __version__
 from medvit.convert.settings import Conversion
 from medvit.data.labels import parse_label_table
 
-_SCHEMA = (
+SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
 PAPERS = {
@@ -33,7 +33,7 @@ def metadata(conversion: Conversion, name: str, weights_sha256: str) -> dict[str
     packages = {package: version(package) for package in ("monai", "torch", "numpy")}
     structures = ", ".join(s.name for s in table)
     return {
-        "schema": _SCHEMA,
+        "schema": SCHEMA,
         "version": "0.1.0",
         "changelog": {"0.1.0": f"converted from {conversion.checkpoint.name}"},
         "monai_version": packages["monai"],

@@ -6,7 +6,7 @@ import colorsys
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
@@ -100,8 +100,29 @@ class LabelTable:
     def pairs(self) -> Iterator[tuple[Structure, Structure]]:
         """Left and right of every paired structure."""
         for left in self.structures:
-            if left.side == "left":
-                yield left, self.by_name[f"right {left.unsided_name}"]
+            right = self.by_name.get(f"right {left.unsided_name}")
+            if left.side == "left" and right is not None:
+                yield left, right
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table in its JSON form, as `parse_label_table` takes it."""
+        categories = {s.category.meaning: s.category for s in self.structures}
+        return {
+            "name": self.name,
+            "source": self.source,
+            "categories": {key: asdict(category) for key, category in categories.items()},
+            "structures": [
+                {
+                    "name": s.name,
+                    "side": s.side,
+                    "category": s.category.meaning,
+                    "code": asdict(s.code),
+                    "color": list(s.color),
+                    "plausible_ml": list(s.plausible_ml) if s.plausible_ml else None,
+                }
+                for s in self.structures
+            ],
+        }
 
 
 _CATEGORIES = {"anatomy": {"value": "123037004", "meaning": "Anatomical Structure"}}
@@ -124,6 +145,7 @@ def load_label_table(name: str) -> LabelTable:
 def parse_label_table(content: dict[str, Any]) -> LabelTable:
     """A label table from its JSON form: paired entries stand once and become a left and a right structure.
 
+    An entry that is not paired may state its ``side``; its name then has it too.
     Of an entry only ``name`` is needed. Without a colour it gets one of its own; without a code, a private
     one in the scheme ``99MEDVIT``, as DICOM PS3.16 section 8 wants private schemes to be named.
     """
@@ -139,7 +161,7 @@ def parse_label_table(content: dict[str, Any]) -> LabelTable:
                     color=tuple(entry.get("color") or _spread_color(number)),
                     code=Code(**entry["code"]) if "code" in entry else _private_code(entry["name"]),
                     category=category,
-                    side=side,
+                    side=side or entry.get("side", ""),
                     plausible_ml=tuple(plausible) if plausible else None,
                 )
             )

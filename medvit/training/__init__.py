@@ -1,0 +1,17 @@
+"""Training a bundle's network on one's own labelled studies; the result is a bundle that runs."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "annotation": ["read_annotation"],
+        "cases": ["Split", "WholeCases", "as_batch", "split_cases", "study_of"],
+        "handlers": ["BestWeights", "NanGuard", "Progress"],
+        "patches": ["PatchDataset", "Sample", "prepare_samples"],
+        "plan": ["Choices", "Plan", "make_plan"],
+        "run": ["train_bundle"],
+        "survey": ["CaseFacts", "survey"],
+        "transforms": ["MirrorLeftRightd"],
+    },
+)

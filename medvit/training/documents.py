@@ -1,0 +1,163 @@
+"""What a trained bundle says of itself: metadata, a card, and a note on rights."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from medvit import __version__
+from medvit.bundles import Bundle
+from medvit.convert.documents import SCHEMA
+from medvit.data.labels import parse_label_table
+from medvit.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a training.
+
+    Parameters
+    ----------
+    carried
+        What was taken from the other bundle, in a sentence.
+    score
+        Mean validation Dice over the structures; `None` where nothing was validated.
+    structures
+        That of each structure.
+    epoch, epochs
+        The epoch of the weights, and how many were trained.
+    date
+        ISO 8601.
+    """
+
+    carried: str
+    score: float | None = None
+    structures: dict[str, float] = field(default_factory=dict)
+    epoch: int = 0
+    epochs: int = 0
+    date: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).date().isoformat())
+
+    def quality(self, held_out: int) -> str:
+        """The measured quality in a clause that hides nothing."""
+        if self.score is None:
+            return "not measured: no case was kept apart"
+        cases = f"{held_out} validation case{'s' if held_out != 1 else ''}"
+        return (
+            f"mean Dice {self.score:.2f} over {len(self.structures)} structures on {cases}, "
+            "by which the epoch was chosen"
+        )
+
+
+def metadata(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> dict[str, Any]:
+    """Content of ``configs/metadata.json``, for the model zoo's schema of July 2024."""
+    table = parse_label_table(plan.labels)
+    packages = {package: version(package) for package in ("monai", "torch", "numpy")}
+    names = ", ".join(s.name for s in table)
+    network = plan.network["_target_"].rpartition(".")[2]
+    images = {str(i): channel for i, channel in enumerate(plan.channels)}
+    held_out = plan.cases["validation"]
+    return {
+        "schema": SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"trained on {plan.cases['training']} cases of {plan.task}, from {plan.base}"},
+        "monai_version": packages["monai"],
+        "pytorch_version": packages["torch"],
+        "numpy_version": packages["numpy"],
+        "required_packages_version": {"medvit": __version__},
+        "name": f"{name} ({network})",
+        "task": f"Segmentation of {names}",
+        "description": f"{network} trained on {plan.task}, from {plan.base}; segments {names}.",
+        "authors": "Those who trained it",
+        "copyright": "Copyright of the weights: those who trained them; see LICENSE",
+        "data_source": f"{plan.cases['training']} labelled cases of {plan.task}",
+        "data_type": "nifti, dicom",
+        "intended_use": "Research and teaching. Not a medical device; not for diagnosis or treatment.",
+        "eval_metrics": _figures(outcome),
+        "network_data_format": {
+            "inputs": {"image": _format(plan, "magnitude", images)},
+            "outputs": {"pred": _format(plan, "segmentation", table.channel_def)},
+        },
+        "medvit": {
+            "labels": plan.labels,
+            "modality": [plan.modality] if plan.modality else [],
+            "quality": outcome.quality(held_out),
+            "weights_sha256": weights_sha256,
+            "trained": {
+                "from": plan.base, "studies": plan.cases["training"], "held_out": held_out,
+                "epochs": outcome.epochs, "dice": outcome.score, "date": outcome.date,
+            },
+        },
+    }  # fmt: skip
+
+
+def _figures(outcome: Outcome) -> dict[str, float]:
+    if outcome.score is None:
+        return {}
+    each = {f"dice_{name.replace(' ', '_')}": round(value, 4) for name, value in outcome.structures.items()}
+    return {"mean_dice_validation": round(outcome.score, 4), **each}
+
+
+def _format(plan: Plan, kind: str, channels: dict[str, str]) -> dict[str, Any]:
+    return {
+        "type": "image",
+        "format": kind,
+        "modality": plan.modality or "n/a",
+        "num_channels": len(channels),
+        "spatial_shape": list(plan.window),
+        "dtype": "float32",
+        "value_range": [0, 1],
+        "is_patch_data": True,
+        "channel_def": channels,
+    }
+
+
+def card(plan: Plan, name: str, outcome: Outcome) -> str:
+    """Content of ``docs/README.md``: data, recipe, figures and limits."""
+    rows = "".join(f"| {word} | {clause} |\n" for word, clause in plan.lines() if word != "note")
+    notes = "".join(f"- {note}\n" for note in plan.notes)
+    figures = "".join(f"| {structure} | {dice:.3f} |\n" for structure, dice in outcome.structures.items())
+    measured = f"""| structure | Dice |
+| --- | --- |
+{figures}| **mean** | {outcome.score:.3f} |
+
+Measured on whole studies, on their own voxel grids, over the {plan.cases["validation"]} validation case(s).
+The epoch was chosen by these same cases, so figures on unseen ones will be lower; a structure that a case
+does not have is not counted in it.
+""" if outcome.score is not None else "Not measured: no case was kept apart.\n"  # fmt: skip
+    return f"""# {name}
+
+Trained with medvit {__version__} on {outcome.date}. Run it: `medvit run ./{name} STUDY -o OUT --trust`
+
+| | |
+| --- | --- |
+{rows}| weights | {outcome.carried} |
+| trained | {outcome.epochs} epochs, the weights are those after epoch {outcome.epoch} (moving average) |
+
+## Quality
+
+{measured}
+## Limits
+
+- It knows the patients, the devices and the annotators of {plan.task} alone. For research use; not a medical
+  device, and not for diagnosis or treatment.
+{notes}
+## Train on
+
+`medvit train ./{name} MANIFEST -o BETTER --trust`, or this very recipe again:
+`python -m monai.bundle run --config_file configs/train.json --manifest MANIFEST --dataset_dir FOLDER`
+"""
+
+
+def licence_note(plan: Plan, base: Bundle) -> str:
+    """Content of ``LICENSE``."""
+    rights = base.metadata.get("copyright", "not stated")
+    return f"""The weights in models/model.pt were trained on {plan.task} and belong to those who trained
+them, within the terms under which that data was obtained; ask these before you pass the weights on.
+
+Training started from the bundle {base.name} ({rights}); where tensors were
+taken from it (see docs/README.md), its licence applies to them as well.
+
+The configuration and documentation in this folder: Apache License 2.0.
+"""

@@ -1,0 +1,204 @@
+"""What a trainer is given beside MONAI's handlers: best weights, early stopping, a guard, progress."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from torch import nn
+
+from medvit.errors import MedvitError
+
+
+class BestWeights:
+    """Keeps the weights with the best validation score, and stops a training that gains no more.
+
+    Parameters
+    ----------
+    network
+        Whose weights are kept, usually the moving average.
+    evaluator
+        Has validated when an epoch ends; `None` where nothing is validated.
+    names
+        Of the structures, in order of their values.
+    patience
+        Epochs without a better score after which the trainer stops; 0 for never.
+    metric
+        A metric of the evaluator whose details hold (cases, structures).
+
+    Attributes
+    ----------
+    score, epoch, structures
+        Mean over the structures of their mean over the cases they occur in, the epoch it was reached in, and
+        the mean of each; `None`, 0 and empty before.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        evaluator: Any = None,
+        names: Sequence[str] = (),
+        patience: int = 0,
+        metric: str = "val_mean_dice",
+    ) -> None:
+        self.network, self.evaluator, self.metric = network, evaluator, metric
+        self.names, self.patience = list(names), patience
+        self.score: float | None = None
+        self.last: float | None = None
+        self.epoch = 0
+        self.structures: dict[str, float] = {}
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def attach(self, trainer: Any) -> None:
+        """Look at the score after each epoch."""
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, trainer: Any) -> None:
+        """Keep the weights if they are the best, stop the trainer if there was none better for long."""
+        details = self.evaluator.state.metric_details.get(self.metric) if self.evaluator else None
+        if details is None:
+            return
+        means = torch.as_tensor(details).float().nanmean(dim=0).tolist()
+        measured = {n: m for n, m in zip(self.names, means, strict=True) if not math.isnan(m)}
+        self.update(
+            sum(measured.values()) / len(measured) if measured else None, trainer.state.epoch, measured
+        )
+        if self.patience and trainer.state.epoch - self.epoch >= self.patience:
+            trainer.terminate()
+
+    def update(self, score: float | None, epoch: int, structures: dict[str, float] | None = None) -> None:
+        """Take the present weights if their score is the best so far, or if there is none to compare."""
+        self.last = score
+        if self.weights and score is not None and self.score is not None and score <= self.score:
+            return
+        self.score, self.epoch, self.structures = score, epoch, structures or {}
+        self.weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
+    def restored(self) -> nn.Module:
+        """The network with the weights that were kept, in evaluation mode."""
+        if self.weights:
+            self.network.load_state_dict(self.weights)
+        return self.network.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on from."""
+        return {
+            "score": self.score, "epoch": self.epoch, "structures": self.structures, "weights": self.weights
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for name in ("score", "epoch", "structures", "weights"):
+            setattr(self, name, state[name])
+
+
+class NanGuard:
+    """Ends a training whose loss is not a number many steps in a row; single ones are left out anyway.
+
+    Parameters
+    ----------
+    patience
+        Steps.
+    """
+
+    def __init__(self, patience: int = 20) -> None:
+        self.patience, self.in_a_row = patience, 0
+
+    def attach(self, trainer: Any) -> None:
+        """Look at the loss of each step."""
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, trainer: Any) -> None:
+        """Count, and raise when it is enough."""
+        self.in_a_row = 0 if math.isfinite(trainer.state.output["loss"]) else self.in_a_row + 1
+        if self.in_a_row >= self.patience:
+            raise MedvitError(
+                f"the loss is not a number since {self.in_a_row} steps (epoch {trainer.state.epoch}): train "
+                "with a lower --learning-rate"
+            )
+
+
+class Progress:
+    """A line an epoch with loss, validation Dice and the time that is left; in a terminal, a bar as well.
+
+    Parameters
+    ----------
+    best
+        Knows the scores.
+    console
+        Where it goes; standard error by default.
+    """
+
+    def __init__(self, best: BestWeights, console: Console | None = None) -> None:
+        self.best = best
+        self.console = console or Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bars = Bars(*columns, console=self.console, transient=True)
+        self.losses: list[float] = []
+        self.started = self.first = 0.0
+        self.resumed = 0
+
+    def attach(self, trainer: Any) -> None:
+        """Watch a trainer."""
+        trainer.add_event_handler(Events.STARTED, self._start)
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        trainer.add_event_handler(Events.COMPLETED, self.close)
+
+    def _start(self, trainer: Any) -> None:
+        self.first, self.resumed = time.perf_counter(), trainer.state.epoch
+        if self.console.is_terminal:
+            steps = trainer.state.max_epochs * trainer.state.epoch_length
+            self.bars.add_task("training", total=steps, completed=trainer.state.iteration)
+            self.bars.start()
+
+    def _start_epoch(self) -> None:
+        self.losses, self.started = [], time.perf_counter()
+
+    def _step(self, trainer: Any) -> None:
+        self.losses.append(trainer.state.output["loss"])
+        for task in self.bars.task_ids:
+            self.bars.update(task, completed=trainer.state.iteration)
+
+    def _epoch(self, trainer: Any) -> None:
+        epoch, now = trainer.state.epoch, time.perf_counter()
+        loss = sum(self.losses) / max(len(self.losses), 1)
+        left = (now - self.first) / (epoch - self.resumed) * (trainer.state.max_epochs - epoch)
+        self.console.print(
+            f"epoch {epoch} of {trainer.state.max_epochs}: loss {loss:.3f}, {self._scores()}"
+            f"{now - self.started:.0f} s, about {duration(left)} left",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+    def _scores(self) -> str:
+        if self.best.last is None:
+            return ""
+        return (
+            f"validation Dice {self.best.last:.3f} (best {self.best.score:.3f} in epoch {self.best.epoch}), "
+        )
+
+    def close(self) -> None:
+        """Take the bar away; also after an interruption, which would leave the cursor hidden."""
+        if self.bars.live.is_started:
+            self.bars.stop()
+
+
+def duration(seconds: float) -> str:
+    """A time span in the unit that fits.
+
+    Examples
+    --------
+    >>> duration(42), duration(600), duration(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,239 @@
+"""Windows to train on: cut from prepared cases on the disk, half of them around labelled voxels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+from torch.utils.data import Dataset
+
+from medvit.data import atomic_path, safe_name
+from medvit.data.study import Grid
+from medvit.datasets import Case, Manifest
+from medvit.engines import inference_component
+from medvit.training.cases import read_case
+from medvit.transforms.resample import average
+
+_KEPT = 1_000  # voxels of each structure that windows may be centred on
+# Share by which a window is cut larger at each end, for the corners that a rotation brings in.
+_MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prepared case: image and label map on the network's grid.
+
+    Parameters
+    ----------
+    image
+        (C, X, Y, Z), or the ``.npy`` file that holds it, of which windows alone are read.
+    label
+        (X, Y, Z), likewise.
+    centres
+        Of each structure that occurs, up to 1,000 of its voxels, (N, 3).
+    """
+
+    image: np.ndarray | Path
+    label: np.ndarray | Path
+    centres: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, image: np.ndarray, label: np.ndarray) -> Sample:
+        """A sample in memory."""
+        return cls(image, label, centres_of(label))
+
+
+def centres_of(label: np.ndarray) -> dict[int, np.ndarray]:
+    """Up to 1,000 voxels of each structure of a label map (X, Y, Z), the same in each call."""
+    random = np.random.default_rng(0)
+    flat = label.ravel()
+    order = np.flatnonzero(flat)
+    values = flat[order]
+    centres = {}
+    for value in np.unique(values).tolist():
+        voxels = order[values == value]
+        chosen = random.choice(voxels, min(_KEPT, len(voxels)), replace=False)
+        centres[int(value)] = np.stack(np.unravel_index(chosen, label.shape), axis=1)
+    return centres
+
+
+def prepare_samples(
+    cases: Sequence[Case], manifest: Manifest, bundle_root: str | Path, folder: str | Path
+) -> list[Sample]:
+    """Cases read, preprocessed as the bundle does for inference, and kept on the disk.
+
+    Parameters
+    ----------
+    cases
+        With label maps.
+    bundle_root
+        Bundle whose preprocessing is used.
+    folder
+        Where prepared cases go; what is there of the same files and the same preprocessing is used again.
+
+    Raises
+    ------
+    StudyError
+        If a case cannot be read.
+    """
+    preprocessing = inference_component(bundle_root, "preprocessing")
+    config = json.loads((Path(bundle_root) / "configs" / "inference.json").read_text(encoding="utf-8"))
+    recipe = json.dumps([config["preprocessing"], config["spacing"], manifest.labels and manifest.values])
+    return [_prepared(case, manifest, preprocessing, recipe, Path(folder)) for case in cases]
+
+
+def _prepared(
+    case: Case, manifest: Manifest, preprocessing: Callable[..., Any], recipe: str, folder: Path
+) -> Sample:
+    files = [f for path in case.paths for f in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    made_from = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    digest = hashlib.sha256(json.dumps([recipe, made_from]).encode()).hexdigest()[:16]
+    stem = folder / f"{safe_name(case.id)}-{digest}"
+    image_file, label_file = stem.with_name(f"{stem.name}-image.npy"), stem.with_name(f"{stem.name}.npy")
+    # The label map is written last, so where it is the image is as well.
+    if not label_file.is_file():
+        image, label = _on_network_grid(case, manifest, preprocessing)
+        for file, array in ((image_file, image), (label_file, label)):
+            with atomic_path(file) as partial:
+                np.save(partial, array)
+    return Sample(image_file, label_file, centres_of(np.load(label_file)))
+
+
+def _on_network_grid(
+    case: Case, manifest: Manifest, preprocessing: Callable[..., Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    study, labels = read_case(case, manifest)
+    assert study.grid is not None, "it was just read"
+    image = preprocessing({"image": study})["image"]
+    x, y, z = (int(n) for n in image.shape[1:])
+    target = Grid((x, y, z), np.asarray(image.affine, np.float64))
+    # Half precision holds prepared intensities to a thousandth, on half the disk.
+    return image.numpy().astype(np.float16), resample_labels(labels, study.grid, target)
+
+
+def resample_labels(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """A label map on another grid: at each voxel the label with the largest share, as images are resampled.
+
+    Parameters
+    ----------
+    labels
+        (X, Y, Z) on `source`.
+
+    Returns
+    -------
+    numpy.ndarray
+        On `target`, of the same type.
+    """
+    from scipy.ndimage import affine_transform
+
+    to_source = np.linalg.inv(source.affine) @ target.affine
+    if source.matches(target):
+        return labels
+    # An offset such as 5e-7 below 0 would lose the first slice.
+    to_source = np.where(np.abs(to_source - np.round(to_source)) < 1e-4, np.round(to_source), to_source)
+    widths = np.abs(to_source[:3, :3]).max(axis=1).tolist()
+    result = np.zeros(target.shape, labels.dtype)
+    largest = np.zeros(target.shape, np.float32)
+    for value in np.flatnonzero(np.bincount(labels.ravel())):
+        mask = torch.from_numpy((labels == value).astype(np.float32))[None]
+        share = affine_transform(
+            average(mask, widths)[0].numpy(), to_source, output_shape=target.shape, order=1, mode="nearest"
+        )
+        won = share > largest
+        result[won] = value
+        largest[won] = share[won]
+    return result
+
+
+class PatchDataset(Dataset):
+    """Windows of samples, each a function of the seed and its index.
+
+    Parameters
+    ----------
+    samples
+        Prepared cases; each takes its turn once a round, in another order each round.
+    patch_size
+        Voxels of a window along all three axes; one along `slice_axis`.
+    length
+        How many windows there are.
+    transform
+        Random MONAI transforms of ``{"image": (C, ...), "label": (1, ...)}``, given a window that is a tenth
+        larger at each end; must crop it to `patch_size`.
+    seed
+        Another seed, other windows.
+    slice_axis
+        The axis that is dropped, for two-dimensional networks.
+
+    Attributes
+    ----------
+    offset
+        Number of the first window; a resumed training sets it to go on where it stopped.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        patch_size: Sequence[int],
+        length: int,
+        transform: Compose,
+        seed: int = 0,
+        slice_axis: int | None = None,
+    ) -> None:
+        self.samples, self.length, self.transform = samples, length, transform
+        self.patch_size, self.seed, self.slice_axis = np.array(patch_size), seed, slice_axis
+        self.offset = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """``image`` (C, *patch) float32 and ``label`` (1, *patch) uint8 or int32."""
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        number = self.offset + index
+        turn, place = divmod(number, len(self.samples))
+        order = np.random.default_rng([self.seed, turn]).permutation(len(self.samples))
+        random = np.random.default_rng([self.seed, turn, place])
+        image, label = self._cut(self.samples[order[place]], random)
+        self.transform.set_random_state(seed=int(random.integers(2**31)))
+        cut = self.transform({"image": torch.from_numpy(image), "label": torch.from_numpy(label)})
+        return {"image": torch.as_tensor(cut["image"]), "label": torch.as_tensor(cut["label"])}
+
+    def _cut(self, sample: Sample, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        label = _opened(sample.label)
+        shape = np.array(label.shape)
+        margin = np.ceil(_MARGIN * self.patch_size).astype(int) * (self.patch_size > 1)
+        centre = random.integers(shape)
+        if sample.centres and random.random() < 0.5:
+            structure = sample.centres[random.choice(list(sample.centres))]
+            centre = structure[random.integers(len(structure))]
+        # A window does not reach out of the image, unless the image is smaller.
+        start = np.clip(centre - self.patch_size // 2, 0, np.maximum(shape - self.patch_size, 0))
+        start = np.where(shape < self.patch_size, (shape - self.patch_size) // 2, start) - margin
+        size = self.patch_size + 2 * margin
+        parts = _read(_opened(sample.image), start, size), _read(label[None], start, size)
+        if self.slice_axis is not None:
+            parts = parts[0].squeeze(self.slice_axis + 1), parts[1].squeeze(self.slice_axis + 1)
+        return parts[0].astype(np.float32), parts[1].astype(np.uint8 if label.itemsize == 1 else np.int32)
+
+
+def _opened(array: np.ndarray | Path) -> np.ndarray:
+    return np.load(array, mmap_mode="r") if isinstance(array, Path) else array
+
+
+def _read(array: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """A box of (C, X, Y, Z), zero outside, as the inferer fills up windows."""
+    shape = np.array(array.shape[1:])
+    low, high = np.clip(start, 0, shape), np.clip(start + size, 0, shape)
+    inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    box = np.zeros((len(array), *size), array.dtype)
+    where = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+    box[(slice(None), *where)] = array[(slice(None), *inside)]
+    return box

@@ -1,0 +1,338 @@
+"""The plan of a training: what the data and the network say, unless a person says otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from medvit.bundles import Bundle
+from medvit.convert.configuration import lateral_pairs
+from medvit.datasets import Manifest
+from medvit.engines import inference_component
+from medvit.errors import MedvitError
+from medvit.inferers import SliceInferer, StreamingWindowInferer
+from medvit.training.network import (
+    build,
+    fitted,
+    network_definition,
+    refusal,
+    training_bytes,
+    window_for,
+)
+from medvit.training.survey import CaseFacts
+
+Triple = tuple[float, float, float]
+_ANISOTROPIC = 3.0  # nnU-Net's factor, by which one axis must be coarser than another
+_SHARE = 0.7  # of a GPU's free memory
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a person may say; what is `None` is taken from the data.
+
+    Parameters
+    ----------
+    spacing
+        mm: left-right, back-front, feet-head.
+    patch_size
+        Voxels of a window, likewise.
+    epochs, epoch_length
+        Passes, and optimiser steps in each.
+    batch_size, learning_rate
+        Windows of a step, and of AdamW at the beginning.
+    val_fraction, seed
+        Share of patients kept apart, and of all random numbers.
+    patience
+        Epochs without a better validation Dice after which training stops; 0 to go on to the end.
+    mirror
+        Whether windows are mirrored left to right, with the structures named so swapped.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    """
+
+    spacing: Triple | None = None
+    patch_size: tuple[int, int, int] | None = None
+    epochs: int = 100
+    epoch_length: int | None = None
+    batch_size: int = 2
+    learning_rate: float = 5e-4
+    val_fraction: float = 0.2
+    seed: int = 0
+    patience: int = 20
+    mirror: bool | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "--spacing": self.spacing, "--patch-size": self.patch_size, "--epochs": self.epochs,
+            "--epoch-length": self.epoch_length, "--batch-size": self.batch_size,
+            "--learning-rate": self.learning_rate,
+        }  # fmt: skip
+        for name, value in numbers.items():
+            if value is not None and not np.all(np.asarray(value) > 0):
+                raise MedvitError(f"{name} must be greater than 0, not {value}")
+        if not 0 <= self.val_fraction < 1 or self.patience < 0:
+            raise MedvitError("--val-fraction lies in [0, 1), and --patience is 0 or more")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device, chosen if it is ``"auto"``."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the files of the bundle to train are made from; plain values, for JSON.
+
+    Parameters
+    ----------
+    base
+        Name of the bundle that is trained on.
+    task, modality
+        Name of the data set, and its modality in DICOM's words.
+    labels
+        Label table in its JSON form.
+    channels
+        What the images of a study show.
+    spacing, patch_size
+        Along left-right, back-front, feet-head; mm and voxels. One voxel along `slice_axis`.
+    slice_axis
+        Along which a two-dimensional network takes its slices; ``None`` in three dimensions.
+    intensity
+        In the words of ``medvit convert --intensity``.
+    network
+        Configuration of the network.
+    pairs
+        Values that swap when left and right do.
+    settings
+        The remaining choices, complete.
+    split, cases
+        How training and validation were told apart, and how many cases each has.
+    left_out
+        Ids of broken cases.
+    notes
+        What a person should know before starting.
+    carried
+        What was taken over from the bundle's weights, in a sentence.
+    """
+
+    base: str
+    task: str
+    modality: str
+    labels: dict[str, Any]
+    channels: tuple[str, ...]
+    spacing: Triple
+    patch_size: tuple[int, int, int]
+    slice_axis: int | None
+    intensity: str
+    network: dict[str, Any]
+    mirror: bool
+    pairs: tuple[tuple[int, int], ...]
+    settings: dict[str, Any]
+    split: str
+    cases: dict[str, int]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    carried: str = ""
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The window along the network's axes."""
+        return tuple(n for axis, n in enumerate(self.patch_size) if axis != self.slice_axis)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What is to be done, as pairs of a word and a clause."""
+        names = [s["name"] for s in self.labels["structures"]]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        held_out = self.cases["validation"]
+        return [
+            ("network", f"{self.network['_target_'].rpartition('.')[2]}, from {self.base}"),
+            ("images", f"{', '.join(self.channels)} ({self.modality or 'modality not stated'})"),
+            ("structures", f"{len(names)}: {shown}"),
+            ("cases", f"{self.cases['training']} to train on, {held_out} to validate on ({self.split})"),
+            ("spacing", f"{' x '.join(f'{mm:.4g}' for mm in self.spacing)} mm"),
+            (
+                "window",
+                f"{' x '.join(map(str, self.patch_size))} voxels, {self.settings['batch_size']} a step",
+            ),
+            ("intensities", self.intensity),
+            ("mirroring", "left and right" if self.mirror else "off"),
+            ("schedule", self._schedule()),
+            *(("note", note) for note in self.notes),
+        ]
+
+    def _schedule(self) -> str:
+        s = self.settings
+        patience = f", stops after {s['patience']} epochs without gain" if s["patience"] else ""
+        return f"{s['epochs']} epochs of {s['epoch_length']} steps{patience}, on {s['device']}"
+
+
+def make_plan(
+    bundle: Bundle, manifest: Manifest, facts: Sequence[CaseFacts], choices: Choices, **cases: Any
+) -> Plan:
+    """A plan from a bundle, a survey of the cases, and what a person chose.
+
+    Parameters
+    ----------
+    facts
+        Of all cases, as `medvit.training.survey` gives them.
+    cases
+        The plan's ``split``, ``cases`` and ``left_out``.
+
+    Raises
+    ------
+    MedvitError
+        If no case has a labelled voxel, or the network cannot take the window that was asked for.
+    """
+    table = manifest.labels
+    assert table is not None, "only segmentation is planned"
+    definition = network_definition(bundle)
+    spacing = choices.spacing or median_spacing(facts)
+    shapes = [np.array(f.shape) * f.spacing / spacing for f in facts]
+    median = [max(round(n), 1) for n in np.median(shapes, axis=0).tolist()]
+    inferer = inference_component(bundle.path, "inferer")
+    slice_axis = _slice_axis(inferer, spacing)
+    keep = [axis for axis in range(3) if axis != slice_axis]
+    own = _own_window(inferer, len(keep))
+    window = _window(definition, [median[a] for a in keep], own, keep, choices, len(manifest.channels))
+    patch = [1, 1, 1]
+    for axis, edge in zip(keep, window, strict=True):
+        patch[axis] = edge
+    labels = table.as_dict()
+    pairs, mirror, notes = _mirroring(labels, choices.mirror)
+    length = choices.epoch_length or _epoch_length(cases["cases"]["training"], choices.batch_size)
+    settings = asdict(choices) | {"epoch_length": length, "device": str(choices.torch_device)}
+    return Plan(
+        bundle.name, manifest.name, manifest.modality, labels, tuple(manifest.channels), spacing,
+        (patch[0], patch[1], patch[2]), slice_axis, intensity(manifest, facts),
+        fitted(definition, len(manifest.channels), len(table) + 1, window), mirror, pairs, settings,
+        notes=(*_unseen(table.by_name, facts), *notes), **cases,
+    )  # fmt: skip
+
+
+def median_spacing(facts: Sequence[CaseFacts]) -> Triple:
+    """The median spacing of the cases along each axis, in mm.
+
+    Where one axis is more than three times coarser than the finest and has less than a third of its voxels,
+    the tenth percentile of its spacings is taken instead, but no finer than the next axis: the many
+    interpolated slices of a median would hold nothing that was measured.
+
+    References
+    ----------
+    Isensee et al.: nnU-Net, Nature Methods 18, 2021 (supplement, target spacing).
+    """
+    spacings = np.array([f.spacing for f in facts])
+    target = np.median(spacings, axis=0)
+    shape = np.median([f.shape for f in facts], axis=0)
+    worst = int(target.argmax())
+    others = [axis for axis in range(3) if axis != worst]
+    coarse = target[worst] > _ANISOTROPIC * target[others].min()
+    if coarse and shape[worst] * _ANISOTROPIC < shape[others].max():
+        target[worst] = max(np.percentile(spacings[:, worst], 10), target[others].max())
+    x, y, z = (float(f"{mm:.4g}") for mm in target)
+    return x, y, z
+
+
+def intensity(manifest: Manifest, facts: Sequence[CaseFacts]) -> str:
+    """How intensities are scaled: CT by those of all labelled voxels, all else by each image's own range.
+
+    For CT, clipped to their percentiles 0.5 and 99.5 and standardised, as nnU-Net does; for the rest,
+    percentiles 0.5 to 99.5 of each channel become 0 to 1.
+
+    Raises
+    ------
+    MedvitError
+        If no case has a labelled voxel.
+    """
+    voxels = np.concatenate([f.intensities for f in facts], axis=1)
+    if not voxels.size:
+        raise MedvitError(f"{manifest.path}: no case has a labelled voxel, so there is nothing to learn")
+    if manifest.modality != "CT" or len(manifest.channels) != 1:
+        return "percentile"
+    low, high = np.percentile(voxels, [0.5, 99.5])
+    mean, std = voxels.mean(), voxels.std()
+    # Labels on a made-up constant have no spread to divide by.
+    low, high = (low, high) if high > low else (low - 0.5, low + 0.5)
+    return ":".join(["window", *(f"{n:g}" for n in (low, high, mean, std if std > 0 else 1.0))])
+
+
+def smaller_window(window: Sequence[int]) -> tuple[int, ...]:
+    """The next smaller window to try where memory ran out."""
+    largest = int(np.argmax(window))
+    return tuple(max(n - 32, 32) if a == largest else n for a, n in enumerate(window))
+
+
+def _slice_axis(inferer: StreamingWindowInferer, spacing: Triple) -> int | None:
+    """Across which the slices of a two-dimensional network lie; `None` for networks over volumes."""
+    if not isinstance(inferer, SliceInferer):
+        return None
+    return int(np.argmax(spacing)) if max(spacing) > 1.2 * min(spacing) else 2
+
+
+def _own_window(inferer: StreamingWindowInferer, axes: int) -> tuple[int, ...]:
+    roi = inferer.roi_size
+    edges = [roi] * axes if isinstance(roi, int) else [int(n or 0) for n in roi]
+    return tuple(n if n > 0 else 64 for n in edges[-axes:])
+
+
+def _window(
+    definition: Mapping[str, Any],
+    median: Sequence[int],
+    own: Sequence[int],
+    keep: Sequence[int],
+    choices: Choices,
+    channels: int,
+) -> tuple[int, ...]:
+    if choices.patch_size is not None:
+        window = tuple(choices.patch_size[axis] for axis in keep)
+        why = refusal(definition, window)
+        if why and not refusal(definition, own):
+            asked = " x ".join(map(str, choices.patch_size))
+            raise MedvitError(f"--patch-size {asked}: the network cannot take it: {why}")
+        return window
+    device = choices.torch_device
+
+    def affordable(edges: Sequence[int]) -> bool:
+        if device.type == "cuda":
+            network = build(fitted(definition, channels, 2, edges))
+            needed = training_bytes(network, (choices.batch_size, channels, *edges))
+            if needed is not None:
+                return needed < _SHARE * torch.cuda.mem_get_info(device)[0]
+        # On a CPU it is time that is short: no more voxels than the bundle's own window has.
+        return math.prod(edges) <= math.prod(own)
+
+    return window_for(definition, median, own, affordable)
+
+
+def _mirroring(
+    labels: dict[str, Any], wanted: bool | None
+) -> tuple[tuple[tuple[int, int], ...], bool, list[str]]:
+    names = [s["name"].lower() for s in labels["structures"]]
+    pairs = tuple((int(a), int(b)) for a, b in lateral_pairs(labels))
+    sided = {value for value, name in enumerate(names, 1) if {"left", "right"} & set(name.split())}
+    alone = [names[value - 1] for value in sorted(sided - {v for pair in pairs for v in pair})]
+    if alone and wanted:
+        raise MedvitError(f"--mirror: {alone[0]!r} has no other side among the structures to become")
+    if wanted is None:
+        wanted = bool(pairs) and not alone
+    if wanted or pairs:
+        return pairs, wanted, []
+    return pairs, False, ["No structure is named left or right, so windows are not mirrored (--mirror)."]
+
+
+def _unseen(names: Mapping[str, Any], facts: Sequence[CaseFacts]) -> list[str]:
+    seen = frozenset().union(*(f.values for f in facts))
+    unseen = [name for name, structure in names.items() if structure.value not in seen]
+    return [f"No case has {', '.join(unseen)}: what is never seen cannot be learned."] if unseen else []
+
+
+def _epoch_length(cases: int, batch_size: int) -> int:
+    """Four windows of each case in an epoch, but 20 to 250 steps."""
+    return min(max(math.ceil(4 * cases / batch_size), 20), 250)

@@ -1,0 +1,276 @@
+"""`medvit train`: survey, plan, training and bundle, with a work folder to resume from beside the result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from medvit.bundles import Bundle, find_bundle
+from medvit.convert.configuration import TEMPLATE
+from medvit.data import write_json
+from medvit.data.labels import parse_label_table
+from medvit.datasets import read_manifest
+from medvit.engines import save_weights, sha256_of
+from medvit.errors import MedvitError
+from medvit.training.cases import Split, split_cases
+from medvit.training.configuration import inference_config, train_config
+from medvit.training.documents import Outcome, card, licence_note, metadata
+from medvit.training.network import build, carry_over
+from medvit.training.plan import Choices, Plan, make_plan, smaller_window
+from medvit.training.survey import survey
+
+
+class Workspace:
+    """The folder beside a bundle to be in which it is made: plan, checkpoints, prepared cases, the bundle.
+
+    Parameters
+    ----------
+    output
+        Folder of the finished bundle.
+    scratch
+        Where prepared cases go; in the folder itself unless it is given.
+    """
+
+    def __init__(self, output: Path, scratch: Path | None = None) -> None:
+        self.output = output
+        self.folder = output.with_name(f"{output.name}.training")
+        # Of the name that it will have, since configurations know their bundle by it.
+        self.bundle = Bundle(self.folder / output.name)
+        self.checkpoints = self.folder / "checkpoints"
+        self.scratch = scratch or self.folder / "samples"
+
+    @property
+    def plan_file(self) -> Path:
+        """Where the plan is kept."""
+        return self.folder / "plan.json"
+
+    def checkpoint(self) -> str:
+        """The newest checkpoint; empty where there is none."""
+        found = sorted(self.checkpoints.glob("*.pt"), key=lambda file: file.stat().st_mtime)
+        return str(found[-1]) if found else ""
+
+    def open(self, resume: bool) -> None:
+        """Refuse what would overwrite a bundle or a training that was broken off.
+
+        Raises
+        ------
+        MedvitError
+            If the bundle is there already, or there is nothing to resume, or something although it was not
+            asked for.
+        """
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise MedvitError(f"{self.output} is there already: give a folder that does not exist")
+        if resume and not self.plan_file.is_file():
+            raise MedvitError(f"{self.folder} holds no training to resume; start one without --resume")
+        if not resume and self.folder.exists():
+            raise MedvitError(
+                f"{self.folder} holds a training that was broken off: go on with --resume, or remove it"
+            )
+
+    def close(self) -> Bundle:
+        """Put the finished bundle in its place and remove the rest."""
+        if self.output.is_dir():
+            self.output.rmdir()
+        self.bundle.path.rename(self.output)
+        shutil.rmtree(self.folder)
+        return Bundle(self.output.resolve())
+
+
+def train_bundle(
+    base: Bundle,
+    manifest: str | Path,
+    output: str | Path,
+    choices: Choices | None = None,
+    *,
+    data: str | Path = "",
+    scratch: Path | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    plan_only: bool = False,
+    console: Console | None = None,
+) -> Bundle | None:
+    """Train the network of a bundle on labelled studies; the result is a bundle of its own.
+
+    Parameters
+    ----------
+    base
+        Whose network and weights are taken.
+    manifest
+        Of the data set, in any form that `medvit.datasets.read_manifest` takes.
+    output
+        Folder of the new bundle.
+    choices
+        What is not to be taken from the data.
+    data
+        Folder of the data set; the one of the manifest by default.
+    scratch
+        Folder for prepared cases, which take about 3 bytes a voxel; beside the bundle by default.
+    resume
+        Go on with the same plan after the last epoch that was completed.
+    skip_bad
+        Leave broken cases out.
+    plan_only
+        Show the plan and stop.
+
+    Returns
+    -------
+    Bundle or None
+        The finished bundle; ``None`` with `plan_only`.
+
+    Raises
+    ------
+    MedvitError
+        If a case is broken, something does not fit, memory runs out, or training was interrupted; what was
+        reached by then is kept to resume from.
+    """
+    console = console or Console(stderr=True)
+    output = Path(output).absolute()
+    work = Workspace(output, scratch)
+    work.open(resume)
+    listing = read_manifest(manifest).path.absolute()
+    folder = str(Path(data).absolute() if data else listing.parent)
+    if resume:
+        plan = Plan(**json.loads(work.plan_file.read_text(encoding="utf-8")))
+    else:
+        plan = _planned(base, listing, folder, choices or Choices(), skip_bad, console)
+    for word, clause in plan.lines():
+        console.print(f"{word:12} {clause}", markup=False, highlight=False, soft_wrap=True)
+    if plan_only:
+        return None
+    if not resume:
+        plan = _begun(work, base, plan)
+    console.print(f"{'weights':12} {plan.carried}", markup=False, highlight=False, soft_wrap=True)
+    outcome = _trained(work, plan, listing, folder)
+    save_metadata(work, plan, outcome)
+    finished = work.close()
+    console.print(f"{finished.path}: {outcome.quality(plan.cases['validation'])}", soft_wrap=True)
+    return finished
+
+
+def _planned(
+    base: Bundle, manifest: Path, folder: str, choices: Choices, skip_bad: bool, console: Console
+) -> Plan:
+    split = split_cases(manifest, folder, choices.val_fraction, choices.seed)
+    console.print(f"looking at {len(split.training) + len(split.validation)} cases", highlight=False)
+    facts = survey(
+        (*split.training, *split.validation),
+        split.manifest,
+        skip_bad=skip_bad,
+        say=lambda text: console.print(text, markup=False, soft_wrap=True),
+    )
+    sound = {f.case for f in facts}
+    left_out = tuple(c.id for c in (*split.training, *split.validation) if c.id not in sound)
+    if left_out:
+        split = split_cases(split.manifest, folder, choices.val_fraction, choices.seed, left_out)
+    return make_plan(
+        base, split.manifest, facts, choices, split=split.rule, left_out=left_out, cases=_counted(split)
+    )
+
+
+def _counted(split: Split) -> dict[str, int]:
+    return {"training": len(split.training), "validation": len(split.validation)}
+
+
+def _begun(work: Workspace, base: Bundle, plan: Plan) -> Plan:
+    """The bundle with its first weights in the work folder; the plan then says whence they are."""
+    name = work.output.name
+    torch.manual_seed(plan.settings["seed"])
+    network = build(plan.network)
+    plan = replace(
+        plan, carried=carry_over(network, base, parse_label_table(plan.labels)).sentence(base.name)
+    )
+    try:
+        for part in ("configs", "docs", "models"):
+            (work.bundle.path / part).mkdir(parents=True)
+        write_json(work.bundle.path / "configs" / "inference.json", inference_config(plan, name))
+        write_json(work.bundle.path / "configs" / "train.json", train_config(plan, name))
+        shutil.copy(find_bundle(TEMPLATE).path / "configs" / "logging.conf", work.bundle.path / "configs")
+        (work.bundle.path / "LICENSE").write_text(licence_note(plan, base), encoding="utf-8")
+        save_weights(network, work.bundle.weights)
+        save_metadata(work, plan, Outcome(plan.carried))
+        write_json(work.plan_file, asdict(plan))
+    except BaseException:
+        shutil.rmtree(work.folder, ignore_errors=True)
+        raise
+    return plan
+
+
+def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcome:
+    """Run the training workflow of the bundle in the work folder; its weights become the bundle's."""
+    from monai.bundle import ConfigWorkflow
+
+    # It warns that there is no file of logging properties, which is as it should be.
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    workflow = ConfigWorkflow(
+        config_file=str(work.bundle.config("train")),
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(work.bundle.path),
+        manifest=str(manifest),
+        dataset_dir=folder,
+        left_out=list(plan.left_out),
+        output_dir=str(work.folder),
+        ckpt_dir=str(work.checkpoints),
+        scratch=str(work.scratch),
+        resume=work.checkpoint(),
+        device=f"$torch.device({plan.settings['device']!r})",
+    )
+    try:
+        workflow.initialize()
+        with closing(workflow.parser.get_parsed_content("progress")):
+            workflow.run()
+    except KeyboardInterrupt:
+        raise MedvitError(
+            "interrupted; the same command with --resume goes on after the last epoch"
+        ) from None
+    except Exception as error:
+        raise _in_plain_words(error, plan) from error
+    best = workflow.parser.get_parsed_content("best")
+    shutil.move(work.folder / "model.pt", work.bundle.weights)
+    epochs = workflow.trainer.state.epoch
+    return Outcome(plan.carried, best.score, best.structures, best.epoch or epochs, epochs)
+
+
+def _in_plain_words(error: Exception, plan: Plan) -> Exception:
+    """A refusal without the configuration parser's wrappers; memory that ran out, with what to try."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MedvitError):
+            return cause
+        words = str(cause).lower()
+        if isinstance(cause, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
+            return MedvitError(_memory_advice(plan))
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+def _memory_advice(plan: Plan) -> str:
+    batch, device = plan.settings["batch_size"], plan.settings["device"]
+    size = " x ".join(map(str, plan.patch_size))
+    if batch > 1:
+        advice = f"--batch-size {batch // 2}"
+    else:
+        smaller = list(plan.patch_size)
+        edges = [a for a in range(3) if a != plan.slice_axis]
+        for axis, edge in zip(edges, smaller_window(plan.window), strict=True):
+            smaller[axis] = edge
+        advice = f"--patch-size {' '.join(map(str, smaller))}"
+    what = f"{batch} window(s) of {size} voxels a step do not fit into the memory of {device}"
+    return f"{what}; remove the work folder and start anew with {advice}"
+
+
+def save_metadata(work: Workspace, plan: Plan, outcome: Outcome) -> None:
+    """Metadata and card of the bundle in a work folder."""
+    name = work.output.name
+    described: Mapping[str, Any] = metadata(plan, name, outcome, sha256_of(work.bundle.weights))
+    write_json(work.bundle.path / "configs" / "metadata.json", described)
+    (work.bundle.path / "docs" / "README.md").write_text(card(plan, name, outcome), encoding="utf-8")

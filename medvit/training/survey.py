@@ -1,0 +1,95 @@
+"""A look at every case before training: which are broken, and of what size, spacing and intensities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+
+from medvit.data.study import Grid
+from medvit.datasets import Case, Manifest
+from medvit.errors import MedvitError, StudyError
+from medvit.training.cases import read_case
+
+_SAMPLED = 10_000  # labelled voxels of a case whose intensities are kept
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What a plan needs to know of a case.
+
+    Parameters
+    ----------
+    case
+        Its id.
+    shape, spacing
+        Voxels, and mm, along the axes closest to left-right, back-front and feet-head.
+    values
+        The structures that occur.
+    intensities
+        (C, N) of up to 10,000 labelled voxels.
+    """
+
+    case: str
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    values: frozenset[int]
+    intensities: np.ndarray
+
+
+def survey(
+    cases: Sequence[Case],
+    manifest: Manifest,
+    *,
+    skip_bad: bool = False,
+    say: Callable[[str], object] = print,
+) -> list[CaseFacts]:
+    """Read every case once.
+
+    Parameters
+    ----------
+    skip_bad
+        Leave broken cases out, each named with its fault, where otherwise nothing is trained.
+    say
+        Takes the sentences on cases that are left out.
+
+    Raises
+    ------
+    MedvitError
+        Naming every broken case and its fault.
+    """
+    facts, faults = [], []
+    for case in cases:
+        try:
+            facts.append(_facts(case, manifest))
+        except StudyError as error:
+            faults.append(f"{case.id}: {error}")
+    if faults and not (skip_bad and facts):
+        raise MedvitError(
+            f"{len(faults)} of {len(cases)} cases cannot be trained on; put them right, "
+            "or leave them out with --skip-bad:\n  " + "\n  ".join(faults)
+        )
+    for fault in faults:
+        say(f"left out: {fault}")
+    return facts
+
+
+def _facts(case: Case, manifest: Manifest) -> CaseFacts:
+    study, labels = read_case(case, manifest)
+    assert study.image is not None and study.grid is not None, "it was just read"
+    foreground = np.flatnonzero(labels)
+    chosen = np.random.default_rng(0).permutation(foreground)[:_SAMPLED]
+    voxels = study.image.numpy().reshape(len(study.image), -1)[:, chosen]
+    shape, spacing = _upright(study.grid)
+    values = frozenset(np.flatnonzero(np.bincount(labels.ravel())).tolist()) - {0}
+    return CaseFacts(case.id, shape, spacing, values, voxels)
+
+
+def _upright(grid: Grid) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Shape and spacing along the patient's axes that the grid's are closest to."""
+    order = np.argsort(nib.orientations.io_orientation(grid.affine)[:, 0])
+    x, y, z = (int(axis) for axis in order)
+    shape, spacing = grid.shape, grid.spacing
+    return (shape[x], shape[y], shape[z]), (spacing[x], spacing[y], spacing[z])
