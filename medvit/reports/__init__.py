@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "measurement": ["Measurements", "StructureMeasurement", "measure"],
         "pdf": ["write_pdf"],
         "quality": ["Flag", "check_quality", "traffic_light"],
-        "report": ["Prior", "Restoration", "StudyReport", "make_report"],
+        "report": ["Prior", "Restoration", "StudyReport", "make_report", "make_restoration_report"],
         "tables": [
             "csv_text",
             "long_rows",

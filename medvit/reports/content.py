@@ -206,15 +206,21 @@ class Content:
         ]
 
     def figures(self) -> list[Figure]:
-        """Slices in three planes."""
-        figures = []
-        for picture in self.report.slices:
+        """Slices in three planes, and of a restoration before, after and the difference."""
+        comparison = self.report.comparison
+        figures = [self._compared(*pair) for pair in comparison.pictures] if comparison else []
+        for picture in self.report.slices if len(self.report.table) or not comparison else ():
             title = self.words["slice_caption"].format(plane=self.words[picture.kind], index=picture.index)
             names = self.words.listing(self._names(picture.values), most=8)
             shown = self.words["largest_section"].format(structures=names)
             alt = self.words["slice_alt"].format(plane=self.words[picture.kind], index=picture.index)
             figures.append(Figure(picture, f"{title}: {shown}" if names else title, alt))
         return figures
+
+    def _compared(self, role: str, picture: Picture) -> Figure:
+        words = {"plane": self.words[picture.kind], "index": picture.index}
+        caption = f"{self.words[role]}: {self.words['slice_caption'].format(**words)}"
+        return Figure(picture, caption, caption)
 
     def _names(self, values: tuple[int, ...]) -> list[str]:
         """Names of labels, both sides of a pair under one name."""
@@ -248,6 +254,10 @@ class Content:
         if self.report.image is not None:
             low, high = (words.number(v, 0 if abs(v) >= 10 else 2) for v in display.window)
             notes.append(words["window"].format(low=low, high=high, unit=self.report.unit))
+        if self.report.comparison is not None:
+            span = self.report.comparison.span
+            number = words.number(span, 0 if span >= 10 else 2)
+            notes.append(words["difference_note"].format(span=number, unit=self.report.unit))
         if display.tilt >= 1.0:
             notes.append(words["oblique"].format(degrees=words.number(display.tilt)))
         return notes

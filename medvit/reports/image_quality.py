@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from skimage.filters import threshold_otsu
 
 from medvit.data.study import Grid
 
@@ -75,6 +76,16 @@ def assess_image(image: np.ndarray, label_map: np.ndarray, grid: Grid) -> ImageQ
     spread = float(high - low)
     sharpness, unevenness = _steepness(known, mask, grid) / spread, _largest_jump(known, mask) / spread
     return ImageQuality(noise, snr, 100 * sharpness, unevenness, share, extremes)
+
+
+def foreground(image: np.ndarray) -> np.ndarray:
+    """Where an image (X, Y, Z) is brighter than Otsu's threshold between air and body; all if flat."""
+    values = image.reshape(-1)[:: max(1, image.size // 1_000_000)]
+    values = values[np.isfinite(values)]
+    if not values.size or values.min() == values.max():
+        return np.ones(image.shape, bool)
+    # Bone and metal would draw the threshold up into the body.
+    return image > threshold_otsu(values.clip(max=np.percentile(values, 95)))
 
 
 def _noise(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float:

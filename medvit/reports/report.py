@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 from medvit.data.labels import LabelTable
 from medvit.data.study import Grid
 from medvit.errors import MedvitError
+from medvit.reports.comparison import Comparison, compare
 from medvit.reports.display import Display, prepare
-from medvit.reports.image_quality import ImageQuality, assess_image
+from medvit.reports.image_quality import ImageQuality, assess_image, foreground
 from medvit.reports.measurement import Measurements, measure
 from medvit.reports.pictures import Picture, montage, overlays
 from medvit.reports.quality import Flag, Light, check_quality, traffic_light
@@ -32,10 +33,11 @@ class Prior:
 
 @dataclass(frozen=True)
 class Restoration:
-    """Image quality before and after a restoration (denoising, super-resolution)."""
+    """Image quality before and after a restoration (denoising, super-resolution), and the image before."""
 
     before: ImageQuality
     after: ImageQuality
+    source: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,14 @@ class StudyReport:
         return prepare(self.label_map, self.grid, self.table, self.image, self.modality)
 
     @cached_property
+    def comparison(self) -> Comparison | None:
+        """Slices before and after a restoration."""
+        if self.restoration is None or self.image is None:
+            return None
+        whole = replace(self, label_map=np.zeros(self.grid.shape, np.uint8)).display
+        return compare(self.restoration.source, whole, self.image, self.grid)
+
+    @cached_property
     def slices(self) -> list[Picture]:
         """Overlays in three planes."""
         return overlays(self.display)
@@ -169,7 +179,8 @@ def make_report(
     facts = dict(facts or {})
     modality = str(facts.get("modality") or "")
     measurements = measure(label_map, grid, table, image, modality=modality, confidence=confidence)
-    quality = assess_image(image, label_map, grid) if image is not None else None
+    measured = label_map if len(table) or image is None else foreground(image)
+    quality = assess_image(image, measured, grid) if image is not None else None
     flags = check_quality(
         measurements, grid, quality, modality=modality, expected_modalities=expected_modalities
     )
@@ -177,11 +188,37 @@ def make_report(
     if restored_from is not None and quality is not None:
         if restored_from.shape != grid.shape:
             raise MedvitError(f"the image before has shape {restored_from.shape}, but its grid {grid.shape}")
-        restoration = Restoration(assess_image(restored_from, label_map, grid), quality)
+        before = assess_image(restored_from, measured, grid)
+        restoration = Restoration(before, quality, restored_from)
     return StudyReport(
         study_id, facts, grid, image, label_map, table, measurements, flags, quality,
         restoration=restoration, **others,
     )  # fmt: skip
+
+
+def make_restoration_report(
+    study_id: str, restored: np.ndarray, before: np.ndarray, grid: Grid, **others: Any
+) -> StudyReport:
+    """Compare an image with its restoration and gather the report.
+
+    Parameters
+    ----------
+    study_id, grid
+        As in `StudyReport`.
+    restored, before
+        (X, Y, Z) images.
+    others
+        As of `make_report`.
+
+    Raises
+    ------
+    MedvitError
+        If arrays and grid do not fit together.
+    """
+    nothing = np.zeros(grid.shape, np.uint8)
+    return make_report(
+        study_id, nothing, grid, LabelTable("none", ()), restored, restored_from=before, **others
+    )
 
 
 def parse_date(value: object) -> datetime.date | None:

@@ -3,7 +3,7 @@
 from medvit.data.dicom_out.common import Algorithm, save_dicom
 from medvit.data.dicom_out.derived import derived_series
 from medvit.data.dicom_out.pdf import encapsulated_pdf
-from medvit.data.dicom_out.results import write_segmentation_results
+from medvit.data.dicom_out.results import write_restoration_results, write_segmentation_results
 from medvit.data.dicom_out.rtstruct import structure_set
 from medvit.data.dicom_out.seg import segmentation
 from medvit.data.dicom_out.source import Source, read_source
@@ -19,5 +19,6 @@ __all__ = [
     "save_dicom",
     "segmentation",
     "structure_set",
+    "write_restoration_results",
     "write_segmentation_results",
 ]

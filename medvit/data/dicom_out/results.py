@@ -1,4 +1,4 @@
-"""All DICOM objects that follow from one segmented study, written into one folder."""
+"""All DICOM objects that follow from one study, written into one folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from pydicom import Dataset
 
 from medvit.data.dicom_out.common import Algorithm, save_dicom
+from medvit.data.dicom_out.derived import derived_series
 from medvit.data.dicom_out.pdf import encapsulated_pdf
 from medvit.data.dicom_out.seg import Encoding, segmentation
 from medvit.data.dicom_out.source import read_source
@@ -63,4 +64,51 @@ def write_segmentation_results(
     paths = [folder / f"{name}.dcm" for name in objects]
     for path, result in zip(paths, objects.values(), strict=True):
         save_dicom(result, path)
+    return paths
+
+
+def write_restoration_results(
+    folder: Path,
+    series: Series,
+    image: np.ndarray,
+    grid: Grid,
+    algorithm: Algorithm,
+    *,
+    description: str,
+    pdf: Path | None = None,
+) -> list[Path]:
+    """Write the derived series to ``series/`` and, given a report, ``report.dcm``; give their paths.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    series
+        The DICOM series that was restored.
+    image, grid, description
+        As `derived_series` takes them.
+    algorithm
+        What restored the image.
+    pdf
+        The report.
+
+    Raises
+    ------
+    StudyError
+        If the image does not lie on the series.
+    MedvitError
+        If the image or the report cannot be stated.
+    """
+    source = read_source(series.paths)
+    units = str(series.facts.get("units") or "")
+    paths = []
+    if pdf is not None:
+        report = encapsulated_pdf(pdf, source, algorithm, title=f"{algorithm.name} report")
+        paths.append(folder / "report.dcm")
+        save_dicom(report, paths[0])
+    # One slice at a time: a whole CT in memory twice is more than the restoration itself took.
+    slices = derived_series(image, grid, source, algorithm, description=description, units=units)
+    for number, result in enumerate(slices, 1):
+        paths.append(folder / "series" / f"{number:05}.dcm")
+        save_dicom(result, paths[-1])
     return paths

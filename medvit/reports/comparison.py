@@ -1,0 +1,76 @@
+"""Slices of an image before and after its restoration, and the difference between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from medvit.data.study import Grid
+from medvit.reports.display import NORMAL_AXIS, PLANES, Display, Plane, to_grey
+from medvit.reports.orientation import to_display_order
+from medvit.reports.pictures import Picture, draw_slice
+
+Role = Literal["before", "after", "difference"]
+
+# Where slices are cut, as shares of the volume from head to feet.
+_AXIAL = (0.3, 0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Pictures in threes: before, after, difference.
+
+    Parameters
+    ----------
+    pictures
+        Each with the role that it plays.
+    span
+        The difference that is drawn white; its negative is black, no difference the grey between.
+    """
+
+    pictures: tuple[tuple[Role, Picture], ...]
+    span: float
+
+
+def compare(before: np.ndarray, after: Display, restored: np.ndarray, grid: Grid) -> Comparison:
+    """Axial slices at three heights and the middle one of each other plane, each drawn in three roles.
+
+    Parameters
+    ----------
+    before, restored
+        (X, Y, Z) intensities on `grid`.
+    after
+        `restored` ready to be drawn, whole; `before` gets its window.
+    """
+    difference = restored - before
+    sample = np.abs(difference.reshape(-1)[:: max(1, difference.size // 1_000_000)])
+    span = float(np.percentile(sample[sample > 0], 99)) if np.any(sample > 0) else 1.0
+    turned = {"before": (before, after.window), "difference": (difference, (-span, span))}
+    displays = {
+        "after": after,
+        **{
+            role: replace(after, grey=to_grey(to_display_order(values, grid)[0], window))
+            for role, (values, window) in turned.items()
+        },
+    }
+    roles: tuple[Role, ...] = ("before", "after", "difference")
+    pictures = [
+        (role, Picture(draw_slice(displays[role], plane, index, 420), plane, index + 1))
+        for plane, index in _places(after.grey.shape)
+        for role in roles
+    ]
+    return Comparison(tuple(pictures), span)
+
+
+def _places(shape: tuple[int, ...]) -> list[tuple[Plane, int]]:
+    """Slices to show; a flat volume is cut one way only."""
+    places: list[tuple[Plane, int]] = []
+    for plane in PLANES:
+        if min(np.delete(shape, NORMAL_AXIS[plane])) == 1:
+            continue
+        depth = shape[NORMAL_AXIS[plane]]
+        shares = _AXIAL if plane == "axial" else (0.5,)
+        places += [(plane, index) for index in sorted({int(share * depth) for share in shares})]
+    return places
