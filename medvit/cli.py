@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -223,6 +224,56 @@ def label(
 
 
 @app.command()
+def train(
+    bundle: BundleName,
+    manifest: Annotated[
+        str, typer.Argument(help="YAML or JSON; or the dataset.json of MSD or nnU-Net.", metavar="MANIFEST")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data set. Default: that of the manifest.")
+    ] = None,
+    spacing: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="X Y Z", help="mm: left-right, front-back, feet-head."),
+    ] = None,
+    patch_size: Annotated[
+        tuple[int, int, int] | None, typer.Option(metavar="X Y Z", help="Voxels of a window, likewise.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 100,
+    epoch_length: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of an epoch.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows of a step.")] = 2,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, at the beginning.")] = 5e-4,
+    val_fraction: Annotated[float, typer.Option(help="Share of patients to validate on.")] = 0.2,
+    patience: Annotated[int, typer.Option(min=0, help="Epochs without gain to stop after; 0: never.")] = 20,
+    mirror: Annotated[bool | None, typer.Option(help="Mirror windows left to right.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
+    device: Device = "auto",
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder for prepared cases, about 3 bytes a voxel.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave broken cases out instead of refusing.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with a training that was broken off.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Train a bundle's network on your labelled studies; the result is a bundle that runs."""
+    from medvit.bundles import find_bundle
+
+    found = find_bundle(bundle, trust=trust)
+    from medvit.training import Choices, train_bundle
+
+    choices = Choices(
+        spacing, patch_size, epochs, epoch_length, batch_size, learning_rate, val_fraction, seed, patience,
+        mirror, device,
+    )  # fmt: skip
+    train_bundle(
+        found, manifest, output, choices, data=data or "", scratch=scratch, resume=resume,
+        skip_bad=skip_bad, plan_only=plan,
+    )  # fmt: skip
+
+
+@app.command()
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="Label map, or a folder of them.", metavar="PRED")],
     reference: Annotated[Path, typer.Argument(help="The same of the references.", metavar="REF")],
@@ -239,6 +290,48 @@ def evaluate(
 
     options = Options(tolerance, lesions=lesions, centreline=centreline)
     raise typer.Exit(evaluate(prediction, reference, output, labels=labels, options=options))
+
+
+bench = typer.Typer(no_args_is_help=True, help="Compare bundles in quality and cost, on the same studies.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def brain(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bench.md and its pictures.")],
+    atlases: Annotated[
+        Path | None, typer.Option(help="Folder of atlases in MNI space, to compare the template with.")
+    ] = None,
+    label_maps: Annotated[
+        Path | None, typer.Option(help="Folder of label maps to make synthetic studies from.")
+    ] = None,
+    held_out: Annotated[
+        list[str] | None, typer.Option(help="Part of the name of a label map to take; may be repeated.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Own studies: a manifest, or a folder of images with label maps.")
+    ] = None,
+    bundles: Annotated[
+        list[str] | None, typer.Option("--bundle", help="May be repeated. Default: all brain bundles.")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for studies and label maps; what is done there is kept.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often the first study is timed.")] = 3,
+    device: Device = "auto",
+    date: Annotated[str, typer.Option(help="For the page.")] = "",
+    trust: Trust = False,
+) -> None:
+    """The brain bundles on the template, on synthetic and on your own studies: tables and plots."""
+    from medvit.bundles import find_bundle
+
+    found = [find_bundle(name, trust=trust) for name in bundles] if bundles else None
+    from medvit.bench import BenchOptions, bench_brain
+
+    options = BenchOptions(atlases, label_maps, data=data, rounds=rounds, device=device, date=date)
+    if held_out:
+        options = replace(options, held_out=tuple(held_out))
+    raise typer.Exit(bench_brain(output, options, bundles=found, work_dir=work))
 
 
 @app.command(name="list")
