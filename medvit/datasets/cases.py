@@ -142,14 +142,17 @@ def _laid_out(manifest: Manifest, layout: Layout, folder: Path) -> list[Case]:
     words = layout.channels or manifest.channels
     labels = _matches(folder, layout.label, layout.case)
     targets = _matches(folder, layout.target, layout.case)
-    others = set(chain(labels.values(), targets.values()))
+    annotated = {*labels, *targets}
+    others = {*labels.values(), *targets.values()}
     cases = []
     for pattern, is_labelled in ((layout.images, True), (layout.unlabelled, False)):
         # A label map named "x_seg" would otherwise be the image of a case of that name.
         patterns = _of_channels(pattern, words)
         images = [_matches(folder, one, layout.case, others) for one in patterns]
         found = set(chain(*images))
-        for case in sorted(found | set(labels) | set(targets) if is_labelled else found):
+        if layout.unlabelled == layout.images:  # told apart by their label maps alone
+            found = found & annotated if is_labelled else found - annotated
+        for case in sorted(found | annotated if is_labelled else found):
             places = zip(patterns, images, strict=True)
             paths = (found_at.get(case) or _expected(folder, one, case) for one, found_at in places)
             label = labels.get(case) or _expected(folder, layout.label, case) if is_labelled else None
