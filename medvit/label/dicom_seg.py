@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import highdicom as hd
 import numpy as np
 
-from medvit.data import Grid, LabelTable, Study
+from medvit.data import Grid, LabelTable, Study, dicom_seg
 from medvit.data.dicom_out import Algorithm, read_source, save_dicom, segmentation
-from medvit.errors import StudyError
 from medvit.label.errors import RequestError
 from medvit.label.volumes import labels_on
-
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_segmentation(
@@ -56,12 +52,8 @@ def read_segmentation(path: Path, target: Grid) -> tuple[np.ndarray, list[str]]:
     StudyError
         If segments overlap, or the object cannot be laid out as a volume.
     """
-    seg = hd.seg.segread(path)
-    names = [""] * max(seg.segment_numbers)
-    for number in seg.segment_numbers:
-        names[number - 1] = str(seg.get_segment_description(number).segment_label)
-    try:
-        volume = seg.get_volume(combine_segments=True, dtype=np.uint16)
-    except (RuntimeError, ValueError) as error:
-        raise StudyError("dicom-seg-no-label-map", str(error).rstrip("."), path=path) from error
-    return labels_on(target, volume.array, _RAS_FROM_LPS @ volume.affine), names
+    found = dicom_seg.read_segmentation(path)
+    names = [""] * found.segments[-1].number
+    for segment in found.segments:
+        names[segment.number - 1] = segment.label
+    return labels_on(target, found.label_map, found.grid.affine), names
