@@ -284,11 +284,18 @@ def evaluate(
     tolerance: Annotated[float, typer.Option(min=0.0, metavar="MM", help="Of the surface Dice.")] = 1.0,
     lesions: Annotated[bool, typer.Option(help="Score lesion by lesion as well (BraTS 2023).")] = False,
     centreline: Annotated[bool, typer.Option(help="Score the centre-lines of tubes as well.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option(help="PRED are probability maps (4D): score their calibration as well.")
+    ] = False,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Compare images, not label maps, within these values."),
+    ] = None,
 ) -> None:
-    """Compare predicted label maps with references: overlap, distances in mm, volumes."""
+    """Compare label maps with references (overlap, distances in mm, volumes), or restored images."""
     from medvit.evaluation import Options, evaluate
 
-    options = Options(tolerance, lesions=lesions, centreline=centreline)
+    options = Options(tolerance, lesions, centreline, probabilities, window)
     raise typer.Exit(evaluate(prediction, reference, output, labels=labels, options=options))
 
 

@@ -13,7 +13,8 @@ from jinja2 import ChoiceLoader, PackageLoader
 from medvit.data.found import LeftOut, Refused
 from medvit.data.write import atomic_path
 from medvit.evaluation.measure import Options, StudyScores
-from medvit.evaluation.summary import ALL, Agreement, Summary, agreements
+from medvit.evaluation.summary import ALL, Agreement, Summary, agreements, pooled_reliability
+from medvit.metrics import Reliability
 from medvit.reports.html import templates
 from medvit.reports.language import load_language
 
@@ -28,8 +29,15 @@ SHOWN = {
     "lesion_dice": ("Lesion-wise Dice", "", 3),
     "lesion_hd95_mm": ("Lesion-wise HD95", "mm", 1),
     "lesion_f1": ("Lesion F1", "", 3),
+    "ece": ("Calibration error", "", 3),
+    "psnr_db": ("PSNR", "dB", 2),
+    "ssim": ("SSIM", "", 4),
+    "rmse": ("RMSE", "", 2),
+    "bias": ("Bias", "", 2),
+    "bias_p95": ("95 % of biases below", "", 2),
 }
-DRAWN = ("dice", "surface_dice", "hd95_mm")
+DRAWN = ("dice", "surface_dice", "hd95_mm", "psnr_db", "ssim")
+UNBOUNDED = ("hd95_mm", "psnr_db")
 DOTS = 200  # a structure; beyond, quantiles stand for the studies
 WORST = 20
 
@@ -57,6 +65,7 @@ def write_page(
             rows=_rows(summaries, metrics),
             drawings=[_drawing(m, scores, summaries) for m in metrics if m in DRAWN],
             agreements=[_bland_altman(a) for a in agreements(scores)],
+            reliability=[_reliability(n, r) for n, r in pooled_reliability(scores).items()],
             worst=_worst(scores),
             notes=[(s.study, note) for s in scores for note in s.notes],
             refused=refused,
@@ -83,8 +92,8 @@ def _rows(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[dict[str
     return [
         {
             "name": name,
-            "studies": found[name, "dice"].studies,
-            "one_sided": found[name, "hd95_mm"].one_sided,
+            "studies": max(found[name, m].studies for m in metrics),
+            "one_sided": found[name, "hd95_mm"].one_sided if "hd95_mm" in metrics else 0,
             "cells": [
                 {
                     "mean": _text(s.mean, digits),
@@ -106,7 +115,7 @@ def _drawing(metric: str, scores: Sequence[StudyScores], summaries: Sequence[Sum
         s.structure: np.sort([v for one in scores if (v := _value(one, s.structure, metric)) is not None])
         for s in lines
     }
-    largest = 1.0 if metric != "hd95_mm" else max((float(v[-1]) for v in values.values()), default=0.0)
+    largest = 1.0 if metric not in UNBOUNDED else max((float(v[-1]) for v in values.values()), default=0.0)
     ticks = _ticks(largest or 1.0)
     top = ticks[-1]
 
@@ -170,9 +179,25 @@ def _bland_altman(agreement: Agreement) -> dict[str, Any]:
     }
 
 
+def _reliability(structure: str, found: Reliability) -> dict[str, Any]:
+    """Accuracy over confidence in a drawing 140 wide and high; the larger a dot, the more voxels."""
+    known = found.count > 0
+    sizes = 1.5 + 4 * np.sqrt(found.count[known] / max(int(found.count.max()), 1))
+    return {
+        "name": structure,
+        "dots": [
+            (round(140 * float(c), 1), round(140 - 140 * float(a), 1), round(float(size), 1))
+            for c, a, size in zip(found.confidence[known], found.accuracy[known], sizes, strict=True)
+        ],
+        "says": f"calibration error {_text(found.ece, 3)}, {_text(found.mce, 3)} in the worst bin, "
+        f"{_text(float(found.count.sum()), 0)} voxels",
+    }
+
+
 def _worst(scores: Sequence[StudyScores]) -> list[dict[str, str]]:
     """The structures with the lowest Dice, and of equal ones the farthest off in volume."""
-    everything = [(s, name, v) for s in scores for name, v in s.values.items() if math.isfinite(v["dice"])]
+    measured = [(s, name, v) for s in scores for name, v in s.values.items()]
+    everything = [entry for entry in measured if math.isfinite(entry[2].get("dice", math.nan))]
     everything.sort(key=lambda entry: (entry[2]["dice"], -abs(entry[2]["volume_error_ml"])))
     return [
         {

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.data.channels import IMAGE_SUFFIXES, stem_of, why_not_an_image
+from medvit.data.discover import format_of
 from medvit.data.found import LeftOut, Refused
 from medvit.errors import StudyError
 
 # What nnU-Net adds to the name of a study's first channel, by which a run may have named its result.
 _FIRST_CHANNEL = "_0000"
+# The name of every restored image that a run writes.
+_RESTORED = "image"
 
 
 @dataclass(frozen=True)
@@ -43,29 +46,33 @@ class Pairing:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def find_pairs(prediction: Path | str, reference: Path | str) -> Pairing:
-    """Pairs label maps by the names of their studies.
+def find_pairs(prediction: Path | str, reference: Path | str, *, images: bool = False) -> Pairing:
+    """Pairs label maps, or images, by the names of their studies.
 
     A label map is known by its file's name without a last word such as ``_seg``, ``-label`` or ``_dseg``; if
     nothing else is left, as of ``labels.nii.gz``, by its folder's. Of a folder in which some files are named
-    as label maps, only these are taken. Two files are a pair whatever their names.
+    as label maps, only these are taken; DICOM segmentations are where there is no other label map. Two files
+    are a pair whatever their names.
 
     Parameters
     ----------
     prediction, reference
         Each a file or a folder, which is searched to the bottom.
+    images
+        Pair images, restored ones and their references: what is named as a label map is left out then, and
+        ``image.nii.gz``, as a run writes it, is known by its folder.
 
     Raises
     ------
     StudyError
-        If one does not exist, or is a file but no NIfTI, NRRD or MetaImage.
+        If one does not exist, or is a file but no NIfTI, NRRD, MetaImage or DICOM segmentation.
     """
     sides = [Path(str(side)) for side in (prediction, reference)]
     if all(side.is_file() for side in sides):
-        own, other = (_image(side) for side in sides)
+        own, other = (_file(side, images) for side in sides)
         return Pairing((Pair(study_name(own), own, other),))
     left_out: list[LeftOut] = []
-    predictions, references = (_label_maps(side, left_out) for side in sides)
+    predictions, references = (_files(side, left_out, images) for side in sides)
     for name in [n for n in predictions if n not in references]:
         bare = name.removesuffix(_FIRST_CHANNEL)
         if bare in references and bare not in predictions:
@@ -96,33 +103,47 @@ def study_name(path: Path) -> str:
     """
     stem = stem_of(path)
     head, word = re.fullmatch(r"(?:(.*)[-_.])?(.*)", stem, re.DOTALL).groups(default="")  # type: ignore[union-attr]
-    if not why_not_an_image(Path(word)):
+    if stem != _RESTORED and not why_not_an_image(Path(word)):
         return stem
-    return head or path.absolute().parent.name
+    folder = path.absolute().parent
+    # Where a run writes its DICOM objects, in the folder of the study.
+    return head or (folder.parent if folder.name == "dicom" else folder).name
 
 
-def _label_maps(side: Path, left_out: list[LeftOut]) -> dict[str, list[Path]]:
-    """Label maps by the names of their studies."""
+def _files(side: Path, left_out: list[LeftOut], images: bool) -> dict[str, list[Path]]:
+    """Label maps, or images, by the names of their studies."""
     if not side.is_dir():
-        return {study_name(side): [_image(side)]}
+        return {study_name(side): [_file(side, images)]}
     files = sorted(p for p in side.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES) and p.is_file())
-    images = [p for p in files if not any(part.startswith(".") for part in p.relative_to(side).parts)]
-    named = {p for p in images if why_not_an_image(p.relative_to(side))}
+    shown = [p for p in files if not any(part.startswith(".") for part in p.relative_to(side).parts)]
+    named = {p for p in shown if why_not_an_image(p.relative_to(side))}
     found = defaultdict(list)
-    for path in images:
-        if named and path not in named:
+    for path in shown:
+        if images and path in named:
+            left_out.append(LeftOut(path, why_not_an_image(path.relative_to(side))))
+        elif named and path not in named and not images:
             left_out.append(LeftOut(path, "is not named as a label map, as others in its folder are"))
         else:
+            found[study_name(path)].append(path)
+    if not found and not images:
+        for path in filter(_is_segmentation, sorted(side.rglob("*"))):
             found[study_name(path)].append(path)
     return dict(found)
 
 
-def _image(path: Path) -> Path:
+def _is_segmentation(path: Path) -> bool:
+    from medvit.data.dicom_seg import is_segmentation
+
+    return path.is_file() and format_of(path) == "dicom" and is_segmentation(path)
+
+
+def _file(path: Path, image: bool) -> Path:
     if not path.is_file():
         raise StudyError("missing-file", "does not exist", path=path, do="check the path")
-    if not path.name.lower().endswith(IMAGE_SUFFIXES):
-        do = "convert it to NIfTI, NRRD or MetaImage"
-        raise StudyError("unknown-format", "is no label map that can be compared", path=path, do=do)
+    if not path.name.lower().endswith(IMAGE_SUFFIXES) and (image or not _is_segmentation(path)):
+        what = f"is no {'image' if image else 'label map'} that can be compared"
+        do = "give NIfTI, NRRD or MetaImage" + ("" if image else ", or a DICOM segmentation")
+        raise StudyError("unknown-format", what, path=path, do=do)
     return path
 
 

@@ -16,15 +16,17 @@ from rich.table import Table
 from medvit.data.found import LeftOut, Refused
 from medvit.data.write import atomic_path, write_json
 from medvit.errors import MedvitError, StudyError
+from medvit.evaluation.images import measure_images
 from medvit.evaluation.measure import Options, StudyScores, measure_pair
 from medvit.evaluation.page import SHOWN, write_page
 from medvit.evaluation.pairing import find_pairs
 from medvit.evaluation.structures import read_regions
-from medvit.evaluation.summary import LEVEL, RESAMPLES, Summary, agreements, summarise
+from medvit.evaluation.summary import LEVEL, RESAMPLES, Summary, agreements, pooled_reliability, summarise
 from medvit.reports.tables import csv_text
 
 ALL_WELL, NOTHING_TO_DO, SOME_FAILED = 0, 2, 3
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
+_PRINTED = ("dice", "surface_dice", "hd95_mm", "ece", "psnr_db", "ssim", "rmse", "bias")
 
 
 def evaluate(
@@ -35,7 +37,7 @@ def evaluate(
     labels: str | Path | None = None,
     options: Options | None = None,
 ) -> int:
-    """Compare predicted label maps with references.
+    """Compare predicted label maps, probability maps or restored images with references.
 
     Parameters
     ----------
@@ -57,21 +59,28 @@ def evaluate(
     Raises
     ------
     MedvitError
-        If an input does not exist, the label table cannot be understood, or the tolerance is negative.
+        If an input does not exist, the label table cannot be understood, the tolerance is negative or
+        the window empty.
     """
     options = options or Options()
     if not options.tolerance >= 0:
         raise MedvitError(f"the tolerance must be 0 mm or more, not {options.tolerance}")
+    if options.window is not None and not options.window[0] < options.window[1]:
+        raise MedvitError(f"the window must run from a lower to a higher value, not {options.window}")
     regions = read_regions(labels) if labels is not None else None
-    pairing = find_pairs(prediction, reference)
+    pairing = find_pairs(prediction, reference, images=options.window is not None)
     console = Console(stderr=True)
     if not pairing.pairs and not pairing.refused:
-        console.print("Nothing to do: no label map was found.", style="bold red")
+        console.print("Nothing to do: nothing to compare was found.", style="bold red")
         return NOTHING_TO_DO
     scores, refused = [], list(pairing.refused)
     for pair in track(pairing.pairs, "studies", console=console, transient=True):
         try:
-            scores.append(measure_pair(pair, regions, options))
+            scores.append(
+                measure_images(pair, options.window)
+                if options.window
+                else measure_pair(pair, regions, options)
+            )
         except StudyError as error:
             refused.append(Refused(pair.study, error))
     summaries = summarise(scores)
@@ -112,6 +121,12 @@ def _content(
             | {"low_ml": _plain(a.low), "high_ml": _plain(a.high)}
             for a in agreements(scores)
         ],
+        "calibration": {
+            structure: {"ece": _plain(found.ece), "mce": _plain(found.mce)}
+            | {"confidence": [_plain(float(v)) for v in found.confidence]}
+            | {"accuracy": [_plain(float(v)) for v in found.accuracy], "voxels": found.count.tolist()}
+            for structure, found in pooled_reliability(scores).items()
+        },
         "studies": [
             {
                 "study": one.study,
@@ -138,7 +153,7 @@ def _show(
 ) -> None:
     """The means of each structure, what failed, and where the results are."""
     console = Console()
-    metrics = [m for m in ("dice", "surface_dice", "hd95_mm") if summaries]
+    metrics = [m for m in _PRINTED if any(s.metric == m for s in summaries)]
     table = Table("structure", *(SHOWN[m][0] for m in metrics))
     found = {(s.structure, s.metric): s for s in summaries}
     for name in dict.fromkeys(s.structure for s in summaries):

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medvit.data.channels import stem_of
-from medvit.data.labels import LabelTable, load_label_table, parse_label_table
+from medvit.data.labels import Code, LabelTable, load_label_table, parse_label_table
 from medvit.errors import MedvitError
+
+if TYPE_CHECKING:
+    from medvit.data.dicom_seg import Segment
 
 
 @dataclass(frozen=True)
 class Region:
-    """A structure, or several that are compared as one, such as a whole tumour."""
+    """A structure, or several that are compared as one, such as a whole tumour.
+
+    Parameters
+    ----------
+    name
+        As tables and files have it.
+    values
+        In the label map.
+    code
+        Coding scheme, code and side, where a public scheme has one for it; empty otherwise.
+    """
 
     name: str
     values: tuple[int, ...]
+    code: str = ""
 
     def mask(self, label_map: np.ndarray) -> np.ndarray:
         """Where `label_map` has one of the values."""
@@ -69,8 +86,38 @@ def regions_of_values(values: set[int]) -> tuple[Region, ...]:
     return tuple(Region(f"label {value}", (value,)) for value in sorted(values - {0}))
 
 
+def regions_of_segments(segments: Sequence[Segment]) -> tuple[Region, ...]:
+    """A region for each name; segments of one name are one structure."""
+    values: dict[str, tuple[int, ...]] = defaultdict(tuple)
+    for segment in segments:
+        values[segment.name] += (segment.number,)
+    codes = {segment.name: _code(segment.code, segment.side) for segment in segments}
+    return tuple(Region(name, numbers, codes[name]) for name, numbers in values.items())
+
+
+def matched(wanted: Sequence[Region], segments: Sequence[Region]) -> tuple[Region | None, ...]:
+    """For each wanted region that of the segments: the one of its name, or else the only one of its code.
+
+    Many programs give all segments one code, "Tissue": a code that stands twice on a side tells nothing.
+    """
+    names = {_plain(segment.name): segment for segment in segments}
+    free = [s for s in segments if _plain(s.name) not in {_plain(region.name) for region in wanted}]
+    times = Counter(region.code for region in wanted), Counter(segment.code for segment in segments)
+    codes = {s.code: s for s in free if s.code and all(count[s.code] == 1 for count in times)}
+    return tuple(names.get(_plain(region.name)) or codes.get(region.code) for region in wanted)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
+
+def _code(code: Code, side: str) -> str:
+    # Private codes are made from names, and say no more than these.
+    return "" if code.scheme.startswith("99") else f"{code.scheme} {code.value} {side}"
+
+
 def _of_table(table: LabelTable) -> tuple[Region, ...]:
-    return tuple(Region(s.name, (s.value,)) for s in table)
+    return tuple(Region(s.name, (s.value,), _code(s.code, s.side)) for s in table)
 
 
 def _parse(labels: dict[str, Any]) -> tuple[Region, ...]:

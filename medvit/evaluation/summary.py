@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medvit.evaluation.measure import StudyScores
+from medvit.metrics import Reliability, pooled
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -96,7 +97,7 @@ def summarise(scores: Sequence[StudyScores], *, seed: int = 0) -> list[Summary]:
 
 def agreements(scores: Sequence[StudyScores]) -> list[Agreement]:
     """The agreement of volumes, for every structure that occurs."""
-    if not scores:
+    if not any("volume_prediction_ml" in values for s in scores for values in s.values.values()):
         return []
     structures, metrics, values = _table(scores)
     ours = values[..., metrics.index("volume_prediction_ml")]
@@ -110,6 +111,12 @@ def agreements(scores: Sequence[StudyScores]) -> list[Agreement]:
             spread = 1.96 * float(np.std(p - r, ddof=1)) if len(p) > 1 else float("nan")
             found.append(Agreement(structure, (p + r) / 2, p - r, bias, bias - spread, bias + spread))
     return found
+
+
+def pooled_reliability(scores: Sequence[StudyScores]) -> dict[str, Reliability]:
+    """The reliability of every structure over the voxels of all studies."""
+    structures = dict.fromkeys(name for s in scores for name in s.reliability)
+    return {n: pooled([s.reliability[n] for s in scores if n in s.reliability]) for n in structures}
 
 
 def _table(scores: Sequence[StudyScores]) -> tuple[list[str], list[str], np.ndarray]:

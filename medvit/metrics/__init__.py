@@ -5,11 +5,11 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "calibration": ["Reliability", "reliability", "segmentation_reliability"],
+        "calibration": ["Reliability", "pooled", "reliability", "segmentation_reliability"],
         "centreline": ["centreline_dice"],
         "lesions": ["LesionScores", "lesion_scores"],
         "overlap": ["VolumeError", "dice", "iou", "volume_error", "volume_ml"],
-        "restoration": ["hu_bias", "psnr", "psnr_y_of_bgr", "rmse", "ssim", "ssim_y_of_bgr"],
+        "restoration": ["block_biases", "hu_bias", "psnr", "psnr_y_of_bgr", "rmse", "ssim", "ssim_y_of_bgr"],
         "surface": ["SurfaceDistances", "assd", "hd95", "surface_dice", "surface_distances"],
         "transunet": ["TransUNetScores", "transunet_scores"],
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,3 +100,15 @@ def segmentation_reliability(
     if p.ndim < 2 or p.shape[1:] != labels.shape:
         raise ValueError(f"probabilities must be (C, *{labels.shape}), not {p.shape}")
     return reliability(p.max(axis=0), p.argmax(axis=0) == labels, bins=bins)
+
+
+def pooled(found: Sequence[Reliability]) -> Reliability:
+    """The reliability over the voxels of several studies, with the same bins."""
+    count = np.sum([one.count for one in found], axis=0)
+
+    def mean(values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        sums = np.nansum([v * one.count for v, one in zip(values, found, strict=True)], axis=0)
+        with np.errstate(invalid="ignore"):
+            return sums / count
+
+    return Reliability(mean([r.confidence for r in found]), mean([r.accuracy for r in found]), count)

@@ -145,6 +145,58 @@ def hu_bias(
     return biases
 
 
+def block_biases(
+    restored: ArrayLike,
+    reference: ArrayLike,
+    *,
+    window: tuple[float, float],
+    size: int = 8,
+    max_std: float | None = None,
+) -> NDArray[np.float64]:
+    """`hu_bias` without a region map: in every homogeneous block of the reference.
+
+    Parameters
+    ----------
+    restored, reference
+        Images (X, Y) or (X, Y, Z), in HU.
+    window
+        Lowest and highest mean of a block that counts, which leaves air out of a window of soft tissue.
+    size
+        Pixels along the edges of a block; of a shorter axis all of them. What is left over is not looked at.
+    max_std
+        Largest standard deviation of the reference in a block that counts; by default 7.5 % of the window,
+        30 HU of 400.
+
+    Returns
+    -------
+    numpy.ndarray
+        (blocks,) mean of ``restored - reference``; empty where no block is homogeneous.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or the window is empty.
+    """
+    a, b = _pair(restored, reference)
+    low, high = window
+    _check_range(high - low)
+    limit = 0.075 * (high - low) if max_std is None else max_std
+    edges = [min(size, n) for n in a.shape]
+    differences, values = (_blocks(image, edges) for image in (a - b, b))
+    means = values.mean(axis=1)
+    counted = (values.std(axis=1) <= limit) & (means >= low) & (means <= high)
+    return differences[counted].mean(axis=1)
+
+
+def _blocks(image: NDArray[np.float64], edges: list[int]) -> NDArray[np.float64]:
+    """(blocks, pixels of a block)."""
+    counts = [n // edge for n, edge in zip(image.shape, edges, strict=True)]
+    whole = image[tuple(slice(c * edge) for c, edge in zip(counts, edges, strict=True))]
+    cut = whole.reshape([n for pair in zip(counts, edges, strict=True) for n in pair])
+    axes = range(cut.ndim)
+    return cut.transpose(*axes[::2], *axes[1::2]).reshape(int(np.prod(counts)), -1)
+
+
 def psnr_y_of_bgr(restored: ArrayLike, reference: ArrayLike, *, crop_border: int = 0) -> float:
     """PSNR of 8-bit images as in RAT's published CT tables: of the luma of three channels.
 
