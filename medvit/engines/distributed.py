@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -13,35 +11,33 @@ from torch.nn.parallel import DistributedDataParallel
 def join_process_group() -> torch.device:
     """Join the processes that ``torchrun`` has started, over NCCL on GPUs and gloo without.
 
+    It is Ignite that joins: left to find out by itself it would, in whichever process asks first, wait for
+    the others to ask as well.
+
     Returns
     -------
     torch.device
         The device of this process.
     """
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(rank)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo")
-    return torch.device("cuda", rank) if on_gpu else torch.device("cpu")
+    if idist.backend() is None:
+        idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
+    return idist.device()
 
 
 def leave_process_group() -> None:
     """Wait for the others, then part from them."""
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    idist.barrier()
+    idist.finalize()
 
 
 def world_size() -> int:
     """How many processes train together; 1 for one by itself."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return idist.get_world_size()
 
 
 def is_first() -> bool:
     """Whether this process is the one that logs and writes."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return idist.get_rank() == 0
 
 
 def data_parallel(network: nn.Module, device: torch.device) -> DistributedDataParallel:
