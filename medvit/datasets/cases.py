@@ -100,10 +100,9 @@ def named_cases(manifest: Manifest, folder: str | Path) -> list[Case]:
         # Test images may have been left out as a whole.
         tests_there = any(not case.is_labelled for case in there)
         return [case for case in listed if case.is_labelled or tests_there] if there else []
-    for layout in manifest.layouts:
-        if cases := _laid_out(manifest, layout, folder):
-            return cases
-    return []
+    found = [_laid_out(manifest, layout, folder) for layout in manifest.layouts]
+    # Label maps may lie alike in two layouts, so that it is the images that tell.
+    return max(found, key=lambda cases: sum(path.exists() for case in cases for path in case.images))
 
 
 def why_empty(manifest: Manifest, folder: Path) -> str:

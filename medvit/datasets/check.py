@@ -24,6 +24,8 @@ _BLOCK = 2**20
 # Air is -1000 HU and fat about -100; a body without either has been windowed or shifted.
 _CT_HAS_BELOW, _CT_HAS_ABOVE = -200.0, 20.0
 _AIR_OF_CT = -900.0
+# What a DICOM segmentation can be refused for, beside being unreadable.
+_SEGMENTATION_KINDS = {"unknown-segment": "label-value", "label-other-grid": "grid"}
 
 
 def check_dataset(
@@ -61,7 +63,7 @@ def check_dataset(
     """
     folder = Path(folder).expanduser()
     cases = named_cases(manifest, folder)
-    found = Findings(manifest, folder, read_voxels=voxels)
+    found = Findings(manifest, folder)
     if not cases:
         found.add("no-cases", why_empty(manifest, folder))
         return found
@@ -293,8 +295,9 @@ def _check_label_values(found: Findings, one: _Opened) -> None:
     try:
         counts = _label_counts(found.manifest, one)
     except StudyError as error:
-        found.add("unreadable", _sentence(error), case.id, path)
+        found.add(_SEGMENTATION_KINDS.get(error.code, "unreadable"), _sentence(error), case.id, path)
         return
+    found.label_maps += bool(counts)
     unknown = {value: n for value, n in counts.items() if value not in found.manifest.known_values}
     if unknown:
         values = ", ".join(f"{value:g} ({n} voxels)" for value, n in list(unknown.items())[:8])
@@ -324,5 +327,5 @@ def _label_counts(manifest: Manifest, one: _Opened) -> dict[float, int]:
 
 def _check_occurrence(found: Findings) -> None:
     for name, volumes in found.volumes.items():
-        if not volumes and found.labelled and name not in found.manifest.expected.absent:
+        if not volumes and found.label_maps and name not in found.manifest.expected.absent:
             found.add("label-absent", f"{name} occurs in no label map")

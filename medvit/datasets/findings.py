@@ -60,8 +60,8 @@ class Findings:
         Of the images, as `shape_range` and `spacing_range` sum them up.
     volumes
         By name of a structure, its volume in ml in each case where it occurs.
-    read_voxels
-        Whether more than headers was read.
+    label_maps
+        How many label maps were read.
     """
 
     manifest: Manifest
@@ -73,7 +73,7 @@ class Findings:
     shapes: set[tuple[int, ...]] = field(default_factory=set)
     spacings: set[tuple[float, ...]] = field(default_factory=set)
     volumes: dict[str, list[float]] = field(default_factory=dict)
-    read_voxels: bool = True
+    label_maps: int = 0
 
     @property
     def ok(self) -> bool:

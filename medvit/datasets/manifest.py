@@ -126,7 +126,7 @@ class Manifest:
     split_sizes
         How many cases a split has, also where the list of its cases is not known.
     layouts
-        The first that finds cases in a folder is taken.
+        Of several, the one that finds most images in a folder is taken, or else the first.
     cases
         Those that the manifest lists itself, instead of layouts.
     expected, source

@@ -197,11 +197,11 @@ def _with_cases(manifest: Manifest, top: Section) -> Manifest:
     cases: list[ListedCase] = []
     splits: dict[str, list[str]] = {}
     for stated in top.sections("cases", _CASE_KEYS):
-        image = stated.content.get("image")
-        images = stated.texts("image")
-        if isinstance(image, dict):
+        if isinstance(stated.content.get("image"), dict):
             named = stated.section("image", manifest.channels)
             images = tuple(named.text(channel) for channel in manifest.channels)
+        else:
+            images = stated.texts("image")
         if len(images) not in (1, len(manifest.channels)):
             stated.refuse("image", f"must name one file, or {len(manifest.channels)}: one for each channel")
         case = ListedCase(stated.text("id"), images, stated.text("label", ""), stated.text("target", ""))
