@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medvit.metrics import reliability, segmentation_reliability
+from medvit.metrics import pooled, reliability, segmentation_reliability
 
 
 def test_by_hand() -> None:
@@ -31,6 +31,17 @@ def test_of_a_label_map() -> None:
     right, wrong = np.array([[0, 1]]), np.array([[1, 0]])
     assert segmentation_reliability(probabilities, right).ece == pytest.approx(0.25)
     assert segmentation_reliability(probabilities, wrong).ece == pytest.approx(0.75)
+
+
+def test_studies_together_are_as_their_voxels_together() -> None:
+    random = np.random.default_rng(1)
+    p, right = random.random(3000), random.random(3000) < 0.5
+    p[:500] *= 0.1  # the first study has empty bins
+    alone = [reliability(p[a:b], right[a:b]) for a, b in ((0, 500), (500, 3000), (3000, 3000))]
+    together, expected = pooled(alone), reliability(p, right)
+    np.testing.assert_allclose(together.confidence, expected.confidence)
+    np.testing.assert_allclose(together.accuracy, expected.accuracy)
+    assert together.ece == pytest.approx(expected.ece)
 
 
 def test_bounds_and_nothing() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit.metrics import hu_bias, psnr, psnr_y_of_bgr, rmse, ssim, ssim_y_of_bgr
+from medvit.metrics import block_biases, hu_bias, psnr, psnr_y_of_bgr, rmse, ssim, ssim_y_of_bgr
 from tests.networks.goldens import FOLDER
 
 CASES = sorted(FOLDER.glob("restoration_metrics*.json"))
@@ -78,3 +78,19 @@ def test_refusals() -> None:
         hu_bias(image, image, image[:5])
     with pytest.raises(ValueError, match=r"\(H, W, 3\), not \(12, 12, 4\)"):
         psnr_y_of_bgr(np.zeros((12, 12, 4)), np.zeros((12, 12, 4)))
+
+
+def test_blocks_tell_a_shift_of_tissue_and_leave_out_air_and_edges() -> None:
+    random = np.random.default_rng(0)
+    reference = np.full((32, 40, 9), -1000.0)
+    reference[8:, :16] = 50  # 6 blocks of tissue in the first 8 slices, and 6 with an edge below
+    reference[8:16, 8:16] += 400 * (np.arange(8) < 4)[:, None, None]
+    restored = reference + random.normal(0, 1, reference.shape)
+    restored[8:, :8] += 3
+    restored[reference < -500] += 100
+    biases = np.sort(block_biases(restored, reference, window=(-160, 240)))
+    np.testing.assert_allclose(biases, [0, 0, 3, 3, 3], atol=0.3)
+    assert block_biases(restored[..., :2], reference[..., :2], window=(-160, 240)).size == 5
+    assert block_biases(restored, reference, window=(1000, 1400)).size == 0
+    with pytest.raises(ValueError, match="must be positive"):
+        block_biases(restored, reference, window=(240, -160))
