@@ -95,6 +95,8 @@ def train_config(plan: Plan, name: str) -> dict[str, Any]:
         "validate": _validate(len(plan.labels["structures"]) + 1),
         "initialize": [
             "$monai.utils.set_determinism(seed=@seed)",
+            "$@best.attach(@train#trainer)",
+            "$@progress.attach(@train#trainer)",
             "$engines.start_training(@train#trainer, @ema, @ckpt_dir, @resume, best=@best, "
             "lr_scheduler=@lr_scheduler)",
         ],
@@ -122,8 +124,6 @@ def _train(plan: Plan) -> dict[str, Any]:
             {"_target_": "medvit.training.NanGuard"},
             {"_target_": "ValidationHandler", "_disabled_": "$not @split.validation",
              "validator": "@validate#evaluator", "epoch_level": True, "interval": "@val_interval"},
-            "@best",
-            "@progress",
         ],
         "trainer": {
             "_target_": "SupervisedTrainer", "max_epochs": "@epochs", "device": "@device",

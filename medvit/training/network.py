@@ -98,11 +98,13 @@ def training_bytes(network: nn.Module, shape: Sequence[int]) -> int | None:
     parameters = sum(p.numel() * p.element_size() for p in network.parameters())
     try:
         model = copy.deepcopy(network).to("meta").train()
+        own = {p.untyped_storage()._cdata for p in model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(torch.empty(tuple(shape), device="meta"))
     except (RuntimeError, ValueError, NotImplementedError):
         return None
-    return sum(t.untyped_storage().nbytes() for t in kept.values()) + _COPIES * parameters
+    activations = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+    return activations + _COPIES * parameters
 
 
 def window_for(

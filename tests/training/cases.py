@@ -9,6 +9,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from medvit.bundles import Bundle
+from tests.label.phantoms import make_bundle
+
+# By which a network of one 1x1x1 convolution learns `boxes` in a second.
+QUICK: dict[str, Any] = {
+    "epochs": 3, "epoch_length": 15, "batch_size": 2, "learning_rate": 0.3, "patch_size": (16, 16, 16),
+    "device": "cpu",
+}  # fmt: skip
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
 
@@ -51,12 +59,17 @@ def write_data(folder: Path, count: int = 3, *, channels: int = 1, **manifest: A
         "name": "boxes",
         "modality": "MR",
         "channels": ["t1n", "t2w", "pd"][:channels],
-        "labels": [{"value": 3, "name": "left box"}, {"value": 7, "name": "right box"}],
+        "labels": [{"value": 3, "name": "low box"}, {"value": 7, "name": "high box"}],
         "cases": cases,
         **manifest,
     }
     (folder / "boxes.json").write_text(json.dumps(content))
     return folder / "boxes.json"
+
+
+def base_bundle(folder: Path) -> Bundle:
+    """A bundle whose network is one 1x1x1 convolution."""
+    return Bundle(make_bundle(folder))
 
 
 def _made(folder: Path) -> Path:
