@@ -27,8 +27,8 @@ from medvit.data import Found, LeftOut, Study, safe_join
 from medvit.engines.done import DONE, why_not_done
 from medvit.engines.outcome import StudyOutcome
 from medvit.errors import MedvitError
+from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
 
-ALL_WELL, NOTHING_TO_DO, SOME_FAILED = 0, 2, 3
 _CHECKERS = 4
 
 

@@ -25,8 +25,7 @@ from medvit.engines.dataset import StudyDataset
 from medvit.engines.evaluator import StudyEvaluator
 from medvit.engines.outcome import StudyOutcome
 from medvit.errors import MedvitError
-
-ALL_WELL, NOTHING_TO_DO, SOME_FAILED = 0, 2, 3
+from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
 
 
 def run_studies(evaluator: StudyEvaluator, dataset: StudyDataset, output_dir: str | Path) -> int:

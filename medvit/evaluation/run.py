@@ -22,9 +22,9 @@ from medvit.evaluation.page import SHOWN, write_page
 from medvit.evaluation.pairing import find_pairs
 from medvit.evaluation.structures import read_regions
 from medvit.evaluation.summary import LEVEL, RESAMPLES, Summary, agreements, pooled_reliability, summarise
-from medvit.reports.tables import csv_text
+from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
+from medvit.reports.tables import csv_text, plain
 
-ALL_WELL, NOTHING_TO_DO, SOME_FAILED = 0, 2, 3
 SCHEMA_VERSION = "1.1"
 _PRINTED = ("dice", "surface_dice", "hd95_mm", "ece", "psnr_db", "ssim", "rmse", "bias")
 
@@ -87,7 +87,9 @@ def evaluate(
     output = Path(output_dir)
     with atomic_path(output / "evaluation.csv") as partial:
         partial.write_text(csv_text(_lines(scores, refused)), encoding="utf-8")
-    write_json(output / "evaluation.json", _content(scores, summaries, refused, pairing.left_out, options))
+    content = _content(scores, summaries, refused, pairing.left_out, options)
+    # JSON has neither NaN nor infinity; which of them null stands for, `presence` tells.
+    write_json(output / "evaluation.json", plain(content))
     write_page(output / "evaluation.html", scores, summaries, refused, pairing.left_out, options)
     _show(scores, summaries, refused, output)
     return SOME_FAILED if refused else ALL_WELL
@@ -115,37 +117,31 @@ def _content(
         "research_use_only": True,
         "options": asdict(options),
         "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "unit": "study"},
-        "summary": [{key: _plain(value) for key, value in asdict(s).items()} for s in summaries],
+        "summary": [asdict(s) for s in summaries],
         "bland_altman": [
             {"structure": a.structure, "studies": len(a.mean_ml), "bias_ml": a.bias}
-            | {"low_ml": _plain(a.low), "high_ml": _plain(a.high)}
+            | {"low_ml": a.low, "high_ml": a.high}
             for a in agreements(scores)
         ],
         "calibration": {
-            structure: {"ece": _plain(found.ece), "mce": _plain(found.mce)}
-            | {"confidence": [_plain(float(v)) for v in found.confidence]}
-            | {"accuracy": [_plain(float(v)) for v in found.accuracy], "voxels": found.count.tolist()}
+            structure: {"ece": found.ece, "mce": found.mce}
+            | {"confidence": found.confidence.tolist(), "accuracy": found.accuracy.tolist()}
+            | {"voxels": found.count.tolist()}
             for structure, found in pooled_reliability(scores).items()
         },
         "studies": [
             {
                 "study": one.study,
-                "notes": list(one.notes),
+                "notes": one.notes,
                 "structures": {
-                    name: {"presence": one.presence[name]} | {m: _plain(v) for m, v in values.items()}
-                    for name, values in one.values.items()
+                    name: {"presence": one.presence[name]} | values for name, values in one.values.items()
                 },
             }
             for one in scores
         ],
         "failures": [{"study": r.id, "code": r.error.code, "error": str(r.error)} for r in refused],
-        "left_out": [{"path": str(thing.path), "why": thing.why} for thing in left_out],
+        "left_out": [{"path": thing.path, "why": thing.why} for thing in left_out],
     }
-
-
-def _plain(value: Any) -> Any:
-    """JSON has neither NaN nor infinity; which of them null stands for, `presence` tells."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(

@@ -68,7 +68,7 @@ def to_json(report: StudyReport) -> dict[str, Any]:
         "provenance": dict(report.provenance),
         "timings_s": dict(report.timings),
     }
-    return _plain(content)
+    return plain(content)
 
 
 def write_json(report: StudyReport, path: Path | str) -> Path:
@@ -186,12 +186,12 @@ def _quality(quality: ImageQuality | None) -> dict[str, Any] | None:
     return asdict(quality) if quality else None
 
 
-def _plain(value: Any) -> Any:
-    """JSON's own types: NumPy scalars unpacked, numbers that JSON cannot hold as null, the rest as text."""
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types: NumPy scalars unpacked, NaN and infinity as null, the rest as text."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)):
