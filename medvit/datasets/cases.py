@@ -107,7 +107,7 @@ def named_cases(manifest: Manifest, folder: str | Path) -> list[Case]:
 
 def why_empty(manifest: Manifest, folder: Path) -> str:
     """Why no case was found in a folder, and what to do, in one sentence."""
-    wanted = " or ".join(layout.images for layout in manifest.layouts) or "the files of its cases"
+    wanted = " or ".join(layout.images for layout in manifest.layouts) or manifest.cases[0].images[0]
     if not any(folder.iterdir()):
         return f"{folder} is empty; {manifest.source.access or f'put {wanted} there'}"
     deeper = (path for path in chain(folder.glob("*/"), folder.glob("*/*/")) if path.is_dir())

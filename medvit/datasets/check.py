@@ -13,6 +13,8 @@ import numpy as np
 
 from medvit.data.channels import canonical
 from medvit.data.discover import format_of
+from medvit.data.placement import place
+from medvit.data.study import Grid
 from medvit.datasets.cases import Case, named_cases, why_empty
 from medvit.datasets.findings import Findings, outside, structures_of, times
 from medvit.datasets.manifest import Manifest
@@ -151,7 +153,8 @@ def _check_headers(found: Findings, case: Case) -> _Opened:
     label = _volume(found, case, case.label) if is_file else None
     target = _volume(found, case, case.target)
     for volume in filter(None, (*images[1:], label, target)):
-        if images:
+        # A label map may store its axes otherwise, as long as its voxels are the image's.
+        if images and not (volume is label and _same_voxels(volume.grid, images[0].grid)):
             _compare_grids(found, case, volume, images[0])
     return _Opened(case, images, label, target)
 
@@ -193,6 +196,12 @@ def _compare_grids(found: Findings, case: Case, volume: Volume, first: Volume) -
     else:
         return
     found.add("grid", what, case.id, volume.path)
+
+
+def _same_voxels(own: Grid, image: Grid) -> bool:
+    if sorted(own.shape) != sorted(image.shape):
+        return False
+    return place(np.broadcast_to(np.uint8(1), own.shape), own, image, SAME_GRID) is not None
 
 
 def _check_expected_grid(found: Findings, case: Case, images: Sequence[Volume]) -> None:
@@ -300,15 +309,19 @@ def _check_label_values(found: Findings, one: _Opened) -> None:
     found.label_maps += bool(counts)
     unknown = {value: n for value, n in counts.items() if value not in found.manifest.known_values}
     if unknown:
-        values = ", ".join(f"{value:g} ({n} voxels)" for value, n in list(unknown.items())[:8])
+        values = ", ".join(f"{value:g} ({_voxels(n)})" for value, n in list(unknown.items())[:8])
         more = f" and {len(unknown) - 8} further values" if len(unknown) > 8 else ""
         found.add("label-value", f"holds {values}{more}, which the manifest does not name", case.id, path)
     if counts and not set(counts) - {0} and not found.manifest.expected.empty_labels:
-        found.add("label-empty", "names no voxel", case.id, path)
+        found.add("label-empty", "holds no label", case.id, path)
     grid = (one.label or one.images[0]).grid if counts else None
     for name, value in structures_of(found.manifest).items():
         if grid is not None and value in counts:
             found.volumes[name].append(counts[value] * grid.voxel_volume / 1000)
+
+
+def _voxels(count: int) -> str:
+    return f"{count} voxel{'s' if count > 1 else ''}"
 
 
 def _label_counts(manifest: Manifest, one: _Opened) -> dict[float, int]:

@@ -124,7 +124,8 @@ class Findings:
                 yield f"{kind}: and {count - SHOWN} more; --json lists them all"
 
     def _summary_lines(self) -> Iterator[str]:
-        cases = f"{self.labelled} labelled, {self.unlabelled} without labels"
+        aim = "a label map" if self.manifest.labels else "a target"
+        cases = f"{self.labelled} with {aim}, {self.unlabelled} without"
         rows = [("data set", self.manifest.title or self.manifest.name), ("cases", cases)]
         rows += [("channels", ", ".join(self.manifest.channels))]
         for name, found in (("voxels", self.shapes), ("spacing, mm", self.spacings)):

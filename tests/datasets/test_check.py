@@ -51,6 +51,16 @@ def break_label_spacing(folder: Path) -> None:
     save(folder / "labelsTr/ct_001.nii.gz", boxes(), AFFINE @ np.diag([1, 1, 2, 1]))
 
 
+def turn_label(folder: Path) -> None:
+    turned = AFFINE @ [[0, -1, 0, SHAPE[0] - 1], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    save(folder / "labelsTr/ct_001.nii.gz", boxes(1)[::-1].transpose(1, 0, 2), turned)
+
+
+def test_a_label_map_with_its_axes_turned_is_sound(tmp_path):
+    turn_label(nnunet(tmp_path))
+    assert found_in(tmp_path).ok
+
+
 def break_values(folder: Path) -> None:
     labels = boxes(1)
     labels[0, 0, :3] = 5
@@ -118,7 +128,7 @@ def copy_image(folder: Path) -> None:
         (break_label_spacing, "grid", "has voxels of 1.5 x 1.5 x 6 mm, the image 1.5 x 1.5 x 3 mm"),
         (break_values, "label-value", "holds 5 (3 voxels), which the manifest does not name"),
         (break_wholeness, "label-value", "holds 0.5 (2 voxels), which the manifest does not name"),
-        (break_emptiness, "label-empty", "names no voxel"),
+        (break_emptiness, "label-empty", "holds no label"),
         (break_label_file, "unreadable", "ends in the middle of its gzip stream"),
         (break_image_header, "unreadable", "ends before its header"),
         (remove_label, "missing-label", "is not there"),

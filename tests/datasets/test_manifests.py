@@ -39,6 +39,16 @@ def test_it_says_what_a_person_must_know(name, known_codes):
         assert structure.code.scheme == "SCT" or any("codes" in note for note in manifest.notes)
 
 
+def test_the_examples_of_the_documentation_are_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
+    examples = text.split("```yaml\n")[1:]
+    for example in examples:
+        (tmp_path / "own.yaml").write_text(example.split("```")[0])
+        assert read_manifest(tmp_path / "own.yaml").labels
+    assert len(examples) == 2
+    assert [name for name in NAMES if f"| `{name}` |" not in text] == []
+
+
 def fill(manifest: Manifest, folder: Path, ids: list[str]) -> None:
     """Empty files of the first layout, and test images that nobody asked for."""
     layout = manifest.layouts[0]
