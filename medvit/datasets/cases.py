@@ -6,6 +6,7 @@ import glob
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from fnmatch import filter as matching
 from itertools import chain, islice
 from pathlib import Path
 
@@ -123,10 +124,18 @@ def _of_split(manifest: Manifest, cases: Sequence[Case], split: str) -> list[Cas
         known = ", ".join(manifest.splits) or "none"
         raise MedvitError(f"{manifest.path} lists no cases for the split {split!r}; it lists {known}")
     chosen = [case for case in cases if split in manifest.splits_of(case.id, is_labelled=case.is_labelled)]
-    wanted = manifest.split_sizes.get(split, len(manifest.splits[split]))
-    if not chosen or len(chosen) < wanted:
+    if missing := missing_of_split(manifest, split, [case.id for case in chosen]):
+        raise MedvitError(f"the split {split!r} lists {missing[0]}, but there is no such case")
+    wanted = manifest.split_sizes.get(split, 1)
+    if len(chosen) < wanted:
         raise MedvitError(f"only {len(chosen)} of the {wanted} cases of the split {split!r} are there")
     return chosen
+
+
+def missing_of_split(manifest: Manifest, split: str, held: Sequence[str]) -> list[str]:
+    """The ids and patterns that a split lists and none of the cases that it holds fits."""
+    listed = (one for one in manifest.splits.get(split, ()) if not one.startswith("!"))
+    return [one for one in listed if not matching(held, one)]
 
 
 def _placed(case: ListedCase, folder: Path, beside: Path) -> Case:

@@ -6,7 +6,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import filter as matching
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from medvit.data.channels import canonical
 from medvit.data.discover import format_of
 from medvit.data.placement import place
 from medvit.data.study import Grid
-from medvit.datasets.cases import Case, named_cases, why_empty
+from medvit.datasets.cases import Case, missing_of_split, named_cases, why_empty
 from medvit.datasets.findings import Findings, outside, structures_of, times
 from medvit.datasets.manifest import Manifest
 from medvit.datasets.volumes import Volume, files_of, open_volume, read_voxels, value_counts
@@ -129,8 +128,8 @@ def _check_splits(found: Findings, cases: Sequence[Case]) -> None:
             )
         elif wanted is not None and len(held) != wanted:
             found.add("split", f"{split} has {len(held)} cases where {wanted} are expected")
-        for one in manifest.splits.get(split, ()):
-            if not one.startswith("!") and one not in left_out and not matching(held, one):
+        for one in missing_of_split(manifest, split, held):
+            if one not in left_out:
                 found.add("split", f"is listed in {split}, but there is no such case", one)
 
 
@@ -221,8 +220,8 @@ def _check_duplicates(found: Findings, cases: Sequence[Case]) -> None:
     by_size: dict[int, list[tuple[Case, Path]]] = defaultdict(list)
     for case in cases:
         for path in case.paths:
-            if path.exists():
-                by_size[sum(file.stat().st_size for file in files_of(path))].append((case, path))
+            if path.exists() and (size := sum(file.stat().st_size for file in files_of(path))):
+                by_size[size].append((case, path))
     # Files of different size cannot be copies, so that few have to be read.
     for same_size in by_size.values():
         first: dict[str, tuple[Case, Path]] = {}

@@ -220,6 +220,8 @@ def _with_splits(manifest: Manifest, top: Section) -> Manifest:
         # "!validation" leaves out what the split of that name holds.
         out = [[f"!{one}" for one in given.get(i[1:], (i[1:],))] if i.startswith("!") else [i] for i in ids]
         splits[name] = tuple(chain(*out))
+        if any(one == "!*" or one.startswith("!!") for one in splits[name]):
+            stated.refuse(name, "leaves out a split that is a rest itself; list the cases of one of them")
     return replace(manifest, splits=splits, split_sizes={name: sizes.number(name) or 0 for name in sizes})
 
 

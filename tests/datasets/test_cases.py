@@ -90,7 +90,7 @@ def test_restoration_pairs_folders(tmp_path):
 
 def test_splits(tmp_path):
     nnunet(tmp_path)
-    splits = {"train": ("ct_000", "ct_001"), "test": ("ct_00[2-9]",), "lost": ("ct_7",)}
+    splits = {"train": ("*", "!ct_002", "!ct_003", "!ct_004"), "test": ("ct_00[2-9]",), "lost": ("ct_7",)}
     own = Manifest(
         tmp_path / "m.yaml",
         "own",
@@ -101,7 +101,7 @@ def test_splits(tmp_path):
     assert [case.id for case in find_cases(own, tmp_path, "train")] == ["ct_000", "ct_001"]
     with pytest.raises(MedvitError, match="only 1 of the 2 cases of the split 'test'"):
         find_cases(own, tmp_path, "test")
-    with pytest.raises(MedvitError, match="only 0 of the 1 cases"):
+    with pytest.raises(MedvitError, match="'lost' lists ct_7, but there is no such case"):
         find_cases(own, tmp_path, "lost")
     with pytest.raises(MedvitError, match="lists no cases for the split 'val'; it lists train, test, lost"):
         find_cases(own, tmp_path, "val")

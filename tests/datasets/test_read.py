@@ -61,6 +61,7 @@ def test_a_split_may_be_the_rest(tmp_path):
         ("lesion", "illness", r"labels\[1\].category must be one of anatomy, lesion"),
         ("[7]", "[4]", r"background repeats \[4\]"),
         ("[left kidney, cyst]", "[spleen]", "regions.all names spleen, which labels do not"),
+        ("[b, ", '["!train", ', "splits.train leaves out a split that is a rest itself"),
         ("[b, ", "[001, ", "splits.test must be text, not 1: put it in quotes"),
         ("[flair, t1]", "[flair, flair]", "channels gives 'flair' twice"),
         ('images: "{case}/', 'images: "../{case}/', r"layouts\[0\].images must be a path below"),
