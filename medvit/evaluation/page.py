@@ -13,7 +13,7 @@ from jinja2 import ChoiceLoader, PackageLoader
 from medvit.data.found import LeftOut, Refused
 from medvit.data.write import atomic_path
 from medvit.evaluation.measure import Options, StudyScores
-from medvit.evaluation.summary import ALL, Agreement, Summary, agreements, pooled_reliability
+from medvit.evaluation.summary import ALL, Agreement, Summary, agreements, names_of, pooled_reliability
 from medvit.metrics import Reliability
 from medvit.reports.html import templates
 from medvit.reports.language import load_language
@@ -88,7 +88,6 @@ def _text(value: float, digits: int) -> str:
 def _rows(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each structure, a cell for each metric."""
     found = {(s.structure, s.metric): s for s in summaries}
-    names = list(dict.fromkeys(s.structure for s in summaries))
     return [
         {
             "name": name,
@@ -104,7 +103,7 @@ def _rows(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[dict[str
                 for s, digits in ((found[name, m], SHOWN[m][2]) for m in metrics)
             ],
         }
-        for name in names
+        for name in names_of(summaries)
     ]
 
 

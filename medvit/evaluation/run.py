@@ -21,7 +21,15 @@ from medvit.evaluation.measure import Options, StudyScores, measure_pair
 from medvit.evaluation.page import SHOWN, write_page
 from medvit.evaluation.pairing import find_pairs
 from medvit.evaluation.structures import read_regions
-from medvit.evaluation.summary import LEVEL, RESAMPLES, Summary, agreements, pooled_reliability, summarise
+from medvit.evaluation.summary import (
+    LEVEL,
+    RESAMPLES,
+    Summary,
+    agreements,
+    names_of,
+    pooled_reliability,
+    summarise,
+)
 from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
 from medvit.reports.tables import csv_text, plain
 
@@ -152,7 +160,7 @@ def _show(
     metrics = [m for m in _PRINTED if any(s.metric == m for s in summaries)]
     table = Table("structure", *(SHOWN[m][0] for m in metrics))
     found = {(s.structure, s.metric): s for s in summaries}
-    for name in dict.fromkeys(s.structure for s in summaries):
+    for name in names_of(summaries):
         table.add_row(escape(name), *(f"{found[name, m].mean:.{SHOWN[m][2]}f}" for m in metrics))
     if summaries:
         console.print(table, markup=False)

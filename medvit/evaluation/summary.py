@@ -95,6 +95,12 @@ def summarise(scores: Sequence[StudyScores], *, seed: int = 0) -> list[Summary]:
     ]  # fmt: skip
 
 
+def names_of(summaries: Sequence[Summary]) -> list[str]:
+    """The structures, and last their mean where there are several."""
+    names = list(dict.fromkeys(s.structure for s in summaries))
+    return names if len(names) > 2 else names[:1]
+
+
 def agreements(scores: Sequence[StudyScores]) -> list[Agreement]:
     """The agreement of volumes, for every structure that occurs."""
     if not any("volume_prediction_ml" in values for s in scores for values in s.values.values()):

@@ -55,6 +55,7 @@ def test_images_through_the_command(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert "Images within -160 to 240" in page
     assert "Agreement of volumes" not in page
+    assert "all structures" not in page + done.output
     assert CliRunner().invoke(app, [*command[:-2], "240", "-160"]).exit_code != 0
 
 
