@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Events
-from monai.data import CacheDataset, DataLoader, MetaTensor
+from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
-from monai.losses import DiceCELoss
 from monai.metrics import DiceHelper
-from monai.transforms import Compose, RandCropByPosNegLabeld, RandShiftIntensityd, SpatialPadd
+from monai.transforms import CenterSpatialCropd, Compose, RandShiftIntensityd
 from monai.utils import set_determinism
 
 from medvit.engines import MixedPrecisionStep, StudyEvaluator
+from medvit.losses import SparseDiceCELoss
+from medvit.training import BestWeights, PatchDataset, Sample
 
 _log = logging.getLogger(__name__)
 
@@ -90,35 +90,33 @@ def finetune(
     """
     set_determinism(schedule.seed)
     network, device = evaluator.network, evaluator.state.device
-    before = best = measure(evaluator, held_out, classes)
-    best_state: dict[str, torch.Tensor] | None = None
+    before = measure(evaluator, held_out, classes)
+    best = BestWeights(network)
     _log.info("before training: mean Dice %s", _shown(before))
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=schedule.max_epochs,
-        train_data_loader=_loader(training, _roi_of(evaluator), schedule),
+        train_data_loader=_loader(training, evaluator, schedule),
+        epoch_length=len(training),
         network=network,
         optimizer=torch.optim.AdamW(network.parameters(), schedule.learning_rate),
-        loss_function=DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True),
+        loss_function=SparseDiceCELoss(),
         inferer=SimpleInferer(),
         iteration_update=MixedPrecisionStep(enabled=device.type == "cuda"),
         decollate=False,
     )
 
     def after_epoch() -> None:
-        nonlocal best, best_state
-        score = measure(evaluator, held_out, classes)
+        best.update(measure(evaluator, held_out, classes), trainer.state.epoch)
         epoch, loss = trainer.state.epoch, trainer.state.output["loss"]
-        _log.info("epoch %d of %d: loss %.4f, mean Dice %s", epoch, schedule.max_epochs, loss, _shown(score))
-        if best_state is None or score is None or best is None or score > best:
-            best, best_state = score, {k: v.detach().clone() for k, v in network.state_dict().items()}
+        _log.info(
+            "epoch %d of %d: loss %.4f, mean Dice %s", epoch, schedule.max_epochs, loss, _shown(best.last)
+        )
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, after_epoch)
     trainer.run()
-    if best_state is not None:
-        network.load_state_dict(best_state)
-    network.eval()
-    return before, best
+    best.restored()
+    return before, best.score
 
 
 def measure(evaluator: StudyEvaluator, studies: Sequence[Annotated], classes: int) -> float | None:
@@ -138,23 +136,17 @@ def measure(evaluator: StudyEvaluator, studies: Sequence[Annotated], classes: in
     return float(drawn.mean()) if len(drawn) else None
 
 
-def _loader(studies: Sequence[Annotated], roi: tuple[int, ...], schedule: Schedule) -> DataLoader:
-    keys = ["image", "label"]
-    cut: Any = Compose(
-        [
-            SpatialPadd(keys, roi),
-            RandCropByPosNegLabeld(keys, "label", roi, num_samples=schedule.patches),
-            RandShiftIntensityd("image", 0.05, prob=0.5),
-        ]
+def _loader(studies: Sequence[Annotated], evaluator: StudyEvaluator, schedule: Schedule) -> DataLoader:
+    roi, slice_axis = evaluator.inferer.roi_size, getattr(evaluator.inferer, "slice_axis", None)
+    window = [roi] * 3 if isinstance(roi, int) else [int(size or 1) for size in roi]
+    patch = window if slice_axis is None else [*window[:slice_axis], 1, *window[slice_axis:]]
+    cut = Compose(
+        [CenterSpatialCropd(["image", "label"], window), RandShiftIntensityd("image", 0.05, prob=0.5)]
     )
-    data = [{"image": s.image, "label": s.label} for s in studies]
-    return DataLoader(CacheDataset(data, cut, num_workers=0, progress=False), batch_size=1, shuffle=True)
-
-
-def _roi_of(evaluator: StudyEvaluator) -> tuple[int, ...]:
-    roi = evaluator.inferer.roi_size
-    sizes = [roi] * 3 if isinstance(roi, int) else list(roi)
-    return tuple(int(size or 1) for size in sizes)
+    samples = [Sample.of(s.image.numpy(), s.label[0].numpy().astype(np.uint16)) for s in studies]
+    length = schedule.max_epochs * len(studies) * schedule.patches
+    windows = PatchDataset(samples, patch, length, cut, schedule.seed, slice_axis)
+    return DataLoader(windows, batch_size=schedule.patches)
 
 
 def _shown(score: float | None) -> str:

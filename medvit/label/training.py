@@ -17,7 +17,8 @@ from medvit.label.errors import RequestError
 from medvit.label.finetune import Annotated, Schedule, finetune
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Training
-from medvit.label.volumes import labels_on, read_label_map
+from medvit.label.volumes import read_label_map
+from medvit.training.patches import resample_labels
 
 
 class FineTune(TrainTask):
@@ -79,7 +80,7 @@ class FineTune(TrainTask):
         truth = self._in_table(read_label_map(pair["label"], item.study.grid), pair)
         shape = tuple(int(n) for n in item.image.shape[1:])
         grid = Grid((shape[0], shape[1], shape[2]), np.asarray(item.image.affine, np.float64))
-        label = labels_on(grid, truth, item.study.grid.affine)
+        label = resample_labels(truth, item.study.grid, grid)
         return Annotated(item.image, torch.from_numpy(label.astype(np.float32))[None], truth)
 
     def _in_table(self, labels: np.ndarray, pair: dict[str, Any]) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import Compose
+from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 
 from medvit.data import atomic_path, safe_name
@@ -204,7 +205,8 @@ class PatchDataset(Dataset):
         image, label = self._cut(self.samples[order[place]], random)
         self.transform.set_random_state(seed=int(random.integers(2**31)))
         cut = self.transform({"image": torch.from_numpy(image), "label": torch.from_numpy(label)})
-        return {"image": torch.as_tensor(cut["image"]), "label": torch.as_tensor(cut["label"])}
+        # Where in its study each window lies would be collated at a cost, and is not asked for.
+        return {key: convert_to_tensor(value, track_meta=False) for key, value in cut.items()}
 
     def _cut(self, sample: Sample, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         label = _opened(sample.label)
