@@ -62,7 +62,8 @@ class RestorationInferer(WindowEngine):
             restored = torch.from_numpy(values).to(image.device)
             return MetaTensor(restored).copy_meta_from(image) if isinstance(image, MetaTensor) else restored
         target = source_grid(image)
-        unit = float(image.meta.get(UNIT, 1.0)) if isinstance(image, MetaTensor) else 1.0
+        assert isinstance(image, MetaTensor), "only such an image knows the grid of its file"
+        unit = float(image.meta.get(UNIT, 1.0))
         values = self.run(image, network, target, args, kwargs)["image"]
         meta = {**image.meta, "affine": torch.as_tensor(target.affine)}
         return MetaTensor(torch.from_numpy(values * np.float32(unit)).to(image.device), meta=meta)

@@ -19,5 +19,5 @@ class RegionInput(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C + 1, H, W) to (B, C, H, W)."""
-        return self.network(image[:, :-1], image[:, -1:])
+        """(B, C + 1, H, W) to (B, C, H, W); the map is rounded to whole numbers."""
+        return self.network(image[:, :-1], image[:, -1:].round())

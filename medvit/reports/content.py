@@ -194,16 +194,17 @@ class Content:
         )
 
     def restoration(self) -> list[tuple[str, str, str]]:
-        """Noise, signal to noise and sharpness before and after."""
+        """Noise, signal to noise (not of HU, whose zero is water) and sharpness before and after."""
         if self.report.restoration is None:
             return []
         before, after = self.report.restoration.before, self.report.restoration.after
         number = self.words.number
-        return [
+        rows = [
             (f"{self.words['noise']}, {self.report.unit}", number(before.noise, 2), number(after.noise, 2)),
             (self.words["snr"], number(before.snr, 1), number(after.snr, 1)),
             (self.words["sharpness"], number(before.sharpness, 1), number(after.sharpness, 1)),
         ]
+        return [row for row in rows if self.report.modality != "CT" or row[0] != self.words["snr"]]
 
     def figures(self) -> list[Figure]:
         """Slices in three planes, and of a restoration before, after and the difference."""

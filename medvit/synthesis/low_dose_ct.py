@@ -11,8 +11,8 @@ from torch import Tensor
 
 # Linear attenuation of water at about 70 keV, the mean energy of a 120 kV beam, in 1/mm.
 WATER = 0.0193
-# Counts below this are taken as this: a ray without photons has no logarithm.
-_FEWEST_COUNTS = 0.5
+# Added to counts before the logarithm: half a photon cancels its bias at low counts, to first order.
+_HALF_A_PHOTON = 0.5
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def low_dose(slices: Tensor, spacing: float, scan: Scan, generator: torch.Genera
     """
     views = scan.views or math.ceil(math.pi / 2 * max(slices.shape[-2:]))
     integrals = project((slices / 1000 + 1).clamp(min=0) * WATER, views) * spacing
-    return slices + photon_noise(integrals, tuple(slices.shape[-2:]), spacing, scan, generator)
+    return slices + photon_noise(integrals, (slices.shape[1], slices.shape[2]), spacing, scan, generator)
 
 
 def photon_noise(
@@ -156,7 +156,7 @@ def photon_noise(
     expected = photons * (-integrals).exp()
     counts = torch.poisson(expected, generator)
     counts += scan.electronic_noise * torch.randn(counts.shape, generator=generator, device=counts.device)
-    error = (photons / counts.clamp(min=_FEWEST_COUNTS)).log() - integrals
+    error = (photons / (counts.clamp(min=0) + _HALF_A_PHOTON)).log() - integrals
     return reconstruct(error, size, scan.cutoff) / spacing * (1000 / WATER)
 
 

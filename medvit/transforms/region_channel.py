@@ -85,13 +85,14 @@ def prepare_axial_slices(
     limits, unit
         As `ScaleToUnitd` takes them.
     window
-        Intensities between which tissues are told apart, in units.
+        Intensities between which tissues are told apart; in units where each image has its own.
     """
+    scale = unit or 1.0
     return Compose(
         [
             LoadStudyd(keys),
             Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             ScaleToUnitd(keys, limits, unit),
-            RegionChanneld(keys, (window[0], window[1])),
+            RegionChanneld(keys, (window[0] / scale, window[1] / scale)),
         ]
     )

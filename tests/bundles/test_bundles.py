@@ -38,6 +38,28 @@ def config(bundle: Bundle, name: str) -> ConfigParser:
     return parser
 
 
+def smallest_input(bundle: Bundle) -> list[int]:
+    """Spatial shape of the smallest image that the network takes, by the metadata."""
+    shape = bundle.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    return [int(str(n).removesuffix("*n")) for n in shape]
+
+
+def channels(bundle: Bundle) -> tuple[int, int]:
+    """Channels in and out, by the metadata."""
+    described = bundle.metadata["network_data_format"]
+    return described["inputs"]["image"]["num_channels"], described["outputs"]["pred"]["num_channels"]
+
+
+def result_name(bundle: Bundle) -> str:
+    return "image.nii.gz" if bundle.label_table is None else "labels.nii.gz"
+
+
+def key_metric(bundle: Bundle) -> tuple[str, int]:
+    """What training is judged by, and the number of its figures of an image, their mean included."""
+    table = bundle.label_table
+    return ("val_psnr", 2) if table is None else ("val_mean_dice", len(table) + 1)
+
+
 def test_there_are_bundles() -> None:
     assert "segformer3d_brain" in [b.name for b in BUNDLES]
 
@@ -72,14 +94,32 @@ def test_network_and_metadata_agree_in_channels_and_size(bundle: Bundle) -> None
         net_id="network_def", meta_file=metadata, config_file=str(bundle.config("inference")),
         bundle_root=str(bundle.path), device="cpu", n=1, p=1, any=1,
     )  # fmt: skip
-    table = bundle.label_table
-    assert table is not None
-    output = bundle.metadata["network_data_format"]["outputs"]["pred"]
-    assert output["channel_def"] == table.channel_def
-    assert output["num_channels"] == len(table) + 1
+    inputs, outputs = channels(bundle)
+    if table := bundle.label_table:
+        assert bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == table.channel_def
+        assert outputs == len(table) + 1
     network = config(bundle, "inference").get_parsed_content("network_def").eval()
+    shape = smallest_input(bundle)
     with torch.no_grad():
-        assert network(torch.zeros(1, 1, 32, 64, 32)).shape == (1, len(table) + 1, 32, 64, 32)
+        assert network(torch.zeros(1, inputs, *shape)).shape == (1, outputs, *shape)
+
+
+def test_brain_bundles_differ_in_little_but_the_network() -> None:
+    """What they share stands in the library and is set alike."""
+    brain = [b for b in BUNDLES if b.facts.get("labels") == "brain"]
+    slices = {"inferer", "plane", "sw_batch_size", "displayable_configs", "writer"}
+    own = {
+        "inference": {"bundle_root", "roi_size", "network_def"},
+        "train": {"bundle_root", "sample_shape", "learning_rate", "train", "validate"},
+    }
+    for name, allowed in own.items():
+        first, *others = [json.loads(b.config(name).read_text()) for b in brain]
+        for bundle, other in zip(brain[1:], others, strict=True):
+            differ = {k for k in first.keys() | other.keys() if first.get(k) != other.get(k)}
+            flat = len(smallest_input(bundle)) == 2 or len(smallest_input(brain[0])) == 2
+            assert differ <= (allowed | slices if flat else allowed - {"train", "validate"}), bundle.name
+    for name in ("evaluate", "multi_gpu_train", "multi_gpu_evaluate"):
+        assert len({b.config(name).read_text() for b in brain}) == 1
 
 
 @every_bundle
@@ -131,13 +171,14 @@ def test_configurations_compute_only_what_was_reviewed(bundle: Bundle) -> None:
 
 @every_bundle
 def test_the_network_exports_by_tracing(bundle: Bundle, tmp_path: Path) -> None:
+    shape = [1, channels(bundle)[0], *smallest_input(bundle)]
     ckpt_export(
         net_id="network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=str(bundle.weights),
         meta_file=str(bundle.path / "configs" / "metadata.json"), config_file=str(bundle.config("inference")),
-        bundle_root=str(bundle.path), use_trace=True, input_shape=[1, 1, 32, 32, 32],
+        bundle_root=str(bundle.path), use_trace=True, input_shape=shape,
     )  # fmt: skip
     network = load_weights(config(bundle, "inference").get_parsed_content("network_def"), bundle.weights)
-    image = torch.rand(1, 1, 32, 32, 32)
+    image = torch.rand(shape)
     with torch.no_grad():
         expected = network(image)
         traced = torch.jit.load(tmp_path / "model.ts")(image)
@@ -155,7 +196,7 @@ def test_the_bundle_runs_from_any_directory(bundle: Bundle, tmp_path: Path) -> N
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert nib.load(tmp_path / "out" / "scan" / "labels.nii.gz").shape == (16, 18, 20)
+    assert nib.load(tmp_path / "out" / "scan" / result_name(bundle)).shape == (16, 18, 20)
     command[command.index("--input") + 1] = str(tmp_path / "out" / "nothing_here")
     failed = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
     assert failed.returncode != 0
@@ -165,10 +206,12 @@ def train(bundle: Bundle, configs: list[str], folder: Path, **overrides: object)
     """Run a training or evaluation on two made-up heads, as small as can be."""
     write_head(folder / "head_1.nii.gz")
     write_head(folder / "head_seg_09.nii.gz")
+    shape = smallest_input(bundle)
     workflow = ConfigWorkflow(
         config_file=[str(bundle.config(name)) for name in configs], workflow_type="train",
         bundle_root=str(bundle.path), dataset_dir=str(folder), output_dir=str(folder / "out"),
-        logging_file=False, num_workers=0, device="$torch.device('cpu')", sample_shape=[32, 32, 32],
+        logging_file=False, num_workers=0, device="$torch.device('cpu')",
+        sample_shape=shape if len(shape) == 3 or bundle.label_table is None else [*shape, shape[0]],
         epoch_length=2, val_length=1, val_interval=1, **overrides,
     )  # fmt: skip
     workflow.initialize()
@@ -177,12 +220,11 @@ def train(bundle: Bundle, configs: list[str], folder: Path, **overrides: object)
 
 
 @every_bundle
-def test_evaluation_saves_the_dice_of_each_structure(bundle: Bundle, tmp_path: Path) -> None:
+def test_evaluation_saves_each_figure(bundle: Bundle, tmp_path: Path) -> None:
     train(bundle, ["train", "evaluate"], tmp_path)
-    raw = (tmp_path / "out" / "val_mean_dice_raw.csv").read_text().splitlines()
-    table = bundle.label_table
-    assert table is not None
-    assert len(raw[1].split(",")) == 1 + len(table) + 1
+    name, figures = key_metric(bundle)
+    raw = (tmp_path / "out" / f"{name}_raw.csv").read_text().splitlines()
+    assert len(raw[1].split(",")) == 1 + figures
 
 
 @every_bundle

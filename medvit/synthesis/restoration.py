@@ -1,0 +1,192 @@
+"""Pairs of degraded and clean slices as a MONAI dataset, made without a patient's image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medvit.synthesis.atlas import brain_anatomy, read_head_map
+from medvit.synthesis.body_phantom import BodyPhantom
+from medvit.synthesis.generator import SynthesisSettings, Synthesizer
+from medvit.synthesis.low_dose_ct import Scan, low_dose
+from medvit.transforms.region_channel import add_region_channel
+
+Source = Callable[[torch.Generator], tuple[Tensor, Tensor]]
+
+
+class LowDoseSlices:
+    """Slices of made-up bodies, and what a scan at a random dose, size and kernel shows of them.
+
+    Parameters
+    ----------
+    size
+        Pixels along both edges.
+    spacing
+        Range of the pixel's edge in mm.
+    doses, noise_indices, cutoffs
+        Ranges of the fields of `Scan`.
+    """
+
+    def __init__(
+        self,
+        size: int = 128,
+        spacing: tuple[float, float] = (0.7, 3.2),
+        doses: tuple[float, float] = (0.1, 1.0),
+        noise_indices: tuple[float, float] = (6.0, 30.0),
+        cutoffs: tuple[float, float] = (0.7, 2.5),
+    ) -> None:
+        self.phantom = BodyPhantom(size)
+        self.spacing, self.doses = spacing, doses
+        self.noise_indices, self.cutoffs = noise_indices, cutoffs
+
+    def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A slice at a low dose and without noise, (size, size) each, in HU within [-1024, 3071]."""
+        clean = self.phantom(generator)
+        scan = Scan(
+            dose=_log_uniform(self.doses, generator),
+            noise_index=_log_uniform(self.noise_indices, generator),
+            cutoff=_log_uniform(self.cutoffs, generator),
+        )
+        noisy = low_dose(clean[None], _log_uniform(self.spacing, generator), scan, generator)[0]
+        return noisy.clamp(-1024, 3071), clean.clamp(-1024, 3071)
+
+
+class NoisyMRSlices:
+    """Axial slices of generated heads in any contrast, and what a noisier scan shows of them.
+
+    The magnitude of a complex signal with normal noise in both parts is Rician; half of the slices have
+    noise that varies smoothly, as parallel imaging leaves it.
+
+    Parameters
+    ----------
+    label_maps
+        NIfTI files with FreeSurfer labels at 1 mm.
+    size
+        Pixels along both edges.
+    spacings
+        Edges of a pixel in mm to choose from.
+    noise
+        Range of the noise's standard deviation, as a share of the brightest tissue.
+
+    References
+    ----------
+    Gudbjartsson, Patz: The Rician distribution of noisy MRI data, Magnetic Resonance in Medicine 34, 1995.
+    """
+
+    def __init__(
+        self,
+        label_maps: Sequence[str | Path],
+        size: int = 112,
+        spacings: Sequence[float] = (0.8, 1.0, 1.5, 2.0),
+        noise: tuple[float, float] = (0.01, 0.15),
+    ) -> None:
+        anatomy = brain_anatomy()
+        still: dict[str, Any] = {"noise": 0.0, "thick_slices": 0.0, "crop": 0.0, "translation": 40.0}
+        self.synthesizers = [
+            Synthesizer(anatomy, SynthesisSettings((size, size, 1), spacing, **still)) for spacing in spacings
+        ]
+        self.heads = [read_head_map(path, anatomy) for path in label_maps]
+        self.noise = noise
+
+    def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A slice with and without noise, (size, size) each; the brightest tissue is about 1."""
+        head, synthesizer = (_choose(options, generator) for options in (self.heads, self.synthesizers))
+        clean = synthesizer(head, generator)[0][0, :, :, 0]
+        deviation = torch.full_like(clean, _log_uniform(self.noise, generator))
+        if torch.rand(1, generator=generator) < 0.5:
+            knots = torch.randn((1, 1, 4, 4), generator=generator)
+            size = [int(n) for n in clean.shape]
+            deviation *= (0.4 * F.interpolate(knots, size, mode="bicubic", align_corners=True)[0, 0]).exp()
+        parts = deviation * torch.randn((2, *clean.shape), generator=generator)
+        return torch.hypot(clean + parts[0], parts[1]), clean
+
+
+class RestorationDataset(Dataset):
+    """Samples cut from generated slices, each a function of the seed and its index.
+
+    Parameters
+    ----------
+    source
+        Makes a degraded and a clean slice (H, W).
+    length
+        Slices of an epoch.
+    sample_shape
+        Pixels of a sample.
+    window, unit
+        Intensities between which regions are told apart, and the intensity that becomes 1.
+    samples
+        Samples cut from one slice.
+    seed
+        Another seed, other slices.
+
+    Attributes
+    ----------
+    offset
+        Number of the first slice; a resumed training sets it to go on where it stopped.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        length: int,
+        sample_shape: Sequence[int] = (64, 64),
+        *,
+        window: tuple[float, float],
+        unit: float = 1.0,
+        samples: int = 2,
+        seed: int = 0,
+    ) -> None:
+        self.source, self.length, self.sample_shape = source, length, tuple(sample_shape)
+        self.window, self.unit = (float(window[0]), float(window[1])), unit
+        self.samples, self.seed, self.offset = samples, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
+        """``image`` (2, *sample_shape), the degraded slice and its regions, and ``label``, (1, ...)."""
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        # torch's CPU generator takes 32 bits of a seed; a hash keeps the streams of two seeds apart.
+        state = np.random.SeedSequence([self.seed, self.offset + index]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        degraded, clean = self.source(generator)
+        image = add_region_channel(degraded[None], self.window)
+        image[0] /= self.unit
+        pair = torch.cat([image, clean[None] / self.unit])
+        crops = [_turned(self._crop(pair, generator), generator) for _ in range(self.samples)]
+        return [{"image": crop[:2].contiguous(), "label": crop[2:].contiguous()} for crop in crops]
+
+    def _crop(self, pair: Tensor, generator: torch.Generator) -> Tensor:
+        """A window of the slice around a pixel that is brighter than most, so that it is not all air."""
+        bright = torch.nonzero(pair[2] >= pair[2].mean())
+        centre = bright[torch.randint(len(bright), (1,), generator=generator)[0]].tolist()
+        for axis, (middle, part) in enumerate(zip(centre, self.sample_shape, strict=True), 1):
+            first = min(max(middle - part // 2, 0), pair.shape[axis] - part)
+            pair = pair.narrow(axis, first, part)
+        return pair
+
+
+def _turned(crop: Tensor, generator: torch.Generator) -> Tensor:
+    """One of the eight ways to lay a square; an oblong is only flipped."""
+    flips = [axis for axis in (1, 2) if torch.rand(1, generator=generator) < 0.5]
+    crop = crop.flip(flips)
+    transposed = torch.rand(1, generator=generator) < 0.5 and crop.shape[1] == crop.shape[2]
+    return crop.transpose(1, 2) if transposed else crop
+
+
+def _choose(options: Sequence[Any], generator: torch.Generator) -> Any:
+    return options[int(torch.randint(len(options), (1,), generator=generator))]
+
+
+def _log_uniform(limits: tuple[float, float], generator: torch.Generator) -> float:
+    low, high = limits
+    return low * math.exp(float(torch.rand(1, generator=generator)) * math.log(high / low))
