@@ -184,6 +184,7 @@ def _matches(folder: Path, pattern: str, case: str, others: Set[Path] = frozense
     """The paths that fit a pattern and are not among `others`, by the id of their case."""
     parts = re.split(r"(\{case\}|\*)", pattern)
     globbed = "".join("*" if part in ("{case}", "*") else glob.escape(part) for part in parts)
+    globbed = re.sub(r"\*{2,}", "*", globbed)  # two in a row would mean folders of any depth
     expression, is_first = "", True
     for part in parts:
         if part == "{case}":

@@ -69,6 +69,8 @@ def of_decathlon(file: Path, content: dict[str, Any]) -> Manifest:
     for split, case in _listed(top):
         cases.append(case)
         splits.setdefault(split, []).append(case.id)
+    if not cases:
+        top.refuse("training", "lists no case")
     return Manifest(
         path=file,
         name=top.text("name", file.absolute().parent.name),

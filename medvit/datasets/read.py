@@ -121,7 +121,7 @@ def _own(top: Section) -> Manifest:
     )
     if both := set(values) & set(manifest.background):
         top.refuse("background", f"repeats {sorted(both)}, which labels name")
-    if bool(manifest.layouts) == ("cases" in top):
+    if bool(manifest.layouts) == bool(top.items("cases")):
         top.refuse("layouts", "or cases must say where the images are, one of the two")
     return _with_splits(_with_cases(manifest, top), top)
 

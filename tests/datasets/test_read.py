@@ -68,6 +68,7 @@ def test_a_split_may_be_the_rest(tmp_path):
         ('label: "{case}/{case}_seg', 'label: "seg', r"layouts\[0\].label must hold {case}"),
         ("layouts: [", "cases: [{id: a, image: b}]\nlayouts: [", "one of the two"),
         ("name: own", "name: own\nname: other", "the key 'name' stands twice"),
+        (SOUND, "cases: []", "layouts or cases must say where the images are"),
         ("name: own", "checksums: {a: 'md5:12'}", "checksums.a must be md5: or sha256:"),
         ("name: own", "expected: {shape: [1, 2]}", "expected.shape must be 3 numbers"),
         ("name: own", "name: [", "cannot be read as a manifest"),
