@@ -14,6 +14,7 @@ from medvit.errors import WeightsError
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
+    from torch import nn
 
     from medvit.engines.results import StudyWriter
 
@@ -53,6 +54,12 @@ class BundleWork:
             torch.set_num_threads(min(self.threads, torch.get_num_threads()))
         self._workflow = self._configured([])
         self._workflow.initialize()
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, once it is loaded."""
+        assert self._workflow is not None, "a worker opens its work first"
+        return self._workflow.evaluator.network
 
     @property
     def writer(self) -> StudyWriter:

@@ -70,7 +70,7 @@ class StudyOutcome:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """The exception that started a chain, past the wrappers that MONAI's transforms put around it."""
-    while error.__cause__ is not None:
+    """What a person can put right, or else what started it, past the wrappers that MONAI puts around it."""
+    while error.__cause__ is not None and not isinstance(error, MedvitError):
         error = error.__cause__
     return error

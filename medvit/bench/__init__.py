@@ -1,0 +1,14 @@
+"""The fair bench: bundles of one kind on the same studies, in quality and in cost."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "own": ["own_studies"],
+        "run": ["BenchOptions", "bench_brain"],
+        "studies": ["BenchStudy", "Reference", "compare"],
+        "synthetic": ["Recipe", "synthetic_studies"],
+        "template": ["template_study"],
+    },
+)

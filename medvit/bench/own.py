@@ -1,0 +1,126 @@
+"""A user's own studies with label maps, as studies of the bench."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medvit.bench.studies import BenchStudy, Reference
+from medvit.data.channels import IMAGE_SUFFIXES, split_channel, stem_of, why_not_an_image
+from medvit.data.discover import find_studies
+from medvit.data.labels import LabelTable
+from medvit.data.write import safe_name
+from medvit.errors import MedvitError, StudyError
+from medvit.evaluation.pairing import study_name
+from medvit.evaluation.sides import read_label_map
+from medvit.evaluation.structures import Region, regions_beside
+
+GROUP = "own studies"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """An image with its label map; `named` are the structures of the label map, empty if not stated."""
+
+    id: str
+    image: Path
+    label: Path
+    named: tuple[Region, ...] = ()
+
+
+def own_studies(table: LabelTable, data: Path) -> list[BenchStudy]:
+    """Studies with label maps from a manifest or a folder.
+
+    A manifest (`medvit.datasets`) says what the values of its label maps mean; structures that `table` does
+    not have are not compared. In a folder without ``dataset.json``, label maps belong to images by their
+    names (``case.nii.gz`` and ``case_seg.nii.gz``, or ``imagesTr/case_0000.nii.gz`` and
+    ``labelsTr/case.nii.gz``), and their values are those of `table` unless a ``.json`` beside them names them
+    (`medvit.evaluation.read_regions`). Images without a label map are passed over. A structure that none of
+    the label maps has is not compared.
+
+    Raises
+    ------
+    MedvitError
+        If there is no pair, a study has several label maps, or the manifest wants several images a study.
+    StudyError
+        If a label map cannot be read, or has values without a meaning.
+    """
+    if not data.exists():
+        raise MedvitError(f"{data}: does not exist; give a manifest, or a folder of images and label maps")
+    of_manifest = data.is_file() or (data / "dataset.json").is_file()
+    cases = list(_listed(data, table) if of_manifest else _paired(data))
+    if not cases:
+        raise MedvitError(f"{data}: no image here has a label map of its name, such as NAME_seg.nii.gz")
+    values = [_values(case.label) for case in cases]
+    named = [
+        case.named or _named(case.label, table, there) for case, there in zip(cases, values, strict=True)
+    ]
+    drawn = {
+        r.name for regions, there in zip(named, values, strict=True) for r in regions if there & {*r.values}
+    }
+    return [
+        _study(case, [r for r in regions if r.name in drawn], table)
+        for case, regions in zip(cases, named, strict=True)
+    ]
+
+
+def _study(case: _Case, drawn: list[Region], table: LabelTable) -> BenchStudy:
+    found = tuple(Region(r.name, (table.by_name[r.name].value,)) for r in drawn)
+    reference = Reference(GROUP, case.label, found, tuple(drawn))
+    return BenchStudy(f"own_{safe_name(case.id)}", case.image, (reference,))
+
+
+def _listed(manifest_path: Path, table: LabelTable) -> Iterator[_Case]:
+    from medvit.datasets import find_cases, read_manifest
+
+    manifest = read_manifest(manifest_path)
+    labels = manifest.labels or ()
+    named = tuple(
+        Region(s.name, (value,))
+        for s, value in zip(labels, manifest.values, strict=True)
+        if s.name in table.by_name
+    )
+    if not named:
+        raise MedvitError(f"{manifest_path}: names no structure of the label table {table.name!r}")
+    for case in find_cases(manifest, manifest.path.parent):
+        if case.label is None:
+            continue
+        if len(case.images) != 1:
+            raise MedvitError(
+                f"{manifest_path}: {case.id} has {len(case.images)} images; the bench takes one"
+            )
+        yield _Case(case.id, case.images[0], case.label, named)
+
+
+def _paired(folder: Path) -> Iterator[_Case]:
+    label_maps: dict[str, Path] = {}
+    files = [p for p in sorted(folder.rglob("*")) if p.name.lower().endswith(IMAGE_SUFFIXES)]
+    for path in (p for p in files if why_not_an_image(p.relative_to(folder))):
+        name = study_name(path)
+        if name in label_maps:
+            raise MedvitError(f"{path}: is one of several label maps of the study {name}; leave one of them")
+        label_maps[name] = path
+    for study in find_studies(folder).studies:
+        name = stem_of(study.path)
+        label = label_maps.get(name) or label_maps.get(split_channel(name)[0])
+        if label is not None:
+            yield _Case(study.id, study.path, label)
+
+
+def _values(path: Path) -> set[int]:
+    return {int(v) for v in np.flatnonzero(np.bincount(read_label_map(path)[0].flat))} - {0}
+
+
+def _named(path: Path, table: LabelTable, values: set[int]) -> tuple[Region, ...]:
+    """The structures of a label map in the values of `table`, or as the names beside it say."""
+    named = regions_beside(path) or tuple(Region(s.name, (s.value,)) for s in table)
+    named = tuple(r for r in named if r.name in table.by_name)
+    unknown = sorted(values - {v for r in named for v in r.values})
+    if unknown:
+        what = f"has values that are no structure of the table {table.name!r}: {unknown[:10]}"
+        do = "name its values in a .json beside it, as docs/evaluate.md says"
+        raise StudyError("label-map-values", what, path=path, do=do)
+    return named

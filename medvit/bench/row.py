@@ -1,0 +1,87 @@
+"""What the bench found out about one bundle, and the figures that tables and plots show of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from medvit.evaluation.measure import StudyScores
+from medvit.evaluation.summary import ALL, Summary, summarise
+
+
+@dataclass(frozen=True)
+class Row:
+    """One bundle of the bench.
+
+    Parameters
+    ----------
+    name, version, weights_sha256
+        The bundle.
+    weights_mb
+        Size of the weights file in 10^6 bytes.
+    postprocessing
+        What the configuration states of it, as a digest.
+    scores
+        By group of studies.
+    costs
+        As `medvit.bench.worker` records them; ``None`` where the study that is timed failed.
+    failures
+        Why a study has no scores, by its id.
+    error
+        Why there is nothing at all; empty otherwise.
+    """
+
+    name: str
+    version: str = ""
+    weights_sha256: str = ""
+    weights_mb: float = math.nan
+    postprocessing: str = ""
+    scores: dict[str, list[StudyScores]] = field(default_factory=dict)
+    costs: dict[str, Any] | None = None
+    failures: dict[str, str] = field(default_factory=dict)
+    error: str = ""
+
+    @cached_property
+    def summaries(self) -> dict[str, list[Summary]]:
+        """Means and intervals over studies, by group."""
+        return {group: summarise(scores) for group, scores in self.scores.items()}
+
+    def mean(self, group: str, metric: str) -> Summary | None:
+        """A metric over all structures of a group; `None` if the bundle has no scores there."""
+        found = (s for s in self.summaries.get(group, ()) if (s.structure, s.metric) == (ALL, metric))
+        return next(found, None)
+
+    def by_structure(self, group: str, metric: str) -> dict[str, float]:
+        """Means of a metric by structure, of left and right together."""
+        sides: dict[str, list[float]] = {}
+        for s in self.summaries.get(group, ()):
+            if s.metric == metric and s.structure != ALL:
+                sides.setdefault(s.structure.removeprefix("left ").removeprefix("right "), []).append(s.mean)
+        return {name: float(np.mean(values)) for name, values in sides.items()}
+
+    def by_study(self, group: str, metric: str) -> dict[str, float]:
+        """Means of a metric over the structures of each study in which it is finite."""
+        known = {
+            scores.study: [v[metric] for v in scores.values.values() if math.isfinite(v[metric])]
+            for scores in self.scores.get(group, ())
+        }
+        return {study: float(np.mean(values)) for study, values in known.items() if values}
+
+    def cost(self, name: str) -> float | None:
+        """A figure of the costs; `None` where it is not known."""
+        return self.costs.get(name) if self.costs else None
+
+
+def groups_of(rows: Sequence[Row]) -> list[str]:
+    """Groups of studies that any bundle has scores in, in order."""
+    return list(dict.fromkeys(group for row in rows for group in row.scores))
+
+
+def structures_of(rows: Sequence[Row], group: str) -> list[str]:
+    """Structures of a group, left and right together, in order."""
+    return list(dict.fromkeys(name for row in rows for name in row.by_structure(group, "dice")))

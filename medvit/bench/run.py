@@ -1,0 +1,274 @@
+"""`medvit bench brain`: bundles on the same studies, each in a process of its own, and what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from medvit import __version__
+from medvit.bench import page, tables
+from medvit.bench.cache import key_of, read_record, write_record
+from medvit.bench.costs import processor
+from medvit.bench.own import own_studies
+from medvit.bench.row import Row
+from medvit.bench.studies import BenchStudy, compare
+from medvit.bench.synthetic import synthetic_studies
+from medvit.bench.template import template_study
+from medvit.bundles import Bundle, installed_bundles
+from medvit.data.labels import LabelTable, load_label_table
+from medvit.data.write import write_json
+from medvit.engines.done import sha256_of
+from medvit.errors import MedvitError, MissingExtraError, StudyError
+from medvit.evaluation.measure import StudyScores
+
+ALL_WELL, SOME_FAILED = 0, 3
+TABLE = "brain"
+TIME_LIMIT = 3600  # s, of one bundle; beyond, it hangs
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What the bench runs on.
+
+    Parameters
+    ----------
+    atlases
+        Folder of brain atlases for the template, see `template_study`.
+    label_maps, held_out
+        Folder of label maps to make synthetic studies from, and parts of the names of those to take.
+    data
+        A manifest or folder of one's own labelled studies, see `own_studies`.
+    rounds
+        How often the first study is timed, after once to warm up.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    date
+        For the page; empty to leave it out.
+    """
+
+    atlases: Path | None = None
+    label_maps: Path | None = None
+    held_out: tuple[str, ...] = ("seg_09", "seg_14")
+    data: Path | None = None
+    rounds: int = 3
+    device: str = "auto"
+    date: str = ""
+
+
+def brain_bundles() -> list[Bundle]:
+    """The installed bundles that write the label table "brain"."""
+    return [b for b in installed_bundles() if b.facts.get("labels") == TABLE]
+
+
+def bench_brain(
+    output_dir: Path,
+    options: BenchOptions | None = None,
+    *,
+    bundles: Sequence[Bundle] | None = None,
+    work_dir: Path | None = None,
+) -> int:
+    """Run brain bundles on the same studies and write what came out.
+
+    Parameters
+    ----------
+    output_dir
+        Gets ``bench.md``, ``bench.csv``, ``bench.json`` and ``images/bench_*.png``.
+    options
+        What to run on; by default the ICBM template alone.
+    bundles
+        By default those installed that write the label table "brain".
+    work_dir
+        Studies, label maps and records go here (default: ``output_dir/bench_work``); what they show to be
+        done with the same weights, configuration and version of medvit is not done again.
+
+    Returns
+    -------
+    int
+        Exit code: 0 all well, 3 a bundle failed on a study or altogether; the page says why.
+
+    Raises
+    ------
+    MedvitError
+        If there is no bundle or no study, or an input cannot be used.
+    """
+    options = options or BenchOptions()
+    bundles = brain_bundles() if bundles is None else bundles
+    work_dir = work_dir or output_dir / "bench_work"
+    console = Console(stderr=True)
+    table = load_label_table(TABLE)
+    _check(bundles, options)
+    with console.status("studies"):
+        studies = _studies(table, options, work_dir / "studies", console)
+    rows = []
+    for bundle in bundles:
+        with console.status(bundle.name):
+            rows.append(bench_bundle(bundle, studies, work_dir.resolve() / bundle.name, options))
+        _say(console, rows[-1])
+    tables.write_csv(output_dir / "bench.csv", rows)
+    tables.write_json(output_dir / "bench.json", rows, options.date)
+    page.write_page(output_dir, rows, options.date)
+    console.print(f"the table: {output_dir / 'bench.md'}", markup=False, soft_wrap=True)
+    return SOME_FAILED if any(row.error or row.failures for row in rows) else ALL_WELL
+
+
+def bench_bundle(bundle: Bundle, studies: Sequence[BenchStudy], folder: Path, options: BenchOptions) -> Row:
+    """The row of one bundle; what fails is in it with its reason.
+
+    Parameters
+    ----------
+    studies
+        The first one is timed.
+    folder
+        Absolute; gets the label maps and records of this bundle.
+    """
+    if not bundle.weights.is_file():
+        return Row(bundle.name, bundle.version, error="has no weights")
+    digest = sha256_of(bundle.weights)
+    configs = {p.name: sha256_of(p) for p in sorted((bundle.path / "configs").glob("*.json"))}
+    base = {"weights": digest, "configs": configs, "medvit": __version__, "device": options.device}
+    keys = {s.id: key_of(base | {"image": sha256_of(s.image)}) for s in studies}
+    machine = [processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS")]
+    cost_key = key_of([keys[studies[0].id], options.rounds, machine])
+    timed = read_record(folder / "costs.json", cost_key) is None
+    todo = [s for n, s in enumerate(studies) if (n == 0 and timed) or not _done(folder, s.id, keys[s.id])]
+    request = {
+        "bundle": str(bundle.path.resolve()),
+        "folder": str(folder),
+        "rounds": options.rounds,
+        "overrides": {} if options.device == "auto" else {"device": f"$torch.device({options.device!r})"},
+        "studies": [
+            {
+                "id": s.id,
+                "image": str(s.image.resolve()),
+                "key": keys[s.id],
+                "cost_key": cost_key if timed and s is studies[0] else "",
+            }
+            for s in todo
+        ],
+    }
+    error = _in_own_process(request, folder) if todo else ""
+    scores, failures = _scores(studies, keys, folder, error)
+    costs = read_record(folder / "costs.json", cost_key)
+    if costs is None and studies[0].id not in failures:
+        failures[studies[0].id] = f"its costs are not known: {error}"
+    return Row(
+        bundle.name,
+        bundle.version,
+        digest,
+        bundle.weights.stat().st_size / 1e6,
+        _postprocessing(bundle),
+        scores,
+        costs,
+        {} if not scores and error else failures,
+        error if not scores else "",
+    )
+
+
+def _postprocessing(bundle: Bundle) -> str:
+    return key_of(json.loads(bundle.config("inference").read_text(encoding="utf-8")).get("postprocessing"))
+
+
+def _check(bundles: Sequence[Bundle], options: BenchOptions) -> None:
+    if not bundles:
+        raise MedvitError(f"no bundle that writes the label table {TABLE!r} is installed")
+    for bundle in bundles:
+        if bundle.facts.get("labels") != TABLE:
+            raise MedvitError(f"bundle {bundle.name} does not write the label table {TABLE!r}")
+    if options.rounds < 1:
+        raise MedvitError(f"there must be one round of timing at least, not {options.rounds}")
+
+
+def _studies(table: LabelTable, options: BenchOptions, folder: Path, console: Console) -> list[BenchStudy]:
+    studies: list[BenchStudy] = []
+    try:
+        studies.append(template_study(table, folder, options.atlases))
+    except MissingExtraError as error:
+        if options.label_maps is None and options.data is None:
+            raise
+        console.print(f"without the template: {error}", markup=False, soft_wrap=True)
+    if options.label_maps is not None:
+        studies += synthetic_studies(table, options.label_maps, folder, held_out=options.held_out)
+    if options.data is not None:
+        studies += own_studies(table, options.data)
+    return studies
+
+
+def _done(folder: Path, study: str, key: str) -> bool:
+    record = read_record(folder / f"{study}.json", key)
+    return record is not None and record["status"] == "done" and _label_map(folder, study).is_file()
+
+
+def _label_map(folder: Path, study: str) -> Path:
+    return folder / study / "labels.nii.gz"
+
+
+def _in_own_process(request: dict[str, Any], folder: Path) -> str:
+    """Run the worker; why it ended before its time, or nothing."""
+    write_json(folder / "request.json", request)
+    command = [sys.executable, "-m", "medvit.bench.worker", str(folder / "request.json")]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+    except subprocess.TimeoutExpired:
+        return f"was not done after {TIME_LIMIT} s"
+    if done.returncode < 0:
+        return f"was ended by signal {-done.returncode}" + (
+            " (out of memory?)" if done.returncode == -9 else ""
+        )
+    last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+    return (without_folders(last[0]) if last else "ended without a word") if done.returncode else ""
+
+
+def _scores(
+    studies: Sequence[BenchStudy], keys: dict[str, str], folder: Path, error: str
+) -> tuple[dict[str, list[StudyScores]], dict[str, str]]:
+    """Scores by group, and the reasons of studies that have none."""
+    scores: dict[str, list[StudyScores]] = {}
+    failures = {}
+    for study in studies:
+        record = read_record(folder / f"{study.id}.json", keys[study.id])
+        if record is None or record["status"] != "done":
+            failures[study.id] = without_folders(record["error"]) if record else error
+            continue
+        try:
+            for group, scored in _compared(study, folder).items():
+                scores.setdefault(group, []).append(scored)
+        except StudyError as failed:
+            failures[study.id] = without_folders(str(failed))
+    return scores, failures
+
+
+def _compared(study: BenchStudy, folder: Path) -> dict[str, StudyScores]:
+    """As `compare`; remembered for the same label maps."""
+    label_map, record = _label_map(folder, study.id), folder / f"{study.id}.scores.json"
+    compared_with = [[r.group, sha256_of(r.path), repr((r.found, r.drawn))] for r in study.references]
+    key = key_of([sha256_of(label_map), compared_with, __version__])
+    known = read_record(record, key)
+    if known is None:
+        groups = compare(study.id, label_map, study.references)
+        write_record(record, key, {"groups": {group: asdict(s) for group, s in groups.items()}})
+        return groups
+    return {group: StudyScores(**s | {"notes": tuple(s["notes"])}) for group, s in known["groups"].items()}
+
+
+def without_folders(text: str) -> str:
+    """`text` with files by their names alone: a table is no place for the folders of a machine."""
+    return re.sub(r"(?:\b[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+", "", text)
+
+
+def _say(console: Console, row: Row) -> None:
+    if row.error:
+        console.print(f"FAILED {row.name}: {row.error}", style="red", markup=False, soft_wrap=True)
+        return
+    means = (f"{g}: {m.mean:.3f}" for g in row.scores if (m := row.mean(g, "dice")) is not None)
+    console.print(f"{row.name}: Dice {'; '.join(means)}", markup=False, soft_wrap=True)
+    for study, why in row.failures.items():
+        console.print(f"FAILED {row.name} on {study}: {why}", style="red", markup=False, soft_wrap=True)

@@ -1,0 +1,88 @@
+"""What the bench runs on: studies, and the references that their label maps are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medvit.data.labels import LabelTable
+from medvit.evaluation.measure import Options, StudyScores, measure_pair
+from medvit.evaluation.pairing import Pair
+from medvit.evaluation.structures import Region
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A label map to compare with.
+
+    Parameters
+    ----------
+    group
+        Heading under which its scores are summed up.
+    path
+        The label map, on the grid of the study.
+    found, drawn
+        The structures by their values in a predicted label map, and the same ones in the reference.
+    """
+
+    group: str
+    path: Path
+    found: tuple[Region, ...]
+    drawn: tuple[Region, ...]
+
+
+@dataclass(frozen=True)
+class BenchStudy:
+    """A study that every bundle is run on.
+
+    Parameters
+    ----------
+    id
+        Safe as the name of a folder.
+    image
+        Its file.
+    references
+        What its label map is compared with.
+    """
+
+    id: str
+    image: Path
+    references: tuple[Reference, ...]
+
+
+def unsided_region(table: LabelTable, *names: str) -> Region:
+    """Structures of both sides as one, under the first of `names`."""
+    return Region(names[0], tuple(s.value for s in table if s.unsided_name in names))
+
+
+def compare(study: str, label_map: Path, references: Iterable[Reference]) -> dict[str, StudyScores]:
+    """The scores of one predicted label map, by group.
+
+    Where several references of a group have a structure, its scores are the means over them.
+
+    Raises
+    ------
+    StudyError
+        If a label map cannot be read, or is on another grid than its reference.
+    """
+    measured: dict[str, list[StudyScores]] = {}
+    for reference in references:
+        pair = Pair(study, label_map, reference.path)
+        scores = measure_pair(pair, reference.found, Options(), drawn=reference.drawn)
+        measured.setdefault(reference.group, []).append(scores)
+    return {group: _mean_scores(study, several) for group, several in measured.items()}
+
+
+def _mean_scores(study: str, several: Sequence[StudyScores]) -> StudyScores:
+    merged = StudyScores(study)
+    for name in dict.fromkeys(name for scores in several for name in scores.values):
+        those = [scores for scores in several if name in scores.values]
+        merged.presence[name] = those[0].presence[name]
+        values = {m: [s.values[name][m] for s in those] for m in those[0].values[name]}
+        # The bench counts how far a volume is off, in which too large and too small do not cancel.
+        values["volume_off_percent"] = [abs(v) for v in values["volume_error_percent"]]
+        merged.values[name] = {m: float(np.mean(v)) for m, v in values.items()}
+    return merged

@@ -1,0 +1,125 @@
+"""Synthetic studies with exact references: held-out label maps in fixed contrasts and resolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medvit import __version__
+from medvit.bench.cache import is_current, key_of, write_record
+from medvit.bench.studies import BenchStudy, Reference
+from medvit.data.channels import stem_of
+from medvit.data.labels import LabelTable
+from medvit.data.study import Grid
+from medvit.data.write import write_image, write_label_map
+from medvit.engines.done import sha256_of
+from medvit.evaluation.structures import Region
+
+GROUP = "synthetic, held out"
+_FIELD_OF_VIEW = (160, 192, 160)  # mm, around the brain
+_SEED = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a head is imaged.
+
+    Parameters
+    ----------
+    contrast
+        Of `medvit.synthesis`: ``"T1"``, ``"T2"``, ``"PD"`` or ``"FLAIR"``.
+    spacing
+        In mm, within a slice.
+    thickness
+        Slices, from feet to head, are this many times as thick.
+    """
+
+    contrast: str
+    spacing: float
+    thickness: int = 1
+
+    @property
+    def name(self) -> str:
+        """Such as ``T2_1x1x5mm``."""
+        return f"{self.contrast}_{self.spacing:g}x{self.spacing:g}x{self.spacing * self.thickness:g}mm"
+
+
+RECIPES = (Recipe("T1", 1.0), Recipe("T2", 1.0, thickness=5), Recipe("FLAIR", 2.0))
+
+
+def synthetic_studies(
+    table: LabelTable,
+    label_maps: Path,
+    folder: Path,
+    *,
+    held_out: Sequence[str],
+    recipes: Sequence[Recipe] = RECIPES,
+) -> list[BenchStudy]:
+    """Each held-out head in each recipe; the same on every machine, and made only once.
+
+    Parameters
+    ----------
+    table
+        The label table "brain".
+    label_maps
+        Folder of NIfTI label maps with FreeSurfer's labels, 1 mm.
+    folder
+        Gets the images and label maps.
+    held_out
+        Parts of the names of the label maps to take, which no bundle was trained on.
+
+    Raises
+    ------
+    StudyError
+        If there is no such label map, or one cannot be used.
+    """
+    from medvit.synthesis import find_label_maps
+
+    structures = tuple(Region(s.name, (s.value,)) for s in table)
+    studies = []
+    for number, path in enumerate(find_label_maps(label_maps, include=held_out)):
+        made_from = {"label_map": sha256_of(path), "seed": _SEED + number, "medvit": __version__}
+        for recipe in recipes:
+            name = f"{stem_of(path)}_{recipe.name}"
+            image, labels = folder / f"{name}.nii.gz", folder / f"{name}_seg.nii.gz"
+            record, key = folder / f"{name}.json", key_of(made_from | asdict(recipe))
+            if not (is_current(record, key) and image.is_file() and labels.is_file()):
+                _make(path, recipe, _SEED + number, image, labels)
+                write_record(record, key, {"label_map": path.name, "recipe": asdict(recipe)})
+            studies.append(BenchStudy(name, image, (Reference(GROUP, labels, structures, structures),)))
+    return studies
+
+
+def _make(label_map: Path, recipe: Recipe, seed: int, image_path: Path, labels_path: Path) -> None:
+    import torch
+
+    from medvit.synthesis import SynthesisSettings, Synthesizer, brain_anatomy, read_head_map
+
+    anatomy = brain_anatomy()
+    settings = SynthesisSettings(
+        shape=tuple(round(length / recipe.spacing) for length in _FIELD_OF_VIEW),
+        spacing=recipe.spacing,
+        contrasts={recipe.contrast: 1.0},
+        translation=4.0,
+        flip=0.0,
+        skull_strip=0.0,
+        crop=0.0,
+        thick_slices=0.0,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    image, labels = (
+        v[0].numpy() for v in Synthesizer(anatomy, settings)(read_head_map(label_map, anatomy), generator)
+    )
+    # A thick slice averages what it holds; what is drawn on it is what its middle shows.
+    n = recipe.thickness
+    image = image.reshape(*image.shape[:2], -1, n).mean(axis=-1)
+    labels = labels[..., n // 2 :: n]
+    steps = np.array([recipe.spacing, recipe.spacing, recipe.spacing * n])
+    affine = np.diag([*steps, 1.0])
+    affine[:3, 3] = -steps * (np.array(image.shape) - 1) / 2
+    grid = Grid(image.shape, affine)
+    write_image(image_path, image, grid)
+    write_label_map(labels_path, labels, grid)

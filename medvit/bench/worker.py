@@ -1,0 +1,95 @@
+"""One bundle of the bench in a process of its own: ``python -m medvit.bench.worker REQUEST.json``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medvit.bench import costs
+from medvit.bench.cache import write_record
+from medvit.bundles import Bundle
+from medvit.cohort.bundle_work import BundleWork
+from medvit.data import find_studies
+from medvit.data.study import Study
+from medvit.engines.outcome import StudyOutcome
+from medvit.engines.results import software_versions
+
+
+def main(request_path: str) -> int:
+    """Do what a request says, and write a record of each study, and of the costs, as soon as they are known.
+
+    Returns
+    -------
+    int
+        0, or 1 when the bundle cannot go on; why stands as the last line on stderr.
+    """
+    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    bundle, folder = Bundle(Path(request["bundle"])), Path(request["folder"])
+    try:
+        _work(BundleWork(bundle, folder, {"report": False} | request["overrides"]), folder, request)
+    except Exception as error:
+        failed = StudyOutcome(bundle.name)
+        failed.fail(error)
+        print(" ".join(failed.error.split()), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _work(work: BundleWork, folder: Path, request: dict[str, Any]) -> None:
+    work.open()
+    network = work.network
+    for wanted in request["studies"]:
+        study = replace(find_studies(wanted["image"]).studies[0], id=wanted["id"])
+        with costs.watched_shapes(network) as shapes:
+            outcome = work.perform(study)
+        timed = wanted["cost_key"] and outcome.status == "done"
+        measured = _time(work, study, request["rounds"]) if timed else {}
+        write_record(folder / f"{study.id}.json", wanted["key"], outcome.as_dict())
+        if timed:
+            measured |= _operations(network, shapes)
+            write_record(folder / "costs.json", wanted["cost_key"], measured)
+
+
+def _time(work: BundleWork, study: Study, rounds: int) -> dict[str, Any]:
+    """What `study` costs, done `rounds` times; once before has warmed up what there is to warm up."""
+    times, cpu_times = [], []
+    for _ in range(rounds):
+        started = time.process_time()
+        times.append(work.perform(study).seconds)
+        cpu_times.append(time.process_time() - started)
+    device = costs.device_of(work.network)
+    return {
+        "study": study.id,
+        "seconds": statistics.median(sum(t.values()) for t in times),
+        "rounds_seconds": [round(sum(t.values()), 3) for t in times],
+        "cpu_seconds": statistics.median(cpu_times),
+        "infer_seconds": statistics.median(t["infer"] for t in times),
+        "peak_mb": costs.peak_memory_mb(),
+        "peak_gpu_mb": costs.peak_gpu_memory_mb(device),
+        "machine": costs.machine(device),
+        "software": software_versions(),
+    }
+
+
+def _operations(network: nn.Module, shapes: Counter[tuple[int, ...]]) -> dict[str, Any]:
+    """Parameters, and GFLOPs of one window, the commonest, and of all that went through the network."""
+    each = {shape: costs.gflops(network, shape) for shape in shapes}
+    window = shapes.most_common(1)[0][0]
+    return {
+        "parameters": costs.parameters(network),
+        "window": list(window),
+        "window_gflops": each[window] / window[0],
+        "study_gflops": sum(each[shape] * count for shape, count in shapes.items()),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,63 @@
+"""The page says what a reader must know: what was missed, what differs, what was in the way."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from medvit.bench.page import write_page
+from medvit.bench.row import Row
+from medvit.evaluation.measure import StudyScores
+
+COSTS = {
+    "study": "s1", "seconds": 20.0, "cpu_seconds": 5.0, "rounds_seconds": [20.0], "peak_mb": 1000.0,
+    "peak_gpu_mb": None, "parameters": 3e6, "window_gflops": 20.0, "study_gflops": 160.0,
+    "machine": {"processor": "A processor", "threads": 1}, "software": {"medvit": "1"},
+}  # fmt: skip
+
+
+def scores(study: str, left: float, right: float, hd95: float = 2.0) -> StudyScores:
+    shared = {"surface_dice": 0.5, "volume_off_percent": 10.0}
+    values = {"left thing": {"dice": left, "hd95_mm": 3.0, **shared}}
+    values["right thing"] = {"dice": right, "hd95_mm": hd95, **shared}
+    return StudyScores(study, dict.fromkeys(values, "both"), values)
+
+
+def page_of(folder: Path, *rows: Row) -> str:
+    write_page(folder, rows, "")
+    return (folder / "bench.md").read_text()
+
+
+def test_sides_are_averaged_and_missed_structures_counted(tmp_path: Path) -> None:
+    row = Row(
+        "one", scores={"heads": [scores("s1", 0.8, 0.6), scores("s2", 0.4, 0.0, math.inf)]}, costs=COSTS
+    )
+    page = page_of(tmp_path, row)
+    assert "| thing | 0.450 |" in page
+    assert "| s1 | 0.700 |" in page and "| s2 | 0.200 |" in page
+    assert "2.75 [2.50, 3.00], 1 missed |" in page
+    assert row.by_study("heads", "hd95_mm") == {"s1": 2.5, "s2": 3.0}
+
+
+@pytest.mark.parametrize("cpu_seconds", [5.0, 19.0])
+def test_a_busy_machine_is_owned_up_to(tmp_path: Path, cpu_seconds: float) -> None:
+    row = Row("one", scores={"heads": [scores("s1", 1, 1)]}, costs=COSTS | {"cpu_seconds": cpu_seconds})
+    page = page_of(tmp_path, row)
+    assert ("had other work to do" in page) == (cpu_seconds == 5.0)
+    assert f"| one | 1.000 | {'–' if cpu_seconds == 5.0 else '20.0'} | {cpu_seconds} | 1,000 | 3.00 |" in page
+
+
+def test_different_postprocessing_is_said(tmp_path: Path) -> None:
+    group = {"heads": [scores("s1", 1, 1)]}
+    rows = [Row(n, postprocessing=p, scores=group, costs=COSTS) for n, p in (("one", "x"), ("two", "y"))]
+    assert "different post-processing" in page_of(tmp_path, *rows)
+    assert "the same post-processing for all" in page_of(tmp_path, rows[0], rows[0])
+
+
+def test_bundles_that_all_fail_make_a_page_without_pictures(tmp_path: Path) -> None:
+    page = page_of(tmp_path, Row("one", error="a | b"), Row("two", error="c"))
+    assert "| one | all studies | a \\| b |" in page
+    assert ".png" not in page
+    assert not (tmp_path / "images").exists()

@@ -1,0 +1,205 @@
+"""A bench of a bundle that works and one that does not: every figure is what was measured, by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvit.bench import BenchOptions, Recipe, run, worker
+from medvit.bench.studies import BenchStudy
+from medvit.bench.synthetic import GROUP, synthetic_studies
+from medvit.bundles import Bundle, find_bundle
+from medvit.data.labels import load_label_table
+from medvit.errors import MissingExtraError
+from medvit.metrics import dice, hd95, surface_dice, volume_error
+from tests.phantoms import write_head
+
+TABLE = load_label_table("brain")
+RECIPES = (Recipe("T1", 4.0), Recipe("T2", 4.0, thickness=2))
+OPTIONS = BenchOptions(held_out=("head",), rounds=1, device="cpu", date="a day")
+
+
+def no_template(*_: object) -> None:
+    raise MissingExtraError("the ICBM template", "demo")
+
+
+@pytest.fixture(scope="module")
+def benched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Bundle], int]:
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "maps").mkdir()
+    write_head(folder / "maps" / "head_1.nii.gz")
+    working = find_bundle("segformer3d_brain")
+    broken = Bundle(folder / "broken_brain")
+    shutil.copytree(working.path / "configs", broken.path / "configs")
+    with pytest.MonkeyPatch.context() as patch:
+        code = bench(patch, folder, [working, broken])
+    return folder, [working, broken], code
+
+
+def bench(patch: pytest.MonkeyPatch, folder: Path, bundles: list[Bundle]) -> int:
+    patch.setattr(run, "template_study", no_template)
+    patch.setattr(run, "synthetic_studies", partial(synthetic_studies, recipes=RECIPES))
+    options = BenchOptions(**vars(OPTIONS) | {"label_maps": folder / "maps"})
+    return run.bench_brain(folder / "out", options, bundles=bundles, work_dir=folder / "work")
+
+
+def content(folder: Path) -> dict:
+    return json.loads((folder / "out" / "bench.json").read_text())
+
+
+def test_the_figures_are_those_of_the_metrics(benched: tuple[Path, list[Bundle], int]) -> None:
+    folder, _, _ = benched
+    entry = content(folder)["bundles"][0]
+    name, spacing = "left thalamus", {}
+    measured: dict[str, list[float]] = {
+        "dice": [],
+        "surface_dice": [],
+        "hd95_mm": [],
+        "volume_off_percent": [],
+    }
+    for recipe in RECIPES:
+        study = f"head_1_{recipe.name}"
+        found = nib.load(folder / "work" / "segformer3d_brain" / study / "labels.nii.gz")
+        drawn = nib.load(folder / "work" / "studies" / f"{study}_seg.nii.gz")
+        spacing[study] = found.header.get_zooms()
+        a, b = (np.asarray(i.dataobj) == TABLE.by_name[name].value for i in (found, drawn))
+        assert b.any()
+        measured["dice"].append(dice(a, b))
+        measured["surface_dice"].append(surface_dice(a, b, spacing[study], tolerance=1))
+        measured["hd95_mm"].append(hd95(a, b, spacing[study]))
+        measured["volume_off_percent"].append(abs(volume_error(a, b, 1.0).percent))
+    assert spacing["head_1_T2_4x4x8mm"] == (4, 4, 8)
+    for metric, values in measured.items():
+        finite = [v for v in values if np.isfinite(v)]
+        mean = entry["structures"][GROUP][name][metric][0]
+        assert mean == pytest.approx(np.mean(finite), abs=1e-4) if finite else mean is None
+    assert set(entry["studies"][GROUP]) == {f"head_1_{r.name}" for r in RECIPES}
+
+
+def test_costs_are_of_the_timed_study(benched: tuple[Path, list[Bundle], int]) -> None:
+    folder, (working, _), _ = benched
+    costs = content(folder)["bundles"][0]["costs"]
+    assert costs["study"] == "head_1_T1_4x4x4mm"
+    assert len(costs["rounds_seconds"]) == 1
+    assert 0 < costs["infer_seconds"] < costs["seconds"]
+    assert costs["parameters"] == 3_421_592
+    assert costs["window"] == [1, 1, 80, 96, 80]
+    # The 160 x 192 x 160 mm are just one window of the network at 2 mm.
+    assert costs["study_gflops"] == costs["window_gflops"] == pytest.approx(20.8, abs=0.1)
+    assert 300 < costs["peak_mb"] < 8000
+    assert costs["peak_gpu_mb"] is None
+    assert content(folder)["bundles"][0]["weights_mb"] == round(working.weights.stat().st_size / 1e6, 4)
+
+
+def test_a_bundle_that_fails_is_a_row_with_its_reason(benched: tuple[Path, list[Bundle], int]) -> None:
+    folder, _, code = benched
+    assert code == run.SOME_FAILED
+    good, bad = content(folder)["bundles"]
+    assert good["error"] == ""
+    assert bad["error"] == "has no weights"
+    page = (folder / "out" / "bench.md").read_text()
+    assert f"| broken_brain | all studies | {bad['error']} |" in page
+    assert str(folder) not in page + json.dumps(content(folder))
+    lines = list(csv.DictReader((folder / "out" / "bench.csv").open()))
+    assert [line["bundle"] for line in lines] == ["segformer3d_brain", "broken_brain"]
+    assert lines[1]["seconds"] == ""
+
+
+def test_the_page_shows_what_was_measured(benched: tuple[Path, list[Bundle], int]) -> None:
+    folder, (working, _), _ = benched
+    page = (folder / "out" / "bench.md").read_text()
+    mean = content(folder)["bundles"][0]["structures"][GROUP]["all structures"]["dice"][0]
+    assert f"| segformer3d_brain | {mean:.3f} |" in page
+    assert run.sha256_of(working.weights) in page
+    assert "a day, " in page
+    for name in ("bench_time.png", "bench_structures.png"):
+        assert f"(images/{name})" in page
+        pixels = np.asarray(Image.open(folder / "out" / "images" / name).convert("RGB"))
+        blue = (pixels == (0, 0x72, 0xB2)).all(axis=-1)
+        assert 0.01 < (pixels < 250).any(axis=-1).mean() < 0.5
+        assert blue.sum() > 30
+
+
+def test_what_is_done_is_not_done_again(
+    benched: tuple[Path, list[Bundle], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, (working, _), _ = benched
+    before = (folder / "out" / "bench.json").read_text()
+    asked: list[dict] = []
+    monkeypatch.setattr(run, "_in_own_process", lambda request, _: asked.append(request) or "not run")
+    bench(monkeypatch, folder, [working])
+    assert asked == []
+    again = json.loads((folder / "out" / "bench.json").read_text())
+    assert again["bundles"] == json.loads(before)["bundles"][:1]
+
+
+def test_other_weights_are_another_bundle(
+    benched: tuple[Path, list[Bundle], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, (working, _), _ = benched
+    image = folder / "work" / "studies" / f"head_1_{RECIPES[0].name}.nii.gz"
+    copy = Bundle(tmp_path / working.name)
+    shutil.copytree(working.path, copy.path, ignore=shutil.ignore_patterns("runs", "eval"))
+    asked: list[dict] = []
+    monkeypatch.setattr(run, "_in_own_process", lambda request, _: asked.append(request) or "not run")
+    study = BenchStudy(image.name.removesuffix(".nii.gz"), image, ())
+    run.bench_bundle(copy, [study], folder / "work" / working.name, OPTIONS)
+    assert asked == []
+    copy.weights.write_bytes(copy.weights.read_bytes() + b"\0")
+    row = run.bench_bundle(copy, [study], folder / "work" / working.name, OPTIONS)
+    assert [s["id"] for s in asked[0]["studies"]] == [study.id]
+    assert row.error == "not run"
+
+
+def test_a_worker_that_cannot_load_its_weights_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Bundle(tmp_path / "bundle")
+    shutil.copytree(find_bundle("segformer3d_brain").path, copy.path)
+    copy.weights.write_bytes(b"no weights at all")
+    request = {"bundle": str(copy.path), "folder": str(tmp_path), "overrides": {}, "studies": [], "rounds": 1}
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    assert worker.main(str(tmp_path / "request.json")) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(str(copy.weights))
+    assert run.without_folders(last).startswith("model.pt: ")
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "reason"),
+    [
+        (0, "a warning", ""),
+        (1, "Traceback\nwhy /a/b.pt\n", "why b.pt"),
+        (-9, "", "signal 9 (out of memory?)"),
+    ],
+)
+def test_why_a_worker_ended(
+    code: int, stderr: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.CompletedProcess([], code, "", stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    assert run._in_own_process({}, tmp_path).endswith(reason)
+    assert bool(run._in_own_process({}, tmp_path)) == bool(reason)
+
+
+def test_without_anything_to_run_on_the_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "template_study", no_template)
+    with pytest.raises(MissingExtraError, match=r"medvit\[demo\]"):
+        run.bench_brain(tmp_path)
+
+
+def test_reasons_name_no_folder() -> None:
+    said = "WeightsError: /home/someone/out/model.pt does not fit; C:\\data\\x.nii.gz: neither"
+    assert run.without_folders(said) == "WeightsError: model.pt does not fit; x.nii.gz: neither"
+    assert run.without_folders("1/2 of 3 km/h") == "1/2 of 3 km/h"
