@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import json
 import platform
 import time
@@ -17,6 +15,7 @@ from rich.console import Console
 from medvit.data import Found, atomic_path, safe_join, write_json
 from medvit.engines.outcome import StudyOutcome
 from medvit.reports.cohort import CohortRow, cohort_page, write_cohort_csv
+from medvit.reports.tables import csv_text
 
 _SHOWN = 20
 
@@ -98,12 +97,8 @@ def _cause(output_dir: Path, outcome: StudyOutcome) -> str:
 
 
 def _write_csv(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
     with atomic_path(path) as partial:
-        partial.write_text(text.getvalue(), encoding="utf-8")
+        partial.write_text(csv_text(lines, columns), encoding="utf-8")
 
 
 def _show(

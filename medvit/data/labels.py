@@ -158,7 +158,7 @@ def parse_label_table(content: dict[str, Any]) -> LabelTable:
                 Structure(
                     value=len(structures) + 1,
                     name=f"{side} {entry['name']}".strip(),
-                    color=tuple(entry.get("color") or _spread_color(number)),
+                    color=tuple(entry.get("color") or spread_color(number)),
                     code=Code(**entry["code"]) if "code" in entry else _private_code(entry["name"]),
                     category=category,
                     side=side or entry.get("side", ""),
@@ -172,7 +172,7 @@ def _private_code(name: str) -> Code:
     return Code(re.sub(r"\W+", "_", name).upper()[:16], name, "99MEDVIT")
 
 
-def _spread_color(number: int) -> tuple[int, int, int]:
+def spread_color(number: int) -> tuple[int, int, int]:
     """Hues a golden angle apart: any number of them stay distinct."""
     red, green, blue = colorsys.hsv_to_rgb(number * 0.61803 % 1, 0.65, 0.9)
     return round(255 * red), round(255 * green), round(255 * blue)

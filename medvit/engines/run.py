@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import platform
 import sys
 import time
@@ -26,6 +24,7 @@ from medvit.engines.evaluator import StudyEvaluator
 from medvit.engines.outcome import StudyOutcome
 from medvit.errors import MedvitError
 from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
+from medvit.reports.tables import csv_text
 
 
 def run_studies(evaluator: StudyEvaluator, dataset: StudyDataset, output_dir: str | Path) -> int:
@@ -174,13 +173,12 @@ def _record(
 def _volumes_csv(outcomes: Sequence[StudyOutcome]) -> str:
     """One row a study, one column a structure, in ml."""
     structures = list(dict.fromkeys(name for o in outcomes for name in o.volumes_ml))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["study", "status", "error", *(f"{name} (ml)" for name in structures)])
-    for o in outcomes:
-        volumes = [f"{o.volumes_ml[name]:.3f}" if name in o.volumes_ml else "" for name in structures]
-        writer.writerow([o.study, o.status, o.error, *volumes])
-    return text.getvalue()
+    rows = [
+        {"study": o.study, "status": o.status, "error": o.error}
+        | {f"{name} (ml)": f"{volume:.3f}" for name, volume in o.volumes_ml.items()}
+        for o in outcomes
+    ]
+    return csv_text(rows, ["study", "status", "error", *(f"{name} (ml)" for name in structures)])
 
 
 def _show(outcomes: Sequence[StudyOutcome], output: Path) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import colorsys
 from typing import Any
 
 from medvit.bundles import Bundle
-from medvit.data.labels import Code, LabelTable, Structure
+from medvit.data.labels import Code, LabelTable, Structure, spread_color
 from medvit.errors import MedvitError
 
 # For structures of bundles that state no code, PS3.16 CID 7150 and its parent concept in SNOMED CT.
 _ANATOMY = Code("123037004", "Anatomical Structure")
 _UNCODED = Code("91723000", "Anatomical structure")
-_GOLDEN = 0.618034
 
 
 def label_table(bundle: Bundle) -> LabelTable | None:
@@ -49,12 +47,11 @@ def named_table(name: str, names: list[str], known: dict[str, Structure] | None 
     structures = []
     for value, structure in enumerate(names, start=1):
         like = (known or {}).get(structure.lower())
-        hue = colorsys.hsv_to_rgb(value * _GOLDEN % 1, 0.65, 0.95)
         structures.append(
             Structure(
                 value=value,
                 name=structure,
-                color=like.color if like else tuple(round(255 * part) for part in hue),  # type: ignore[arg-type]
+                color=like.color if like else spread_color(value),
                 code=like.code if like else _UNCODED,
                 category=like.category if like else _ANATOMY,
                 side=like.side if like else "",
