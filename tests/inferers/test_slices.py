@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
+from monai.transforms import Compose, Orientationd
 from torch import nn
 
-from medvit.inferers import SliceInferer
+from medvit.inferers import SliceInferer, SliceRestorer
+from medvit.transforms import ScaleToUnitd
 from tests.inferers.cases import GRIDS, study
 
 
@@ -37,3 +40,19 @@ def test_goes_to_the_grid_of_the_study() -> None:
 def test_refuses_windows_of_three_axes() -> None:
     with pytest.raises(ValueError, match="two values"):
         SliceInferer((24, 24, 24))
+
+
+@pytest.mark.parametrize("name", ["permuted", "oblique_left_handed_permuted"])
+def test_restores_in_the_grid_and_the_intensities_of_the_study(name: str) -> None:
+    class Doubled(nn.Module):
+        def forward(self, slices: torch.Tensor) -> torch.Tensor:
+            assert slices.ndim == 4 and slices.abs().max() <= 1
+            return 2 * slices
+
+    source = study(GRIDS[name])
+    sides = (("L", "R"), ("P", "A"), ("I", "S"))
+    prepare = Compose([Orientationd("image", "RAS", labels=sides), ScaleToUnitd("image", (-50, 50), 50.0)])
+    image = prepare({"image": source})["image"]
+    restored = SliceRestorer((24, 16), 0.25, 4, grid="source")(image[None], Doubled())[0]
+    torch.testing.assert_close(restored.as_tensor(), 2 * source.as_tensor(), atol=1e-3, rtol=1e-4)
+    assert np.allclose(restored.affine, GRIDS[name].affine)
