@@ -101,6 +101,11 @@ def collect() -> Iterator[Golden]:
             yield Golden(json.loads(path.read_text()), np.load(path.with_suffix(".npz")))
 
 
+def golden(case: str) -> Golden:
+    """The golden of that name."""
+    return Golden(json.loads((FOLDER / f"{case}.json").read_text()), np.load(FOLDER / f"{case}.npz"))
+
+
 def adapters() -> dict[tuple[str, str], Adapter]:
     """All adapters, by network and class."""
     from tests.networks import adapters as package

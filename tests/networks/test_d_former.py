@@ -9,7 +9,7 @@ from torch import Tensor
 from medvit.errors import WeightsError
 from medvit.networks import DFormer
 from medvit.networks.d_former import GroupAttention
-from tests.networks.goldens import collect
+from tests.networks.goldens import golden
 
 
 def small(**changes: object) -> DFormer:
@@ -107,8 +107,7 @@ def test_refuses_an_image_of_another_kind() -> None:
 
 
 def published_state() -> dict[str, Tensor]:
-    golden = next(g for g in collect() if g.manifest["case"] == "d_former_small")
-    return golden.state()
+    return golden("d_former_small").state()
 
 
 def test_loading_is_strict() -> None:

@@ -13,9 +13,10 @@ from medvit.errors import WeightsError
 from medvit.networks import MambaClinix
 from medvit.networks.mambaclinix import MambaMixer
 from tests.networks.checks import exports_to_onnx, hears, traces_and_exports, trains
-from tests.networks.goldens import Golden, collect
+from tests.networks.goldens import golden
 
 CONFIG: dict[str, Any] = {"features": (8, 16, 32, 64), "strides": (1, 2, 2, (1, 2, 2))}
+CASE = "mambaclinix_small_ds"
 
 
 def small(**changes: Any) -> MambaClinix:
@@ -91,13 +92,9 @@ def test_refuses_an_image_that_does_not_fit(shape: tuple[int, ...], message: str
         small()(torch.zeros(shape))
 
 
-def golden() -> Golden:
-    return next(g for g in collect() if g.manifest["case"] == "mambaclinix_small_ds")
-
-
 def published() -> dict[str, Tensor]:
-    state = golden().state()
-    return state | {alias: state[name] for alias, name in golden().manifest["aliases"].items()}
+    state = golden(CASE).state()
+    return state | {alias: state[name] for alias, name in golden(CASE).manifest["aliases"].items()}
 
 
 def fitting(deep_supervision: bool = True) -> MambaClinix:
@@ -116,12 +113,12 @@ def fitting(deep_supervision: bool = True) -> MambaClinix:
     ],
 )
 def test_the_golden_hears_every_kind_of_entry(name: str) -> None:
-    hears(golden(), fitting(), name)
+    hears(golden(CASE), fitting(), name)
 
 
 def test_loads_with_and_without_aliases_in_the_trainers_nesting() -> None:
     bare, full = fitting(), fitting()
-    bare.load_published(golden().state())
+    bare.load_published(golden(CASE).state())
     report = full.load_published({"network_weights": {f"module.{k}": v for k, v in published().items()}})
     assert report.matched == len(full.state_dict())
     assert all(name.endswith("skip_scale") for name in report.ignored)
@@ -139,15 +136,15 @@ def test_without_deep_supervision_the_other_heads_are_ignored() -> None:
 def test_loading_is_strict() -> None:
     network = fitting()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    state = golden().state()
+    state = golden(CASE).state()
     del state["encoder.encoder_layers.2.mamba.A_log"]
     with pytest.raises(WeightsError, match=r"missing: mixers\.2\.mamba\.log_rates"):
         network.load_published(state)
     with pytest.raises(WeightsError, match="left over: surplus"):
-        network.load_published(golden().state() | {"surplus": torch.zeros(2)})
+        network.load_published(golden(CASE).state() | {"surplus": torch.zeros(2)})
     contradiction = {"decoder.encoder.LayerNorm.beta": torch.full((16,), 7.0)}
     with pytest.raises(WeightsError, match=r"two versions of encoder\.LayerNorm\.beta"):
-        network.load_published(golden().state() | contradiction)
+        network.load_published(golden(CASE).state() | contradiction)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 

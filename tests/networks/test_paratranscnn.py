@@ -11,7 +11,7 @@ from torch import Tensor
 from medvit.errors import WeightsError
 from medvit.networks import ParaTransCNN
 from tests.networks.checks import exports_to_onnx, traces_and_exports, trains
-from tests.networks.goldens import collect
+from tests.networks.goldens import golden
 
 
 def small(in_channels: int = 1) -> ParaTransCNN:
@@ -21,7 +21,7 @@ def small(in_channels: int = 1) -> ParaTransCNN:
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Tensor]:
-    return next(g for g in collect() if g.manifest["case"] == "paratranscnn_small").state()
+    return golden("paratranscnn_small").state()
 
 
 def golden_network() -> ParaTransCNN:

@@ -10,7 +10,7 @@ from medvit.errors import WeightsError
 from medvit.networks import R2TMIL
 from medvit.networks.r2t_mil import Attention, Regions
 from tests.networks.adapters.r2t_mil import build
-from tests.networks.goldens import Golden, collect, disagreement, tolerance
+from tests.networks.goldens import disagreement, golden, tolerance
 
 
 def small(**changes: object) -> R2TMIL:
@@ -21,10 +21,6 @@ def small(**changes: object) -> R2TMIL:
         if name.endswith("bias"):  # zero at the start, which would hide the padding
             nn.init.normal_(parameter)
     return network
-
-
-def golden(case: str) -> Golden:
-    return next(g for g in collect() if g.manifest["case"] == case)
 
 
 @pytest.mark.parametrize(("per_axis", "size"), [(3, None), (8, 4)])

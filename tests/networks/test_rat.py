@@ -11,7 +11,7 @@ from medvit.errors import WeightsError
 from medvit.networks import RAT
 from medvit.networks.rat import RegionAttention, group_regions
 from tests.networks.adapters.rat import ADAPTERS
-from tests.networks.goldens import Golden, collect, disagreement, run
+from tests.networks.goldens import disagreement, golden, run
 
 
 def small(**changes: object) -> RAT:
@@ -31,10 +31,6 @@ def blobs(batch: int, height: int, width: int, count: int) -> Tensor:
     labels = (torch.rand(batch, height, width, generator=generator) ** 3 * count).long() * 7
     labels[:, : height // 2] = 3
     return labels
-
-
-def golden(case: str) -> Golden:
-    return next(g for g in collect() if g.manifest["case"] == case)
 
 
 @pytest.mark.parametrize("labels", [

@@ -11,9 +11,9 @@ import torch
 from medvit.errors import WeightsError
 from medvit.networks import SegFormer3D
 from tests.networks.checks import exports_to_onnx, traces_and_exports, trains
-from tests.networks.goldens import collect
+from tests.networks.goldens import golden
 
-GOLDEN = next(g for g in collect() if g.manifest["case"] == "segformer3d_small")
+GOLDEN = golden("segformer3d_small")
 
 
 def small(**changes: object) -> SegFormer3D:

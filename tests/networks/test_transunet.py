@@ -14,7 +14,7 @@ from medvit.networks import TransUNet
 from medvit.networks.transunet import rename_published
 from tests.networks.adapters.transunet import build
 from tests.networks.checks import exports_to_onnx, traces_and_exports, trains
-from tests.networks.goldens import Golden, collect, disagreement, tolerance
+from tests.networks.goldens import Golden, collect, disagreement, golden, tolerance
 from tests.networks.parity_rule import fill_entry
 
 FROM_NPZ = [g for g in collect() if g.key == ("transunet", "VisionTransformer") and "npz" in g.manifest]
@@ -27,10 +27,6 @@ def small(**changes: Any) -> TransUNet:
         "resnet_depths": (1, 1, 1), "resnet_width": 32, "decoder_channels": (16, 8, 8, 8),
     }  # fmt: skip
     return TransUNet(1, 2, **(config | changes))
-
-
-def golden(case: str) -> Golden:
-    return next(g for g in collect() if g.manifest["case"] == case)
 
 
 def jax_arrays(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:

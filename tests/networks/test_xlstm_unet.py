@@ -14,7 +14,7 @@ from medvit.errors import WeightsError
 from medvit.networks import XLSTMUNet
 from medvit.networks.xlstm_unet import CHUNK, ViLMixer, mlstm
 from tests.networks.checks import exports_to_onnx, hears, traces_and_exports, trains
-from tests.networks.goldens import Golden, collect
+from tests.networks.goldens import golden
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "bot2d": {"spatial_dims": 2, "features": (8, 16, 32), "strides": (1, 2, 2)},
@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "enc2d": {"spatial_dims": 2, "variant": "enc", "features": (4, 8, 12, 16), "strides": (1, 2, 2, 2)},
     "enc3d": {"variant": "enc", "features": (4, 8, 8, 12), "strides": (1, 2, 2, (1, 2, 2))},
 }
+CASE = "xlstm_unet_bot2d_small"
 SIZES = {2: ((16, 24), (32, 16)), 3: ((16, 16, 24), (24, 32, 16))}
 
 
@@ -154,12 +155,8 @@ def test_refuses_an_image_that_does_not_fit(shape: tuple[int, ...], message: str
         small("bot2d")(torch.zeros(shape))
 
 
-def golden() -> Golden:
-    return next(g for g in collect() if g.manifest["case"] == "xlstm_unet_bot2d_small")
-
-
 def fitting() -> XLSTMUNet:
-    config = golden().manifest["config"]
+    config = golden(CASE).manifest["config"]
     return XLSTMUNet(2, 3, 4, features=config["features"], strides=(1, 2, 2, 2, 2))
 
 
@@ -175,14 +172,14 @@ def fitting() -> XLSTMUNet:
     ],
 )
 def test_the_golden_hears_every_kind_of_entry(name: str) -> None:
-    hears(golden(), fitting(), name)
+    hears(golden(CASE), fitting(), name)
 
 
 def test_loads_with_and_without_aliases_in_the_trainers_nesting() -> None:
     bare, full = fitting(), fitting()
-    state = golden().state()
+    state = golden(CASE).state()
     bare.load_published(state)
-    aliased = state | {alias: state[name] for alias, name in golden().manifest["aliases"].items()}
+    aliased = state | {alias: state[name] for alias, name in golden(CASE).manifest["aliases"].items()}
     report = full.load_published({"network_weights": {f"_orig_mod.{k}": v for k, v in aliased.items()}})
     assert report.matched == len(full.state_dict())
     assert {"xlstm.norm.weight", "decoder.seg_layers.0.bias"} <= set(report.ignored)
@@ -192,7 +189,7 @@ def test_loads_with_and_without_aliases_in_the_trainers_nesting() -> None:
 
 def test_loading_is_strict() -> None:
     network = fitting()
-    state = golden().state()
+    state = golden(CASE).state()
     gate = state.pop("xlstm.vil.layer.mlstm_cell.igate.bias")
     with pytest.raises(WeightsError, match=r"missing: mixers\.4\.block\.input_gate\.bias"):
         network.load_published(state)
