@@ -64,7 +64,7 @@ def train_config(plan: Plan, name: str) -> dict[str, Any]:
         "slice_axis": plan.slice_axis,
         **{key: s[key] for key in ("val_fraction", "batch_size", "epochs", "epoch_length", "learning_rate")},
         "val_interval": 1,
-        "num_workers": 0,
+        "num_workers": "$0 if @device.type == 'cpu' else 4",
         "patience": s["patience"],
         "seed": s["seed"],
         "amp": "$@device.type == 'cuda'",

@@ -132,25 +132,52 @@ def resample_labels(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarra
     numpy.ndarray
         On `target`, of the same type.
     """
-    from scipy.ndimage import affine_transform
-
-    to_source = np.linalg.inv(source.affine) @ target.affine
     if source.matches(target):
         return labels
+    from scipy.ndimage import affine_transform, find_objects
+
+    to_source = np.linalg.inv(source.affine) @ target.affine
     # An offset such as 5e-7 below 0 would lose the first slice.
     to_source = np.where(np.abs(to_source - np.round(to_source)) < 1e-4, np.round(to_source), to_source)
-    widths = np.abs(to_source[:3, :3]).max(axis=1).tolist()
+    widths = np.abs(to_source[:3, :3]).max(axis=1)
     result = np.zeros(target.shape, labels.dtype)
-    largest = np.zeros(target.shape, np.float32)
-    for value in np.flatnonzero(np.bincount(labels.ravel())):
-        mask = torch.from_numpy((labels == value).astype(np.float32))[None]
+    largest, background = np.zeros(target.shape, np.float32), np.ones(target.shape, np.float32)
+    for value, box in enumerate(find_objects(labels), start=1):
+        if box is None:
+            continue
+        here, there = _boxes(box, widths, labels.shape, to_source, target.shape)
+        mask = torch.from_numpy((labels[here] == value).astype(np.float32))[None]
+        first = [part.start for part in there]
+        offset = to_source[:3, :3] @ first + to_source[:3, 3] - [part.start for part in here]
         share = affine_transform(
-            average(mask, widths)[0].numpy(), to_source, output_shape=target.shape, order=1, mode="nearest"
-        )
-        won = share > largest
-        result[won] = value
-        largest[won] = share[won]
+            average(mask, widths.tolist())[0].numpy(), to_source[:3, :3], offset,
+            [part.stop - part.start for part in there], order=1, mode="nearest",
+        )  # fmt: skip
+        won = share > largest[there]
+        result[there][won] = value
+        largest[there][won] = share[won]
+        background[there] -= share
+    result[background > largest] = 0
     return result
+
+
+def _boxes(
+    box: tuple[slice, ...],
+    widths: np.ndarray,
+    shape: tuple[int, ...],
+    to_source: np.ndarray,
+    target_shape: tuple[int, ...],
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """A structure's box with the room that averaging needs, and the part of the target that it reaches."""
+    margin = np.ceil(widths).astype(int) + 1
+    low = np.maximum([part.start for part in box] - margin, 0)
+    high = np.minimum([part.stop for part in box] + margin, shape)
+    corners = np.array(np.meshgrid(*zip(low, high - 1, strict=True))).reshape(3, -1)
+    reached = np.linalg.inv(to_source) @ np.vstack([corners, np.ones(corners.shape[1])])
+    start = np.clip(np.floor(reached[:3].min(axis=1)).astype(int) - 1, 0, target_shape)
+    stop = np.clip(np.ceil(reached[:3].max(axis=1)).astype(int) + 2, start, target_shape)
+    here, there = (tuple(map(slice, a.tolist(), b.tolist())) for a, b in ((low, high), (start, stop)))
+    return here, there
 
 
 class PatchDataset(Dataset):

@@ -81,10 +81,19 @@ class Choices:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device, chosen if it is ``"auto"``."""
+        """The device, chosen if it is ``"auto"``.
+
+        Raises
+        ------
+        MedvitError
+            If it is not there.
+        """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise MedvitError(f"--device {self.device}: {str(error).splitlines()[0]}") from None
 
 
 @dataclass(frozen=True)

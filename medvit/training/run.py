@@ -135,7 +135,8 @@ def train_bundle(
     console = console or Console(stderr=True)
     output = Path(output).absolute()
     work = Workspace(output, scratch)
-    work.open(resume)
+    if resume or not plan_only:
+        work.open(resume)
     listing = read_manifest(manifest).path.absolute()
     folder = str(Path(data).absolute() if data else listing.parent)
     if resume:
@@ -233,6 +234,8 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
             "interrupted; the same command with --resume goes on after the last epoch"
         ) from None
     except Exception as error:
+        if not work.checkpoint():
+            shutil.rmtree(work.folder)
         raise _in_plain_words(error, plan) from error
     best = workflow.parser.get_parsed_content("best")
     shutil.move(work.folder / "model.pt", work.bundle.weights)
@@ -265,7 +268,7 @@ def _memory_advice(plan: Plan) -> str:
             smaller[axis] = edge
         advice = f"--patch-size {' '.join(map(str, smaller))}"
     what = f"{batch} window(s) of {size} voxels a step do not fit into the memory of {device}"
-    return f"{what}; remove the work folder and start anew with {advice}"
+    return f"{what}; start anew with {advice}"
 
 
 def save_metadata(work: Workspace, plan: Plan, outcome: Outcome) -> None:

@@ -80,7 +80,7 @@ def _facts(case: Case, manifest: Manifest) -> CaseFacts:
     study, labels = read_case(case, manifest)
     assert study.image is not None and study.grid is not None, "it was just read"
     foreground = np.flatnonzero(labels)
-    chosen = np.random.default_rng(0).permutation(foreground)[:_SAMPLED]
+    chosen = np.random.default_rng(0).choice(foreground, min(_SAMPLED, len(foreground)), replace=False)
     voxels = study.image.numpy().reshape(len(study.image), -1)[:, chosen]
     shape, spacing = _upright(study.grid)
     values = frozenset(np.flatnonzero(np.bincount(labels.ravel())).tolist()) - {0}

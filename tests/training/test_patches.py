@@ -84,6 +84,14 @@ def test_labels_go_to_a_coarser_grid_by_their_share_and_nothing_is_invented() ->
     assert resample_labels(labels, fine, fine) is labels
 
 
+def test_labels_on_a_turned_grid_are_the_same_voxels() -> None:
+    labels = np.random.default_rng(0).integers(0, 5, (6, 7, 8)).astype(np.uint8)
+    affine = np.array([[0, 0, -1.5, 9], [0, 1, 0, 3], [2, 0, 0, 0], [0, 0, 0, 1.0]])
+    turned = Grid((8, 7, 6), affine @ np.array([[0, 0, -1, 5], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]))
+    there = resample_labels(labels, Grid((6, 7, 8), affine), Grid((8, 7, 6), turned.affine))
+    np.testing.assert_array_equal(there, labels[::-1].transpose(2, 1, 0))
+
+
 def trainer(epoch: int, loss: float = 1.0) -> SimpleNamespace:
     state = SimpleNamespace(epoch=epoch, output={"loss": loss})
     return SimpleNamespace(state=state, terminate=lambda: setattr(state, "stopped", True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from medvit.data.labels import parse_label_table
 from medvit.datasets import Manifest
 from medvit.errors import MedvitError
 from medvit.training import CaseFacts, Choices, make_plan
-from medvit.training.cases import Split, patient_of, split_cases
+from medvit.training.cases import Split, patient_of, read_case, split_cases
 from medvit.training.network import build, carry_over, fitted, refusal, training_bytes, window_for
 from medvit.training.plan import intensity, median_spacing
 from tests.label.phantoms import make_bundle
@@ -97,11 +98,18 @@ def test_a_plan_is_what_the_data_say_unless_a_person_does(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"spacing": (1, -1, 1)}, {"val_fraction": 1.0}, {"learning_rate": float("nan")}]
+    "wrong",
+    [
+        {"epochs": 0},
+        {"spacing": (1, -1, 1)},
+        {"val_fraction": 1.0},
+        {"learning_rate": float("nan")},
+        {"device": "abacus"},
+    ],
 )
 def test_choices_that_mean_nothing_are_refused(wrong: dict) -> None:
     with pytest.raises(MedvitError, match="--"):
-        Choices(**wrong)
+        _ = Choices(**wrong).torch_device
 
 
 def split_of(path: Path, **options: float) -> Split:
@@ -124,6 +132,31 @@ def test_the_manifests_own_split_comes_first_and_its_test_cases_stay_unseen(tmp_
     path = write_data(tmp_path, 3, splits={"training": ["case0"], "validation": ["case1"], "test": ["case2"]})
     split = split_of(path)
     assert [[c.id for c in side] for side in (split.training, split.validation)] == [["case0"], ["case1"]]
+
+
+def test_the_folder_of_an_nnunet_data_set_is_taken_as_it_is(tmp_path: Path) -> None:
+    write_data(tmp_path / "flat", 2, channels=2)
+    for number in range(2):
+        for channel in range(2):
+            (tmp_path / "imagesTr").mkdir(exist_ok=True)
+            name = f"case{number}_{channel:04d}.nii.gz"
+            (tmp_path / "flat" / name).rename(tmp_path / "imagesTr" / name)
+        (tmp_path / "labelsTr").mkdir(exist_ok=True)
+        label = tmp_path / "flat" / f"case{number}_seg.nii.gz"
+        label.rename(tmp_path / "labelsTr" / f"case{number}.nii.gz")
+    stated = {
+        "channel_names": {"0": "T1", "1": "T2"}, "file_ending": ".nii.gz", "numTraining": 2,
+        "labels": {"background": 0, "low": 3, "high": 7},
+    }  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(stated))
+    split = split_cases(tmp_path / "dataset.json", val_fraction=0.5)
+    assert len(split.training) == len(split.validation) == 1
+    study, labels = read_case(split.training[0], split.manifest)
+    assert study.image is not None and study.image.shape[0] == 2
+    assert sorted(np.unique(labels).tolist()) == [0, 1, 2]
+    assert (study.image[0].numpy()[labels == 2] > 80).all() and (
+        study.image[1].numpy()[labels == 2] < -80
+    ).all()
 
 
 def test_tensors_that_fit_are_taken_and_structures_keep_their_readout(tmp_path: Path) -> None:

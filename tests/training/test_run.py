@@ -193,6 +193,7 @@ def test_memory_that_runs_out_is_said_with_what_to_try(
     monkeypatch.setattr(PatchDataset, "__getitem__", full)
     with pytest.raises(MedvitError, match=r"2 window\(s\) of 16 x 16 x 16 .*--batch-size 1"):
         train_bundle(base_bundle(tmp_path / "base"), data, tmp_path / "mine", Choices(**QUICK))
+    assert not list(tmp_path.glob("mine*")), "nothing is left to resume from, so nothing is left"
 
 
 def test_an_existing_folder_is_not_touched(data: Path, tmp_path: Path) -> None:
