@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "losses",
         "metrics",
         "networks",
+        "recipes",
         "reports",
         "synthesis",
         "transforms",
