@@ -86,7 +86,9 @@ def read_probabilities(path: Path) -> Side:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise StudyError("not-probabilities", "is no 4D NIfTI file", path=path, do=do)
     header = nifti.read_header(path)
-    p = np.stack([nifti.read_image(header, volume)[0] for volume in range(header.volumes)])
+    p = np.empty((header.volumes, *header.grid.shape), np.float32)
+    for volume in range(header.volumes):
+        p[volume] = nifti.read_image(header, volume)[0]
     if len(p) < 2 or p.min() < 0 or np.abs(p.sum(axis=0) - 1).max() > _ROUNDING:
         what = "does not hold probabilities that sum to 1 over its volumes"
         raise StudyError("not-probabilities", what, path=path, do=do)
