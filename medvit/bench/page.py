@@ -45,8 +45,20 @@ _METHOD = """
   network, in one window and in all windows of `{study}`. Convolutions, matrix products and attention are
   counted; norms, activations, interpolation and the recurrences of state-space layers are not.
 
-Studies and label maps stay in the work folder. What was done there with the same weights, configuration and
-version of medvit is not done again; remove the folder after a change of the code.
+## Run it yourself
+`medvit bench brain -o OUT` needs nothing but nilearn (`pip install 'medvit[demo]'`), which brings the
+template and its tissue maps. More studies come with
+- `--atlases FOLDER`: atlases in MNI space, `bigbrain.nii.gz` and `AllenAtlas.nii.gz` (NiiVue's, with their
+  `.json` of label names);
+- `--label-maps FOLDER`: label maps with FreeSurfer's numbers and 1 mm voxels, such as those that SynthSeg was
+  trained with; `--held-out PART` takes those whose names hold it (default: `seg_09` and `seg_14`, which no
+  bundle has seen);
+- `--data MANIFEST`: labelled studies of your own, or a folder of images with label maps (`NAME.nii.gz`,
+  `NAME_seg.nii.gz`) in the values of the bundles or with a `.json` of names beside them.
+
+`--bundle NAME` takes one bundle (or, with `--trust`, a folder). Studies and label maps stay in the work
+folder. What was done there with the same weights, configuration and version of medvit is not done again, so a
+new bundle costs its own time alone; remove the folder after a change of the code.
 """
 
 
@@ -74,8 +86,8 @@ def write_page(output_dir: Path, rows: Sequence[Row], date: str) -> None:
 def _head(rows: Sequence[Row], date: str) -> Iterator[str]:
     yield from ("# The brain bundles on one bench", "")
     yield (
-        'All installed bundles that segment the structures of the label table "brain", on the same studies.'
-        " Measured, not quoted; written by"
+        'Bundles that segment the structures of the label table "brain", on the same studies. Measured, not'
+        " quoted; written by"
     )
     yield from (
         "```",
