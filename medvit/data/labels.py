@@ -128,14 +128,16 @@ class LabelTable:
 _CATEGORIES = {"anatomy": {"value": "123037004", "meaning": "Anatomical Structure"}}
 
 
-def load_label_table(name: str) -> LabelTable:
-    """The label table that ships under `name` ("brain").
+def load_label_table(name: str | dict[str, Any]) -> LabelTable:
+    """The label table that ships under `name` ("brain"), or one that is given in its JSON form.
 
     Raises
     ------
     MedvitError
         If there is no such table.
     """
+    if not isinstance(name, str):
+        return parse_label_table(name)
     file = files("medvit.data") / "label_tables" / f"{name}.json"
     if not file.is_file():
         raise MedvitError(f"there is no label table named {name!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,13 +24,13 @@ class LateralSegmenter(nn.Module):
     network
         Gives (B, structures + 2, ...): background, the unsided structures in the table's order, the side.
     table
-        Name of a label table.
+        Name of a label table, or the table itself in its JSON form.
     """
 
     channel_of: Tensor
     side_sign: Tensor
 
-    def __init__(self, network: nn.Module, table: str) -> None:
+    def __init__(self, network: nn.Module, table: str | dict[str, Any]) -> None:
         super().__init__()
         self.network = network
         structures = load_label_table(table).structures

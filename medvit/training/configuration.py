@@ -8,6 +8,7 @@ from typing import Any
 from medvit.convert.configuration import inference_config as converted_config
 from medvit.convert.deduce import Deduction
 from medvit.convert.settings import Conversion, ConversionSettings
+from medvit.data import safe_name
 from medvit.training.plan import Plan
 
 _SLICES = 8  # that a two-dimensional network sees at once
@@ -22,11 +23,11 @@ def inference_config(plan: Plan, name: str) -> dict[str, Any]:
         orientation="RAS",
         channels=plan.channels if len(plan.channels) > 1 else (),
     )
-    found = Deduction(plan.network["_target_"], dims, plan.network)
+    found = Deduction(plan.architecture, dims, {"in_channels": len(plan.channels)})
     config = converted_config(
         Conversion(found, settings, Path(), plan.labels, plan.spacing, tuple(plan.patch_size))
     )
-    config |= {"bundle_root": f"$bundles.locate({name!r})", "network_def": plan.network}
+    config |= {"bundle_root": _root(name), "network_def": plan.network}
     if "$from medvit import bundles" not in config["imports"]:
         config["imports"].insert(0, "$from medvit import bundles")
     config["imports"] = [one for one in config["imports"] if one != "$from pathlib import Path"]
@@ -49,7 +50,7 @@ def train_config(plan: Plan, name: str) -> dict[str, Any]:
             "$import monai.handlers",
             "$import torch",
         ],
-        "bundle_root": f"$bundles.locate({name!r})",
+        "bundle_root": _root(name),
         "manifest": "dataset.json",
         "dataset_dir": "",
         "left_out": [],
@@ -102,6 +103,11 @@ def train_config(plan: Plan, name: str) -> dict[str, Any]:
         ],
         "run": ["$@train#trainer.run()", "$engines.save_weights(@best.restored(), @weights)"],
     }  # fmt: skip
+
+
+def _root(name: str) -> str:
+    # Whatever a folder may be called, it is no part of an expression.
+    return f"$bundles.locate({safe_name(name)!r})"
 
 
 def _train(plan: Plan) -> dict[str, Any]:

@@ -55,7 +55,6 @@ def metadata(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> di
     table = parse_label_table(plan.labels)
     packages = {package: version(package) for package in ("monai", "torch", "numpy")}
     names = ", ".join(s.name for s in table)
-    network = plan.network["_target_"].rpartition(".")[2]
     images = {str(i): channel for i, channel in enumerate(plan.channels)}
     held_out = plan.cases["validation"]
     return {
@@ -66,9 +65,9 @@ def metadata(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> di
         "pytorch_version": packages["torch"],
         "numpy_version": packages["numpy"],
         "required_packages_version": {"medvit": __version__},
-        "name": f"{name} ({network})",
+        "name": f"{name} ({plan.architecture})",
         "task": f"Segmentation of {names}",
-        "description": f"{network} trained on {plan.task}, from {plan.base}; segments {names}.",
+        "description": f"{plan.architecture} trained on {plan.task}, from {plan.base}; segments {names}.",
         "authors": "Those who trained it",
         "copyright": "Copyright of the weights: those who trained them; see LICENSE",
         "data_source": f"{plan.cases['training']} labelled cases of {plan.task}",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medvit.bundles import Bundle
 from medvit.data.labels import LabelTable, Structure
 from medvit.errors import MedvitError
+from medvit.networks import LateralSegmenter
 from medvit.networks.published import read_checkpoint
 
 _LATERAL = "medvit.networks.LateralSegmenter"
@@ -32,10 +33,8 @@ def network_definition(bundle: Bundle) -> dict[str, Any]:
     MedvitError
         If the bundle states its network in another way than by a class and its channels.
     """
-    parser = ConfigParser()
-    parser.read_config(str(bundle.config("inference")))
-    definition = parser.get("network_def")
-    if isinstance(definition, dict) and definition.get("_target_") == _LATERAL:
+    definition = _stated(bundle)
+    if is_lateral(bundle):
         definition = definition["network"]
     if not isinstance(definition, dict) or not {"in_channels", "out_channels"} <= set(definition):
         raise MedvitError(
@@ -58,17 +57,32 @@ def fitted(
     return result
 
 
+def lateral(definition: Mapping[str, Any], table: LabelTable) -> dict[str, Any]:
+    """A network of one channel a structure and one for the side, behind which sides are told apart."""
+    structures = [{"name": s.name, "side": s.side} for s in table]
+    return {
+        "_target_": _LATERAL,
+        "table": {"name": table.name, "structures": structures},
+        "network": {**definition, "out_channels": len(unsided(table)) + 2},
+    }
+
+
+def unsided(table: LabelTable) -> list[str]:
+    """The structures of a table, each once, in order."""
+    return list(dict.fromkeys(s.unsided_name for s in table))
+
+
 def build(definition: Mapping[str, Any]) -> nn.Module:
     """The network of a configuration, freshly initialised."""
     return ConfigParser({"network": copy.deepcopy(dict(definition))}).get_parsed_content("network")
 
 
-def refusal(definition: Mapping[str, Any], window: Sequence[int]) -> str:
-    """Why the network cannot take a window, in its own words; empty if it can."""
+def refusal(definition: Mapping[str, Any], window: Sequence[int], batch_size: int = 2) -> str:
+    """Why the network cannot be trained on such windows, in its own words; empty if it can."""
     try:
-        network = build(fitted(definition, 1, 2, window)).to("meta").eval()
+        network = build(fitted(definition, 1, 2, window)).to("meta").train()
         with torch.no_grad():
-            network(torch.empty(1, 1, *window, device="meta"))
+            network(torch.empty(batch_size, 1, *window, device="meta"))
     except (ValueError, RuntimeError) as error:
         return str(error) or type(error).__name__
     return ""
@@ -189,53 +203,83 @@ def carry_over(network: nn.Module, bundle: Bundle, table: LabelTable) -> Carried
     own = network.state_dict()
     if not bundle.weights.is_file():
         return CarriedOver(0, 0, len(own), ())
-    given = read_checkpoint(bundle.weights)
-    lateral = _is_lateral(bundle)
-    if lateral:
-        given = {name.removeprefix("network."): value for name, value in given.items()}
-    names = _names_by_channel(bundle.label_table, lateral)
-    known = {0: 0} | {s.value: c for s in table if (c := _channel_of(s, names, lateral)) is not None}
+    readout, other = _Readout(table, isinstance(network, LateralSegmenter)), _Readout.of(bundle)
+    given = {other.bare(name): value for name, value in read_checkpoint(bundle.weights).items()}
+    known = readout.known_to(other)
     taken = in_part = 0
     for name, value in own.items():
-        other = given.get(name)
-        if other is None:
+        tensor = given.get(readout.bare(name))
+        if tensor is None:
             continue
-        if other.shape == value.shape:
-            own[name] = other.to(value.dtype)
+        if tensor.shape == value.shape:
+            own[name] = tensor.to(value.dtype)
             taken += 1
-        elif len(known) > 1 and _copied(value, other, known, len(table) + 1, len(names) + 1 + lateral):
+        elif len(known) > 1 and _copied(value, tensor, known, readout.channels, other.channels):
             in_part += 1
     network.load_state_dict(own)
-    shared = tuple(s.name for s in table if s.value in known) if in_part else ()
+    shared = tuple(s.name for s in table if readout.channel_of(s) in known) if in_part else ()
     return CarriedOver(taken, in_part, len(own), shared)
 
 
-def _is_lateral(bundle: Bundle) -> bool:
+@dataclass(frozen=True)
+class _Readout:
+    """What the channels of a network mean: background, structures, and the side where it has one channel.
+
+    Parameters
+    ----------
+    table
+        The structures; `None` where they are not known.
+    lateral
+        Whether structures stand once, and a last channel tells the side.
+    """
+
+    table: LabelTable | None
+    lateral: bool
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> _Readout:
+        return cls(bundle.label_table, is_lateral(bundle))
+
+    @property
+    def channels(self) -> int:
+        if self.table is None:
+            return 0
+        return len(unsided(self.table)) + 2 if self.lateral else len(self.table) + 1
+
+    def bare(self, name: str) -> str:
+        """The name of a tensor in the network itself."""
+        return name.removeprefix("network.") if self.lateral else name
+
+    def channel_of(self, structure: Structure) -> int:
+        if not self.lateral or self.table is None:
+            return structure.value
+        return unsided(self.table).index(structure.unsided_name) + 1
+
+    def known_to(self, other: _Readout) -> dict[int, int]:
+        """The channels that both have, by code and side or by name: here, and in the other."""
+        known = {0: 0}
+        for s in self.table or ():
+            for t in other.table or ():
+                sided = not self.lateral and not other.lateral
+                coded = s.code.scheme == t.code.scheme == "SCT" and s.code.value == t.code.value
+                names = (s.name, t.name) if sided else (s.unsided_name, t.unsided_name)
+                if names[0].lower() == names[1].lower() or (coded and (not sided or s.side == t.side)):
+                    known.setdefault(self.channel_of(s), other.channel_of(t))
+        if self.lateral and other.lateral:
+            known[self.channels - 1] = other.channels - 1
+        return known
+
+
+def is_lateral(bundle: Bundle) -> bool:
+    """Whether a bundle's network tells left from right in a channel of its own."""
+    definition = _stated(bundle)
+    return isinstance(definition, dict) and definition.get("_target_") == _LATERAL
+
+
+def _stated(bundle: Bundle) -> Any:
     parser = ConfigParser()
     parser.read_config(str(bundle.config("inference")))
-    return parser.get("network_def", {}).get("_target_") == _LATERAL
-
-
-def _names_by_channel(table: LabelTable | None, lateral: bool) -> dict[tuple[str, str, str], int]:
-    """Channel of each (name, code, side) of a bundle; where sides are told apart behind, without side."""
-    if table is None:
-        return {}
-    if not lateral:
-        return {(s.name.lower(), _code(s), s.side): s.value for s in table}
-    unsided = dict.fromkeys((s.unsided_name.lower(), _code(s), "") for s in table)
-    return {key: channel for channel, key in enumerate(unsided, start=1)}
-
-
-def _channel_of(s: Structure, names: Mapping[tuple[str, str, str], int], lateral: bool) -> int | None:
-    name, side = (s.unsided_name if lateral else s.name).lower(), "" if lateral else s.side
-    for (other, code, other_side), channel in names.items():
-        if other == name or (code == _code(s) and side == other_side and code.startswith("SCT")):
-            return channel
-    return None
-
-
-def _code(structure: Structure) -> str:
-    return f"{structure.code.scheme} {structure.code.value}"
+    return parser.get("network_def")
 
 
 def _copied(value: Tensor, other: Tensor, known: Mapping[int, int], classes: int, before: int) -> bool:

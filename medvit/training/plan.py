@@ -12,6 +12,7 @@ import torch
 
 from medvit.bundles import Bundle
 from medvit.convert.configuration import lateral_pairs
+from medvit.data.labels import LabelTable
 from medvit.datasets import Manifest
 from medvit.engines import inference_component
 from medvit.errors import MedvitError
@@ -19,6 +20,8 @@ from medvit.inferers import SliceInferer, StreamingWindowInferer
 from medvit.training.network import (
     build,
     fitted,
+    is_lateral,
+    lateral,
     network_definition,
     refusal,
     training_bytes,
@@ -156,13 +159,19 @@ class Plan:
         """The window along the network's axes."""
         return tuple(n for axis, n in enumerate(self.patch_size) if axis != self.slice_axis)
 
+    @property
+    def architecture(self) -> str:
+        """Name of the network's class; of the one inside where sides are told apart behind it."""
+        inner = self.network["network"] if "table" in self.network else self.network
+        return str(inner["_target_"]).rpartition(".")[2]
+
     def lines(self) -> list[tuple[str, str]]:
         """What is to be done, as pairs of a word and a clause."""
         names = [s["name"] for s in self.labels["structures"]]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         held_out = self.cases["validation"]
         return [
-            ("network", f"{self.network['_target_'].rpartition('.')[2]}, from {self.base}"),
+            ("network", f"{self.architecture}, from {self.base}"),
             ("images", f"{', '.join(self.channels)} ({self.modality or 'modality not stated'})"),
             ("structures", f"{len(names)}: {shown}"),
             ("cases", f"{self.cases['training']} to train on, {held_out} to validate on ({self.split})"),
@@ -202,6 +211,7 @@ def make_plan(
     """
     table = manifest.labels
     assert table is not None, "only segmentation is planned"
+    _check_names(manifest, table)
     definition = network_definition(bundle)
     spacing = choices.spacing or median_spacing(facts)
     shapes = [np.array(f.shape) * f.spacing / spacing for f in facts]
@@ -211,17 +221,21 @@ def make_plan(
     keep = [axis for axis in range(3) if axis != slice_axis]
     own = _own_window(inferer, len(keep))
     window = _window(definition, [median[a] for a in keep], own, keep, choices, len(manifest.channels))
+    _check_window(definition, window, own, choices.batch_size)
     patch = [1, 1, 1]
     for axis, edge in zip(keep, window, strict=True):
         patch[axis] = edge
     labels = table.as_dict()
     pairs, mirror, notes = _mirroring(labels, choices.mirror)
     length = choices.epoch_length or _epoch_length(cases["cases"]["training"], choices.batch_size)
+    network = fitted(definition, len(manifest.channels), len(table) + 1, window)
+    if is_lateral(bundle) and all_sides(table):
+        network = lateral(network, table)
     settings = asdict(choices) | {"epoch_length": length, "device": str(choices.torch_device)}
     return Plan(
         bundle.name, manifest.name, manifest.modality, labels, tuple(manifest.channels), spacing,
         (patch[0], patch[1], patch[2]), slice_axis, intensity(manifest, facts),
-        fitted(definition, len(manifest.channels), len(table) + 1, window), mirror, pairs, settings,
+        network, mirror, pairs, settings,
         notes=(*_unseen(table.by_name, facts), *notes), **cases,
     )  # fmt: skip
 
@@ -272,6 +286,19 @@ def intensity(manifest: Manifest, facts: Sequence[CaseFacts]) -> str:
     return ":".join(["window", *(f"{n:g}" for n in (low, high, mean, std if std > 0 else 1.0))])
 
 
+def all_sides(table: LabelTable) -> bool:
+    """Whether there are structures with a side, and each has its other side."""
+    sided = [s for s in table if s.side]
+    return bool(sided) and len(sided) == 2 * len(list(table.pairs()))
+
+
+def _check_names(manifest: Manifest, table: LabelTable) -> None:
+    """Refuse names that a bundle's configuration would take for code or references."""
+    for name in (*manifest.channels, *table.by_name):
+        if name[:1] in ("$", "@", "%"):
+            raise MedvitError(f"{manifest.path}: {name!r} cannot be the name of a structure or a channel")
+
+
 def smaller_window(window: Sequence[int]) -> tuple[int, ...]:
     """The next smaller window to try where memory ran out."""
     largest = int(np.argmax(window))
@@ -300,12 +327,7 @@ def _window(
     channels: int,
 ) -> tuple[int, ...]:
     if choices.patch_size is not None:
-        window = tuple(choices.patch_size[axis] for axis in keep)
-        why = refusal(definition, window)
-        if why and not refusal(definition, own):
-            asked = " x ".join(map(str, choices.patch_size))
-            raise MedvitError(f"--patch-size {asked}: the network cannot take it: {why}")
-        return window
+        return tuple(choices.patch_size[axis] for axis in keep)
     device = choices.torch_device
 
     def affordable(edges: Sequence[int]) -> bool:
@@ -318,6 +340,19 @@ def _window(
         return math.prod(edges) <= math.prod(own)
 
     return window_for(definition, median, own, affordable)
+
+
+def _check_window(
+    definition: Mapping[str, Any], window: Sequence[int], own: Sequence[int], batch_size: int
+) -> None:
+    why = refusal(definition, window, batch_size)
+    # A network that does not even take its own window cannot be asked without real numbers.
+    if why and not refusal(definition, own):
+        size = " x ".join(map(str, window))
+        raise MedvitError(
+            f"the network cannot be trained on {batch_size} window(s) of {size} a step ({why}): "
+            "give another --patch-size or --batch-size"
+        )
 
 
 def _mirroring(

@@ -16,7 +16,16 @@ from medvit.datasets import Manifest
 from medvit.errors import MedvitError
 from medvit.training import CaseFacts, Choices, make_plan
 from medvit.training.cases import Split, patient_of, read_case, split_cases
-from medvit.training.network import build, carry_over, fitted, refusal, training_bytes, window_for
+from medvit.training.network import (
+    build,
+    carry_over,
+    fitted,
+    lateral,
+    network_definition,
+    refusal,
+    training_bytes,
+    window_for,
+)
 from medvit.training.plan import intensity, median_spacing
 from tests.label.phantoms import make_bundle
 from tests.training.cases import write_data
@@ -69,6 +78,7 @@ def test_windows_have_the_shape_of_the_studies_the_size_of_the_memory_and_please
     swin = {"_target_": "medvit.networks.SwinUNETR", "in_channels": 1, "out_channels": 2, "feature_size": 12}
     assert "64" in refusal(swin, (32, 32, 32))
     assert refusal(swin, (64, 32, 32)) == ""
+    assert "more than 1 value per channel" in refusal(SEGFORMER, (32, 32, 32), batch_size=1)
     # One edge of at least 64 is what this network wants, even where the studies are smaller.
     assert window_for(swin, (30, 30, 30), (64, 64, 64), small) == (64, 32, 32)
 
@@ -132,6 +142,45 @@ def test_the_manifests_own_split_comes_first_and_its_test_cases_stay_unseen(tmp_
     path = write_data(tmp_path, 3, splits={"training": ["case0"], "validation": ["case1"], "test": ["case2"]})
     split = split_of(path)
     assert [[c.id for c in side] for side in (split.training, split.validation)] == [["case0"], ["case1"]]
+
+
+def test_sides_stay_in_a_channel_of_their_own_where_the_bundle_has_one(tmp_path: Path) -> None:
+    organs = parse_label_table(
+        {"name": "organs", "structures": [{"name": "liver"}, {"name": "kidney", "paired": True}]}
+    )
+    root = make_bundle(
+        tmp_path / "base", table="", channel_def=organs.channel_def, medvit={"labels": organs.as_dict()}
+    )
+    config = json.loads((root / "configs" / "inference.json").read_text())
+    config["network_def"] = lateral(SEGFORMER, organs)
+    (root / "configs" / "inference.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    before = build(config["network_def"])
+    torch.save(before.state_dict(), root / "models" / "model.pt")
+    new = parse_label_table({"name": "mine", "structures": [{"name": "kidney", "paired": True}]})
+    definition = network_definition(Bundle(root))
+    network, alone = (
+        build(lateral(fitted(definition, 1, 3, (32,) * 3), new)),
+        build(fitted(definition, 1, 3, (32,) * 3)),
+    )
+    assert network.eval()(torch.zeros(1, 1, 32, 32, 32)).shape[1] == 3
+    carried = carry_over(network, Bundle(root), new)
+    assert carried.structures == ("left kidney", "right kidney") and carried.in_part == 2
+    carry_over(alone, Bundle(root), new)
+    old = before.state_dict()
+    for name, value in alone.state_dict().items():
+        if value.shape != old[f"network.{name}"].shape:
+            rows, inside = old[f"network.{name}"], network.state_dict()[f"network.{name}"]
+            # Background, liver, kidney, side before; with and without a side of its own now.
+            torch.testing.assert_close(inside, rows[[0, 2, 3]])
+            torch.testing.assert_close(value, rows[[0, 2, 2]])
+
+
+def test_names_that_a_configuration_would_run_are_refused(tmp_path: Path) -> None:
+    bundle = Bundle(make_bundle(tmp_path / "base"))
+    for name in ("$import os", "@run", "%liver"):
+        with pytest.raises(MedvitError, match="cannot be the name"):
+            make_plan(bundle, manifest(name), [facts((9, 9, 9), (1, 1, 1))], Choices())
 
 
 def test_the_folder_of_an_nnunet_data_set_is_taken_as_it_is(tmp_path: Path) -> None:
