@@ -46,7 +46,7 @@ def own_studies(table: LabelTable, data: Path) -> list[BenchStudy]:
     MedvitError
         If there is no pair, a study has several label maps, or the manifest wants several images a study.
     StudyError
-        If a label map cannot be read, or has values without a meaning.
+        If a label map cannot be read, or has values without a meaning, or an image is not one file.
     """
     if not data.exists():
         raise MedvitError(f"{data}: does not exist; give a manifest, or a folder of images and label maps")
@@ -68,6 +68,9 @@ def own_studies(table: LabelTable, data: Path) -> list[BenchStudy]:
 
 
 def _study(case: _Case, drawn: list[Region], table: LabelTable) -> BenchStudy:
+    if not case.image.is_file() or len(find_studies(case.image).studies) != 1:
+        do = "convert the study to NIfTI, NRRD or MetaImage"
+        raise StudyError("not-one-image", "is not one image in one file", path=case.image, do=do)
     found = tuple(Region(r.name, (table.by_name[r.name].value,)) for r in drawn)
     reference = Reference(GROUP, case.label, found, tuple(drawn))
     return BenchStudy(f"own_{safe_name(case.id)}", case.image, (reference,))

@@ -48,8 +48,8 @@ _METHOD = """
 ## Run it yourself
 `medvit bench brain -o OUT` needs nothing but nilearn (`pip install 'medvit[demo]'`), which brings the
 template and its tissue maps. More studies come with
-- `--atlases FOLDER`: atlases in MNI space, `bigbrain.nii.gz` and `AllenAtlas.nii.gz` (NiiVue's, with their
-  `.json` of label names);
+- `--atlases FOLDER`: atlases in MNI space, `bigbrain.nii.gz` and `AllenAtlas.nii.gz`, each with the names of
+  its labels in a `.json` beside it;
 - `--label-maps FOLDER`: label maps with FreeSurfer's numbers and 1 mm voxels, such as those that SynthSeg was
   trained with; `--held-out PART` takes those whose names hold it (default: `seg_09` and `seg_14`, which no
   bundle has seen);

@@ -133,8 +133,8 @@ def bench_bundle(bundle: Bundle, studies: Sequence[BenchStudy], folder: Path, op
     if not bundle.weights.is_file():
         return Row(bundle.name, bundle.version, error="has no weights")
     digest = sha256_of(bundle.weights)
-    configs = {p.name: sha256_of(p) for p in sorted((bundle.path / "configs").glob("*.json"))}
-    base = {"weights": digest, "configs": configs, "medvit": __version__, "device": options.device}
+    config = sha256_of(bundle.config("inference"))
+    base = {"weights": digest, "config": config, "medvit": __version__, "device": options.device}
     keys = {s.id: key_of(base | {"image": sha256_of(s.image)}) for s in studies}
     machine = [processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS")]
     cost_key = key_of([keys[studies[0].id], options.rounds, machine])

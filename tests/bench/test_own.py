@@ -60,6 +60,15 @@ def test_a_manifest_names_the_values(tmp_path: Path) -> None:
     assert [r.values for r in reference.found] == [(THALAMUS,)]
 
 
+def test_a_series_of_many_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "series").mkdir()
+    save(tmp_path / "y.nii.gz", THALAMUS)
+    manifest = {"labels": "brain", "cases": [{"id": "x", "image": "series", "label": "y.nii.gz"}]}
+    (tmp_path / "mine.json").write_text(json.dumps(manifest))
+    with pytest.raises(MedvitError, match="series: is not one image in one file"):
+        own_studies(TABLE, tmp_path / "mine.json")
+
+
 def test_names_beside_a_label_map(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz", 100)
     save(tmp_path / "a_seg.nii.gz", 7)
