@@ -65,11 +65,11 @@ def read_regions(table: str | Path) -> tuple[Region, ...]:
     if not path.is_file():
         if not (files("medvit.data") / "label_tables" / f"{table}.json").is_file():
             raise MedvitError(f"{table}: is neither a file nor a label table that ships with medvit")
-        return _of_table(load_label_table(str(table)))
+        return regions_of_table(load_label_table(str(table)))
     try:
         content = json.loads(path.read_text("utf-8"))
         if "structures" in content:
-            return _of_table(parse_label_table(content))
+            return regions_of_table(parse_label_table(content))
         return _parse(content.get("labels", content))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MedvitError(f"{path}: is not a readable label table ({error}); see docs/evaluate.md") from error
@@ -116,7 +116,8 @@ def _code(code: Code, side: str) -> str:
     return "" if code.scheme.startswith("99") else f"{code.scheme} {code.value} {side}"
 
 
-def _of_table(table: LabelTable) -> tuple[Region, ...]:
+def regions_of_table(table: LabelTable) -> tuple[Region, ...]:
+    """A region for each structure of a label table."""
     return tuple(Region(s.name, (s.value,), _code(s.code, s.side)) for s in table)
 
 
