@@ -18,6 +18,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DPI = 130
 _AREA = 40.0  # points^2 for a million parameters
+_LEAST_SPAN = 0.1  # of Dice, so that small differences look small
 _WIDE = 6  # slowest over fastest, from where seconds are drawn on a logarithmic axis
 
 
@@ -47,6 +48,9 @@ def draw_quality_over_time(path: Path, rows: Sequence[Row]) -> bool:
         panel.set_xlabel(title)
         panel.set_title(group, fontsize=10)
         panel.margins(y=0.2)
+        low, high = panel.get_ylim()
+        spare = max(0.0, _LEAST_SPAN - (high - low)) / 2
+        panel.set_ylim(low - spare, high + spare)
         panel.grid(color="0.9")
         panel.set_axisbelow(True)
     panels[0].set_ylabel("mean Dice")
