@@ -76,6 +76,9 @@ def _trunk(canvas: _Canvas, chest: bool) -> None:
         canvas.scatter("gas", 4, inner, (0.02, 0.09))
         canvas.scatter("fat", 16, inner, (0.02, 0.1))
         canvas.scatter("muscle", 14, inner, (0.02, 0.08))
+        for tissue in ("fat", "muscle", "organ", "fat"):
+            canvas.mottle(tissue, (0, 0), inner)
+    canvas.mottle("vessel", (0, 0), inner)
     canvas.scatter("vessel", 20, inner, (0.01, 0.05))
     canvas.scatter("fluid", 4, inner, (0.02, 0.08))
     _bone(canvas, (0, inner[1] * 0.8), canvas.uniform(0.1, 0.17))
@@ -97,6 +100,7 @@ def _head(canvas: _Canvas) -> None:
     canvas.paint("brain", (0, 0), (inner[0] - 0.03, inner[1] - 0.03))
     canvas.scatter("brain", 25, inner, (0.03, 0.25))
     canvas.scatter("fluid", 12, inner, (0.01, 0.1))
+    canvas.mottle("fluid", (0, 0), inner)
     canvas.scatter("vessel", 4, inner, (0.01, 0.03))
 
 
@@ -117,6 +121,7 @@ def _bone(canvas: _Canvas, place: tuple[float, float], radius: float) -> None:
     canvas.paint("cortex", place, (long, radius), angle)
     if radius > 2 * shell:
         canvas.paint("marrow", place, (long - shell, radius - shell), angle)
+        canvas.mottle("cortex", place, (long - shell, radius - shell), angle)
 
 
 class _Canvas:
@@ -139,7 +144,7 @@ class _Canvas:
 
     def finish(self) -> Tensor:
         """The slice, blurred a little as every scanner does, air left as it is."""
-        sigma = self.uniform(0.2, 0.8)
+        sigma = self.uniform(0.1, 0.6)
         taps = torch.exp(-0.5 * (torch.arange(-2, 3) / sigma) ** 2)
         taps = taps / taps.sum()
         padded = F.pad(self.hu[None, None], (2, 2, 2, 2), mode="replicate")
@@ -177,6 +182,17 @@ class _Canvas:
         strength = self.uniform(0, 0.25 * abs(mean)) if mean > 300 else self.uniform(0, 15)
         self.hu += opacity * (mean + strength * self.texture - self.hu)
         return opacity
+
+    def mottle(
+        self, tissue: str, place: tuple[float, float], radii: tuple[float, float], angle: float = 0.0
+    ) -> None:
+        """Cover winding patches of an ellipse with a tissue, as fat lies between loops of bowel."""
+        knots = self.integer(12, max(13, self.size // 2))
+        # A field of standard deviation 1 changes by about 1 from knot to knot.
+        edge = 0.5 * self.size / knots
+        patches = ((self.field(knots) - self.uniform(0.6, 2.2)) * edge + 0.5).clamp(0, 1)
+        somewhere = ((self.field(4) - self.uniform(-1.0, 1.0)) * 8).clamp(0, 1)
+        self.paint(tissue, place, radii, angle, patches * somewhere)
 
     def scatter(self, tissue: str, most: int, area: tuple[float, float], radii: tuple[float, float]) -> None:
         """Up to `most` ellipses of a tissue within an elliptic area."""

@@ -38,7 +38,7 @@ class Scan:
 
     dose: float = 0.25
     noise_index: float = 12.0
-    electronic_noise: float = 10.0
+    electronic_noise: float = 2.0
     cutoff: float = 1.0
     views: int | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ Source = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 
 class LowDoseSlices:
-    """Slices of made-up bodies, and what a scan at a random dose, size and kernel shows of them.
+    """Slices of made-up bodies at full dose, and what a scan at a random dose, size and kernel shows of them.
+
+    The full dose has noise of its own, as real scans have. A network that learns from such pairs leaves of
+    the noise what the full dose would have shown, and with it the finest detail.
 
     Parameters
     ----------
@@ -33,6 +37,8 @@ class LowDoseSlices:
         Range of the pixel's edge in mm.
     doses, noise_indices, cutoffs
         Ranges of the fields of `Scan`.
+    own_noise
+        Range of the standard deviation of the noise at full dose, in HU.
     """
 
     def __init__(
@@ -40,16 +46,19 @@ class LowDoseSlices:
         size: int = 128,
         spacing: tuple[float, float] = (0.7, 3.2),
         doses: tuple[float, float] = (0.1, 1.0),
-        noise_indices: tuple[float, float] = (6.0, 30.0),
+        noise_indices: tuple[float, float] = (6.0, 40.0),
         cutoffs: tuple[float, float] = (0.7, 2.5),
+        own_noise: tuple[float, float] = (2.0, 18.0),
     ) -> None:
         self.phantom = BodyPhantom(size)
         self.spacing, self.doses = spacing, doses
-        self.noise_indices, self.cutoffs = noise_indices, cutoffs
+        self.noise_indices, self.cutoffs, self.own_noise = noise_indices, cutoffs, own_noise
 
     def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A slice at a low dose and without noise, (size, size) each, in HU within [-1024, 3071]."""
+        """A slice at a low and at the full dose, (size, size) each, in HU within [-1024, 3071]."""
         clean = self.phantom(generator)
+        own = torch.randn(clean.shape, generator=generator) * _log_uniform(self.own_noise, generator)
+        clean = clean + torch.where(clean > -900, own, 0.2 * own)
         scan = Scan(
             dose=_log_uniform(self.doses, generator),
             noise_index=_log_uniform(self.noise_indices, generator),
@@ -89,10 +98,10 @@ class NoisyMRSlices:
         noise: tuple[float, float] = (0.01, 0.15),
     ) -> None:
         anatomy = brain_anatomy()
-        still: dict[str, Any] = {"noise": 0.0, "thick_slices": 0.0, "crop": 0.0, "translation": 40.0}
-        self.synthesizers = [
-            Synthesizer(anatomy, SynthesisSettings((size, size, 1), spacing, **still)) for spacing in spacings
-        ]
+        settings = SynthesisSettings(
+            (size, size, 1), noise=0.0, thick_slices=0.0, crop=0.0, texture=0.04, translation=40.0
+        )
+        self.synthesizers = [Synthesizer(anatomy, replace(settings, spacing=s)) for s in spacings]
         self.heads = [read_head_map(path, anatomy) for path in label_maps]
         self.noise = noise
 
