@@ -29,8 +29,9 @@ def case_list(manifest: str | Path, folder: str | Path, split: str | None = None
     Returns
     -------
     list of dict
-        ``case``, the identifier; ``image``, one file or a list with one for each channel; ``label``, the
-        label map, or what the image is to be restored to.
+        ``filename_or_obj``, the identifier, by which MONAI's ``MetricsSaver`` names scores; ``image``, one
+        file or a list with one for each channel; ``label``, the label map, or what the image is to be
+        restored to.
 
     Raises
     ------
@@ -116,4 +117,5 @@ def _as_item(case: Case) -> dict[str, Any]:
             f"case {case.id} has no label map and nothing to be restored to: choose another split"
         )
     images = [str(path) for path in case.images]
-    return {"case": case.id, "image": images[0] if len(images) == 1 else images, "label": str(label)}
+    image = images[0] if len(images) == 1 else images
+    return {"filename_or_obj": case.id, "image": image, "label": str(label)}

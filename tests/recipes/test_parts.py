@@ -149,7 +149,7 @@ def test_unlabelled_cases_are_for_no_training(tmp_path: Path) -> None:
     write_nnunet(tmp_path, 2, 2, (8, 8, 8), (1, 1, 1))
     (tmp_path / "imagesTs").mkdir()
     saved(tmp_path / "imagesTs/other_0000.nii.gz", np.zeros((8, 8, 8), np.float32), np.eye(4))
-    assert [item["case"] for item in case_list(tmp_path, tmp_path)] == ["case_000", "case_001"]
+    assert [item["filename_or_obj"] for item in case_list(tmp_path, tmp_path)] == ["case_000", "case_001"]
 
 
 def test_foreground_intensity_is_of_labelled_voxels(tmp_path: Path) -> None:

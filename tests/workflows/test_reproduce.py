@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +101,7 @@ SMALL = {
         lambda folder: write_pet_pairs(folder, (24, 20, 4), (4, 4, 4)), {**RAT, "sample_size": [16, 16]}
     ),
 }
-NAMES = sorted(path.stem for path in RECIPES.glob("*.json"))
+NAMES = sorted(path.stem for path in RECIPES.glob("*.json") if path.stem != "multi_gpu")
 
 
 def recipe_of(name: str) -> dict[str, Any]:
@@ -188,8 +191,28 @@ def test_the_bundles_evaluation_scores_each_structure_of_each_case(tmp_path: Pat
     )
     evaluation.run()
     rows = (tmp_path / "out/val_mean_dice_raw.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2
+    assert [row.split(",")[0] for row in rows] == ["filename", *ACDC_IDS["train"]]
     assert [len(row.split(",")) for row in rows[1:]] == [1 + 3 + 1] * 2  # name, three structures, mean
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    small = SMALL["segformer3d_acdc"]
+    manifest = small.write(tmp_path)
+    bundle = bundle_of("segformer3d_acdc")
+    files = [bundle / "configs/train.json", *recipe_files("segformer3d_acdc"), RECIPES / "multi_gpu.json"]
+    # One case a process: larger patches, so that batch norm has more than one voxel at the deepest stage.
+    overrides = {**small.overrides, "patch_size": [14, 64, 64], "manifest": manifest, "dataset_dir": tmp_path}
+    overrides |= {"bundle_root": bundle, "output_dir": tmp_path / "out", "num_workers": 0, "amp": False}
+    overrides |= {"epochs": 1, "epoch_length": 2, "val_interval": 1}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", str([str(path) for path in files])]
+    command += [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Key metric: val_mean_dice best value") == 1  # the first process logs
+    assert {"model.pt", "model_best.pt"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 # --- what the papers state
