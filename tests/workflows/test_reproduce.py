@@ -66,7 +66,7 @@ SMALL = {
     "segformer3d_acdc": Small(ACDC, {**SEGFORMER, "patch_size": [14, 24, 24]}),
     "swin_unetr_btcv": Small(
         public("btcv", {"train": ["0001", "0002"], "validation": ["0035"]}, (30, 28, 12), (2.0, 2.0, 4.0)),
-        SWIN,
+        SWIN | {"augmentation#transforms#0#num_samples": 1},
     ),
     "swin_unetr_brats21": Small(
         lambda folder: write_folds("brats2021", folder, 2, (66, 34, 32), (1, 1, 1)), SWIN
