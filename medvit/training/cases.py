@@ -77,19 +77,8 @@ def split_cases(
         If there are no cases to train on, or the manifest does not describe a segmentation.
     """
     manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
-    if manifest.labels is None:
-        raise MedvitError(f"{manifest.path} describes no segmentation: it has no labels to train on")
     folder = Path(folder) if folder else manifest.path.parent
-    found = named_cases(manifest, folder)
-    if not found:
-        raise MedvitError(why_empty(manifest, folder))
-    cases = [
-        case
-        for case in found
-        if case.label is not None
-        and case.id not in left_out
-        and not set(TEST) & set(manifest.splits_of(case.id))
-    ]
+    cases = [case for case in _usable(manifest, folder) if case.id not in left_out]
     held_out = [case for case in cases if set(VALIDATION) & set(manifest.splits_of(case.id))]
     if held_out:
         rule = "the validation split of the manifest"
@@ -100,6 +89,17 @@ def split_cases(
     if not training:
         raise MedvitError(f"{folder}: no labelled case of {manifest.name} is left to train on")
     return Split(manifest, training, tuple(held_out), rule)
+
+
+def _usable(manifest: Manifest, folder: Path) -> list[Case]:
+    """The cases with label maps that are in no test split."""
+    if manifest.labels is None:
+        raise MedvitError(f"{manifest.path} describes no segmentation: it has no labels to train on")
+    found = named_cases(manifest, folder)
+    if not found:
+        raise MedvitError(why_empty(manifest, folder))
+    labelled = [case for case in found if case.label is not None]
+    return [case for case in labelled if not set(TEST) & set(manifest.splits_of(case.id))]
 
 
 def _drawn(cases: Sequence[Case], share: float, seed: int) -> list[Case]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -129,32 +129,46 @@ def train_bundle(
     Raises
     ------
     MedvitError
-        If a case is broken, something does not fit, memory runs out, or training was interrupted; what was
-        reached by then is kept to resume from.
+        If a case is broken, something does not fit, memory runs out, or training is interrupted.
     """
     console = console or Console(stderr=True)
-    output = Path(output).absolute()
-    work = Workspace(output, scratch)
+    work = Workspace(Path(output).absolute(), scratch)
     if resume or not plan_only:
         work.open(resume)
     listing = read_manifest(manifest).path.absolute()
     folder = str(Path(data).absolute() if data else listing.parent)
     if resume:
-        plan = Plan(**json.loads(work.plan_file.read_text(encoding="utf-8")))
+        plan = _resumed(work, listing, folder)
     else:
         plan = _planned(base, listing, folder, choices or Choices(), skip_bad, console)
-    for word, clause in plan.lines():
-        console.print(f"{word:12} {clause}", markup=False, highlight=False, soft_wrap=True)
+    _show(console, plan.lines())
     if plan_only:
         return None
-    if not resume:
-        plan = _begun(work, base, plan)
-    console.print(f"{'weights':12} {plan.carried}", markup=False, highlight=False, soft_wrap=True)
+    plan = plan if resume else _begun(work, base, plan)
+    _show(console, [("weights", plan.carried)])
     outcome = _trained(work, plan, listing, folder)
     save_metadata(work, plan, outcome)
     finished = work.close()
     console.print(f"{finished.path}: {outcome.quality(plan.cases['validation'])}", soft_wrap=True)
     return finished
+
+
+def _show(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    for word, clause in lines:
+        console.print(f"{word:12} {clause}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _resumed(work: Workspace, manifest: Path, folder: str) -> Plan:
+    """The plan of a training that was broken off, if the data are still those that it was made for."""
+    plan = Plan(**json.loads(work.plan_file.read_text(encoding="utf-8")))
+    s = plan.settings
+    split = split_cases(manifest, folder, s["val_fraction"], s["seed"], plan.left_out)
+    if _counted(split) != plan.cases:
+        raise MedvitError(
+            f"{folder} has {len(split.training)} + {len(split.validation)} cases where the plan had "
+            f"{plan.cases['training']} + {plan.cases['validation']}: remove {work.folder} and start anew"
+        )
+    return plan
 
 
 def _planned(
@@ -209,8 +223,9 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
     """Run the training workflow of the bundle in the work folder; its weights become the bundle's."""
     from monai.bundle import ConfigWorkflow
 
-    # It warns that there is no file of logging properties, which is as it should be.
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    # What they say beside the exceptions that they raise, and of a file of logging properties, helps nobody.
+    for name in ("monai.bundle.workflows", "ignite.engine.engine"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     workflow = ConfigWorkflow(
         config_file=str(work.bundle.config("train")),
         workflow_type="train",
