@@ -99,7 +99,7 @@ class NoisyMRSlices:
     ) -> None:
         anatomy = brain_anatomy()
         settings = SynthesisSettings(
-            (size, size, 1), noise=0.0, thick_slices=0.0, crop=0.0, texture=0.04, translation=40.0
+            (size, size, 1), noise=0.0, thick_slices=0.0, crop=0.0, texture=0.015, translation=40.0
         )
         self.synthesizers = [Synthesizer(anatomy, replace(settings, spacing=s)) for s in spacings]
         self.heads = [read_head_map(path, anatomy) for path in label_maps]
