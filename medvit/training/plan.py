@@ -161,8 +161,10 @@ class Plan:
 
     @property
     def architecture(self) -> str:
-        """Name of the network's class; of the one inside where sides are told apart behind it."""
-        inner = self.network["network"] if "table" in self.network else self.network
+        """Name of the network's class; of the innermost where others are put around it."""
+        inner = self.network
+        while isinstance(inner.get("network"), dict):
+            inner = inner["network"]
         return str(inner["_target_"]).rpartition(".")[2]
 
     def lines(self) -> list[tuple[str, str]]:
