@@ -5,6 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "annotation": ["read_annotation"],
         "cases": ["Case", "find_cases"],
         "check": ["check_dataset"],
         "findings": ["Findings", "Problem"],

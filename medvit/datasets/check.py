@@ -330,7 +330,7 @@ def _label_counts(manifest: Manifest, one: _Opened) -> dict[float, int]:
         return value_counts(one.label)
     if not _is_dicom(one.case.label) or not one.images:
         return {}
-    from medvit.training.annotation import read_annotation
+    from medvit.datasets.annotation import read_annotation
 
     values = np.array((0, *manifest.values))
     labels = values[read_annotation(one.case.label, one.images[0].grid, manifest)]

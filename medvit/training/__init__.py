@@ -5,7 +5,6 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "annotation": ["read_annotation"],
         "cases": ["Split", "WholeCases", "as_batch", "split_cases", "study_of"],
         "handlers": ["BestWeights", "NanGuard", "Progress"],
         "patches": ["PatchDataset", "Sample", "prepare_samples"],

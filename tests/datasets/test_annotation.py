@@ -11,10 +11,9 @@ import pytest
 from medvit.data.dicom_out import Algorithm, read_source, save_dicom, segmentation
 from medvit.data.labels import LabelTable, parse_label_table
 from medvit.data.study import Grid
-from medvit.datasets import Manifest
+from medvit.datasets import Manifest, read_annotation
 from medvit.datasets.cases import Case
 from medvit.errors import StudyError
-from medvit.training import read_annotation
 from medvit.training.cases import read_case
 from tests.data.dicom_out.synthetic import OBLIQUE, write_series
 

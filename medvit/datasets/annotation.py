@@ -9,7 +9,7 @@ import numpy as np
 from medvit.data.labels import LabelTable
 from medvit.data.placement import place
 from medvit.data.study import Grid
-from medvit.datasets import Manifest
+from medvit.datasets.manifest import Manifest
 from medvit.errors import MedvitError, StudyError
 
 # Of a voxel, over the whole image: as far as headers of different formats say the same.
