@@ -29,8 +29,8 @@ from medvit.data.write import write_json
 from medvit.engines.done import sha256_of
 from medvit.errors import MedvitError, MissingExtraError, StudyError
 from medvit.evaluation.measure import StudyScores
+from medvit.exits import ALL_WELL, SOME_FAILED
 
-ALL_WELL, SOME_FAILED = 0, 3
 TABLE = "brain"
 TIME_LIMIT = 3600  # s, of one bundle; beyond, it hangs
 

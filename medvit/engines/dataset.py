@@ -70,4 +70,5 @@ class StudyDataset(Dataset):
 
 def study_loader(dataset: StudyDataset) -> ThreadDataLoader:
     """The items of a dataset one by one; the next study is read by a thread while one is inferred."""
-    return ThreadDataLoader(dataset, batch_size=1, num_workers=0, collate_fn=lambda items: items[0])
+    source: Any = dataset  # MONAI names its own Dataset where any will do
+    return ThreadDataLoader(source, batch_size=1, num_workers=0, collate_fn=lambda items: items[0])

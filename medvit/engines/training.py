@@ -67,8 +67,9 @@ class TrainingLog:
             TensorBoardStatsHandler(log_dir=self.output_dir, iteration_log=False).attach(engine)
             return
         shown: dict[str, Any] = {"tag_name": "train_loss", "output_transform": lambda output: output["loss"]}
-        often = {"iteration_log": lambda _, iteration: iteration % self.interval == 0}
-        StatsHandler(name="training", **often, **shown).attach(engine)
+        StatsHandler(
+            name="training", iteration_log=lambda _, iteration: iteration % self.interval == 0, **shown
+        ).attach(engine)
         TensorBoardStatsHandler(log_dir=self.output_dir, **shown).attach(engine)
 
 
@@ -85,8 +86,9 @@ class SmallGridsInFloat32(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not torch.conv3d or min(args[0].shape[2:]) > 4:
             return func(*args, **kwargs)
+        exact: list[Any] = [a.float() if isinstance(a, Tensor) else a for a in args]
         with torch.autocast(args[0].device.type, enabled=False):
-            return func(*(a.float() if isinstance(a, Tensor) else a for a in args), **kwargs)
+            return func(*exact, **kwargs)
 
 
 class MixedPrecisionStep:

@@ -230,7 +230,7 @@ class DetailHead(DetailReadout):
         super().__init__(width, stem_width, out_channels)
         self.fuse = Fusion(dims, width, norm)
 
-    def forward(self, levels: Sequence[Tensor], stem: Tensor) -> Tensor:
+    def forward(self, levels: Sequence[Tensor], stem: Tensor) -> Tensor:  # type: ignore[override]
         """Levels of the encoder and the stem's map (B, C, D/2, H/2, W/2) to logits (B, out, D, H, W)."""
         return super().forward(_upsample(self.fuse(levels), stem.shape[2:]), stem)
 
