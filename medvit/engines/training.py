@@ -189,11 +189,17 @@ def save_weights(network: nn.Module, path: str | Path) -> Path:
 
     Of several processes that train together, the first one writes.
     """
-    state: dict[str, Any] = {
-        name: value.detach().cpu().half() if value.is_floating_point() else value.cpu()
-        for name, value in network.state_dict().items()
-    }
+    state: dict[str, Any] = {name: _compact(value) for name, value in network.state_dict().items()}
     if is_first():
         with atomic_path(Path(path)) as partial:
             torch.save(state, partial)
     return Path(path)
+
+
+def _compact(value: Tensor) -> Tensor:
+    """`value` in 16 bits: floating point always, whole numbers (tables of indices) where they fit."""
+    value = value.detach().cpu()
+    if value.is_floating_point():
+        return value.half()
+    narrow = value.short()
+    return narrow if torch.equal(narrow.to(value.dtype), value) else value
