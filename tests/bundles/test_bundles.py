@@ -61,7 +61,7 @@ def key_metric(bundle: Bundle) -> tuple[str, int]:
 
 
 def test_there_are_bundles() -> None:
-    assert "segformer3d_brain" in [b.name for b in BUNDLES]
+    assert {"segformer3d_brain", "rat_ct_denoise", "rat_mr_denoise"} <= {b.name for b in BUNDLES}
 
 
 @every_bundle
@@ -107,7 +107,7 @@ def test_network_and_metadata_agree_in_channels_and_size(bundle: Bundle) -> None
 def test_brain_bundles_differ_in_little_but_the_network() -> None:
     """What they share stands in the library and is set alike."""
     brain = [b for b in BUNDLES if b.facts.get("labels") == "brain"]
-    slices = {"inferer", "plane", "sw_batch_size", "displayable_configs", "writer"}
+    slices = {"inferer", "plane", "slices", "sw_batch_size", "displayable_configs", "writer"}
     own = {
         "inference": {"bundle_root", "roi_size", "network_def"},
         "train": {"bundle_root", "sample_shape", "learning_rate", "train", "validate"},
@@ -212,7 +212,7 @@ def train(bundle: Bundle, configs: list[str], folder: Path, **overrides: object)
         bundle_root=str(bundle.path), dataset_dir=str(folder), output_dir=str(folder / "out"),
         logging_file=False, num_workers=0, device="$torch.device('cpu')",
         sample_shape=shape if len(shape) == 3 or bundle.label_table is None else [*shape, shape[0]],
-        epoch_length=2, val_length=1, val_interval=1, **overrides,
+        slices=2, epoch_length=2, val_length=1, val_interval=1, **overrides,
     )  # fmt: skip
     workflow.initialize()
     workflow.run()
