@@ -32,6 +32,8 @@ _ABOUT = {
 }
 _METHOD = """
 ## How it is measured
+- Bundles are compared, not architectures: their weights differ in how long and from where they were trained,
+  as each bundle's card says.
 - Every bundle runs through its own inference configuration, from the image's file to the written label map on
   the image's grid. {postprocessing}
 - Dice, surface Dice (tolerance 1 mm), HD95 (mm) and volume (mean absolute error in % of the reference) are

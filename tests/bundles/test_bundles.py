@@ -70,6 +70,9 @@ def test_the_folder_is_complete(bundle: Bundle) -> None:
         "LICENSE",
         "configs/metadata.json",
         "configs/train.json",
+        "configs/evaluate.json",
+        "configs/multi_gpu_train.json",
+        "configs/multi_gpu_evaluate.json",
         "docs/README.md",
         "models/model.pt",
     ):
