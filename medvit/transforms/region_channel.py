@@ -12,9 +12,13 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Orientationd
 from torch import Tensor
 
+from medvit.errors import StudyError
 from medvit.transforms.load_study import LoadStudyd
 from medvit.transforms.regions import felzenszwalb_regions
 from medvit.transforms.restoration import ScaleToUnitd
+
+# Pixels along the shorter edge: one window of RAT at its coarsest level.
+_NARROWEST = 16
 
 
 def add_region_channel(image: Tensor, window: tuple[float, float]) -> Tensor:
@@ -55,6 +59,11 @@ class RegionChanneld(MapTransform):
         Images.
     window
         Intensities between which tissues are told apart.
+
+    Raises
+    ------
+    StudyError
+        If an axial slice is narrower than a network can make sense of, as of a lone coronal one.
     """
 
     def __init__(self, keys: KeysCollection, window: tuple[float, float]) -> None:
@@ -66,6 +75,13 @@ class RegionChanneld(MapTransform):
         sample = dict(data)
         for key in self.key_iterator(sample):
             image = sample[key]
+            if min(image.shape[1:3]) < _NARROWEST:
+                raise StudyError(
+                    "narrow-slices",
+                    f"its axial slices of {image.shape[1]} x {image.shape[2]} voxels are too narrow",
+                    path=image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None,
+                    do="give axial slices",
+                )
             stacked = add_region_channel(image, self.window)
             if isinstance(image, MetaTensor):
                 stacked = MetaTensor(stacked).copy_meta_from(image)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from medvit.errors import StudyError
 from medvit.transforms import KeepOutsided, RegionChanneld, ScaleToUnitd, prepare_axial_slices
 from medvit.transforms.regions import felzenszwalb_regions
 from medvit.transforms.restoration import UNIT
@@ -58,7 +59,12 @@ def test_each_slice_has_its_own_regions() -> None:
         corners = stacked[1, [8, 8, 32, 32], [8, 40, 8, 40], number]
         assert len(torch.unique(corners)) == 4
     with pytest.raises(ValueError, match="1, X, Y"):
-        RegionChanneld("image", (0, 1))({"image": torch.zeros(2, 8, 8)})
+        RegionChanneld("image", (0, 1))({"image": torch.zeros(2, 18, 18)})
+
+
+def test_a_lone_coronal_slice_is_refused() -> None:
+    with pytest.raises(StudyError, match="too narrow"):
+        RegionChanneld("image", (0, 1))({"image": torch.zeros(1, 40, 1, 48)})
 
 
 def test_slices_are_axial_however_the_file_is_stored(tmp_path: Path) -> None:
