@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "restoration": ["LowDoseSlices", "NoisyMRSlices", "RestorationDataset"],
         "atlas": ["Anatomy", "HeadMap", "brain_anatomy", "read_head_map"],
         "dataset": ["SyntheticDataset", "SyntheticSlices", "SynthesizeImaged", "find_label_maps"],
+        "seeded": ["SeededDataset"],
         "generator": ["SynthesisSettings", "Synthesizer", "normalise"],
     },
 )

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import MapTransform, Randomizable
-from torch.utils.data import Dataset
 
 from medvit.errors import StudyError
 from medvit.synthesis.atlas import HeadMap, brain_anatomy, read_head_map
 from medvit.synthesis.generator import SynthesisSettings, Synthesizer
+from medvit.synthesis.seeded import SeededDataset
 
 
 def find_label_maps(
@@ -43,7 +43,7 @@ def find_label_maps(
     return found
 
 
-class SyntheticDataset(Dataset):
+class SyntheticDataset(SeededDataset):
     """Images made from annotated heads, each a function of the seed and its index.
 
     Parameters
@@ -56,11 +56,6 @@ class SyntheticDataset(Dataset):
         `SynthesisSettings` or their keyword arguments.
     seed
         Another seed, other samples.
-
-    Attributes
-    ----------
-    offset
-        Number of the first sample; a resumed training sets it to go on where it stopped.
     """
 
     def __init__(
@@ -70,27 +65,17 @@ class SyntheticDataset(Dataset):
         settings: SynthesisSettings | Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
+        super().__init__(length, seed)
         anatomy = brain_anatomy()
         if isinstance(settings, Mapping):
             settings = SynthesisSettings(**settings)
         self.synthesizer = Synthesizer(anatomy, settings)
         self.heads = [read_head_map(path, anatomy) for path in label_maps]
-        self.length = length
-        self.seed = seed
-        self.offset = 0
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """``image`` (1, X, Y, Z) float32 and ``label`` (1, X, Y, Z) uint8."""
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        number = self.offset + index
-        # torch's CPU generator takes 32 bits of a seed; a hash keeps the streams of two seeds apart.
-        state = np.random.SeedSequence([self.seed, number]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(state[0]))
-        image, label = self.synthesizer(self.heads[number % len(self.heads)], generator)
+        number = self.number(index)
+        image, label = self.synthesizer(self.heads[number % len(self.heads)], self.generator(number))
         return {"image": image, "label": label}
 
 
@@ -130,7 +115,7 @@ class SyntheticSlices(SyntheticDataset):
     def __getitem__(self, index: int) -> list[dict[str, torch.Tensor]]:  # type: ignore[override]
         """`slices` times ``image`` (1, H, W) float32 and ``label`` (1, H, W) uint8."""
         volumes = super().__getitem__(index)
-        number = self.offset + index
+        number = self.number(index)
         axis = self.axes[number // len(self.heads) % len(self.axes)] + 1
         chosen = np.random.default_rng([self.seed, number]).choice(
             volumes["image"].shape[axis], self.slices, replace=False

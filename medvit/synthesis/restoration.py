@@ -8,16 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from medvit.synthesis.atlas import brain_anatomy, read_head_map
 from medvit.synthesis.body_phantom import BodyPhantom
 from medvit.synthesis.generator import SynthesisSettings, Synthesizer
 from medvit.synthesis.low_dose_ct import Scan, low_dose
+from medvit.synthesis.seeded import SeededDataset
 from medvit.transforms.region_channel import add_region_channel
 
 Source = Callable[[torch.Generator], tuple[Tensor, Tensor]]
@@ -118,7 +117,7 @@ class NoisyMRSlices:
         return torch.hypot(clean + parts[0], parts[1]), clean
 
 
-class RestorationDataset(Dataset):
+class RestorationDataset(SeededDataset):
     """Samples cut from generated slices, each a function of the seed and its index.
 
     Parameters
@@ -135,11 +134,6 @@ class RestorationDataset(Dataset):
         Samples cut from one slice.
     seed
         Another seed, other slices.
-
-    Attributes
-    ----------
-    offset
-        Number of the first slice; a resumed training sets it to go on where it stopped.
     """
 
     def __init__(
@@ -153,20 +147,14 @@ class RestorationDataset(Dataset):
         samples: int = 2,
         seed: int = 0,
     ) -> None:
-        self.source, self.length, self.sample_shape = source, length, tuple(sample_shape)
+        super().__init__(length, seed)
+        self.source, self.sample_shape = source, tuple(sample_shape)
         self.window, self.unit = (float(window[0]), float(window[1])), unit
-        self.samples, self.seed, self.offset = samples, seed, 0
-
-    def __len__(self) -> int:
-        return self.length
+        self.samples = samples
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
         """``image`` (2, *sample_shape), the degraded slice and its regions, and ``label``, (1, ...)."""
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        # torch's CPU generator takes 32 bits of a seed; a hash keeps the streams of two seeds apart.
-        state = np.random.SeedSequence([self.seed, self.offset + index]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(state[0]))
+        generator = self.generator(self.number(index))
         degraded, clean = self.source(generator)
         image = add_region_channel(degraded[None], self.window)
         image[0] /= self.unit

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor
-from torch.utils.data import Dataset
 
 from medvit.data import atomic_path, safe_name
 from medvit.data.study import Grid
 from medvit.datasets import Case, Manifest
 from medvit.engines import inference_component
+from medvit.synthesis import SeededDataset
 from medvit.training.cases import read_case
 from medvit.transforms.resample import average
 
@@ -180,7 +180,7 @@ def _boxes(
     return here, there
 
 
-class PatchDataset(Dataset):
+class PatchDataset(SeededDataset):
     """Windows of samples, each a function of the seed and its index.
 
     Parameters
@@ -198,11 +198,6 @@ class PatchDataset(Dataset):
         Another seed, other windows.
     slice_axis
         The axis that is dropped, for two-dimensional networks.
-
-    Attributes
-    ----------
-    offset
-        Number of the first window; a resumed training sets it to go on where it stopped.
     """
 
     def __init__(
@@ -214,19 +209,13 @@ class PatchDataset(Dataset):
         seed: int = 0,
         slice_axis: int | None = None,
     ) -> None:
-        self.samples, self.length, self.transform = samples, length, transform
-        self.patch_size, self.seed, self.slice_axis = np.array(patch_size), seed, slice_axis
-        self.offset = 0
-
-    def __len__(self) -> int:
-        return self.length
+        super().__init__(length, seed)
+        self.samples, self.transform = samples, transform
+        self.patch_size, self.slice_axis = np.array(patch_size), slice_axis
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """``image`` (C, *patch) float32 and ``label`` (1, *patch) uint8 or int32."""
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        number = self.offset + index
-        turn, place = divmod(number, len(self.samples))
+        turn, place = divmod(self.number(index), len(self.samples))
         order = np.random.default_rng([self.seed, turn]).permutation(len(self.samples))
         random = np.random.default_rng([self.seed, turn, place])
         image, label = self._cut(self.samples[order[place]], random)
