@@ -34,18 +34,14 @@ def of_nnunet(file: Path, content: dict[str, Any]) -> Manifest:
         unlabelled=f"imagesTs/{{case}}_{{channel}}{ending}",
         channels=tuple(f"{number:04d}" for number in range(len(channels))),
     )
-    return Manifest(
-        path=file,
-        name=top.text("name", file.absolute().parent.name),
-        title=top.text("description", ""),
-        modality=_modality(channels),
-        channels=channels,
+    return _manifest(
+        top,
+        channels,
         labels=labels,
         values=values,
         regions=regions,
         layouts=(layout,),
         expected=Expected(labelled=top.number("numTraining", None)),
-        source=_source(top),
     )
 
 
@@ -71,18 +67,27 @@ def of_decathlon(file: Path, content: dict[str, Any]) -> Manifest:
         splits.setdefault(split, []).append(case.id)
     if not cases:
         top.refuse("training", "lists no case")
-    return Manifest(
-        path=file,
-        name=top.text("name", file.absolute().parent.name),
-        title=top.text("description", ""),
-        modality=_modality(channels),
-        channels=channels,
+    return _manifest(
+        top,
+        channels,
         labels=labels,
         values=values,
         splits={name: tuple(ids) for name, ids in splits.items()},
         cases=tuple(cases),
         expected=Expected(top.number("numTraining", None), top.number("numTest", None)),
+    )
+
+
+def _manifest(top: Section, channels: tuple[str, ...], **rest: Any) -> Manifest:
+    # What both state under the same keys, and the rest.
+    return Manifest(
+        path=top.file,
+        name=top.text("name", top.file.absolute().parent.name),
+        title=top.text("description", ""),
+        modality=_modality(channels),
+        channels=channels,
         source=_source(top),
+        **rest,
     )
 
 
