@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +11,7 @@ from medvit import __version__
 from medvit.convert.settings import Conversion
 from medvit.data.labels import parse_label_table
 
+INTENDED_USE = "Research and teaching. Not a medical device; not for diagnosis or treatment."
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
@@ -30,26 +32,21 @@ def metadata(conversion: Conversion, name: str, weights_sha256: str) -> dict[str
     computed_tomography = conversion.settings.intensity.startswith("window")
     regions = bool(conversion.settings.paint_order)
     channels = {str(s.value - 1): s.name for s in table} if regions else table.channel_def
-    packages = {package: version(package) for package in ("monai", "torch", "numpy")}
     structures = ", ".join(s.name for s in table)
+    modality = "CT" if computed_tomography else "n/a"
+    window = conversion.roi[-found.spatial_dims :]
     return {
-        "schema": SCHEMA,
-        "version": "0.1.0",
-        "changelog": {"0.1.0": f"converted from {conversion.checkpoint.name}"},
-        "monai_version": packages["monai"],
-        "pytorch_version": packages["torch"],
-        "numpy_version": packages["numpy"],
-        "required_packages_version": {"medvit": __version__},
+        **first_version(f"converted from {conversion.checkpoint.name}"),
         "name": f"{name} ({found.target})",
         "task": f"Segmentation of {structures}",
         "description": f"Published weights of {found.target}, converted from {conversion.checkpoint.name}.",
         "authors": "The authors of the weights",
         "copyright": "Copyright of the weights: their authors; see LICENSE",
-        "intended_use": "Research and teaching. Not a medical device; not for diagnosis or treatment.",
+        "intended_use": INTENDED_USE,
         "references": [PAPERS[found.target]],
         "network_data_format": {
-            "inputs": {"image": _format(conversion, "magnitude", _images(conversion), computed_tomography)},
-            "outputs": {"pred": _format(conversion, "segmentation", channels, computed_tomography)},
+            "inputs": {"image": tensor_format("magnitude", modality, window, _images(conversion))},
+            "outputs": {"pred": tensor_format("segmentation", modality, window, channels)},
         },
         "medvit": {
             "labels": conversion.labels,
@@ -60,15 +57,30 @@ def metadata(conversion: Conversion, name: str, weights_sha256: str) -> dict[str
     }
 
 
-def _format(
-    conversion: Conversion, kind: str, channels: dict[str, str], computed_tomography: bool
+def first_version(change: str) -> dict[str, Any]:
+    """What the metadata says of a new bundle's version, and the software that it was made with."""
+    packages = {package: version(package) for package in ("monai", "torch", "numpy")}
+    return {
+        "schema": SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": change},
+        "monai_version": packages["monai"],
+        "pytorch_version": packages["torch"],
+        "numpy_version": packages["numpy"],
+        "required_packages_version": {"medvit": __version__},
+    }
+
+
+def tensor_format(
+    kind: str, modality: str, window: Sequence[int], channels: dict[str, str]
 ) -> dict[str, Any]:
+    """The metadata of a network's input or output: windows of so many voxels with these channels."""
     return {
         "type": "image",
         "format": kind,
-        "modality": "CT" if computed_tomography else "n/a",
+        "modality": modality,
         "num_channels": len(channels),
-        "spatial_shape": list(conversion.roi[-conversion.found.spatial_dims :]),
+        "spatial_shape": list(window),
         "dtype": "float32",
         "value_range": [0, 1],
         "is_patch_data": True,

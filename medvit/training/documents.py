@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 from medvit import __version__
 from medvit.bundles import Bundle
-from medvit.convert.documents import SCHEMA
+from medvit.convert.documents import INTENDED_USE, first_version, tensor_format
 from medvit.data.labels import parse_label_table
 from medvit.training.plan import Plan
 
@@ -53,18 +52,14 @@ class Outcome:
 def metadata(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> dict[str, Any]:
     """Content of ``configs/metadata.json``, for the model zoo's schema of July 2024."""
     table = parse_label_table(plan.labels)
-    packages = {package: version(package) for package in ("monai", "torch", "numpy")}
     names = ", ".join(s.name for s in table)
     images = {str(i): channel for i, channel in enumerate(plan.channels)}
     held_out = plan.cases["validation"]
+    modality = plan.modality or "n/a"
     return {
-        "schema": SCHEMA,
-        "version": "0.1.0",
-        "changelog": {"0.1.0": f"trained on {plan.cases['training']} cases of {plan.task}, from {plan.base}"},
-        "monai_version": packages["monai"],
-        "pytorch_version": packages["torch"],
-        "numpy_version": packages["numpy"],
-        "required_packages_version": {"medvit": __version__},
+        **first_version(
+            f"trained on {plan.cases['training']} cases of {plan.task}, from {plan.base}"
+        ),
         "name": f"{name} ({plan.architecture})",
         "task": f"Segmentation of {names}",
         "description": f"{plan.architecture} trained on {plan.task}, from {plan.base}; segments {names}.",
@@ -72,11 +67,11 @@ def metadata(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> di
         "copyright": "Copyright of the weights: those who trained them; see LICENSE",
         "data_source": f"{plan.cases['training']} labelled cases of {plan.task}",
         "data_type": "nifti, dicom",
-        "intended_use": "Research and teaching. Not a medical device; not for diagnosis or treatment.",
+        "intended_use": INTENDED_USE,
         "eval_metrics": _figures(outcome),
         "network_data_format": {
-            "inputs": {"image": _format(plan, "magnitude", images)},
-            "outputs": {"pred": _format(plan, "segmentation", table.channel_def)},
+            "inputs": {"image": tensor_format("magnitude", modality, plan.window, images)},
+            "outputs": {"pred": tensor_format("segmentation", modality, plan.window, table.channel_def)},
         },
         "medvit": {
             "labels": plan.labels,
@@ -96,20 +91,6 @@ def _figures(outcome: Outcome) -> dict[str, float]:
         return {}
     each = {f"dice_{name.replace(' ', '_')}": round(value, 4) for name, value in outcome.structures.items()}
     return {"mean_dice_validation": round(outcome.score, 4), **each}
-
-
-def _format(plan: Plan, kind: str, channels: dict[str, str]) -> dict[str, Any]:
-    return {
-        "type": "image",
-        "format": kind,
-        "modality": plan.modality or "n/a",
-        "num_channels": len(channels),
-        "spatial_shape": list(plan.window),
-        "dtype": "float32",
-        "value_range": [0, 1],
-        "is_patch_data": True,
-        "channel_def": channels,
-    }
 
 
 def card(plan: Plan, name: str, outcome: Outcome) -> str:
