@@ -73,7 +73,7 @@ def make(folder: Path, studies: int, bad: int) -> None:
 
 def command(verb: str, inputs: Path, output: Path, *options: str) -> list[str]:
     """A command line of medvit."""
-    return [sys.executable, "-m", "medvit.cli", verb, BUNDLE, str(inputs), "-o", str(output), *options]
+    return [sys.executable, "-m", "medvit.cli.app", verb, BUNDLE, str(inputs), "-o", str(output), *options]
 
 
 def tree(output: Path) -> dict[str, str]:

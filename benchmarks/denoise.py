@@ -27,11 +27,12 @@ from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
 from medvit.bundles import find_bundle
-from medvit.data import find_studies, read_study
-from medvit.engines import inference_component, load_weights
-from medvit.inferers import SliceRestorer
+from medvit.inference import SliceRestorer
 from medvit.metrics.restoration import hu_bias, psnr, rmse, ssim
+from medvit.networks import load_weights
+from medvit.studies import find_studies, read_study
 from medvit.synthesis import Scan, low_dose
+from medvit.training import inference_component
 from medvit.transforms import RegionChanneld, ScaleToUnitd
 from medvit.transforms.regions import felzenszwalb_regions
 from medvit.transforms.restoration import UNIT

@@ -33,7 +33,7 @@ def report(image, before):
 READERS = {
     "medvit": """
 from pathlib import Path
-from medvit.data.dicom import read, scan
+from medvit.studies.dicom import read, scan
 before = usage()
 image, grid, notes = read(scan(Path(folder).iterdir()).series[0])
 report(image, before)

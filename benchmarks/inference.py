@@ -26,9 +26,9 @@ from monai.networks.nets import SwinUNETR as StockSwinUNETR
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from medvit.data import Grid
-from medvit.inferers import StreamingWindowInferer, Volume
+from medvit.inference import StreamingWindowInferer, Volume
 from medvit.networks import SegFormer3D, SwinUNETR
+from medvit.studies import Grid
 
 ROI = (96, 96, 96)
 Row = tuple[str, str, str]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from medvit.bundles import installed_bundles
-from medvit.data.labels import Code, LabelTable, Structure
 from medvit.errors import MedvitError
+from medvit.studies.labels import Code, LabelTable, Structure
 
 TARGET = Path(__file__).parent / "MedViT/MedViT/Resources/SegmentationCategoryTypeModifier-MedViT.term.json"
 CONTEXT = "Segmentation category and type - MedViT"

@@ -13,14 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medvit import cli
+from medvit.cli import app as cli
 from medvit.errors import MedvitError
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "monai", "nibabel", "scipy", "pandas", "matplotlib")
 PROBE = f"""
 import resource, sys
-from medvit.cli import main
+from medvit.cli.app import main
 sys.argv = ["medvit", *sys.argv[1:]]
 try:
     main()
@@ -54,7 +54,7 @@ def test_quick_verbs_import_nothing_heavy(verb: list[str], study: Path) -> None:
 
 
 def medvit(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "medvit.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "medvit.cli.app", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 

@@ -5,7 +5,7 @@ python workflows/bench_brain.py [--atlases FOLDER] [--label-maps FOLDER] [--data
 
 import sys
 
-from medvit.cli import app
+from medvit.cli.app import app
 
 if __name__ == "__main__":
     app(["bench", "brain", "--output", "docs", "--work", "out/bench", *sys.argv[1:]])

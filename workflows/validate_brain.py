@@ -16,8 +16,8 @@ from pathlib import Path
 from medvit.bench.studies import compare
 from medvit.bench.template import DEEP, template_study
 from medvit.bundles import find_bundle
-from medvit.data.labels import LabelTable
-from medvit.engines import run_bundle
+from medvit.runs import run_bundle
+from medvit.studies.labels import LabelTable
 
 
 def main() -> None:

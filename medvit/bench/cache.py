@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medvit.data.write import write_json
+from medvit.studies.files import write_json
 
 FORMAT = 1  # of the records; to be raised when what they hold changes
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from medvit.bench.studies import BenchStudy, Reference
-from medvit.data.channels import IMAGE_SUFFIXES, split_channel, stem_of, why_not_an_image
-from medvit.data.discover import find_studies
-from medvit.data.labels import LabelTable
-from medvit.data.write import safe_name
 from medvit.errors import MedvitError, StudyError
 from medvit.evaluation.pairing import study_name
 from medvit.evaluation.sides import read_label_map
 from medvit.evaluation.structures import Region, regions_beside
+from medvit.studies.channels import IMAGE_SUFFIXES, split_channel, stem_of, why_not_an_image
+from medvit.studies.discover import find_studies
+from medvit.studies.files import safe_name
+from medvit.studies.labels import LabelTable
 
 GROUP = "own studies"
 

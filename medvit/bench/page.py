@@ -10,8 +10,8 @@ from typing import Any
 from medvit.bench import own, synthetic, template
 from medvit.bench.plots import draw_quality_over_time, draw_structures
 from medvit.bench.row import Row, groups_of, structures_of
-from medvit.data.write import atomic_path
 from medvit.evaluation.summary import Summary
+from medvit.studies.files import atomic_path
 
 _STUDIES = 20  # more are in bench.json alone
 _BUSY = 1.2  # wall over CPU time, from where a process was kept waiting

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from medvit.bench.row import Row, groups_of, structures_of
-from medvit.data.write import atomic_path
+from medvit.studies.files import atomic_path
 
 # Okabe and Ito's colours differ for every eye; the markers differ in a grey print too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

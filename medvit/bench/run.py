@@ -24,12 +24,12 @@ from medvit.bench.studies import BenchStudy, compare
 from medvit.bench.synthetic import synthetic_studies
 from medvit.bench.template import template_study
 from medvit.bundles import Bundle, installed_bundles
-from medvit.data.labels import LabelTable, load_label_table
-from medvit.data.write import write_json
-from medvit.engines.done import sha256_of
 from medvit.errors import MedvitError, MissingExtraError, StudyError
 from medvit.evaluation.measure import StudyScores
 from medvit.exits import ALL_WELL, SOME_FAILED
+from medvit.runs.done import sha256_of
+from medvit.studies.files import write_json
+from medvit.studies.labels import LabelTable, load_label_table
 
 TABLE = "brain"
 TIME_LIMIT = 3600  # s, of one bundle; beyond, it hangs

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.data.labels import LabelTable
 from medvit.evaluation.measure import Options, StudyScores, measure_pair
 from medvit.evaluation.pairing import Pair
 from medvit.evaluation.structures import Region
+from medvit.studies.labels import LabelTable
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import numpy as np
 from medvit import __version__
 from medvit.bench.cache import is_current, key_of, write_record
 from medvit.bench.studies import BenchStudy, Reference
-from medvit.data.channels import stem_of
-from medvit.data.labels import LabelTable
-from medvit.data.study import Grid
-from medvit.data.write import write_image, write_label_map
-from medvit.engines.done import sha256_of
 from medvit.evaluation.structures import Region
+from medvit.runs.done import sha256_of
+from medvit.studies.channels import stem_of
+from medvit.studies.files import write_image, write_label_map
+from medvit.studies.labels import LabelTable
+from medvit.studies.study import Grid
 
 GROUP = "synthetic, held out"
 _FIELD_OF_VIEW = (160, 192, 160)  # mm, around the brain

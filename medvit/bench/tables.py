@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medvit.bench.row import Row, groups_of
-from medvit.data.write import atomic_path
-from medvit.data.write import write_json as write_plain
 from medvit.evaluation.summary import LEVEL, RESAMPLES
 from medvit.reports.tables import csv_text
+from medvit.studies.files import atomic_path
+from medvit.studies.files import write_json as write_plain
 
 SCHEMA_VERSION = "1.0"
 METRICS = ("dice", "surface_dice", "hd95_mm", "volume_off_percent")

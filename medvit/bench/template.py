@@ -13,11 +13,11 @@ from nibabel.nifti1 import Nifti1Image
 from nibabel.processing import resample_from_to
 
 from medvit.bench.studies import BenchStudy, Reference, unsided_region
-from medvit.data.labels import LabelTable
-from medvit.data.study import Grid
-from medvit.data.write import write_label_map
 from medvit.errors import MedvitError, MissingExtraError
 from medvit.evaluation.structures import Region
+from medvit.studies.files import write_label_map
+from medvit.studies.labels import LabelTable
+from medvit.studies.study import Grid
 
 TISSUES, DEEP = "template, tissues", "template, deep structures"
 _FILE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"

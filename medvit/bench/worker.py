@@ -16,11 +16,11 @@ from torch import nn
 from medvit.bench import costs
 from medvit.bench.cache import write_record
 from medvit.bundles import Bundle
-from medvit.cohort.bundle_work import BundleWork
-from medvit.data import find_studies
-from medvit.data.study import Study
-from medvit.engines.outcome import StudyOutcome
-from medvit.engines.results import software_versions
+from medvit.runs.bundle_work import BundleWork
+from medvit.runs.folder import software_versions
+from medvit.runs.outcome import StudyOutcome
+from medvit.studies import find_studies
+from medvit.studies.study import Study
 
 
 def main(request_path: str) -> int:

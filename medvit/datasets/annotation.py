@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.data.labels import LabelTable
-from medvit.data.placement import place
-from medvit.data.study import Grid
 from medvit.datasets.manifest import Manifest
 from medvit.errors import MedvitError, StudyError
+from medvit.studies.grids import place
+from medvit.studies.labels import LabelTable
+from medvit.studies.study import Grid
 
 # Of a voxel, over the whole image: as far as headers of different formats say the same.
 _TOLERANCE = 0.05
@@ -55,8 +55,8 @@ def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
 
 def _segmentation_at(path: Path) -> Path | None:
     """The DICOM segmentation that `path` is or holds; `None` for files of other formats."""
-    from medvit.data.dicom_seg import is_segmentation
-    from medvit.data.discover import format_of
+    from medvit.studies.dicom.seg import is_segmentation
+    from medvit.studies.discover import format_of
 
     if path.is_file():
         return path if format_of(path) == "dicom" else None
@@ -81,8 +81,8 @@ def _read_file(path: Path, manifest: Manifest) -> tuple[np.ndarray, Grid]:
 
 def _read_segmentation(path: Path, table: LabelTable) -> tuple[np.ndarray, Grid]:
     """Values of `table` as far as the segmentation reaches, and the grid of that part."""
-    from medvit.data.dicom_seg import read_segmentation
     from medvit.evaluation.structures import matched, regions_of_segments, regions_of_table
+    from medvit.studies.dicom.seg import read_segmentation
 
     found = read_segmentation(path)
     segments = regions_of_segments(found.segments)

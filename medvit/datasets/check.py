@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.data.channels import canonical
-from medvit.data.discover import format_of
-from medvit.data.placement import place
-from medvit.data.study import Grid
 from medvit.datasets.cases import Case, missing_of_split, named_cases, why_empty
 from medvit.datasets.findings import Findings, outside, structures_of, times
 from medvit.datasets.manifest import Manifest
 from medvit.datasets.volumes import Volume, files_of, open_volume, read_voxels, value_counts
 from medvit.errors import StudyError
+from medvit.studies.channels import canonical
+from medvit.studies.discover import format_of
+from medvit.studies.grids import place
+from medvit.studies.study import Grid
 
 SAME_GRID = 0.05  # of a voxel: grids that differ by less are the same to within what headers can hold
 _BLOCK = 2**20

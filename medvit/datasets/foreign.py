@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medvit.data.channels import canonical, stem_of
-from medvit.data.labels import LabelTable, parse_label_table
 from medvit.datasets.manifest import Expected, Layout, ListedCase, Manifest, Source
 from medvit.datasets.section import Section
+from medvit.studies.channels import canonical, stem_of
+from medvit.studies.labels import LabelTable, parse_label_table
 
 # Contrasts of MR; the last are the decathlon's words.
 _MR = {"t1n", "t1c", "t2w", "t2f", "pd", "dwi", "adc", "swi", "mr", "mri", "lge", "cinemri"}

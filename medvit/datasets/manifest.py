@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.data.labels import LabelTable
 from medvit.errors import MedvitError
+from medvit.studies.labels import LabelTable
 
 
 @dataclass(frozen=True)

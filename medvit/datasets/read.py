@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 
 import medvit
-from medvit.data.labels import LabelTable, load_label_table, parse_label_table
 from medvit.datasets.foreign import of_decathlon, of_nnunet
 from medvit.datasets.manifest import Expected, Layout, ListedCase, Manifest, Source
 from medvit.datasets.section import Section
 from medvit.errors import MedvitError
+from medvit.studies.labels import LabelTable, load_label_table, parse_label_table
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_VALUE = 65_535  # of a label map, as written in 16 bits

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.data import dicom, itk, nifti
-from medvit.data.dicom.read import plan
-from medvit.data.discover import format_of
-from medvit.data.study import Grid, Series
 from medvit.errors import StudyError
+from medvit.studies import dicom, itk_text, nifti
+from medvit.studies.dicom.reader import plan
+from medvit.studies.discover import format_of
+from medvit.studies.study import Grid, Series
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def open_volume(path: Path) -> Volume:
         header = nifti.read_header(path)
         return Volume(path, kind, header.grid, header.volumes)
     if kind == "itk":
-        return Volume(path, kind, itk.read_header(path).grid)
+        return Volume(path, kind, itk_text.read_header(path).grid)
     if kind == "dicom":
         return Volume(path, kind, plan(files_of(path))[0].stack.grid)
     raise StudyError("no-image", "is no image", path=path, do="give NIfTI, NRRD, MetaImage or DICOM")
@@ -83,7 +83,7 @@ def read_voxels(volume: Volume, index: int = 0) -> np.ndarray:
     if volume.format == "nifti":
         return nifti.read_image(nifti.read_header(volume.path), index)[0]
     if volume.format == "itk":
-        return itk.read_image(volume.path)[0]
+        return itk_text.read_image(volume.path)[0]
     return dicom.read(Series(tuple(files_of(volume.path)), "dicom"), isolate=True)[0]
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from medvit.data.study import Grid
 from medvit.errors import StudyError
 from medvit.evaluation.pairing import Pair
 from medvit.evaluation.sides import Regions, Side, on_one_grid, read_probabilities, read_side, regions_of
@@ -24,6 +23,7 @@ from medvit.metrics import (
     volume_ml,
 )
 from medvit.metrics.masks import common_box
+from medvit.studies.study import Grid
 
 # Structures are certainly absent nearly everywhere: below this probability no voxel counts for calibration.
 LEAST_PROBABILITY = 0.01

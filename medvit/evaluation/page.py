@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from jinja2 import ChoiceLoader, PackageLoader
 
-from medvit.data.found import LeftOut, Refused
-from medvit.data.write import atomic_path
 from medvit.evaluation.measure import Options, StudyScores
 from medvit.evaluation.summary import ALL, Agreement, Summary, agreements, names_of, pooled_reliability
 from medvit.metrics import Reliability
 from medvit.reports.html import templates
 from medvit.reports.language import load_language
+from medvit.studies.files import atomic_path
+from medvit.studies.found import LeftOut, Refused
 
 # Title, unit and decimals of what the page shows; all else is in the CSV and JSON files.
 SHOWN = {

@@ -7,10 +7,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvit.data.channels import IMAGE_SUFFIXES, stem_of, why_not_an_image
-from medvit.data.discover import format_of
-from medvit.data.found import LeftOut, Refused
 from medvit.errors import StudyError
+from medvit.studies.channels import IMAGE_SUFFIXES, stem_of, why_not_an_image
+from medvit.studies.discover import format_of
+from medvit.studies.found import LeftOut, Refused
 
 # What nnU-Net adds to the name of a study's first channel, by which a run may have named its result.
 _FIRST_CHANNEL = "_0000"
@@ -132,7 +132,7 @@ def _files(side: Path, left_out: list[LeftOut], images: bool) -> dict[str, list[
 
 
 def _is_segmentation(path: Path) -> bool:
-    from medvit.data.dicom_seg import is_segmentation
+    from medvit.studies.dicom.seg import is_segmentation
 
     return path.is_file() and format_of(path) == "dicom" and is_segmentation(path)
 

@@ -13,8 +13,6 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from medvit.data.found import LeftOut, Refused
-from medvit.data.write import atomic_path, write_json
 from medvit.errors import MedvitError, StudyError
 from medvit.evaluation.images import measure_images
 from medvit.evaluation.measure import Options, StudyScores, measure_pair
@@ -32,6 +30,8 @@ from medvit.evaluation.summary import (
 )
 from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
 from medvit.reports.tables import csv_text, plain
+from medvit.studies.files import atomic_path, write_json
+from medvit.studies.found import LeftOut, Refused
 
 SCHEMA_VERSION = "1.1"
 _PRINTED = ("dice", "surface_dice", "hd95_mm", "ece", "psnr_db", "ssim", "rmse", "bias")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.data.placement import SAME_VOXEL, joint_grid, place
-from medvit.data.study import Grid
 from medvit.errors import StudyError
 from medvit.evaluation.structures import Region, matched, regions_of_segments
+from medvit.studies.grids import SAME_VOXEL, joint_grid, place
+from medvit.studies.study import Grid
 
 # What a side has of the structures to compare; None for those that it does not describe.
 Regions = Sequence[Region | None]
@@ -61,8 +61,8 @@ def read_side(path: Path) -> Side:
     StudyError
         If it cannot be read, or is no label map.
     """
-    from medvit.data.dicom_seg import read_segmentation
-    from medvit.data.discover import format_of
+    from medvit.studies.dicom.seg import read_segmentation
+    from medvit.studies.discover import format_of
 
     if format_of(path) != "dicom":
         return Side(path, *read_label_map(path))
@@ -80,7 +80,7 @@ def read_probabilities(path: Path) -> Side:
     StudyError
         If the file cannot be read, or does not hold probabilities that sum to 1.
     """
-    from medvit.data import nifti
+    from medvit.studies import nifti
 
     do = "give the softmax of all channels, background first, as a 4D NIfTI file"
     if not path.name.lower().endswith((".nii", ".nii.gz")):
@@ -108,12 +108,12 @@ def read_voxels(path: Path) -> tuple[np.ndarray, Grid]:
     StudyError
         If the file cannot be read.
     """
-    from medvit.data import itk, nifti
+    from medvit.studies import itk_text, nifti
 
     if path.name.lower().endswith((".nii", ".nii.gz")):
         header = nifti.read_header(path)
         return nifti.read_image(header)[0], header.grid
-    values, grid, _ = itk.read_image(path)
+    values, grid, _ = itk_text.read_image(path)
     return values, grid
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.data.channels import stem_of
-from medvit.data.labels import Code, LabelTable, load_label_table, parse_label_table
 from medvit.errors import MedvitError
+from medvit.studies.channels import stem_of
+from medvit.studies.labels import Code, LabelTable, load_label_table, parse_label_table
 
 if TYPE_CHECKING:
-    from medvit.data.dicom_seg import Segment
+    from medvit.studies.dicom.seg import Segment
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_regions(table: str | Path) -> tuple[Region, ...]:
     """
     path = Path(str(table))
     if not path.is_file():
-        if not (files("medvit.data") / "label_tables" / f"{table}.json").is_file():
+        if not (files("medvit.studies") / "label_tables" / f"{table}.json").is_file():
             raise MedvitError(f"{table}: is neither a file nor a label table that ships with medvit")
         return regions_of_table(load_label_table(str(table)))
     try:

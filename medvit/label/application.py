@@ -18,9 +18,6 @@ from monailabel.tasks.activelearning.first import First
 
 from medvit import __version__
 from medvit.bundles import find_bundle, installed_bundles
-from medvit.data.dicom_out import Algorithm
-from medvit.data.pacs import Access
-from medvit.engines import sha256_of
 from medvit.errors import MedvitError
 from medvit.label.batch import BatchInfer
 from medvit.label.dicom_seg import write_segmentation
@@ -31,6 +28,9 @@ from medvit.label.serving import ServedBundle
 from medvit.label.stores import FileStore, PacsStore
 from medvit.label.training import FineTune
 from medvit.label.versions import Versions
+from medvit.runs import sha256_of
+from medvit.studies.dicom_out import Algorithm
+from medvit.studies.pacs import Access
 
 # How many may wait for their inference before the next one is sent away.
 _WAITING = 8

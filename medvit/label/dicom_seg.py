@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.data import Grid, LabelTable, Study, dicom_seg
-from medvit.data.dicom_out import Algorithm, read_source, save_dicom, segmentation
 from medvit.label.errors import RequestError
 from medvit.label.volumes import labels_on
+from medvit.studies import Grid, LabelTable, Study
+from medvit.studies.dicom import seg as dicom_seg
+from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segmentation
 
 
 def write_segmentation(

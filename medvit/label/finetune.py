@@ -16,9 +16,9 @@ from monai.metrics import DiceHelper
 from monai.transforms import CenterSpatialCropd, Compose, RandShiftIntensityd
 from monai.utils import set_determinism
 
-from medvit.engines import MixedPrecisionStep, StudyEvaluator
 from medvit.losses import SparseDiceCELoss
-from medvit.training import BestWeights, PatchDataset, Sample
+from medvit.runs import StudyEvaluator
+from medvit.training import BestWeights, MixedPrecisionStep, PatchDataset, Sample
 
 _log = logging.getLogger(__name__)
 

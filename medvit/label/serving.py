@@ -15,13 +15,13 @@ import torch
 from monai.bundle import ConfigParser
 
 from medvit.bundles import Bundle
-from medvit.data import Found, Study
-from medvit.engines import StudyEvaluator, sha256_of
 from medvit.errors import MedvitError, StudyError
-from medvit.inferers import StreamingWindowInferer
+from medvit.inference import StreamingWindowInferer
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import label_table
 from medvit.label.versions import Versions
+from medvit.runs import StudyEvaluator, sha256_of
+from medvit.studies import Found, Study
 
 # Evaluators kept in memory: one with the usual options, one with those that someone is trying out.
 _KEPT = 2

@@ -15,14 +15,14 @@ from dicomweb_client.api import DICOMwebClient
 from monailabel.datastore.local import LocalDatastore
 from pydicom import Dataset
 
-from medvit.data import LabelTable, Study, read_study, safe_join, write_image, write_label_map
-from medvit.data.dicom_out import Algorithm
-from medvit.data.pacs import Access, pull, push
 from medvit.errors import MedvitError
 from medvit.label.dicom_seg import read_segmentation, write_segmentation
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import named_table
 from medvit.label.volumes import only_study, read_label_map
+from medvit.studies import LabelTable, Study, read_study, safe_join, write_image, write_label_map
+from medvit.studies.dicom_out import Algorithm
+from medvit.studies.pacs import Access, pull, push
 
 FINAL = "final"
 PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")

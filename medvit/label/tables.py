@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from medvit.bundles import Bundle
-from medvit.data.labels import Code, LabelTable, Structure, spread_color
 from medvit.errors import MedvitError
+from medvit.studies.labels import Code, LabelTable, Structure, spread_color
 
 # For structures of bundles that state no code, PS3.16 CID 7150 and its parent concept in SNOMED CT.
 _ANATOMY = Code("123037004", "Anatomical Structure")

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from monailabel.interfaces.tasks.train import TrainTask
 
-from medvit.data import Grid
-from medvit.engines import StudyEvaluator
 from medvit.errors import MedvitError
 from medvit.label.errors import RequestError
 from medvit.label.finetune import Annotated, Schedule, finetune
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Training
 from medvit.label.volumes import read_label_map
+from medvit.runs import StudyEvaluator
+from medvit.studies import Grid
 from medvit.training.patches import resample_labels
 
 

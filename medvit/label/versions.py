@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from medvit.bundles import Bundle
-from medvit.data import write_json
-from medvit.engines import save_weights, sha256_of
+from medvit.runs import sha256_of
+from medvit.studies import write_json
+from medvit.training import save_weights
 
 _NUMBER = re.compile(r"\+label\.(\d+)$")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.data import Grid, Study, find_studies, read_study, write_image, write_label_map
 from medvit.errors import StudyError
 from medvit.label.errors import RequestError
+from medvit.studies import Grid, Study, find_studies, read_study, write_image, write_label_map
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 

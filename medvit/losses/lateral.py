@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.data.labels import load_label_table
 from medvit.losses.dice_ce import SparseDiceCELoss
+from medvit.studies.labels import load_label_table
 
 
 class LateralDiceCELoss(nn.Module):

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "segformer3d": ["SegFormer3D"],
         "swin_unetr": ["SwinUNETR"],
         "transunet": ["TransUNet"],
+        "weights": ["load_weights"],
         "xlstm_unet": ["XLSTMUNet"],
     },
 )

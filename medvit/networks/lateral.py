@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.data.labels import load_label_table
+from medvit.studies.labels import load_label_table
 
 
 class LateralSegmenter(nn.Module):

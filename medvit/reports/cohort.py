@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from medvit.data.write import atomic_path
 from medvit.reports.html import templates
 from medvit.reports.language import Language, load_language
 from medvit.reports.report import parse_date
 from medvit.reports.tables import csv_text, long_rows, wide_row
+from medvit.studies.files import atomic_path
 
 BINS = 24
 # Beyond this many robust standard deviations a value is listed as an outlier.

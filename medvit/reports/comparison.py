@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from medvit.data.study import Grid
 from medvit.reports.display import NORMAL_AXIS, PLANES, Display, Plane, to_grey
 from medvit.reports.orientation import to_display_order
 from medvit.reports.pictures import Picture, draw_slice
+from medvit.studies.study import Grid
 
 Role = Literal["before", "after", "difference"]
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medvit.data.labels import Structure
 from medvit.reports.language import Language
 from medvit.reports.measurement import StructureMeasurement
 from medvit.reports.pictures import Picture
 from medvit.reports.report import StudyReport
+from medvit.studies.labels import Structure
 
 # Headings, and the facts of the series that stand under each.
 FACTS = {

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from medvit.data.labels import LabelTable
-from medvit.data.study import Grid
 from medvit.reports.orientation import obliquity, to_display_order
+from medvit.studies.labels import LabelTable
+from medvit.studies.study import Grid
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from medvit.data.write import atomic_path
 from medvit.reports.content import Content, Figure
 from medvit.reports.language import load_language
 from medvit.reports.report import StudyReport
 from medvit.reports.viewer import niivue_code, viewer_data
+from medvit.studies.files import atomic_path
 
 
 @cache

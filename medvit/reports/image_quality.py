@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from medvit.data.study import Grid
+from medvit.studies.study import Grid
 
 # Fewer labelled voxels than this carry no estimate.
 ENOUGH = 500

@@ -11,9 +11,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from medvit.data.labels import Structure
 from medvit.errors import MedvitError
 from medvit.reports.quality import Flag
+from medvit.studies.labels import Structure
 
 MISSING = "–"
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medvit.data.labels import LabelTable, Structure
-from medvit.data.study import Grid
 from medvit.errors import MedvitError
 from medvit.reports.orientation import face_names
+from medvit.studies.labels import LabelTable, Structure
+from medvit.studies.study import Grid
 
 Box = tuple[slice, slice, slice]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from medvit.data.study import Grid
+from medvit.studies.study import Grid
 
 _LOW_HIGH = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvit.data.write import atomic_path
 from medvit.reports.content import Content, Figure, VolumeRow
 from medvit.reports.language import load_language
 from medvit.reports.report import StudyReport
 from medvit.reports.sheet import MARGIN, SOFT, WIDTH, Sheet, broken
+from medvit.studies.files import atomic_path
 
 LAMPS = {"green": "#1a8a3a", "amber": "#f2a900", "red": "#c4162a"}
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from medvit.data.study import Grid
 from medvit.reports.image_quality import ImageQuality
 from medvit.reports.measurement import Measurements, StructureMeasurement
+from medvit.studies.study import Grid
 
 Level = Literal["info", "warning", "serious"]
 Light = Literal["green", "amber", "red"]

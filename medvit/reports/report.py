@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from medvit.data.labels import LabelTable
-from medvit.data.study import Grid
 from medvit.errors import MedvitError
 from medvit.reports.comparison import Comparison, compare
 from medvit.reports.display import Display, prepare
@@ -20,6 +18,8 @@ from medvit.reports.measurement import Measurements, measure
 from medvit.reports.pictures import Picture, montage, overlays
 from medvit.reports.quality import Flag, Light, check_quality, traffic_light
 from medvit.reports.surface import render_surface
+from medvit.studies.labels import LabelTable
+from medvit.studies.study import Grid
 
 
 @dataclass(frozen=True)

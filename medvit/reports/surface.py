@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from medvit.data.labels import LabelTable
 from medvit.reports.display import Display
 from medvit.reports.pictures import Picture, palette, write_sides
+from medvit.studies.labels import LabelTable
 
 # A structure with less than this share of all that is labelled is also shown without the larger ones.
 SMALL_SHARE = 0.03

@@ -12,12 +12,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medvit.data.write import atomic_path
 from medvit.errors import MedvitError
 from medvit.reports.image_quality import ImageQuality
 from medvit.reports.language import load_language
 from medvit.reports.measurement import StructureMeasurement
 from medvit.reports.report import Prior, StudyReport, parse_date
+from medvit.studies.files import atomic_path
 
 SCHEMA_VERSION = "1.0"
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medvit.data.labels import LabelTable, load_label_table
 from medvit.errors import StudyError
+from medvit.studies.labels import LabelTable, load_label_table
 
 
 @dataclass(frozen=True)

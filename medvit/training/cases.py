@@ -13,12 +13,12 @@ import torch
 from monai.data import MetaTensor
 from torch.utils.data import Dataset
 
-from medvit.data import Study, find_studies, read_study
-from medvit.data.study import Series
 from medvit.datasets import Case, Manifest, read_manifest
 from medvit.datasets.annotation import read_annotation
 from medvit.datasets.cases import named_cases, why_empty
 from medvit.errors import MedvitError, StudyError
+from medvit.studies import Study, find_studies, read_study
+from medvit.studies.study import Series
 
 TRAINING, VALIDATION, TEST = ("training", "train"), ("validation", "val", "valid"), ("test", "testing")
 # Ids in which a patient comes several times: BIDS, BraTS and ACDC.

@@ -7,10 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medvit.convert.configuration import inference_config as converted_config
-from medvit.convert.deduce import Deduction
-from medvit.convert.settings import Conversion, ConversionSettings
-from medvit.data import safe_name
+from medvit.bundles.convert.configuration import inference_config as converted_config
+from medvit.bundles.convert.deduce import Deduction
+from medvit.bundles.convert.settings import Conversion, ConversionSettings
+from medvit.studies import safe_name
 from medvit.training.plan import Plan
 
 _SLICES = 8  # that a two-dimensional network sees at once

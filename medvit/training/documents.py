@@ -8,8 +8,8 @@ from typing import Any
 
 from medvit import __version__
 from medvit.bundles import Bundle
-from medvit.convert.documents import INTENDED_USE, first_version, tensor_format
-from medvit.data.labels import parse_label_table
+from medvit.bundles.convert.documents import INTENDED_USE, first_version, tensor_format
+from medvit.studies.labels import parse_label_table
 from medvit.training.plan import Plan
 
 

@@ -14,10 +14,10 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from medvit.bundles import Bundle
-from medvit.data.labels import LabelTable, Structure
 from medvit.errors import MedvitError
 from medvit.networks import LateralSegmenter
 from medvit.networks.published import read_checkpoint
+from medvit.studies.labels import LabelTable, Structure
 
 _LATERAL = "medvit.networks.LateralSegmenter"
 _STEP = 32  # voxels by which window edges grow, where the network does not refuse it

@@ -14,11 +14,11 @@ import torch
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 
-from medvit.data import atomic_path, safe_name
-from medvit.data.study import Grid
 from medvit.datasets import Case, Manifest
-from medvit.engines import inference_component
+from medvit.studies import atomic_path, safe_name
+from medvit.studies.study import Grid
 from medvit.synthesis import SeededDataset
+from medvit.training import inference_component
 from medvit.training.cases import read_case
 from medvit.transforms.resample import average
 

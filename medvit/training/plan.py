@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from medvit.bundles import Bundle
-from medvit.convert.configuration import lateral_pairs
-from medvit.data.labels import LabelTable
+from medvit.bundles.convert.configuration import lateral_pairs
 from medvit.datasets import Manifest
-from medvit.engines import inference_component
 from medvit.errors import MedvitError
-from medvit.inferers import SliceInferer, StreamingWindowInferer
+from medvit.inference import SliceInferer, StreamingWindowInferer
+from medvit.studies.labels import LabelTable
+from medvit.training import inference_component
 from medvit.training.network import (
     build,
     fitted,

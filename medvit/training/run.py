@@ -15,12 +15,13 @@ import torch
 from rich.console import Console
 
 from medvit.bundles import Bundle, find_bundle
-from medvit.convert.configuration import TEMPLATE
-from medvit.data import write_json
-from medvit.data.labels import parse_label_table
+from medvit.bundles.convert.configuration import TEMPLATE
 from medvit.datasets import read_manifest
-from medvit.engines import save_weights, sha256_of
 from medvit.errors import MedvitError
+from medvit.runs import sha256_of
+from medvit.studies import write_json
+from medvit.studies.labels import parse_label_table
+from medvit.training import save_weights
 from medvit.training.cases import Split, split_cases
 from medvit.training.configuration import inference_config, train_config
 from medvit.training.documents import Outcome, card, licence_note, metadata

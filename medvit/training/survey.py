@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
-from medvit.data.study import Grid
 from medvit.datasets import Case, Manifest
 from medvit.errors import MedvitError, StudyError
+from medvit.studies.study import Grid
 from medvit.training.cases import read_case
 
 _SAMPLED = 10_000  # labelled voxels of a case whose intensities are kept

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from monai.transforms import Compose, Orientationd, ScaleIntensityRangePercentilesd
 
-from medvit.data.labels import load_label_table
+from medvit.studies.labels import load_label_table
 from medvit.transforms.components import LargestComponentd
 from medvit.transforms.load_study import LoadStudyd
 from medvit.transforms.resample import ResampleImaged

@@ -9,10 +9,10 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from medvit.data.discover import find_studies
-from medvit.data.load import read_study, without_image
-from medvit.data.study import Study
 from medvit.errors import StudyError
+from medvit.studies.discover import find_studies
+from medvit.studies.formats import read_study, without_image
+from medvit.studies.study import Study
 
 
 class LoadStudyd(MapTransform):

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from medvit.inferers import resample_image
+from medvit.inference import resample_image
 
 
 class ResampleImaged(MapTransform):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from medvit.bench import own_studies
-from medvit.data.labels import load_label_table
 from medvit.errors import MedvitError
+from medvit.studies.labels import load_label_table
 
 TABLE = load_label_table("brain")
 THALAMUS = TABLE.by_name["left thalamus"].value

@@ -18,9 +18,9 @@ from medvit.bench import BenchOptions, Recipe, run, worker
 from medvit.bench.studies import BenchStudy
 from medvit.bench.synthetic import GROUP, synthetic_studies
 from medvit.bundles import Bundle, find_bundle
-from medvit.data.labels import load_label_table
 from medvit.errors import MissingExtraError
 from medvit.metrics import dice, hd95, surface_dice, volume_error
+from medvit.studies.labels import load_label_table
 from tests.phantoms import write_head
 
 TABLE = load_label_table("brain")

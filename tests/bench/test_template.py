@@ -11,8 +11,8 @@ import pytest
 
 from medvit.bench.studies import compare
 from medvit.bench.template import DEEP, TISSUES, template, template_study
-from medvit.data.labels import load_label_table
 from medvit.errors import MedvitError
+from medvit.studies.labels import load_label_table
 
 TABLE = load_label_table("brain")
 

@@ -17,7 +17,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 
 from medvit.bundles import Bundle, installed_bundles
-from medvit.engines import load_weights, sha256_of
+from medvit.networks import load_weights
+from medvit.runs import sha256_of
 from tests.phantoms import write_head
 
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")

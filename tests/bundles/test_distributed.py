@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from medvit.bundles import find_bundle, installed_bundles
-from medvit.engines import inference_component, load_weights
+from medvit.networks import load_weights
+from medvit.training import inference_component
 from tests.phantoms import write_head
 
 FIRST = "segformer3d_brain"

@@ -8,14 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medvit.data.dicom_out import Algorithm, read_source, save_dicom, segmentation
-from medvit.data.labels import LabelTable, parse_label_table
-from medvit.data.study import Grid
 from medvit.datasets import Manifest, read_annotation
 from medvit.datasets.cases import Case
 from medvit.errors import StudyError
+from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segmentation
+from medvit.studies.labels import LabelTable, parse_label_table
+from medvit.studies.study import Grid
 from medvit.training.cases import read_case
-from tests.data.dicom_out.synthetic import OBLIQUE, write_series
+from tests.studies.dicom_out.synthetic import OBLIQUE, write_series
 
 TABLE = parse_label_table(
     {

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit.data.dicom_out import Algorithm, read_source, save_dicom, segmentation
 from medvit.datasets import Findings, Manifest, check_dataset, read_manifest
 from medvit.datasets.manifest import Expected, Layout
-from tests.data.dicom_out.synthetic import write_series
+from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segmentation
 from tests.datasets.folders import AFFINE, SHAPE, boxes, ct, nnunet, save
+from tests.studies.dicom_out.synthetic import write_series
 
 
 def found_in(folder: Path, **options: bool) -> Findings:
@@ -268,7 +268,7 @@ def test_many_problems_of_a_kind_are_cut_short_in_print_alone(tmp_path):
 def test_the_command_says_what_it_found_without_torch(tmp_path):
     break_values(nnunet(tmp_path))
     code = (
-        "import sys; from medvit.datasets.cli import app; from typer.testing import CliRunner\n"
+        "import sys; from medvit.cli.data import app; from typer.testing import CliRunner\n"
         "for more in [], ['--json']:\n"
         "    result = CliRunner().invoke(app, [*sys.argv[1:], *more])\n"
         "    print(result.output, '----')\n"

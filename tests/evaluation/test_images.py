@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from medvit.cli import app
+from medvit.cli.app import app
 from medvit.errors import StudyError
 from medvit.evaluation import Options, Pair, evaluate, measure_images, measure_pair
 from medvit.metrics import dice, psnr, reliability, rmse

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medvit.data.labels import load_label_table
 from medvit.errors import MedvitError, StudyError
 from medvit.evaluation import Options, Pair, StudyScores, measure_pair, read_regions
 from medvit.metrics import dice, hd95, lesion_scores
+from medvit.studies.labels import load_label_table
 from tests.evaluation.cohort import AFFINE, save, two_balls
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medvit.cli import app
+from medvit.cli.app import app
 from medvit.errors import MedvitError
 from medvit.evaluation import Options, evaluate
 from tests.evaluation.cohort import AFFINE, save, two_balls, write_cohort

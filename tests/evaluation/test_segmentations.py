@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit.data.dicom_out import Algorithm, read_source, save_dicom, segmentation
-from medvit.data.dicom_seg import read_segmentation
-from medvit.data.labels import LabelTable, parse_label_table
-from medvit.data.study import Grid
 from medvit.errors import StudyError
 from medvit.evaluation import Options, Pair, Region, evaluate, find_pairs, measure_pair, read_regions
 from medvit.evaluation.structures import matched
 from medvit.metrics import dice, hd95
-from tests.data.dicom_out.synthetic import OBLIQUE, write_series
+from medvit.studies.dicom.seg import read_segmentation
+from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segmentation
+from medvit.studies.labels import LabelTable, parse_label_table
+from medvit.studies.study import Grid
 from tests.evaluation.cohort import save
+from tests.studies.dicom_out.synthetic import OBLIQUE, write_series
 
 LIVER, SPLEEN = {"value": "10200004", "meaning": "Liver"}, {"value": "78961009", "meaning": "Spleen"}
 THALAMUS = {"value": "42695009", "meaning": "Thalamus"}

@@ -124,7 +124,15 @@ def wait_until_ready(process: subprocess.Popen, url: str, folder: Path, limit: f
 def running(folder: Path, studies: Path | str, *options: str) -> Iterator[Server]:
     """A server started by the command line, and stopped."""
     port = free_port()
-    command = ["-m", "medvit.cli", "label", str(studies), "--workspace", str(folder / "workspace"), *options]
+    command = [
+        "-m",
+        "medvit.cli.app",
+        "label",
+        str(studies),
+        "--workspace",
+        str(folder / "workspace"),
+        *options,
+    ]
     process = start(folder, command, port)
     url = f"http://127.0.0.1:{port}"
     try:

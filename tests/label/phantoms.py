@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from medvit.data.labels import load_label_table
+from medvit.studies.labels import load_label_table
 
 TABLE = load_label_table("brain")
 TURN = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
@@ -71,7 +71,7 @@ def make_bundle(
     pred = {"type": "image", "format": "segmentation", "channel_def": channels}
     facts = {"modality": ["CT", "MR"], **({"labels": table} if table else {})}
     inferer = {
-        "_target_": "medvit.inferers.StreamingWindowInferer",
+        "_target_": "medvit.inference.StreamingWindowInferer",
         "roi_size": [12, 12, 12],
         "overlap": "@overlap",
         "grid": "source",
@@ -84,7 +84,7 @@ def make_bundle(
 def make_restorer(folder: Path) -> Path:
     """A bundle that makes 1.5 x + 0.25 of an image."""
     inferer = {
-        "_target_": "medvit.inferers.RestorationInferer",
+        "_target_": "medvit.inference.RestorationInferer",
         "roi_size": [12, 12, 12],
         "overlap": "@overlap",
     }
@@ -119,7 +119,7 @@ def _inference(channels: int, inferer: dict, root: str) -> dict[str, Any]:
     sides = [["L", "R"], ["P", "A"], ["I", "S"]]
     orient = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": sides}
     return {
-        "imports": ["$from medvit import data", "$from medvit import engines", "$import torch"],
+        "imports": [*(f"$from medvit import {one}" for one in ("networks", "runs", "studies")), "$import torch"],
         "bundle_root": root,
         "input": [],
         "output_dir": "$@bundle_root + '/eval'",
@@ -130,11 +130,11 @@ def _inference(channels: int, inferer: dict, root: str) -> dict[str, Any]:
         "network_def": {
             "_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": channels, "kernel_size": 1
         },
-        "network": "$engines.load_weights(@network_def, @checkpoint, @device)",
+        "network": "$networks.load_weights(@network_def, @checkpoint, @device)",
         "preprocessing": {"_target_": "Compose", "transforms": [load, orient] if channels > 1 else [load]},
-        "datalist": "$data.find_studies(@input)",
+        "datalist": "$studies.find_studies(@input)",
         "dataset": {
-            "_target_": "medvit.engines.StudyDataset", "data": "@datalist", "transform": "@preprocessing"
+            "_target_": "medvit.runs.StudyDataset", "data": "@datalist", "transform": "@preprocessing"
         },
         "dataloader": {
             "_target_": "ThreadDataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0,
@@ -143,16 +143,16 @@ def _inference(channels: int, inferer: dict, root: str) -> dict[str, Any]:
         "inferer": inferer,
         "postprocessing": {"_target_": "Compose", "transforms": []},
         "writer": {
-            "_target_": "medvit.engines.StudyWriter", "output_dir": "@output_dir",
+            "_target_": "medvit.runs.StudyWriter", "output_dir": "@output_dir",
             "bundle_root": "@bundle_root", "checkpoint": "@checkpoint",
-            "options": {"_target_": "medvit.engines.ResultOptions", "report": False},
+            "options": {"_target_": "medvit.runs.ResultOptions", "report": False},
         },
         "evaluator": {
-            "_target_": "medvit.engines.StudyEvaluator", "device": "@device",
+            "_target_": "medvit.runs.StudyEvaluator", "device": "@device",
             "val_data_loader": "@dataloader",
             "network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing",
             "writer": "@writer",
         },
         "initialize": [],
-        "run": ["$engines.finish(engines.run_studies(@evaluator, @dataset, @output_dir))"],
+        "run": ["$runs.finish(runs.run_studies(@evaluator, @dataset, @output_dir))"],
     }  # fmt: skip

@@ -15,11 +15,11 @@ import pydicom
 import pytest
 import requests
 
-from medvit.data.pacs import Access, push
-from tests.data.dicom_out.synthetic import write_series
-from tests.data.test_pacs import DICOMWEB_PLUGIN, running_orthanc
+from medvit.studies.pacs import Access, push
 from tests.label.conftest import Server, running
 from tests.label.phantoms import TABLE, make_bundle, phantom
+from tests.studies.dicom_out.synthetic import write_series
+from tests.studies.test_pacs import DICOMWEB_PLUGIN, running_orthanc
 
 pytestmark = [pytest.mark.label, pytest.mark.debian]
 

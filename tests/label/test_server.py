@@ -337,7 +337,7 @@ def test_it_starts_again_with_what_was_trained_and_a_token(server: Server) -> No
     options = ["--models", str(server.folder / "steps"), "--trust"]
     port = free_port()
     folder = server.folder
-    command = ["-m", "medvit.cli", "label", str(server.studies), "--workspace", str(folder / "workspace")]
+    command = ["-m", "medvit.cli.app", "label", str(server.studies), "--workspace", str(folder / "workspace")]
     process = start(folder, [*command, *options, "--token", "s3cret"], port)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -372,7 +372,7 @@ def test_it_does_not_start_with_a_bundle_that_would_be_wrong(fault: str, tmp_pat
         make_bundle(tmp_path / "bad", state={"module.weight": make_weight()})
         word = "does not fit"
     (tmp_path / "studies").mkdir()
-    command = ["-m", "medvit.cli", "label", str(tmp_path / "studies"), "--models", str(tmp_path / "bad")]
+    command = ["-m", "medvit.cli.app", "label", str(tmp_path / "studies"), "--models", str(tmp_path / "bad")]
     command += ["--trust", "--workspace", str(tmp_path / "workspace"), "--port", str(free_port())]
     ended = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True,

@@ -14,14 +14,14 @@ import SimpleITK
 import torch
 
 from medvit.bundles import Bundle
-from medvit.data import Grid, read_study
-from medvit.engines import sha256_of
 from medvit.errors import MedvitError, StudyError, WeightsError
 from medvit.label.errors import RequestError
 from medvit.label.serving import ServedBundle
 from medvit.label.tables import label_table, named_table
 from medvit.label.versions import Training, Versions, export
 from medvit.label.volumes import labels_on, only_study, read_label_map, write_volume
+from medvit.runs import sha256_of
+from medvit.studies import Grid, read_study
 from tests.label.phantoms import CASES, TABLE, make_bundle, make_restorer, steps, write_cases
 
 

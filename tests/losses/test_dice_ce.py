@@ -6,9 +6,9 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from medvit.data.labels import load_label_table
 from medvit.losses import LateralDiceCELoss, SparseDiceCELoss
 from medvit.networks import LateralSegmenter
+from medvit.studies.labels import load_label_table
 
 
 @pytest.mark.parametrize("dice_weight", [0.0, 1.0, 0.3])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from medvit.data.labels import load_label_table
-from medvit.data.study import Grid
+from medvit.studies.labels import load_label_table
+from medvit.studies.study import Grid
 
 BRAIN = load_label_table("brain")
 

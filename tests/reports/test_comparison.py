@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit.data.study import Grid
 from medvit.errors import MedvitError
 from medvit.reports import StudyReport, make_restoration_report, to_json, write_html, write_pdf
 from medvit.reports.image_quality import foreground
+from medvit.studies.study import Grid
 from tests.reports.phantom import ras_affine
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medvit.data.study import Grid
 from medvit.errors import MedvitError
 from medvit.reports import measure
+from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN
 
 

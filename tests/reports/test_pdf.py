@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit.data.study import Grid
 from medvit.reports import Prior, StudyReport, make_report, write_pdf
+from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head
 
 

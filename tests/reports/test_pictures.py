@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from medvit.data.study import Grid
 from medvit.reports.display import PLANES, Display, prepare
 from medvit.reports.orientation import face_names, obliquity
 from medvit.reports.pictures import WELL_SHOWN, choose_slices, draw_slice, montage, overlays, section_areas
 from medvit.reports.surface import render_surface
+from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head, ras_affine
 
 LEFT, RIGHT = BRAIN.by_name["left putamen"], BRAIN.by_name["right putamen"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvit.data.study import Grid
 from medvit.reports import assess_image, check_quality, load_language, make_report, measure
 from medvit.reports.quality import Flag, traffic_light
+from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head, ras_affine
 
 Change = Callable[[np.ndarray, np.ndarray], None]

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvit.data.study import Grid
 from medvit.reports import StudyReport, load_language, make_report, write_html
 from medvit.reports.content import Content
 from medvit.reports.viewer import niivue_code, viewer_data
+from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head, ras_affine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -18,8 +18,6 @@ import jsonschema
 import numpy as np
 import pytest
 
-from medvit.data.labels import LabelTable
-from medvit.data.study import Grid
 from medvit.errors import MedvitError
 from medvit.reports import (
     Prior,
@@ -35,6 +33,8 @@ from medvit.reports import (
     write_json,
     write_pdf,
 )
+from medvit.studies.labels import LabelTable
+from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head, ras_affine
 
 SHA = "0123456789abcdef" * 4

@@ -7,8 +7,8 @@ import pytest
 from MedViTLib.terminology import Terminology
 
 from medvit.bundles import Bundle, installed_bundles
-from medvit.data.labels import parse_label_table
 from medvit.errors import MedvitError
+from medvit.studies.labels import parse_label_table
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("make_terminology", ROOT / "slicer" / "make_terminology.py")

@@ -10,8 +10,8 @@ import torch
 from monai.transforms import Compose, RandAffined
 from torch import nn
 
-from medvit.data.study import Grid
 from medvit.errors import MedvitError
+from medvit.studies.study import Grid
 from medvit.training import BestWeights, MirrorLeftRightd, NanGuard, PatchDataset, Sample
 from medvit.training.patches import resample_labels
 

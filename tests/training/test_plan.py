@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from medvit.bundles import Bundle
-from medvit.data.labels import parse_label_table
 from medvit.datasets import Manifest
 from medvit.errors import MedvitError
+from medvit.studies.labels import parse_label_table
 from medvit.training import CaseFacts, Choices, make_plan
 from medvit.training.cases import Split, patient_of, read_case, split_cases
 from medvit.training.network import (

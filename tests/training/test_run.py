@@ -13,10 +13,10 @@ from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from rich.console import Console
 
 from medvit.bundles import Bundle, find_bundle
-from medvit.engines import run_bundle, sha256_of
 from medvit.errors import MedvitError
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Versions
+from medvit.runs import run_bundle, sha256_of
 from medvit.training import Choices, PatchDataset, train_bundle
 from medvit.training.run import Workspace
 from tests.bundles.test_bundles import SCHEMA
@@ -144,7 +144,7 @@ def test_a_two_dimensional_network_learns_slices(data: Path, tmp_path: Path) -> 
     base = base_bundle(tmp_path / "base")
     config = json.loads(base.config("inference").read_text())
     config["network_def"]["_target_"] = "torch.nn.Conv2d"
-    config["inferer"] |= {"_target_": "medvit.inferers.SliceInferer", "roi_size": [12, 12]}
+    config["inferer"] |= {"_target_": "medvit.inference.SliceInferer", "roi_size": [12, 12]}
     base.config("inference").write_text(json.dumps(config))
     quick = QUICK | {"batch_size": 8}
     bundle = train_bundle(base, data, tmp_path / "mine", Choices(**quick))

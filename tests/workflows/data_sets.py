@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from medvit.datasets import Manifest, read_manifest
-from tests.data.dicom.synthetic import made_up, uid
+from tests.studies.dicom.synthetic import made_up, uid
 
 Shape = tuple[int, int, int]
 

@@ -17,8 +17,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medvit.datasets import read_manifest
-from medvit.engines import load_weights
-from medvit.recipes import nnunet_fold
+from medvit.networks import load_weights
+from medvit.training.recipes import nnunet_fold
 from tests.workflows.data_sets import write_folds, write_nnunet, write_pet_pairs, write_public
 
 RECIPES = Path(__file__).parents[2] / "workflows/reproduce"

@@ -14,7 +14,7 @@ import torch
 from distributed import LocalCluster
 
 from medvit.bundles import find_bundle
-from medvit.cohort import run_cohort
+from medvit.runs import run_cohort
 
 
 def main() -> int:

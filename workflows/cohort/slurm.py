@@ -12,7 +12,7 @@ import sys
 from dask_jobqueue import SLURMCluster
 
 from medvit.bundles import find_bundle
-from medvit.cohort import run_cohort
+from medvit.runs import run_cohort
 
 
 def main() -> int:

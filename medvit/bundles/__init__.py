@@ -1,0 +1,10 @@
+"""Bundles: find them, open them, convert published checkpoints into them."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "find": ["Bundle", "find_bundle", "installed_bundles", "locate"],
+    },
+)

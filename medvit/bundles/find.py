@@ -1,0 +1,145 @@
+"""The bundles at hand: where they are, and what their metadata says. Imports neither torch nor monai."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import MedvitError
+from medvit.studies.labels import LabelTable, load_label_table, parse_label_table
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A MONAI bundle on disk.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, by which a bundle is called."""
+        return self.path.name
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """Content of ``configs/metadata.json``."""
+        return json.loads((self.path / "configs" / "metadata.json").read_text(encoding="utf-8"))
+
+    @property
+    def version(self) -> str:
+        """Version of the bundle."""
+        return str(self.metadata["version"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The bundle's entry for medvit: label table, modality, measured quality, hash of the weights."""
+        return self.metadata.get("medvit", {})
+
+    @property
+    def weights(self) -> Path:
+        """The weights file."""
+        return self.path / "models" / "model.pt"
+
+    @property
+    def label_table(self) -> LabelTable | None:
+        """The structures that it segments; `None` for a restorer.
+
+        The metadata names a table that ships with medvit, or holds one of its own.
+        """
+        labels = self.facts.get("labels")
+        if isinstance(labels, dict):
+            return parse_label_table(labels)
+        return load_label_table(labels) if labels else None
+
+    def summary(self) -> dict[str, Any]:
+        """What a person chooses a bundle by."""
+        weights = f"{self.weights.stat().st_size / 1e6:.1f} MB" if self.weights.is_file() else "missing"
+        return {
+            "version": self.version,
+            "task": self.metadata["task"],
+            "modality": ", ".join(self.facts.get("modality", ())),
+            "quality": self.facts.get("quality", "not measured"),
+            "weights": weights,
+            "path": str(self.path),
+        }
+
+    def config(self, name: str) -> Path:
+        """Path of ``configs/<name>.json``.
+
+        Raises
+        ------
+        MedvitError
+            If the bundle has no such workflow.
+        """
+        file = self.path / "configs" / f"{name}.json"
+        if not file.is_file():
+            raise MedvitError(f"bundle {self.name} has no {name} workflow")
+        return file
+
+
+def installed_bundles() -> list[Bundle]:
+    """The bundles that came with medvit, in order of name; in a checkout, those beside the package."""
+    for folder in (_PACKAGE / "_bundles", _PACKAGE.parent / "bundles"):
+        if folder.is_dir():
+            return [
+                Bundle(p) for p in sorted(folder.iterdir()) if (p / "configs" / "metadata.json").is_file()
+            ]
+    return []
+
+
+def find_bundle(name: str, *, trust: bool = False) -> Bundle:
+    """An installed bundle by name, or, when it is trusted, any bundle folder by path.
+
+    The configuration of a bundle is code that runs with the rights of who runs it. So a folder that did not
+    come with medvit is only taken when the caller says that it is trusted.
+
+    Raises
+    ------
+    MedvitError
+        If there is no such bundle, or it is a folder that is not trusted.
+    """
+    at_hand = {bundle.name: bundle for bundle in installed_bundles()}
+    if name in at_hand:
+        return at_hand[name]
+    folder = Path(name).expanduser()
+    if not (folder / "configs" / "metadata.json").is_file():
+        raise MedvitError(f"there is no bundle {name!r}; installed are: {', '.join(at_hand) or 'none'}")
+    if not trust:
+        raise MedvitError(
+            f"{name} did not come with medvit, and a bundle's configuration is code: "
+            "read it, then give --trust to run it"
+        )
+    return Bundle(folder.resolve())
+
+
+def locate(name: str) -> str:
+    """Folder of a bundle, for its own configuration: the one that is being run, else the installed one.
+
+    A configuration cannot see its own path. So the bundle that is run is told by ``--config_file`` on the
+    command line, or by the working directory; a copy then works with its own weights.
+    """
+    here = Path.cwd()
+    named = [folder for folder in (here, here.parent) if folder.name == name]
+    for folder in (*_folders_on_command_line(), *named):
+        if (folder / "configs" / "metadata.json").is_file():
+            return str(folder)
+    return str(find_bundle(name).path)
+
+
+def _folders_on_command_line() -> list[Path]:
+    """Bundle folders of the configuration files that the process was started with."""
+    files = [f for argument in sys.argv[1:] for f in re.findall(r"[^'\"\[\],=]*configs/\w+\.json", argument)]
+    return [Path(file).resolve().parents[1] for file in files]

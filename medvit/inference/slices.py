@@ -1,0 +1,117 @@
+"""Two-dimensional networks over volumes, slices in batches along any axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from medvit.errors import MedvitError
+from medvit.inference.engine import Networks, WindowEngine, members
+from medvit.inference.restore import RestorationInferer
+from medvit.inference.streaming import StreamingWindowInferer
+from medvit.inference.volume import Volume
+from medvit.inference.windows import WindowPlan, plan_windows, window_weights
+
+
+def slice_axis(plane: str, planes: Sequence[str] = ("sagittal", "coronal", "axial")) -> int:
+    """The axis of a RAS image along which slices of a plane follow each other.
+
+    Parameters
+    ----------
+    plane
+        Its name.
+    planes
+        Those that the network was trained for.
+
+    Raises
+    ------
+    MedvitError
+        If `plane` is none of `planes`.
+    """
+    if plane not in planes:
+        raise MedvitError(f"this network takes {' or '.join(planes)} slices, not {plane!r}: set --plane")
+    return {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+
+
+class SliceNetwork(nn.Module):
+    """A two-dimensional network as one over slabs of slices.
+
+    Parameters
+    ----------
+    network
+        (B, C, H, W) to (B, classes, H, W).
+    axis
+        The spatial axis along which slices follow each other.
+    """
+
+    def __init__(self, network: Any, axis: int) -> None:
+        super().__init__()
+        self.network, self.axis = network, axis
+
+    def forward(self, windows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, C, X, Y, Z) to (B, classes, X, Y, Z), each slice by itself."""
+        slices = windows.movedim(self.axis + 2, 1)
+        logits = self.network(slices.flatten(0, 1), *args, **kwargs)
+        logits = logits[0] if isinstance(logits, list | tuple) else logits
+        return logits.unflatten(0, slices.shape[:2]).movedim(1, self.axis + 2)
+
+
+class SliceWindows(WindowEngine):
+    """Windows for a two-dimensional network over a volume; a subclass also says what becomes of its output.
+
+    Parameters
+    ----------
+    roi_size
+        Voxels of a window in the two axes of a slice; ``None`` stands for the whole axis.
+    overlap
+        Share of a window that the next one in the slice covers again.
+    slices
+        Slices that go through the network at once.
+    slice_axis
+        The spatial axis along which slices follow each other: 2 for axial slices of a RAS image.
+    options
+        As of the inferer for volumes.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int | None],
+        overlap: Sequence[float] | float = 0.5,
+        slices: int = 8,
+        *,
+        slice_axis: int = 2,
+        **options: Any,
+    ) -> None:
+        super().__init__(roi_size, overlap, **options)
+        if len(roi_size) != 2 or slice_axis not in (0, 1, 2):
+            raise ValueError("slices need a roi_size of two values and a slice_axis of 0, 1 or 2")
+        self.slices, self.slice_axis = slices, slice_axis
+
+    def plan(self, size: Sequence[int]) -> WindowPlan:
+        """Windows a few slices deep, which do not overlap along the slice axis."""
+        overlap = [self.overlap] * 2 if isinstance(self.overlap, int | float) else list(self.overlap)
+        roi = list(self.roi_size) if isinstance(self.roi_size, Sequence) else [self.roi_size] * 2
+        roi.insert(self.slice_axis, min(self.slices, size[self.slice_axis]))
+        overlap.insert(self.slice_axis, 0.0)
+        return plan_windows(size, roi, overlap, self.slice_axis)
+
+    def weights(self, plan: WindowPlan) -> Tensor:
+        """Weights of the slice, alike for all slices of a window."""
+        in_plane = [n for a, n in enumerate(plan.roi_size) if a != self.slice_axis]
+        weights = window_weights(in_plane, self.mode, self.sigma_scale)
+        return weights.unsqueeze(self.slice_axis).expand(plan.roi_size)
+
+    def run(self, image: Tensor | Volume, network: Networks, *args: Any, **kwargs: Any) -> Any:
+        """As `WindowEngine.run`, with networks that see (B, C, H, W)."""
+        sliced = [SliceNetwork(member, self.slice_axis) for member in members(network)]
+        return super().run(image, sliced, *args, **kwargs)
+
+
+class SliceInferer(SliceWindows, StreamingWindowInferer):
+    """A label map of a volume by a two-dimensional network; parameters as of `SliceWindows`."""
+
+
+class SliceRestorer(SliceWindows, RestorationInferer):
+    """A restored volume by a two-dimensional network; parameters as of `SliceWindows`."""

@@ -1,0 +1,225 @@
+"""`StreamingWindowInferer`: sliding windows without a class-sized copy of the volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import collate_meta_tensor
+from torch import Tensor
+
+from medvit.errors import StudyError
+from medvit.inference.engine import Makers, Networks, WindowEngine
+from medvit.inference.predict import InferenceReport, SkipRule
+from medvit.inference.reduce import Activation, Argmax, Regions, WideArgmax, map_reducer
+from medvit.inference.volume import Volume
+from medvit.studies.study import Grid
+
+# Logits of voxels that only skipped windows cover: certain background.
+_CERTAIN = 10.0
+
+
+def is_constant(window: Tensor) -> bool:
+    """Whether each channel of a window (C, ...) has one value throughout: padding or masked-out air."""
+    flat = window.flatten(1)
+    return bool((flat == flat[:, :1]).all())
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What an inference gives.
+
+    Parameters
+    ----------
+    labels
+        (X, Y, Z) label map, uint8 or uint16, in the grid that was asked for.
+    maps
+        Extra maps (X, Y, Z) float32 by name.
+    report
+        What was done.
+    """
+
+    labels: np.ndarray
+    maps: dict[str, np.ndarray]
+    report: InferenceReport
+
+
+class StreamingWindowInferer(WindowEngine):
+    """Sliding-window inference that reduces each slab to labels as soon as all its windows are in.
+
+    Windows, weights and labels are those of `monai.inferers.SlidingWindowInferer` followed by an argmax,
+    but the only class-sized buffer is one window deep: 4 x classes x (roi depth + 1) x in-plane voxels
+    bytes. With a target grid (`segment`) logits are interpolated linearly to the voxels of the study and
+    reduced there, block by block.
+
+    Parameters
+    ----------
+    region_labels, region_order
+        For networks with overlapping sigmoid regions: see `medvit.inference.reduce.Regions`. ``None`` for
+        classes that exclude each other (argmax).
+    maps
+        Extra maps: ``"entropy"``, ``"disagreement"`` (of networks and flips) and ``"probability:CLASS"``.
+    grid
+        What a call of the inferer gives: labels in the ``"input"``'s grid, or in that of the ``"source"``
+        file, as MONAI's ``LoadImage`` notes it in the image's meta data.
+    skip
+        ``"constant"`` skips windows in which every channel is constant, and labels what only such windows
+        cover as background; or a rule from a window (C, *roi_size) to a bool. Off by default: a network
+        whose answer to such a window is not known to be background must see it.
+    options
+        Windows, blending, padding, flips, streaming axis and execution: see `WindowEngine`.
+
+    Examples
+    --------
+    >>> inferer = StreamingWindowInferer(roi_size=(16, 16, 16), overlap=0.5)
+    >>> threshold = lambda windows: torch.cat([0.5 - windows, windows - 0.5], dim=1)
+    >>> inferer(torch.ones(1, 1, 20, 24, 32), threshold).unique()
+    tensor([1], dtype=torch.uint8)
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int | None] | int,
+        overlap: Sequence[float] | float = 0.5,
+        sw_batch_size: int = 1,
+        *,
+        region_labels: Sequence[int] | None = None,
+        region_order: Sequence[int] | None = None,
+        maps: Sequence[str] = (),
+        grid: Literal["input", "source"] = "input",
+        skip: Literal["constant"] | SkipRule | None = None,
+        **options: Any,
+    ) -> None:
+        rule = is_constant if skip == "constant" else skip
+        super().__init__(roi_size, overlap, sw_batch_size, skip=rule, **options)
+        if grid not in ("input", "source"):
+            raise ValueError(f"grid must be 'input' or 'source', not {grid!r}")
+        activation: Activation = "softmax" if region_labels is None else "sigmoid"
+        self.regions = None if region_labels is None else partial(Regions, region_labels, region_order)
+        if self.regions is not None:
+            self.regions()
+        self.maps = {name: map_reducer(name, activation) for name in maps}
+        self.grid = grid
+
+    def __call__(self, inputs: Tensor, network: Networks, *args: Any, **kwargs: Any) -> Any:
+        """Label maps of a batch.
+
+        Parameters
+        ----------
+        inputs
+            (B, C, X, Y[, Z]).
+        network
+            The network, or several (a sequence or `torch.nn.ModuleList`) whose logits are averaged.
+        args, kwargs
+            Given to the network beside the windows.
+
+        Returns
+        -------
+        Tensor or dict
+            (B, 1, X, Y[, Z]) labels, a MetaTensor if `inputs` is one; with `maps`, a dict that holds
+            ``"labels"`` and each map.
+        """
+        cases = []
+        for image in inputs:
+            target = None if self.grid == "input" else source_grid(image)
+            found = self.infer(image, network, target, *args, **kwargs)
+            results = {"labels": found.labels, **found.maps}
+            cases.append({name: _like(result, image, self.grid) for name, result in results.items()})
+        batch = {name: _collate([case[name] for case in cases]) for name in cases[0]}
+        return batch if self.maps else batch["labels"]
+
+    def segment(
+        self,
+        image: Tensor | Volume,
+        network: Networks,
+        target: Grid | None = None,
+        *,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Label map of one image in the grid of its study; see `infer`."""
+        return self.infer(image, network, target, out=out).labels
+
+    def infer(
+        self,
+        image: Tensor | Volume,
+        network: Networks,
+        target: Grid | None = None,
+        *args: Any,
+        out: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> Inference:
+        """Label map, extra maps and report of one image.
+
+        Parameters
+        ----------
+        image
+            (C, X, Y[, Z]) preprocessed; its affine says where its voxels lie, in RAS+ mm.
+        network
+            The network, or several whose logits are averaged.
+        target
+            Grid to which the results go: each voxel takes the logits interpolated linearly at its centre.
+            What lies outside the image is background. ``None`` for the image's own grid.
+        out
+            Array of the target's shape that takes the labels, such as a `numpy.memmap`.
+
+        Raises
+        ------
+        StudyError
+            If the image is not finite, or has no affine though a target is given.
+        MedvitError
+            If the network answers with NaN, or one window does not fit into memory.
+        """
+        results = self.run(image, network, target, args, kwargs, out)
+        return Inference(results.pop("labels"), results, self.report)
+
+    def makers(self, channels: int) -> Makers:
+        """Labels, and the extra maps asked for."""
+        argmax = Argmax if channels <= 256 else WideArgmax
+        return {"labels": self.regions or argmax, **self.maps}
+
+    def background(self, channels: int) -> Tensor:
+        """Certain background."""
+        logits = torch.full((channels,), -_CERTAIN)
+        if self.regions is None:
+            logits[0] = _CERTAIN
+        return logits
+
+
+def source_grid(image: Tensor) -> Grid:
+    """The grid of the file that an image was loaded from, as MONAI's ``LoadImage`` notes it.
+
+    Raises
+    ------
+    StudyError
+        If the image does not know its file's grid.
+    """
+    meta = image.meta if isinstance(image, MetaTensor) else {}
+    if "original_affine" not in meta or "spatial_shape" not in meta:
+        raise StudyError(
+            "image-without-source",
+            "the image does not say in which grid its file was, so labels cannot go back to it",
+            path=meta.get("filename_or_obj"),
+            do="load it with LoadImaged, or use grid='input'",
+        )
+    x, y, z = (int(n) for n in [*torch.as_tensor(meta["spatial_shape"]).tolist(), 1][:3])
+    return Grid((x, y, z), np.asarray(meta["original_affine"], np.float64))
+
+
+def _like(result: np.ndarray, image: Tensor, grid: str) -> Tensor:
+    """A map (X, Y[, Z]) as a channel-first tensor with the meta data of its image."""
+    tensor = torch.from_numpy(result)[None].to(image.device)
+    if not isinstance(image, MetaTensor):
+        return tensor
+    if grid == "input":
+        return MetaTensor(tensor, meta=image.meta, applied_operations=image.applied_operations)
+    affine = torch.as_tensor(np.asarray(image.meta["original_affine"], np.float64))
+    return MetaTensor(tensor, meta={**image.meta, "affine": affine})
+
+
+def _collate(items: Sequence[Tensor]) -> Tensor:
+    return collate_meta_tensor(items) if isinstance(items[0], MetaTensor) else torch.stack(list(items))

@@ -1,0 +1,74 @@
+"""Studies as a dataset in which one that cannot be read is an item of its own kind, not the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from monai.data import MetaTensor, ThreadDataLoader
+from torch.utils.data import Dataset
+
+from medvit.runs.outcome import StudyOutcome
+from medvit.studies import Found, Study, read_study
+
+
+@dataclass
+class StudyItem:
+    """A study on its way through a bundle.
+
+    Parameters
+    ----------
+    study
+        With its image read, unless that failed.
+    outcome
+        What has become of it so far.
+    image
+        The preprocessed image; `None` when reading or preprocessing failed.
+    """
+
+    study: Study
+    outcome: StudyOutcome
+    image: MetaTensor | None = None
+
+
+class StudyDataset(Dataset):
+    """Reads and preprocesses studies; a failure is noted in its item.
+
+    Parameters
+    ----------
+    data
+        What `medvit.studies.find_studies` found, or studies.
+    transform
+        The bundle's preprocessing, from ``{"image": Study}`` to a tensor under ``"image"``.
+    """
+
+    def __init__(
+        self, data: Found | Sequence[Study], transform: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        self.found = data if isinstance(data, Found) else Found(tuple(data))
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.found.studies)
+
+    def __getitem__(self, index: int) -> StudyItem:
+        return self.prepare(self.found.studies[index])
+
+    def prepare(self, study: Study) -> StudyItem:
+        """`study`, read and preprocessed as far as it goes."""
+        item = StudyItem(study, StudyOutcome(study.id))
+        try:
+            with item.outcome.timed("read"):
+                item.study = read_study(study)
+            with item.outcome.timed("preprocess"):
+                item.image = self.transform({"image": item.study})["image"]
+        except Exception as error:
+            item.outcome.fail(error)
+        return item
+
+
+def study_loader(dataset: StudyDataset) -> ThreadDataLoader:
+    """The items of a dataset one by one; the next study is read by a thread while one is inferred."""
+    source: Any = dataset  # MONAI names its own Dataset where any will do
+    return ThreadDataLoader(source, batch_size=1, num_workers=0, collate_fn=lambda items: items[0])

@@ -1,0 +1,162 @@
+"""The done mark of a study: what its results were made from and what they are, to the last bit."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import MedvitError, StudyError
+from medvit.studies import Study, safe_join, write_json
+from medvit.studies.study import Series
+
+DONE = "done.json"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CHANGED = {
+    "inputs": "its input changed",
+    "weights_sha256": "the weights changed",
+    "medvit": "it was made by another version of medvit",
+}
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_sha256(study: Study) -> list[str]:
+    """SHA-256 of what each series of `study` is read from; of several files, over the sorted digests of all.
+
+    Raises
+    ------
+    OSError, StudyError
+        If a file cannot be read.
+    """
+    return [_digest([sha256_of(path) for path in _files_of(series)]) for series in study.series]
+
+
+def seal(folder: Path, made_from: Mapping[str, Any]) -> None:
+    """Bring all files of `folder` to the disk and write its done mark, last of all.
+
+    Parameters
+    ----------
+    made_from
+        Input, weights and settings, for JSON; the results count as done only for the same ones.
+    """
+    outputs = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        _sync(path)
+        outputs[path.relative_to(folder).as_posix()] = sha256_of(path)
+    for subfolder in (p for p in folder.rglob("*") if p.is_dir()):
+        _sync(subfolder)
+    write_json(folder / DONE, {"made_from": made_from, "outputs": outputs})
+
+
+def read_mark(folder: Path) -> dict[str, Any] | None:
+    """The done mark of a study's folder; `None` when there is none that can be read."""
+    try:
+        mark = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(mark, dict) and all(isinstance(mark.get(k), dict) for k in ("made_from", "outputs"))
+    return mark if whole else None
+
+
+def why_not_done(folder: Path, made_from: Mapping[str, Any]) -> str:
+    """Why a study has to be done, in a clause; empty when its results are whole and of `made_from`."""
+    if not folder.exists():
+        return "it is missing"
+    mark = read_mark(folder)
+    if mark is None:
+        return "it was not finished"
+    wanted = json.loads(json.dumps(made_from))
+    differing = [key for key in wanted | mark["made_from"] if wanted.get(key) != mark["made_from"].get(key)]
+    if differing:
+        return _CHANGED.get(differing[0], "the bundle or its settings changed")
+    for name, digest in mark["outputs"].items():
+        file = safe_join(folder, name)
+        if not file.is_file() or sha256_of(file) != digest:
+            return f"{name} is damaged or gone"
+    return ""
+
+
+@contextmanager
+def study_folder(output_dir: Path, study_id: str, made_from: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder to fill that becomes ``output_dir/study_id``, with its done mark, once the block ends well.
+
+    Whatever stood there before is replaced as a whole; when the block fails it stays as it was.
+
+    Raises
+    ------
+    StudyError
+        If the disk is full.
+    """
+    final = safe_join(output_dir, study_id)
+    partial, earlier = _beside(output_dir, study_id)
+    clear_leftovers(output_dir, study_id)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        seal(partial, made_from)
+        if final.exists():
+            final.rename(earlier)
+        partial.rename(final)
+        _sync(final.parent)
+    except BaseException as error:
+        if earlier.exists() and not final.exists():
+            earlier.rename(final)
+        if (reason := _disk_full(error)) is not None:
+            what = f"cannot be written: {reason}"
+            raise StudyError("disk-full", what, path=final, do="free space, then resume") from None
+        raise
+    finally:
+        clear_leftovers(output_dir, study_id)
+
+
+def clear_leftovers(output_dir: Path, study_id: str) -> None:
+    """Remove what a killed process left half-made of a study."""
+    for path in _beside(output_dir, study_id):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _beside(output_dir: Path, study_id: str) -> tuple[Path, Path]:
+    name = study_id.replace("/", "_")
+    return safe_join(output_dir, f".partial-{name}"), safe_join(output_dir, f".earlier-{name}")
+
+
+def _files_of(series: Series) -> Sequence[Path]:
+    # The header of a NRRD or MetaImage file may stand apart from its voxels.
+    if series.format != "itk":
+        return series.paths
+    from medvit.studies.itk_text import read_header
+
+    return sorted({*series.paths, *(read_header(path).data for path in series.paths)})
+
+
+def _digest(digests: Sequence[str]) -> str:
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def _disk_full(error: BaseException) -> str | None:
+    # The system's words for it, also where another error was raised from it.
+    cause = error.__cause__ if isinstance(error, MedvitError) else error
+    return cause.strerror if isinstance(cause, OSError) and cause.errno in _DISK_FULL else None
+
+
+def _sync(path: Path) -> None:
+    # Only POSIX systems can sync what is open for reading, and folders.
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,130 @@
+"""The evaluator of a bundle: one study at a time, each on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+from medvit.inference.engine import WindowEngine
+from medvit.runs.dataset import StudyItem
+from medvit.runs.folder import StudyWriter
+from medvit.runs.outcome import StudyOutcome
+
+
+class StudyEvaluator(SupervisedEvaluator):
+    """Infers, post-processes and writes studies; one that fails is noted and the next one taken.
+
+    MONAI's evaluator ends with the first exception of a batch. Here the exception belongs to its study. While
+    one study is post-processed and written, in a thread, the next one is inferred.
+
+    Parameters
+    ----------
+    device
+        Where the network runs.
+    val_data_loader
+        `StudyItem`s; a loader that yields them, or a `StudyDataset` itself.
+    network
+        With its weights.
+    inferer
+        Gives (B, 1, X, Y, Z) in the grid of the study.
+    postprocessing
+        Dictionary transform of the result under ``"pred"``; ``"image"`` is what the inferer saw of the study,
+        ``"source"`` the image as it was read.
+    writer
+        What is written of a study; `None` keeps results in memory (`last_prediction`).
+    val_handlers
+        Ignite handlers, as with MONAI's evaluator.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        val_data_loader: Iterable[StudyItem],
+        network: nn.Module,
+        inferer: WindowEngine,
+        postprocessing: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        writer: StudyWriter | None = None,
+        val_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        super().__init__(
+            device=torch.device(device),
+            val_data_loader=val_data_loader,
+            network=network,
+            inferer=inferer,
+            val_handlers=val_handlers,
+            decollate=False,
+        )
+        self.inferer: WindowEngine = inferer
+        self.postprocess = postprocessing or _unchanged
+        self.writer = writer
+        self.outcomes: list[StudyOutcome] = []
+        self.last_prediction: MetaTensor | None = None
+        # One study at a time is finished beside the inference of the next: memory stays bounded.
+        self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish")
+        self._finishing: Future[None] | None = None
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
+        """Take every study of the loader; all results are written when it returns."""
+        try:
+            super().run(global_epoch)
+        finally:
+            self._wait()
+
+    def _iteration(self, engine: Engine, item: StudyItem) -> StudyOutcome:  # type: ignore[override]
+        prediction = self._infer(item)
+        self._wait()
+        self._finishing = self._finisher.submit(self._finish, item, prediction)
+        self.outcomes.append(item.outcome)
+        self.state.output = item.outcome
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        return item.outcome
+
+    def process(self, item: StudyItem) -> StudyOutcome:
+        """Take one study from its preprocessed image to its written results."""
+        self._finish(item, self._infer(item))
+        return item.outcome
+
+    def _wait(self) -> None:
+        if self._finishing is not None:
+            self._finishing.result()
+            self._finishing = None
+
+    def _infer(self, item: StudyItem) -> MetaTensor | None:
+        """The inferer's result (1, X, Y, Z); `None` when there is none, and why is in the outcome."""
+        if item.image is None:
+            return None
+        try:
+            with item.outcome.timed("infer"):
+                prediction = self.inferer(item.image[None].to(self.state.device), self.network)[0]
+                item.outcome.details = self.inferer.report.as_dict()
+            return prediction
+        except Exception as error:
+            item.outcome.fail(error)
+            return None
+
+    def _finish(self, item: StudyItem, prediction: MetaTensor | None) -> None:
+        """Post-process and write the result of a study."""
+        self.last_prediction = None
+        if prediction is None:
+            return
+        try:
+            with item.outcome.timed("postprocess"):
+                case = {"pred": prediction, "image": item.image, "source": item.study.image}
+                self.last_prediction = self.postprocess(case)["pred"]
+            if self.writer is not None:
+                with item.outcome.timed("write"):
+                    self.writer.write(item.study, self.last_prediction, item.outcome)
+        except Exception as error:
+            item.outcome.fail(error)
+
+
+def _unchanged(data: dict[str, Any]) -> dict[str, Any]:
+    return data

@@ -1,0 +1,166 @@
+"""Worker processes on this machine, which keep the network loaded and are replaced when they are lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from queue import SimpleQueue
+
+from pebble import ProcessExpired, ProcessPool
+
+from medvit.errors import StudyError
+from medvit.runs.attempt import Attempt, Work, attempt
+from medvit.runs.outcome import StudyOutcome
+from medvit.studies import Study
+
+WORKER_DIED, TIME_LIMIT = "worker-died", "time-limit"
+_PATIENCE = 1.0
+
+
+class Worker:
+    """A process that does one study at a time.
+
+    Parameters
+    ----------
+    work
+        What it does; opened with its first study.
+    time_limit
+        Seconds that a study may take, with the loading of the network in a worker's first; `None` for ever.
+    """
+
+    def __init__(self, work: Work, time_limit: float | None = None) -> None:
+        self.work = work
+        self.time_limit = time_limit
+        self._closed = False
+        self._pool = self._new_pool()
+
+    def attempt(self, study: Study) -> Attempt:
+        """Have `study` done; a crash or a hang of the process is the outcome of this study alone."""
+        if not self._closed and not self._pool.active:  # lost between two studies
+            self._end()
+            self._pool = self._new_pool()
+        try:
+            future = self._pool.schedule(_attempt, args=(study,), timeout=self.time_limit)
+            # A pool that is stopped may leave a future for ever as it is.
+            while not wait_for([future], _PATIENCE).done:
+                if self._closed:
+                    raise CancelledError
+            return future.result()
+        except TimeoutError:
+            return lost(study, TIME_LIMIT, f"took longer than {self.time_limit:g} seconds")
+        except ProcessExpired as error:
+            return lost(study, WORKER_DIED, f"ended its worker ({_ending(error.exitcode)})")
+        except BrokenProcessPool:
+            return lost(study, WORKER_DIED, "ended its worker")
+
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+    def _new_pool(self) -> ProcessPool:
+        # A pool of one: with more, pebble cannot always tell whose study a worker took with it.
+        # The fork server has imported what is slow to import, so that a new worker is ready at once.
+        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            context.set_forkserver_preload(["medvit.runs.workers", *self.work.preload])
+        return ProcessPool(1, initializer=_begin, initargs=(self.work,), context=context)
+
+
+class LocalExecutor:
+    """Several workers on this machine.
+
+    Parameters
+    ----------
+    work, time_limit
+        As in `Worker`.
+    workers
+        How many.
+    """
+
+    def __init__(self, work: Work, workers: int, time_limit: float | None = None) -> None:
+        self.capacity = workers
+        self._workers = [Worker(work, time_limit) for _ in range(workers)]
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(workers)
+
+    def submit(self, study: Study) -> Future[Attempt]:
+        """Have `study` done by the next worker that is free."""
+        return self._threads.submit(self._attempt, study)
+
+    def close(self) -> None:
+        """End all workers, whatever they are at."""
+        for worker in self._workers:
+            worker.close()
+        self._threads.shutdown(cancel_futures=True)
+
+    def _attempt(self, study: Study) -> Attempt:
+        worker = self._idle.get()
+        try:
+            return worker.attempt(study)
+        finally:
+            self._idle.put(worker)
+
+
+def lost(study: Study, code: str, what: str) -> Attempt:
+    """The attempt of a study that took its worker with it."""
+    outcome = StudyOutcome(study.id)
+    outcome.fail(StudyError(code, what, path=study.path))
+    return Attempt(outcome)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_work: Work | None = None
+_opened = False
+
+
+def _begin(work: Work) -> None:
+    global _work
+    _work = work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A worker must not go on, and hold its claim, when its run was killed.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _attempt(study: Study) -> Attempt:
+    global _opened
+    assert _work is not None, "workers begin with their work"
+    if not _opened:
+        try:
+            _work.open()
+        except Exception as error:
+            outcome = StudyOutcome(study.id)
+            outcome.fail(error)
+            return Attempt(outcome, "unfit")
+        _opened = True
+    return attempt(_work, study)
+
+
+def _ending(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
+    return f"exit code {exit_code}"

@@ -1,0 +1,15 @@
+"""What a study is: find it, read it (NIfTI, DICOM), write results back."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "check": ["Preflight", "check_studies", "check_study"],
+        "discover": ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies"],
+        "labels": ["LabelTable", "Structure", "load_label_table"],
+        "formats": ["read_study"],
+        "study": ["Grid", "Series", "Study"],
+        "files": ["atomic_path", "safe_join", "safe_name", "write_image", "write_json", "write_label_map"],
+    },
+)

@@ -1,0 +1,159 @@
+"""Preflight: what a study is and what is wrong with it, from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvit.errors import StudyError
+from medvit.studies import itk_text, nifti_header
+from medvit.studies.discover import ANY_SERIES, find_studies
+from medvit.studies.found import Refused
+from medvit.studies.series_rules import Rules
+from medvit.studies.study import Grid, Series, Study
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the headers of a study say.
+
+    Parameters
+    ----------
+    id, path
+        Of the study, and its first file.
+    format
+        ``"nifti"``, ``"dicom"`` or ``"itk"``.
+    channels
+        How many images it has.
+    shape
+        Voxels along the axes of the first image; ``None`` where the header does not pass.
+    spacing
+        In mm.
+    orientation
+        Where each voxel axis points in the patient, such as ``"RAS"``; for DICOM the plane of the slices.
+    problems
+        The code and the sentence of each reason why the study would be refused.
+    notes
+        What a reader would decide and a person should know.
+    """
+
+    id: str
+    path: Path | None
+    format: str = ""
+    channels: int = 0
+    shape: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    orientation: str = ""
+    problems: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing in the headers stands in the way of reading the study."""
+        return not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        facts = asdict(self) | {"path": str(self.path or ""), "ok": self.ok}
+        return facts | {"problems": [{"code": code, "what": what} for code, what in self.problems]}
+
+    def __str__(self) -> str:
+        facts = [self.format, f"{self.channels} channels" if self.channels > 1 else ""]
+        if self.shape and self.spacing:
+            facts += [f"{_times(self.shape)} voxels of {_times(self.spacing)} mm", self.orientation]
+        lines = [f"{self.id}: {', '.join(filter(None, facts)) or 'not readable'}"]
+        lines += [f"  refused: {what}" for _, what in self.problems]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def check_studies(
+    input: str | Path | Sequence[str | Path],
+    *,
+    channels: int | Sequence[str] = 1,
+    rules: Rules = ANY_SERIES,
+) -> list[Preflight]:
+    """What each study in the input is, and every problem that its headers show; no voxel is read.
+
+    Parameters
+    ----------
+    input, channels, rules
+        As in `find_studies`.
+
+    Raises
+    ------
+    MedvitError
+        If the input does not exist, or is a manifest that cannot be understood.
+    """
+    found = find_studies(input, channels=channels, rules=rules)
+    return [*map(check_study, found.studies), *map(_of_refused, found.refused)]
+
+
+def check_study(study: Study) -> Preflight:
+    """What one study is, and the problems that its headers show."""
+    series = study.series[0]
+    count = len(study.series)
+    grids: list[Grid] = []
+    problems: list[tuple[str, str]] = []
+    notes = list(study.notes)
+    for one in study.series:
+        if one.format == "dicom":
+            if "problem" in one.facts:
+                problems.append((one.facts["problem_code"], one.facts["problem"]))
+            if one.facts.get("tilted"):
+                what = "the slices were acquired at a tilt, and are only read if they may be resampled"
+                problems.append(("dicom-gantry-tilt", f"{one.paths[0]}: {what}"))
+            notes += one.facts.get("notes", ())
+            continue
+        try:
+            grid, said = _header(one)
+        except StudyError as error:
+            problems.append((error.code, str(error)))
+        else:
+            notes += [note for note in said if note not in notes]
+            grids.append(grid)
+            if not grid.matches(grids[0]):
+                problems.append(("channels-grid", f"{one.paths[0]}: lies on another grid than {study.path}"))
+    shape, spacing = series.facts.get("shape"), series.facts.get("spacing")
+    orientation = series.facts.get("plane", "")
+    if grids:
+        shape, spacing, orientation = grids[0].shape, grids[0].spacing, axis_codes(grids[0].affine)
+    return Preflight(
+        study.id, study.path, series.format, count, shape, spacing, orientation, tuple(problems), tuple(notes)
+    )
+
+
+def _times(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+def _header(series: Series) -> tuple[Grid, tuple[str, ...]]:
+    if series.format == "itk":
+        text = itk_text.read_header(series.paths[0])
+        return text.grid, text.notes
+    header = nifti_header.read_header(series.paths[0])
+    if "volume" not in series.facts:
+        nifti_header.check_single(header)
+    return header.grid, header.notes
+
+
+def _of_refused(refused: Refused) -> Preflight:
+    error = refused.error
+    return Preflight(refused.id, error.path, problems=((error.code, str(error)),))
+
+
+def axis_codes(affine: np.ndarray) -> str:
+    """Where each voxel axis points in the patient, such as ``"RAS"``.
+
+    Examples
+    --------
+    >>> axis_codes(np.diag([-1.0, 2, 2, 1]))
+    'LAS'
+    """
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    order = max(permutations(range(3)), key=lambda p: sum(abs(axes[p[i], i]) for i in range(3)))
+    return "".join("RAS"[world] if axes[world, i] > 0 else "LPI"[world] for i, world in enumerate(order))

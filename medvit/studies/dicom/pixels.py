@@ -1,0 +1,258 @@
+"""Pixels of planes: checked against the header, decoded by permissive decoders only, rescaled to float32."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import groupby
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import Decoder
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    UID_dictionary,
+)
+
+from medvit.errors import StudyError
+from medvit.studies.dicom.codestream import JPEG, JPEG2000_FAMILY, JPEG_LS, frame_size
+from medvit.studies.dicom.headers import IMAGE_PIXEL, Header, NotDicomError, open_dataset, quiet
+from medvit.studies.dicom.planes import Plane, frame_shape
+
+# Named, so that no other decoder that happens to be installed (one of them under the GPL) is ever used.
+_PLUGINS = {
+    **dict.fromkeys(JPEG2000_FAMILY, "pylibjpeg"),
+    **dict.fromkeys(JPEG_LS, "pyjpegls"),
+    **dict.fromkeys(JPEG, "gdcm"),
+    RLELossless: "pydicom",
+}
+_LOSSLESS = (JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL, JPEGLSLossless, RLELossless, *JPEG[2:])
+_JPEG_COMPLAINTS = ("Corrupt JPEG", "Premature end of JPEG")
+_PIXEL_DATA = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in (*IMAGE_PIXEL, *_PIXEL_DATA)]
+
+
+def decode(planes: Sequence[Plane]) -> np.ndarray:
+    """Real values of the planes of a stack, in their order.
+
+    Parameters
+    ----------
+    planes
+        All of one shape.
+
+    Returns
+    -------
+    np.ndarray
+        (columns, rows, planes) float32; each plane is contiguous in memory.
+
+    Raises
+    ------
+    StudyError
+        If the pixels of one are missing, cut off, or not what the header says.
+    """
+    rows, columns = planes[0].shape
+    volume = np.empty((len(planes), rows, columns), np.float32)
+    places = sorted(range(len(planes)), key=lambda i: (str(planes[i].header.path), planes[i].frame))
+    with quiet():  # what a decoder warns of is checked here, before and after it
+        for _, group in groupby(places, key=lambda i: planes[i].header.path):
+            indices = list(group)
+            header = planes[indices[0]].header
+            wanted = sorted({planes[i].frame for i in indices})
+            for number, frame in zip(wanted, _frames(header, wanted), strict=True):
+                for i in indices:
+                    if planes[i].frame == number:
+                        _rescale(frame, planes[i], volume[i])
+    return volume.transpose(2, 1, 0)
+
+
+def _rescale(frame: np.ndarray, plane: Plane, out: np.ndarray) -> None:
+    (top, left), (rows, columns) = plane.corner, plane.shape
+    stored = frame[top : top + rows, left : left + columns]
+    if abs(plane.rescale.slope) * 2.0**32 + abs(plane.rescale.intercept) > np.finfo(np.float32).max:
+        raise plane.header.fault("dicom-bad-rescale", "real values pass every limit", "RescaleSlope")
+    if stored.dtype.itemsize <= 2:
+        # 16 bits fit float32, so only the product is rounded.
+        out[...] = stored
+        if plane.rescale.slope != 1:
+            out *= np.float32(plane.rescale.slope)
+        if plane.rescale.intercept:
+            out += np.float32(plane.rescale.intercept)
+    else:
+        out[...] = stored * plane.rescale.slope + plane.rescale.intercept
+
+
+def _frames(header: Header, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+    """Stored values (rows, columns) of the wanted frames of a file."""
+    frames, rows, columns = frame_shape(header)
+    stored = _bits_stored(header)
+    decoder = _decoder(header)
+    dataset = _with_pixels(header)
+    if decoder.is_encapsulated:
+        _check_codestreams(dataset, header, frames, rows, columns)
+    else:
+        _check_length(dataset, header, frames * rows * columns)
+    for frame in _decoded(decoder, dataset, header, wanted):
+        if frame.shape != (rows, columns):
+            what = f"a frame decodes to {frame.shape} where the header says ({rows}, {columns})"
+            raise header.fault("dicom-frame-size", what, "Rows")
+        yield _within_bits(frame, header, stored)
+
+
+def _with_pixels(header: Header) -> Dataset:
+    try:
+        dataset, _ = open_dataset(header.path, _TAGS, stop_before_pixels=False)
+    except NotDicomError as error:
+        raise StudyError("dicom-damaged-file", str(error), path=header.path) from None
+    try:
+        pixels = dataset.get("PixelData")
+    except Exception:  # on damaged elements pydicom raises errors of many kinds
+        pixels = None
+    if not isinstance(pixels, bytes) or not pixels:
+        what = "the file holds no pixels that can be read"
+        raise header.fault("dicom-missing-pixels", what, "PixelData", "export the series again")
+    return dataset
+
+
+def _check_length(dataset: Dataset, header: Header, pixels: int) -> None:
+    allocated = int(header.need("BitsAllocated")[0])
+    expected, found = pixels * allocated // 8, len(dataset.PixelData)
+    if found < expected:
+        what = f"the header declares {expected} bytes of pixels, the file holds {found}"
+        raise header.fault("dicom-truncated-pixels", what, "PixelData", "fetch the file again")
+
+
+def _check_codestreams(dataset: Dataset, header: Header, frames: int, rows: int, columns: int) -> None:
+    try:
+        found = 0
+        for frame in _encoded_frames(dataset, frames):
+            found += 1
+            size = frame_size(frame, header.syntax)
+            if size is not None and (size.rows, size.columns, size.samples) != (rows, columns, 1):
+                what = (
+                    f"the compressed image is {size.rows} x {size.columns} x {size.samples} "
+                    f"where the header says {rows} x {columns} x 1"
+                )
+                raise header.fault("dicom-frame-size", what, "PixelData")
+    except StudyError:
+        raise
+    except Exception as error:
+        what = f"the compressed pixels are cut off or damaged: {error}"
+        raise header.fault("dicom-truncated-pixels", what, "PixelData", "fetch the file again") from error
+    if found != frames:
+        what = f"the header declares {frames} frames, the file holds {found}"
+        raise header.fault("dicom-truncated-pixels", what, "NumberOfFrames", "fetch the file again")
+
+
+def _encoded_frames(dataset: Dataset, frames: int) -> Iterator[bytes]:
+    offsets, lengths = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    extended = (offsets, lengths) if offsets and lengths else None
+    return generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=extended)
+
+
+def _decoder(header: Header) -> Decoder:
+    try:
+        return get_decoder(header.syntax)
+    except NotImplementedError:
+        what = f"there is no decoder for the transfer syntax {UID_dictionary.get(header.syntax, ('',))[0]}"
+        raise StudyError(
+            "dicom-unknown-syntax", what.strip(), path=header.path, tag="TransferSyntaxUID (0002,0010)",
+            do="have the series sent uncompressed",
+        ) from None  # fmt: skip
+
+
+def _decoded(
+    decoder: Decoder, dataset: Dataset, header: Header, wanted: Sequence[int]
+) -> Iterator[np.ndarray]:
+    plugin = _PLUGINS.get(header.syntax, "")
+    frames = decoder.iter_array(dataset, indices=wanted, raw=True, decoding_plugin=plugin)
+    for _ in wanted:
+        try:
+            listening: AbstractContextManager[list[str]]
+            listening = _overheard() if header.syntax in JPEG else nullcontext([])
+            with listening as heard:
+                frame, _ = next(frames)
+        except Exception as error:
+            what = f"the pixels cannot be decoded: {type(error).__name__}"
+            raise header.fault(
+                "dicom-undecodable-pixels", what, "PixelData", "fetch the file again"
+            ) from error
+        if any(complaint in text for text in heard for complaint in _JPEG_COMPLAINTS):
+            what = "the compressed pixels are damaged"
+            raise header.fault("dicom-damaged-pixels", what, "PixelData", "fetch the file again")
+        yield frame
+
+
+@contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """What is written to the process's standard error meanwhile.
+
+    The JPEG library within gdcm fills up damaged images and tells of it nowhere else.
+    """
+    heard: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        usual = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield heard
+        finally:
+            os.dup2(usual, 2)
+            os.close(usual)
+            file.seek(0)
+            heard.append(file.read().decode(errors="replace"))
+
+
+def _bits_stored(header: Header) -> int:
+    allocated, stored = (int(header.need(k)[0]) for k in ("BitsAllocated", "BitsStored"))
+    high = header.number("HighBit")
+    if not 1 <= stored <= allocated or (high is not None and high != stored - 1):
+        what = f"{stored} bits stored of {allocated}, the highest at {high}, is not supported"
+        raise header.fault("dicom-bad-bits", what, "BitsStored")
+    return stored
+
+
+def _within_bits(frame: np.ndarray, header: Header, stored: int) -> np.ndarray:
+    """Stored values without the bits above BitsStored, which may hold an overlay."""
+    unused = frame.dtype.itemsize * 8 - stored
+    if unused > 0 and header.syntax.is_encapsulated:
+        _check_range(frame, header, stored)
+    elif unused > 0 and frame.dtype.kind == "u":
+        frame = frame & frame.dtype.type(2**stored - 1)
+    elif unused > 0:
+        frame = (frame << unused) >> unused
+    _check_maximum(frame, header)
+    return frame
+
+
+def _check_range(frame: np.ndarray, header: Header, stored: int) -> None:
+    signed = frame.dtype.kind == "i"
+    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1)) if signed else (0, 2**stored)
+    if frame.min() < low or frame.max() >= high:
+        what = f"the compressed image holds values beyond {stored} bits"
+        raise header.fault("dicom-bad-bits", what, "BitsStored")
+
+
+def _check_maximum(frame: np.ndarray, header: Header) -> None:
+    """Compressed data can be damaged in ways that decode without complaint; the header's maximum may tell.
+
+    Only where it must hold: a scanner's own image, compressed without loss, without padding beside it. The
+    minimum would not do: blanking out a face or a burned-in name goes below it.
+    """
+    if (
+        header.syntax not in _LOSSLESS
+        or "ORIGINAL" not in header.image_type
+        or header.has("PixelPaddingValue")
+    ):
+        return
+    most = header.number("LargestImagePixelValue")
+    if most is not None and frame.max() > most:
+        what = f"the image holds values beyond the {most:g} that its header names, so its pixels are damaged"
+        raise header.fault("dicom-damaged-pixels", what, "LargestImagePixelValue", "fetch the file again")

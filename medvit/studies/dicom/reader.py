@@ -1,0 +1,116 @@
+"""A DICOM series as a volume: every doubt a refusal, every decision a note."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medvit.errors import StudyError
+from medvit.studies.dicom import isolated, tilt
+from medvit.studies.dicom.grouping import Volume, is_localizer, only_volume, volumes
+from medvit.studies.dicom.headers import Header, NotDicomError, read_header
+from medvit.studies.dicom.pixels import decode
+from medvit.studies.dicom.suv import units
+from medvit.studies.study import Grid, Series
+
+Tilt = Literal["refuse", "resample", "keep"]
+
+
+def read(
+    series: Series, *, tilt: Tilt = "refuse", isolate: bool = False, timeout: float | None = None
+) -> tuple[np.ndarray, Grid, tuple[str, ...]]:
+    """Read one series as a volume.
+
+    Parameters
+    ----------
+    series
+        As `scan` gives it, or any DICOM files that form one volume. ``facts["volume"]`` chooses where they
+        hold several.
+    tilt
+        What to do with a stack acquired at a gantry tilt: ``"refuse"`` it, ``"resample"`` it to a
+        right-angled grid, or ``"keep"`` the voxels with their sheared affine.
+    isolate
+        Decode in a process of its own, which a hostile or damaged file may crash, hang or bloat without
+        harm to this one. Costs about half a second.
+    timeout
+        Seconds that an isolated read may take; by default one minute and two seconds a file.
+
+    Returns
+    -------
+    np.ndarray
+        (X, Y, Z) float32: columns, rows, and planes in the order of their positions along the planes'
+        normal (the cross product of the row and column directions). HU for CT, SUV by body weight for PET
+        where the header allows, else rescaled values. MONOCHROME1 values stay as stored.
+    Grid
+        Where the voxels are, RAS+ millimetres.
+    tuple of str
+        What was decided, in sentences.
+
+    Raises
+    ------
+    StudyError
+        Whenever the volume could be wrong; names the file and the attribute.
+    """
+    if isolate:
+        return isolated.read(series, tilt, 60.0 + 2.0 * len(series.paths) if timeout is None else timeout)
+    volume, notes = plan(series.paths, str(series.facts.get("volume", "")))
+    return read_planned(volume, notes, tilt)
+
+
+def plan(paths: Sequence[Path], label: str = "") -> tuple[Volume, tuple[str, ...]]:
+    """The volume that the files form, from headers alone, and what was decided.
+
+    Raises
+    ------
+    StudyError
+        As `read`.
+    """
+    headers = [_header(path) for path in sorted(paths)]
+    scouts = [h for h in headers if is_localizer(h)]
+    images = [h for h in headers if not is_localizer(h)]
+    if not images:
+        raise StudyError("dicom-no-image", "there are only localizers", path=paths[0] if paths else None)
+    if len({h.text("SeriesInstanceUID") for h in images if "SeriesInstanceUID" in h.dataset}) > 1:
+        what = "the files are of more than one series"
+        raise images[0].fault("dicom-mixed-series", what, "SeriesInstanceUID", "give the files of one series")
+    volume = only_volume(volumes(images), label, images)
+    dropped = (f"Left out {len(scouts)} localizers.",) if scouts else ()
+    return volume, dropped + volume.stack.notes
+
+
+def _header(path: Path) -> Header:
+    try:
+        header = read_header(path)
+    except NotDicomError as error:
+        raise StudyError("dicom-no-image", str(error), path=path, do="take it away") from None
+    if not header.is_image:
+        raise header.fault("dicom-no-image", "the object holds no image", "SOPClassUID", "take it away")
+    return header
+
+
+def read_planned(
+    volume: Volume, notes: tuple[str, ...], policy: Tilt
+) -> tuple[np.ndarray, Grid, tuple[str, ...]]:
+    """`read`, once `plan` has told what belongs together."""
+    stack = volume.stack
+    first = stack.planes[0].header
+    if stack.tilted and policy == "refuse":
+        what = f"the slices were acquired at a tilt of {tilt.angle(stack):.1f} degrees"
+        do = "allow resampling to a right-angled grid"
+        raise first.fault("dicom-gantry-tilt", what, "ImagePositionPatient", do)
+    image, grid = decode(stack.planes), stack.grid
+    name, factor = units(stack.planes)
+    if factor != 1:
+        image *= np.float32(factor)
+        notes += (f"PET activity was turned into SUV by body weight (times {factor:.6g}).",)
+    elif first.text("Modality") == "PT" and name != "SUVbw":
+        notes += (f"PET values are in {name or 'unknown units'}: the header does not allow SUV.",)
+    elif first.text("Modality") == "CT" and name != "HU":
+        notes += (f"CT values are in {name or 'unknown units'}: the header does not say HU.",)
+    if stack.tilted and policy == "resample":
+        image, grid = tilt.upright(image, stack)
+        notes += (f"A gantry tilt of {tilt.angle(stack):.1f} degrees was taken out by resampling.",)
+    return image, grid, notes

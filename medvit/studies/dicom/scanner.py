@@ -1,0 +1,269 @@
+"""Files to series: which DICOM images belong together, said from headers alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import StudyError
+from medvit.studies.dicom.archive import files_of_dicomdir
+from medvit.studies.dicom.grouping import Volume, facing, is_localizer, volumes
+from medvit.studies.dicom.headers import Header, NotDicomError, read_header, series_uid_of_damaged
+from medvit.studies.dicom.suv import units
+from medvit.studies.study import Series
+
+_TEXTS = {
+    "series_description": "SeriesDescription",
+    "study_description": "StudyDescription",
+    "protocol": "ProtocolName",
+    "study_date": "StudyDate",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+    "body_part": "BodyPartExamined",
+    "kernel": "ConvolutionKernel",
+    "sequence": "SequenceName",
+    "scanning_sequence": "ScanningSequence",
+    "photometric": "PhotometricInterpretation",
+    "burned_in": "BurnedInAnnotation",
+    "lossy": "LossyImageCompression",
+}
+_NUMBERS = {
+    "series_number": "SeriesNumber",
+    "slice_thickness": "SliceThickness",
+    "kvp": "KVP",
+    "echo_time": "EchoTime",
+    "repetition_time": "RepetitionTime",
+    "inversion_time": "InversionTime",
+    "flip_angle": "FlipAngle",
+    "field_strength": "MagneticFieldStrength",
+}
+_PATIENT = {
+    "name": "PatientName",
+    "id": "PatientID",
+    "birth_date": "PatientBirthDate",
+    "sex": "PatientSex",
+    "age": "PatientAge",
+    "weight": "PatientWeight",
+    "accession_number": "AccessionNumber",
+}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that is part of no series, and why."""
+
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What a scan found.
+
+    Parameters
+    ----------
+    series
+        One for each volume; a series that `read` will refuse has the reason in ``facts["problem"]``.
+    left_out
+        Files that hold no image of a series, each with the reason.
+    patients
+        For each series what identifies its patient; kept apart, and out of `repr`.
+    """
+
+    series: list[Series]
+    left_out: list[LeftOut]
+    patients: list[dict[str, str]] = field(default_factory=list, repr=False)
+
+
+def scan(paths: Iterable[Path]) -> ScanResult:
+    """Sort files into series by their headers; no pixel is read.
+
+    Parameters
+    ----------
+    paths
+        Files, of any kind; those that are no DICOM images come back as left out. A DICOMDIR stands for the
+        files it names.
+
+    Returns
+    -------
+    ScanResult
+        It never hangs on names or order which files form a series. A damaged file whose series cannot be
+        told belongs to all those it lies among, so that none of them is read without it.
+    """
+    headers: dict[tuple[str, ...], list[Header]] = {}
+    damaged: list[tuple[Path, StudyError]] = []
+    left_out: list[LeftOut] = []
+    for path in _expanded(paths, damaged):
+        try:
+            header = read_header(path)
+        except NotDicomError as error:
+            left_out.append(LeftOut(path, str(error)))
+        except StudyError as error:
+            damaged.append((path, error))
+        else:
+            if why := _no_image(header):
+                left_out.append(LeftOut(path, why))
+            else:
+                headers.setdefault(_key(header), []).append(header)
+    found = _sorted_series(headers, left_out)
+    homeless = _add_damaged(found, damaged)
+    _add_unnamed(found)
+    series = [_refused([path], {}, error) for path, error in homeless]
+    patients: list[dict[str, str]] = [{} for _ in homeless]
+    for group in found:
+        for one, patient in group.series(left_out):
+            series.append(one)
+            patients.append(patient)
+    return ScanResult(series, left_out, patients)
+
+
+def _expanded(paths: Iterable[Path], damaged: list[tuple[Path, StudyError]]) -> list[Path]:
+    """The files in a fixed order, those that a DICOMDIR names in its place."""
+    files: set[Path] = set()
+    for path in map(Path, paths):
+        if path.name.upper() != "DICOMDIR":
+            files.add(path)
+            continue
+        try:
+            files.update(files_of_dicomdir(path))
+        except StudyError as error:
+            damaged.append((path, error))
+    return sorted(files)
+
+
+def _no_image(header: Header) -> str:
+    """Why the file holds no image that could be part of a volume, or ``""``."""
+    if header.is_image:
+        return ""
+    return f"no image ({header.sop_class or header.text('Modality') or 'of unknown kind'})"
+
+
+def _key(header: Header) -> tuple[str, ...]:
+    uid = header.text("SeriesInstanceUID")
+    if uid:
+        return (uid,)
+    # De-identified to emptiness: one folder and series number is taken for one series, if it fits together.
+    return "", str(header.path.parent), header.text("SeriesNumber")
+
+
+@dataclass
+class _Group:
+    """The files of one series and what stands in the way of reading them."""
+
+    headers: list[Header]
+    damaged: list[tuple[Path, StudyError]] = field(default_factory=list)
+
+    @property
+    def uid(self) -> str:
+        return self.headers[0].text("SeriesInstanceUID")
+
+    def series(self, left_out: list[LeftOut]) -> list[tuple[Series, dict[str, str]]]:
+        patient = {k: v for k, tag in _PATIENT.items() if (v := self.headers[0].text(tag))}
+        try:
+            if self.damaged:
+                raise self.damaged[0][1]
+            found = volumes(self.headers)
+        except StudyError as error:
+            paths = [h.path for h in self.headers] + [path for path, _ in self.damaged]
+            return [(_refused(paths, _facts(self.headers), error), patient)]
+        used = {plane.header.path for volume in found for plane in volume.stack.planes}
+        left_out.extend(LeftOut(h.path, "a copy of another file") for h in self.headers if h.path not in used)
+        return [(_as_series(volume), patient) for volume in found]
+
+
+def _refused(paths: Sequence[Path], facts: dict[str, Any], error: StudyError) -> Series:
+    facts = {**facts, "problem": str(error), "problem_code": error.code}
+    return Series(tuple(sorted(set(paths))), "dicom", facts)
+
+
+def _as_series(volume: Volume) -> Series:
+    planes = volume.stack.planes
+    headers = list({p.header.path: p.header for p in planes}.values())
+    grid = volume.stack.grid
+    facts = _facts(headers)
+    facts |= {"shape": grid.shape, "spacing": tuple(round(s, 6) for s in grid.spacing)}
+    facts |= {"plane": facing(planes[0].normal), "image_type": planes[0].kind, "volume": volume.label}
+    facts |= {"tilted": volume.stack.tilted} if volume.stack.tilted else {}
+    facts |= {"units": units(planes)[0]}
+    return Series(
+        tuple(sorted(h.path for h in headers)), "dicom", {k: v for k, v in facts.items() if v != ""}
+    )
+
+
+def _facts(headers: Sequence[Header]) -> dict[str, Any]:
+    first = headers[0]
+    facts: dict[str, Any] = {"modality": first.text("Modality"), "image_type": first.image_type}
+    facts |= {name: first.text(tag) for name, tag in _TEXTS.items()}
+    for name, tag in _NUMBERS.items():
+        try:
+            facts[name] = first.number(tag)
+        except StudyError:
+            facts[name] = None  # a fact less, no danger: what places or scales voxels is checked elsewhere
+    facts["contrast"] = first.has("ContrastBolusAgent")
+    # Identifiers only as digests: enough to tell series, studies and frames of reference apart.
+    for name, tag in (
+        ("series", "SeriesInstanceUID"),
+        ("study", "StudyInstanceUID"),
+        ("frame_of_reference", "FrameOfReferenceUID"),
+    ):
+        uid = first.text(tag)
+        facts[name] = hashlib.sha256(uid.encode()).hexdigest()[:16] if uid else ""
+    return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _sorted_series(headers: dict[tuple[str, ...], list[Header]], left_out: list[LeftOut]) -> list[_Group]:
+    """One group for each series, without scouts."""
+    groups = []
+    for files in headers.values():
+        scouts = [h for h in files if is_localizer(h)]
+        left_out.extend(LeftOut(h.path, "a localizer") for h in scouts)
+        if len(scouts) < len(files):
+            groups.append(_Group([h for h in files if not is_localizer(h)]))
+    return groups
+
+
+def _add_unnamed(groups: list[_Group]) -> None:
+    """Images that name no series stand in the way of a series among whose files they lie and might belong."""
+    for unnamed in (g for g in groups if not g.uid):
+        for group in (g for g in groups if g.uid):
+            for header in unnamed.headers:
+                if _might_belong(header, group.headers):
+                    what = "an image that names no series lies among those of a series"
+                    error = header.fault("dicom-unnamed-image", what, "SeriesInstanceUID", "take it away")
+                    group.damaged.append((header.path, error))
+
+
+def _might_belong(header: Header, headers: Sequence[Header]) -> bool:
+    if all(header.path.parent != h.path.parent for h in headers):
+        return False
+    return all(header.text(k) in ("", headers[0].text(k)) for k in ("Modality", "Rows", "Columns"))
+
+
+def _add_damaged(
+    groups: list[_Group], damaged: list[tuple[Path, StudyError]]
+) -> list[tuple[Path, StudyError]]:
+    """Give each damaged file to its series or, when that cannot be told, to each that it may be part of.
+
+    Those that can be part of none come back.
+    """
+    homeless = []
+    for path, error in damaged:
+        uid = series_uid_of_damaged(path)
+        homes = [g for g in groups if (g.uid == uid if uid else _lies_among(path, g.headers))]
+        if not homes:
+            homeless.append((path, error))
+        for group in homes:
+            group.damaged.append((path, error))
+    return homeless
+
+
+def _lies_among(path: Path, headers: Sequence[Header]) -> bool:
+    """Whether a file is in a folder of the series, or below the one that holds all its several folders."""
+    folders = {header.path.parent for header in headers}
+    if path.parent in folders:
+        return True
+    return len(folders) > 1 and Path(os.path.commonpath(folders)) in path.parents

@@ -1,0 +1,95 @@
+"""DICOM series to studies: those that the rules of a bundle ask for, several where it has channels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from medvit.errors import StudyError
+from medvit.studies.files import safe_name
+from medvit.studies.found import LeftOut, Outcome, Refused
+from medvit.studies.series_rules import Rules, SeriesRules
+from medvit.studies.study import Series, Study
+
+
+def dicom_studies(
+    files: Mapping[Path, Path],
+    names: Sequence[str],
+    rules: Rules,
+) -> Iterator[Outcome]:
+    """Whatever becomes of DICOM files.
+
+    Parameters
+    ----------
+    files
+        Each with the path below the input by which it is known.
+    names
+        Of the channels.
+    rules
+        For all series, or one for each channel.
+    """
+    from medvit.studies import dicom
+
+    result = dicom.scan(files)
+    yield from (LeftOut(one.path, one.why) for one in result.left_out)
+    studies = [
+        Study(_id_of(series, files), (series,), patient=dict(patient))
+        for series, patient in zip(result.series, result.patients, strict=True)
+    ]
+    if len(names) > 1:
+        yield from _with_channels(studies, names, rules)
+        return
+    rule = rules if isinstance(rules, SeriesRules) else rules[0]
+    for study in studies:
+        objection = rule.objection(study.series[0].facts)
+        yield LeftOut(study.path, f"the series is not one to work on: {objection}") if objection else study
+
+
+def _with_channels(studies: list[Study], names: Sequence[str], rules: Rules) -> Iterator[Outcome]:
+    # Only one frame of reference makes positions comparable (PS3.3, C.7.4.1).
+    groups: dict[tuple[str, str], list[Study]] = defaultdict(list)
+    for study in studies:
+        facts = study.series[0].facts
+        groups[facts.get("study", ""), facts.get("frame_of_reference") or study.id].append(study)
+    for members in groups.values():
+        yield from _one_study(members, names, rules)
+
+
+def _one_study(members: list[Study], names: Sequence[str], rules: Rules) -> Iterator[Outcome]:
+    first = members[0]
+    if isinstance(rules, SeriesRules) or len(rules) != len(names):
+        what = f"is DICOM, and of its series there is no telling which are the {len(names)} channels"
+        do = "give one rule a channel, or list the series of each channel in a manifest"
+        yield Refused(first.id, StudyError("channels-unknown", what, path=first.path, do=do))
+        return
+    chosen = [[s for s in members if not rule.objection(s.series[0].facts)] for rule in rules]
+    if faults := [f"{len(c)} for {n}" for n, c in zip(names, chosen, strict=True) if len(c) != 1]:
+        what = f"has, in one frame of reference, {' and '.join(faults)} where one series a channel is needed"
+        do = "narrow the rules down, or list the series of each channel in a manifest"
+        yield Refused(first.id, StudyError("channels-missing", what, path=first.path, do=do))
+        return
+    series = tuple(one.series[0] for [one] in chosen)
+    yield Study(_joint_id(chosen[0][0].id, series), series, patient=first.patient)
+    for study in members:
+        if study.series[0] not in series:
+            yield LeftOut(study.path, "no channel asks for this series")
+
+
+def _id_of(series: Series, files: Mapping[Path, Path]) -> str:
+    # A digest, since neither UIDs nor the paths of exports are free of a patient's identity.
+    facts = series.facts
+    names = " ".join(path.name for path in series.paths)
+    known_by = facts.get("series") or f"{files.get(series.paths[0], series.paths[0]).parent} {names}"
+    identity = f"{known_by}|{facts.get('volume', '')}"
+    return safe_name(f"{facts.get('modality', 'DICOM')}-{_digest(identity)}")
+
+
+def _joint_id(first: str, series: Sequence[Series]) -> str:
+    identity = "|".join(str(one.facts.get("series") or one.paths[0]) for one in series)
+    return f"{first.split('-')[0]}-{_digest(identity)}"
+
+
+def _digest(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]

@@ -1,0 +1,318 @@
+"""Finding studies: whatever a person points at becomes a list of studies, and what was left out is named."""
+
+from __future__ import annotations
+
+import atexit
+import glob
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medvit.errors import MedvitError, StudyError
+from medvit.studies import channels as naming
+from medvit.studies.dicom.studies import dicom_studies
+from medvit.studies.files import safe_name
+from medvit.studies.found import Found, LeftOut, Outcome, Refused
+from medvit.studies.manifest import Entry, read_manifest
+from medvit.studies.nifti_header import read_header
+from medvit.studies.series_rules import Rules, SeriesRules
+from medvit.studies.study import Series, Study
+
+__all__ = ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies", "format_of"]
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+MANIFEST_SUFFIXES = (".json", ".csv")
+ANY_SERIES = SeriesRules()
+
+
+def find_studies(
+    input: str | Path | Sequence[str | Path],
+    *,
+    channels: int | Sequence[str] = 1,
+    rules: Rules = ANY_SERIES,
+) -> Found:
+    """The studies in a file, a folder, a glob, a manifest, a DICOM folder or zip, or in several of these.
+
+    Only names and headers are read. A file that looks like an image is a study even if it is broken, so that
+    its reader says what is wrong with it.
+
+    Parameters
+    ----------
+    input
+        Folders are searched to the bottom; one with a ``dataset.json`` is read after it. Of a DICOM export,
+        each series is a study.
+    channels
+        How many images make up a study, or the contrast of each in the order of the network's channels
+        (``("t1c", "t1n", "t2w", "t2f")``). Files are brought together by the naming of nnU-Net, BraTS and
+        BIDS; a 4D file with that many volumes is a study by itself.
+    rules
+        Which DICOM series are wanted; one for each channel where there are several.
+
+    Returns
+    -------
+    Found
+        Ids are formed from paths below the input; those of DICOM from digests of UIDs.
+
+    Raises
+    ------
+    MedvitError
+        If the input does not exist, or is a manifest that cannot be understood.
+    """
+    wanted = map(str, range(channels)) if isinstance(channels, int) else channels
+    names = [naming.canonical(name) for name in wanted]
+    # A command line may well turn a folder named 2024 into a number.
+    several = isinstance(input, Sequence) and not isinstance(input, str)
+    given = [Path(str(path)) for path in (input if several else [input])]  # type: ignore[union-attr]
+    sources = _Sources(given)
+    found: list[Outcome] = [*sources.set_aside, *_listed(sources.entries, names, rules)]
+    dicoms: dict[Path, Path] = {}
+    images: dict[Path, Path] = {}
+    for path, known_as in sources.files.items():
+        kind = format_of(path)
+        if why := _why_left_out(path, known_as, kind, named=path in sources.named):
+            found.append(LeftOut(path, why))
+        else:
+            (dicoms if kind == "dicom" else images)[path] = known_as
+    if len(names) == 1:
+        found += [Study(_id_of(known_as), (_series(path),)) for path, known_as in images.items()]
+    else:
+        found += _assembled(images, names)
+    if dicoms:
+        found += dicom_studies(dicoms, names, rules)
+    return _with_unique_ids(found)
+
+
+@dataclass
+class _Sources:
+    """What the inputs come down to: files, each with the path it is known by, and entries of manifests."""
+
+    given: list[Path]
+    files: dict[Path, Path] = field(default_factory=dict)
+    named: set[Path] = field(default_factory=set)
+    entries: list[tuple[Path, Entry]] = field(default_factory=list)
+    set_aside: list[Outcome] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for path, known_below in zip(self.given, _roots(self.given), strict=True):
+            try:
+                self._add(path, known_below)
+            except MedvitError as error:
+                if len(self.given) == 1:
+                    raise
+                if isinstance(error, StudyError):
+                    self.set_aside.append(Refused(_id_of(known_below / path.name), error))
+                else:  # a JSON or CSV file that is no manifest, as stand beside images
+                    self.set_aside.append(LeftOut(path, str(error)))
+
+    def _add(self, path: Path, known_below: Path) -> None:
+        root, found = _expand(path)
+        if path.is_dir() and path / "dataset.json" in found:
+            path /= "dataset.json"
+        if path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
+            self._add_manifest(path)
+        elif path.suffix.lower() == ".zip" and path.is_file():
+            self._add_zip(path)
+        elif found:
+            self.files |= {f: known_below / f.relative_to(root) for f in found if f not in self.files}
+            self.named |= {path} & set(found)
+        elif not path.is_dir():
+            raise StudyError("missing-file", "does not exist", path=path, do="check the path")
+
+    def _add_manifest(self, path: Path) -> None:
+        entries = read_manifest(path)
+        parents = [str(file.parent.absolute()) for entry in entries for file in entry.paths]
+        root = Path(os.path.commonpath(parents)) if parents else path.parent
+        self.entries += [(root, entry) for entry in entries]
+
+    def _add_zip(self, path: Path) -> None:
+        from medvit.studies import dicom
+
+        folder = tempfile.TemporaryDirectory(prefix="medvit-")
+        atexit.register(folder.cleanup)
+        for file in dicom.unzip(path, Path(folder.name)):
+            self.files[file] = path.stem / file.relative_to(folder.name)
+
+
+def _roots(given: list[Path]) -> list[Path]:
+    # Among several inputs, what tells their folders apart goes before the paths below each.
+    roots = [_root(path).resolve() for path in given]
+    common = os.path.commonpath(roots) if roots else ""
+    return [root.relative_to(common) for root in roots]
+
+
+def _root(path: Path) -> Path:
+    if path.exists():
+        return path if path.is_dir() else path.parent
+    return next(folder for folder in path.parents if not glob.has_magic(str(folder)))
+
+
+def _expand(path: Path) -> tuple[Path, list[Path]]:
+    # The files meant, and the folder below which their paths tell them apart.
+    root = _root(path)
+    if path.exists():
+        return root, list(_walk(path)) if path.is_dir() else [path]
+    matches = sorted(root.glob(str(path.relative_to(root)))) if glob.has_magic(str(path)) else []
+    return root, [file for match in matches for file in (_walk(match) if match.is_dir() else [match])]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        what = f"cannot be searched: {error.strerror}"
+        raise StudyError("unreadable", what, path=error.filename, do="check its permissions")
+
+    seen = {os.path.realpath(folder)}  # links are followed, but never in a circle
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        real = {name: os.path.realpath(Path(parent, name)) for name in folders if not name.startswith(".")}
+        folders[:] = sorted(name for name, target in real.items() if target not in seen)
+        seen |= set(real.values())
+        paths = (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+        # A dangling link is an image that is missed; a pipe would be waited for.
+        yield from (path for path in paths if path.is_file() or not path.exists())
+
+
+def format_of(path: Path) -> str:
+    """``"nifti"``, ``"itk"`` or ``"dicom"``, by name or else by first bytes; empty if none of them."""
+    name = path.name.lower()
+    if name.endswith(naming.IMAGE_SUFFIXES):
+        return "nifti" if name.endswith((".nii", ".nii.gz")) else "itk"
+    if name.endswith(DICOM_SUFFIXES) or name == "dicomdir":
+        return "dicom"
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError:
+        return ""
+    # Without a preamble, a data set begins with an element of group 0002 or 0008.
+    bare = start[:4] in (b"\2\0\0\0", b"\2\0\1\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0")
+    return "dicom" if start[128:] == b"DICM" or bare else ""
+
+
+def _why_left_out(path: Path, known_as: Path, kind: str, *, named: bool) -> str:
+    if not kind:
+        return "is an archive; name it to have it read" if path.suffix.lower() == ".zip" else "is no image"
+    if path.name == "labels.nii.gz" and (path.parent / "measurements.json").is_file():
+        return "is a result of an earlier run"
+    return "" if named or kind == "dicom" else naming.why_not_an_image(known_as)
+
+
+def _series(path: Path) -> Series:
+    return Series((path,), format_of(path))
+
+
+def _listed(
+    entries: Iterable[tuple[Path, Entry]], names: Sequence[str], rules: Rules
+) -> Iterator[Study | Refused]:
+    for root, entry in entries:
+        first = entry.paths[0].absolute()
+        study_id = safe_name(entry.id) if entry.id else _id_of(first.relative_to(root), len(entry.paths) > 1)
+        try:
+            yield _of_entry(study_id, entry, names, rules)
+        except StudyError as error:
+            yield Refused(study_id, error)
+
+
+def _of_entry(study_id: str, entry: Entry, names: Sequence[str], rules: Rules) -> Study:
+    series: list[Series] = []
+    patient: dict = {}
+    alone = len(entry.paths) == 1
+    for path in entry.paths:
+        if not path.exists():
+            raise StudyError("missing-file", "is listed but does not exist", path=path, do="correct the list")
+        if path.is_dir() or format_of(path) == "dicom":
+            study = _only_dicom_study(path, *((names, rules) if alone else (names[:1], ANY_SERIES)))
+            series += study.series
+            patient = patient or study.patient
+            study_id = study_id if entry.id else study.id  # a path may carry the patient's name
+        elif not format_of(path):
+            raise StudyError("unknown-format", "is listed but is no image", path=path, do="correct the list")
+        else:
+            series += (alone and _volumes(path, len(names))) or [_series(path)]
+    notes: tuple[str, ...] = ()
+    if entry.channels and len(names) > 1 and not names[0].isdigit():
+        series = _reordered(series, entry, names)
+    elif len(series) > 1:
+        notes = (_in_order(names),)
+    if len(series) != len(names):
+        what = f"begins a study of {len(series)} images where {len(names)} are expected"
+        raise StudyError("channels-missing", what, path=entry.paths[0], do="list one image a channel")
+    return Study(study_id, tuple(series), patient=patient, notes=notes)
+
+
+def _in_order(names: Sequence[str]) -> str:
+    return f"The images were taken for {', '.join(names)} in their order."
+
+
+def _only_dicom_study(path: Path, names: Sequence[str], rules: Rules) -> Study:
+    files = {file: file.relative_to(path.parent) for file in (_walk(path) if path.is_dir() else [path])}
+    outcomes = list(dicom_studies(files, names, rules))
+    for refused in (one for one in outcomes if isinstance(one, Refused)):
+        raise refused.error
+    studies = [one for one in outcomes if isinstance(one, Study)]
+    if len(studies) != 1:
+        what = f"is listed as one study but holds {len(studies)} DICOM series to work on"
+        raise StudyError("not-one-series", what, path=path, do="list the folder or file of one series")
+    return studies[0]
+
+
+def _reordered(series: list[Series], entry: Entry, names: Sequence[str]) -> list[Series]:
+    stated = [naming.canonical(channel) for channel in entry.channels]
+    if not set(names) <= set(stated) or len(stated) != len(series):
+        what = f"begins a study of {', '.join(entry.channels)} where {', '.join(names)} are expected"
+        raise StudyError("channels-missing", what, path=entry.paths[0], do="list one image a channel")
+    return [series[stated.index(name)] for name in names]
+
+
+def _volumes(path: Path, count: int) -> list[Series]:
+    # A 4D file may hold all channels; a broken one is left for the reader to refuse.
+    if count < 2 or format_of(path) != "nifti":
+        return []
+    try:
+        if read_header(path).volumes != count:
+            return []
+    except StudyError:
+        return []
+    return [Series((path,), "nifti", {"volume": volume}) for volume in range(count)]
+
+
+def _assembled(images: dict[Path, Path], names: Sequence[str]) -> Iterator[Outcome]:
+    for prefix, members in naming.group(images).items():
+        study_id = _id_of(prefix, True)
+        everything = [path for paths in members.values() for path in paths]
+        numbered = all(str(n) in members for n in range(len(names)))
+        wanted = [members.get(str(n) if numbered else name, []) for n, name in enumerate(names)]
+        if len(everything) == 1 and (volumes := _volumes(everything[0], len(names))):
+            yield Study(study_id, tuple(volumes), notes=(_in_order(names),))
+        elif all(len(paths) == 1 for paths in wanted):
+            series = tuple(_series(path) for [path] in wanted)
+            yield Study(study_id, series, notes=(_in_order(names),) if numbered else ())
+            yield from (LeftOut(p, "no channel asks for it") for p in everything if [p] not in wanted)
+        else:
+            faults = [f"{len(p)} of {name}" for name, p in zip(names, wanted, strict=True) if len(p) != 1]
+            what = f"belongs to a study with {', '.join(faults)} where one image a channel is needed"
+            do = f"name the files <study>_0000 to <study>_{len(names) - 1:04d}, or list them in a manifest"
+            yield Refused(study_id, StudyError("channels-missing", what, path=everything[0], do=do))
+
+
+def _id_of(known_as: Path, is_stem: bool = False) -> str:
+    last = known_as.name if is_stem else naming.stem_of(known_as)
+    return safe_name("_".join((*known_as.parts[:-1], last)))
+
+
+def _with_unique_ids(found: list[Outcome]) -> Found:
+    # Without regard to case, since some file systems do not tell A from a.
+    times = Counter(one.id.casefold() for one in found if not isinstance(one, LeftOut))
+
+    def unique(study_id: str, path: Path | None) -> str:
+        if times[study_id.casefold()] == 1:
+            return study_id
+        return f"{study_id}-{hashlib.sha256(os.fsencode(path or '')).hexdigest()[:8]}"
+
+    return Found(
+        tuple(replace(one, id=unique(one.id, one.path)) for one in found if isinstance(one, Study)),
+        tuple(one for one in found if isinstance(one, LeftOut)),
+        tuple(replace(one, id=unique(one.id, one.error.path)) for one in found if isinstance(one, Refused)),
+    )

@@ -1,0 +1,64 @@
+"""A label map on the voxels of another grid: turned and shifted by whole voxels, never resampled."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medvit.studies.study import Grid
+
+# Of a voxel: grids that differ by less are the same to within what headers can hold.
+SAME_VOXEL = 0.01
+
+
+def place(labels: np.ndarray, own: Grid, target: Grid, tolerance: float = SAME_VOXEL) -> np.ndarray | None:
+    """`labels` in the index order of `target`, 0 where they do not reach.
+
+    Parameters
+    ----------
+    labels
+        (X, Y, Z) integers on the grid `own`.
+    own, target
+        Grids of the same voxels: axes may be swapped or turned round, and begin elsewhere.
+    tolerance
+        Share of a voxel by which a voxel may be off.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Labels of the shape of `target`; ``None`` if the voxels are others, or a label lies outside `target`.
+    """
+    to_target = np.linalg.inv(target.affine) @ own.affine
+    steps, first, last = to_target[:3, :3], to_target[:3, 3], np.array(labels.shape) - 1
+    whole, start = np.round(steps), np.round(first)
+    off = np.abs((steps - whole) * last).sum(axis=1) + np.abs(first - start)
+    if (np.sort(np.abs(whole)) != [0, 0, 1]).any() or (np.abs(whole).sum(axis=0) != 1).any():
+        return None
+    if off.max() > tolerance:
+        return None
+    axes = np.abs(whole).argmax(axis=1)  # which of our axes runs along each axis of the target
+    backwards = tuple(axis for axis in range(3) if whole[axis, axes[axis]] < 0)
+    turned = np.flip(labels.transpose(axes), backwards)
+    low = np.minimum(start, start + whole @ last).astype(int)
+    return _paste(turned, low, target.shape)
+
+
+def _paste(labels: np.ndarray, low: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:
+    """`labels`, whose first voxel has the index `low`, in an array of `shape`."""
+    first, beyond = np.maximum(low, 0), np.minimum(low + labels.shape, shape)
+    result = np.zeros(shape, labels.dtype)
+    if (first < beyond).all():
+        inside = labels[tuple(slice(a, b) for a, b in zip(first - low, beyond - low, strict=True))]
+        result[tuple(slice(a, b) for a, b in zip(first, beyond, strict=True))] = inside
+    return result if np.count_nonzero(result) == np.count_nonzero(labels) else None
+
+
+def joint_grid(one: Grid, other: Grid) -> Grid:
+    """The voxels of `one`, continued until both grids lie inside."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in other.shape])).reshape(3, -1)
+    reached = np.linalg.inv(one.affine) @ other.affine @ np.vstack([corners, np.ones(corners.shape[1])])
+    indices = np.round(reached[:3]).astype(int)
+    low = np.minimum(indices.min(axis=1), 0)
+    x, y, z = (np.maximum(indices.max(axis=1), np.array(one.shape) - 1) - low + 1).tolist()
+    shift = np.eye(4)
+    shift[:3, 3] = low
+    return Grid((x, y, z), one.affine @ shift)

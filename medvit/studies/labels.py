@@ -1,0 +1,180 @@
+"""The structures that a label map can hold: value, name, colour and SNOMED CT code of each."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+from medvit.errors import MedvitError
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept (DICOM PS3.16): value in a coding scheme, and its meaning in words."""
+
+    value: str
+    meaning: str
+    scheme: str = "SCT"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One label of a label map.
+
+    Parameters
+    ----------
+    value
+        Voxel value, 1 or more.
+    name
+        In the words of a report, side first ("left hippocampus").
+    color
+        Red, green and blue, 0 to 255.
+    code
+        The structure in SNOMED CT, without its side.
+    category
+        What kind of thing it is in SNOMED CT ("Anatomical Structure", "Body Substance").
+    side
+        ``"left"``, ``"right"`` or ``""`` for what is not paired.
+    plausible_ml
+        Volumes outside these bounds are flagged in reports; ``None`` where there is no published range.
+    """
+
+    value: int
+    name: str
+    color: tuple[int, int, int]
+    code: Code
+    category: Code
+    side: str = ""
+    plausible_ml: tuple[float, float] | None = None
+
+    @property
+    def unsided_name(self) -> str:
+        """The name without its side, which a pair shares."""
+        return self.name.removeprefix(f"{self.side} ") if self.side else self.name
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The structures of a label map, in order of value.
+
+    Parameters
+    ----------
+    name
+        Of the table ("brain").
+    structures
+        Values run from 1 without a gap, since viewers bind names to values by position.
+    source
+        Where the plausible volumes were published.
+    """
+
+    name: str
+    structures: tuple[Structure, ...]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if [s.value for s in self.structures] != list(range(1, len(self.structures) + 1)):
+            raise MedvitError(f"label table {self.name!r}: values must run from 1 without a gap")
+
+    def __iter__(self) -> Iterator[Structure]:
+        return iter(self.structures)
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    @cached_property
+    def by_name(self) -> dict[str, Structure]:
+        """Structures by name."""
+        return {s.name: s for s in self.structures}
+
+    @property
+    def channel_def(self) -> dict[str, str]:
+        """Channel to name, background included, as a bundle's metadata states it."""
+        return {"0": "background"} | {str(s.value): s.name for s in self.structures}
+
+    def pairs(self) -> Iterator[tuple[Structure, Structure]]:
+        """Left and right of every paired structure."""
+        for left in self.structures:
+            right = self.by_name.get(f"right {left.unsided_name}")
+            if left.side == "left" and right is not None:
+                yield left, right
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table in its JSON form, as `parse_label_table` takes it."""
+        categories = {s.category.meaning: s.category for s in self.structures}
+        return {
+            "name": self.name,
+            "source": self.source,
+            "categories": {key: asdict(category) for key, category in categories.items()},
+            "structures": [
+                {
+                    "name": s.name,
+                    "side": s.side,
+                    "category": s.category.meaning,
+                    "code": asdict(s.code),
+                    "color": list(s.color),
+                    "plausible_ml": list(s.plausible_ml) if s.plausible_ml else None,
+                }
+                for s in self.structures
+            ],
+        }
+
+
+_CATEGORIES = {"anatomy": {"value": "123037004", "meaning": "Anatomical Structure"}}
+
+
+def load_label_table(name: str | dict[str, Any]) -> LabelTable:
+    """The label table that ships under `name` ("brain"), or one that is given in its JSON form.
+
+    Raises
+    ------
+    MedvitError
+        If there is no such table.
+    """
+    if not isinstance(name, str):
+        return parse_label_table(name)
+    file = files("medvit.studies") / "label_tables" / f"{name}.json"
+    if not file.is_file():
+        raise MedvitError(f"there is no label table named {name!r}")
+    return parse_label_table(json.loads(file.read_text()))
+
+
+def parse_label_table(content: dict[str, Any]) -> LabelTable:
+    """A label table from its JSON form: paired entries stand once and become a left and a right structure.
+
+    An entry that is not paired may state its ``side``; its name then has it too.
+    Of an entry only ``name`` is needed. Without a colour it gets one of its own; without a code, a private
+    one in the scheme ``99MEDVIT``, as DICOM PS3.16 section 8 wants private schemes to be named.
+    """
+    structures: list[Structure] = []
+    for number, entry in enumerate(content["structures"]):
+        category = Code(**content.get("categories", _CATEGORIES)[entry.get("category", "anatomy")])
+        plausible = entry.get("plausible_ml")
+        for side in ("left", "right") if entry.get("paired") else ("",):
+            structures.append(
+                Structure(
+                    value=len(structures) + 1,
+                    name=f"{side} {entry['name']}".strip(),
+                    color=tuple(entry.get("color") or spread_color(number)),
+                    code=Code(**entry["code"]) if "code" in entry else _private_code(entry["name"]),
+                    category=category,
+                    side=side or entry.get("side", ""),
+                    plausible_ml=tuple(plausible) if plausible else None,
+                )
+            )
+    return LabelTable(content["name"], tuple(structures), content.get("source", ""))
+
+
+def _private_code(name: str) -> Code:
+    return Code(re.sub(r"\W+", "_", name).upper()[:16], name, "99MEDVIT")
+
+
+def spread_color(number: int) -> tuple[int, int, int]:
+    """Hues a golden angle apart: any number of them stay distinct."""
+    red, green, blue = colorsys.hsv_to_rgb(number * 0.61803 % 1, 0.65, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)

@@ -1,0 +1,355 @@
+"""The NIfTI header gate: only what has one meaning passes; it needs neither nibabel nor the voxels."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import numpy as np
+
+from medvit.errors import StudyError
+from medvit.studies.study import Grid
+
+MAX_AXIS = 16_384
+MAX_VOXELS = 2**30
+MAX_EXTENSION = 2**26  # bytes between the header and the voxels
+BOMB_SIZE, BOMB_RATIO = 2**28, 200  # images of patients do not shrink 200-fold, least of all large ones
+BELIEVABLE_SPACING = (0.05, 20.0)  # mm; outside, a person is told
+
+BELIEVABLE_POSITION = 1e6  # mm; beyond, a number is damage
+
+# Each cause of a refusal, with the header field at fault and what to do about it.
+FAULTS = {
+    "unreadable": ("", "check the path and its permissions"),
+    "nifti-truncated": ("", "fetch or export the file again"),
+    "nifti-gzip-damaged": ("", "fetch or export the file again"),
+    "nifti-gzip-bomb": ("dim", "if it truly is an image, store it without compression"),
+    "nifti-wrong-length": ("dim", "its size or voxel type may be wrong, so convert the image again"),
+    "nifti-sizeof-hdr": ("sizeof_hdr", "convert the image to NIfTI again"),
+    "nifti-magic": ("magic", "convert the image to NIfTI again; Analyze does not tell left from right"),
+    "nifti-pair": ("magic", "convert the pair to a single .nii.gz file"),
+    "nifti-dim": ("dim", f"export it as a 2D or 3D image with 1 to {MAX_AXIS} voxels along each axis"),
+    "nifti-4d": ("dim", "extract the volume to work on into a file of its own"),
+    "nifti-5d": ("dim", "export one volume, or one channel, a file"),
+    "nifti-too-large": ("dim", f"crop or resample it to at most {MAX_VOXELS} voxels"),
+    "nifti-datatype": ("datatype", "export it as one real number a voxel"),
+    "nifti-vox-offset": ("vox_offset", "convert the image to NIfTI again"),
+    "nifti-scaling": ("scl_slope, scl_inter", "set them to 1 and 0 if the values are not scaled"),
+    "nifti-units": (
+        "xyzt_units",
+        "convert pixdim, sform and qform to millimetres",
+    ),
+    "nifti-no-orientation": (
+        "sform_code, qform_code",
+        "convert the image again, or set the sform",
+    ),
+    "nifti-qform": ("pixdim, quatern", "set the sform, or convert the image again"),
+    "nifti-sform": ("srow", "convert the image from the original again"),
+    "nifti-sform-qform": ("sform_code, qform_code", "set the code of the wrong one to 0"),
+    "nifti-non-finite": ("", "replace them by the number that means 'no signal' in this image"),
+}
+
+# The fields that decide, of the 348 bytes of NIfTI-1 and the 540 of NIfTI-2 (https://nifti.nimh.nih.gov).
+_NIFTI1 = {
+    "dim": ("8i2", 40), "datatype": ("i2", 70), "pixdim": ("8f4", 76), "vox_offset": ("f4", 108),
+    "scl_slope": ("f4", 112), "scl_inter": ("f4", 116), "xyzt_units": ("u1", 123), "qform_code": ("i2", 252),
+    "sform_code": ("i2", 254), "quatern": ("3f4", 256), "qoffset": ("3f4", 268), "srow": ("(3,4)f4", 280),
+    "magic": ("S4", 344),
+}  # fmt: skip
+_NIFTI2 = {
+    "magic": ("S8", 4), "datatype": ("i2", 12), "dim": ("8i8", 16), "pixdim": ("8f8", 104),
+    "vox_offset": ("i8", 168), "scl_slope": ("f8", 176), "scl_inter": ("f8", 184), "qform_code": ("i4", 344),
+    "sform_code": ("i4", 348), "quatern": ("3f8", 352), "qoffset": ("3f8", 376), "srow": ("(3,4)f8", 400),
+    "xyzt_units": ("i4", 500),
+}  # fmt: skip
+_LAYOUTS = {348: (_NIFTI1, b"n+1"), 540: (_NIFTI2, b"n+2\0\r\n\x1a\n")}
+_DATATYPES = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
+}  # fmt: skip
+_REFUSED_DATATYPES = {
+    1: "one bit a voxel", 32: "complex numbers", 128: "RGB colour", 1536: "128-bit floats",
+    1792: "complex numbers", 2048: "complex numbers", 2304: "RGBA colour",
+}  # fmt: skip
+_UNITS = {1: "metres", 3: "micrometres"}
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """What a NIfTI header says, once it has passed the gate.
+
+    Parameters
+    ----------
+    path
+        The file.
+    raw
+        The header's own 348 or 540 bytes, for results to be written under.
+    dim
+        Sizes as stated, trailing ones included.
+    grid
+        Of one volume; a 2D image has a trailing 1.
+    volumes
+        Along the fourth axis; 1 for a 3D image.
+    dtype
+        Of the stored voxels, with their byte order.
+    offset
+        Of the first voxel in the uncompressed file, in bytes.
+    slope, inter
+        Stored value to value: ``value = stored * slope + inter``.
+    compressed
+        Whether the file is gzip, whatever it is called.
+    notes
+        What was decided and a person should know.
+    """
+
+    path: Path
+    raw: bytes
+    dim: tuple[int, ...]
+    grid: Grid
+    volumes: int
+    dtype: np.dtype
+    offset: int
+    slope: float
+    inter: float
+    compressed: bool
+    notes: tuple[str, ...]
+
+
+def read_header(path: Path | str) -> NiftiHeader:
+    """The header of a NIfTI-1 or NIfTI-2 single file, refused where it can be read in more than one way.
+
+    Takes a millisecond whatever the size of the file, and imports nothing but NumPy.
+
+    Raises
+    ------
+    StudyError
+        With the header field at fault as its `tag`.
+    """
+    path = Path(path)
+    with opened(path) as (file, compressed):
+        raw = _read_raw(path, file)
+    layout, _ = _LAYOUTS[len(raw)]
+    order = "<" if _sizeof_hdr(raw, "<") in _LAYOUTS else ">"
+    spec = {
+        "names": list(layout),
+        "formats": [form for form, _ in layout.values()],
+        "offsets": [offset for _, offset in layout.values()],
+        "itemsize": len(raw),
+    }
+    fields = np.frombuffer(raw, np.dtype(spec).newbyteorder(order))[0]  # type: ignore[call-overload]
+    _check_magic(path, raw, fields)
+    dim, shape, volumes = _sizes(path, fields)
+    dtype = _dtype(path, fields, order)
+    offset = _offset(path, fields, len(raw))
+    _check_length(path, offset, int(np.prod(dim)) * dtype.itemsize, compressed)
+    slope, inter = _scaling(path, fields)
+    affine, notes = _affine(path, fields, shape)
+    grid = Grid(shape, affine)
+    return NiftiHeader(path, raw, dim, grid, volumes, dtype, offset, slope, inter, compressed, notes)
+
+
+def check_single(header: NiftiHeader) -> None:
+    """Refuses a file of several volumes."""
+    if header.volumes > 1:
+        refuse(header.path, "nifti-4d", f"holds {header.volumes} volumes where one is expected")
+
+
+def refuse(path: Path, code: str, what: str, tag: str | None = None) -> NoReturn:
+    """Raises the `StudyError` of one of `FAULTS`."""
+    field, do = FAULTS[code]
+    raise StudyError(code, what, path=path, do=do, tag=field if tag is None else tag)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
+    """The file's content, and whether it is gzip, whatever its name says."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        refuse(path, "unreadable", f"cannot be opened: {error.strerror}")
+    with file:
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if not compressed:
+            yield file, False
+            return
+        try:
+            with gzip.GzipFile(fileobj=file) as content:
+                yield content, True  # type: ignore[misc]
+        except EOFError:  # gzip's word for a stream that stops half-way
+            refuse(path, "nifti-truncated", "ends in the middle of its gzip stream")
+        except (zlib.error, gzip.BadGzipFile) as error:
+            refuse(path, "nifti-gzip-damaged", f"has a damaged gzip stream: {error}")
+
+
+def read_exactly(path: Path, file: IO[bytes], size: int) -> bytes:
+    """The next `size` bytes, all of them."""
+    content = file.read(size)
+    if len(content) < size:
+        refuse(path, "nifti-truncated", "ends before its header or its voxels do")
+    return content
+
+
+def _read_raw(path: Path, file: IO[bytes]) -> bytes:
+    raw = read_exactly(path, file, 348)
+    for size in _LAYOUTS:
+        if size in (_sizeof_hdr(raw, "<"), _sizeof_hdr(raw, ">")):
+            return raw + read_exactly(path, file, size - 348)
+    stated = _sizeof_hdr(raw, "<")
+    refuse(path, "nifti-sizeof-hdr", f"states a header of {stated} bytes, which no NIfTI has")
+
+
+def _sizeof_hdr(raw: bytes, order: str) -> int:
+    return int(np.frombuffer(raw, order + "i4", 1)[0])
+
+
+def _check_magic(path: Path, raw: bytes, fields: Any) -> None:
+    magic, expected = bytes(fields["magic"]), _LAYOUTS[len(raw)][1]
+    if magic in (b"ni1", b"ni2\0\r\n\x1a\n"):
+        refuse(path, "nifti-pair", "is one half of a .hdr/.img pair")
+    if magic != expected:
+        refuse(path, "nifti-magic", f"carries the magic {magic!r} instead of {expected!r}")
+
+
+def _sizes(path: Path, fields: Any) -> tuple[tuple[int, ...], tuple[int, int, int], int]:
+    rank = int(fields["dim"][0])
+    if not 2 <= rank <= 7:
+        refuse(path, "nifti-dim", f"states {rank} dimensions", "dim[0]")
+    dim = tuple(int(n) for n in fields["dim"][1 : rank + 1])
+    stated = f"states a size of {' x '.join(map(str, dim))} voxels"
+    if not all(1 <= n <= MAX_AXIS for n in dim):
+        refuse(path, "nifti-dim", stated)
+    x, y, z, volumes, *rest = (*dim, 1, 1)
+    if any(n != 1 for n in rest):
+        refuse(path, "nifti-5d", stated)
+    if x * y * z > MAX_VOXELS:
+        refuse(path, "nifti-too-large", stated)
+    return dim, (x, y, z), volumes
+
+
+def _dtype(path: Path, fields: Any, order: str) -> np.dtype:
+    code = int(fields["datatype"])
+    if code not in _DATATYPES:
+        what = _REFUSED_DATATYPES.get(code, f"voxels of the unknown type {code}")
+        refuse(path, "nifti-datatype", f"holds {what}")
+    return np.dtype(order + _DATATYPES[code])
+
+
+def _offset(path: Path, fields: Any, header_size: int) -> int:
+    offset = float(fields["vox_offset"])
+    if not (header_size + 4 <= offset <= MAX_EXTENSION and offset.is_integer()):
+        refuse(path, "nifti-vox-offset", f"states that its voxels begin at byte {offset:g}")
+    return int(offset)
+
+
+def _check_length(path: Path, offset: int, voxels: int, compressed: bool) -> None:
+    held, stated = path.stat().st_size, offset + voxels
+    if compressed:
+        if stated > max(BOMB_SIZE, BOMB_RATIO * held):
+            refuse(path, "nifti-gzip-bomb", f"would grow from {held} bytes to {stated}")
+    elif held < stated:
+        tag = "vox_offset" if held <= offset else "dim"
+        refuse(path, "nifti-truncated", f"has {held} of the {stated} bytes that its header states", tag)
+    elif held > stated:
+        refuse(path, "nifti-wrong-length", f"has {held - stated} bytes more than its header states")
+
+
+def _scaling(path: Path, fields: Any) -> tuple[float, float]:
+    slope, inter = float(fields["scl_slope"]), float(fields["scl_inter"])
+    if slope == 0:  # the standard's way to say "not scaled"
+        return 1.0, 0.0
+    if not np.isfinite([slope, inter]).all():
+        refuse(path, "nifti-scaling", f"scales its values by {slope:g} and shifts them by {inter:g}")
+    return slope, inter
+
+
+def _affine(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
+    # Voxel index to RAS+ mm: the sform, else the qform.
+    unit = int(fields["xyzt_units"]) & 7
+    if unit not in (0, 2):
+        refuse(path, "nifti-units", f"states lengths in {_UNITS.get(unit, f'the unknown unit {unit}')}")
+    sform = _sform(path, fields) if fields["sform_code"] > 0 else None
+    qform, fault = _qform(fields) if fields["qform_code"] > 0 else (None, "")
+    notes: list[str] = []
+    if sform is not None and qform is not None:
+        notes += _compare_forms(path, sform, qform, shape)
+    elif sform is not None and fault:
+        notes.append(f"The qform was left aside because of {fault}; the sform was used.")
+    elif fault:
+        refuse(path, "nifti-qform", f"has a qform with {fault}")
+    affine = qform if sform is None else sform
+    if affine is None:
+        refuse(path, "nifti-no-orientation", "does not state where its voxels lie in the patient")
+    return affine, (*notes, *doubts(affine))
+
+
+def is_sheared(affine: np.ndarray) -> bool:
+    """Whether the axes of the voxel grid are not at right angles."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3)
+
+
+def doubts(affine: np.ndarray) -> Iterator[str]:
+    """What a person should know about a grid that is read as it stands, in sentences."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = BELIEVABLE_SPACING
+    if lengths.min() < low or lengths.max() > high:
+        stated = " x ".join(f"{length:.4g}" for length in lengths)
+        yield f"The voxel spacing of {stated} mm is unusual for a patient; check the units."
+    if is_sheared(affine):
+        yield "The axes of the voxel grid are not at right angles; the sheared affine was kept."
+
+
+def _sform(path: Path, fields: Any) -> np.ndarray:
+    affine = np.vstack([fields["srow"].astype(float), [0, 0, 0, 1]])
+    if not np.abs(affine).max() < BELIEVABLE_POSITION:  # false for NaN as well
+        refuse(path, "nifti-sform", "has an sform that is not finite, or out of all measure")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        refuse(path, "nifti-sform", "has a singular sform, which flattens the image")
+    return affine
+
+
+def _qform(fields: Any) -> tuple[np.ndarray | None, str]:
+    # Quaternion to rotation after nifti1.h, "method 2"; else what is wrong with it.
+    spacing, quaternion = fields["pixdim"][1:4].astype(float), fields["quatern"].astype(float)
+    origin = fields["qoffset"].astype(float)
+    if not (spacing.min() > 1e-6 and spacing.max() < BELIEVABLE_POSITION):
+        return None, f"a voxel spacing of {' x '.join(f'{step:g}' for step in spacing)}"
+    if not (np.abs(quaternion).max() < 2 and np.abs(origin).max() < BELIEVABLE_POSITION):
+        return None, "numbers that are not finite, or out of all measure"
+    rest = 1 - float(quaternion @ quaternion)
+    if rest < -1e-4:
+        return None, "a quaternion longer than 1"
+    if rest < 1e-7:  # a half turn, but for the rounding of float32
+        rest, quaternion = 0.0, quaternion / np.linalg.norm(quaternion)
+    a, (b, c, d) = np.sqrt(rest), quaternion
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
+        ]
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * spacing * (1, 1, -1 if fields["pixdim"][0] < 0 else 1)
+    affine[:3, 3] = origin
+    return affine, ""
+
+
+def _compare_forms(
+    path: Path, sform: np.ndarray, qform: np.ndarray, shape: tuple[int, int, int]
+) -> Iterator[str]:
+    # A registered image may have a scanner qform and a template sform, but not of other handedness or scale.
+    scale = float(np.linalg.det(sform[:3, :3]) / np.linalg.det(qform[:3, :3]))
+    if not 0.99 <= scale <= 1.01:
+        what = "mirror images of each other" if scale < 0 else "of different scale"
+        refuse(path, "nifti-sform-qform", f"has an sform and a qform that are {what}")
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
+    apart = np.abs((sform - qform) @ np.vstack([corners, np.ones(8)])).max()
+    if apart > 0.1:
+        yield f"The sform and the qform place voxels up to {apart:.1f} mm apart; the sform was used."

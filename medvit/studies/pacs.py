@@ -1,0 +1,290 @@
+"""Fetch series from a PACS and store results in it, over DICOMweb (PS3.18)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.errors import InvalidDicomError
+
+from medvit.errors import MedvitError, MissingExtraError, StudyError
+from medvit.studies.dicom_out.common import save_dicom
+
+if TYPE_CHECKING:
+    from dicomweb_client.api import DICOMwebClient
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+class PacsError(MedvitError):
+    """A PACS that cannot be reached, does not let us in, or did not do what it was asked to."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to get into a PACS. Secrets are kept out of `repr`, so that no log shows them.
+
+    Parameters
+    ----------
+    user, password
+        HTTP basic authentication.
+    token
+        Bearer token (RFC 6750), instead of user and password.
+    ca_file
+        PEM file of the authority that signed the server's certificate; default: the system's authorities.
+    certificate, key
+        PEM files that identify this client to the server (mutual TLS); `key` may be in `certificate`.
+    plain_http
+        Allow credentials to a host other than this one without TLS.
+    timeout
+        Seconds to wait for an answer.
+    """
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    plain_http: bool = False
+    timeout: float = 120.0
+
+    def check(self, url: str) -> None:
+        """Raise `PacsError` where the settings contradict each other or would expose a secret."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise PacsError(
+                f"{url!r} is not the address of a DICOMweb service; give http(s)://host:port/path"
+            )
+        if parts.username or parts.password:
+            raise PacsError(
+                "the address holds a user or password; pass them separately, addresses get logged"
+            )
+        if self.token and (self.user or self.password):
+            raise PacsError("both a token and a user were given; pass one of them")
+        secret = self.token or self.password
+        if secret and parts.scheme == "http" and parts.hostname not in _LOOPBACK and not self.plain_http:
+            what = "would get the credentials without encryption; use https, or allow plain http"
+            raise PacsError(f"{parts.hostname} {what}")
+        for file in (self.ca_file, self.certificate, self.key):
+            if file is not None and not file.is_file():
+                raise PacsError(f"{file}: this certificate or key file does not exist; check the path")
+
+
+def pull(url: str, query: Mapping[str, str], folder: Path, access: Access | None = None) -> list[Path]:
+    """Fetch every series that matches a query, as stored (no transcoding).
+
+    Parameters
+    ----------
+    url
+        Of the DICOMweb service, such as ``"https://pacs:8042/dicom-web"``.
+    query
+        DICOM keyword to value, of study or series level ({"PatientID": "17", "Modality": "CT"}); ``*`` and
+        date ranges as PS3.18 8.3.4 has them.
+    folder
+        Each series becomes a folder in it, whole or not at all, named by a hash of its UID; one that is
+        there already is replaced.
+    access
+        Credentials and certificates.
+
+    Returns
+    -------
+    list of Path
+        The folders, one for each series.
+
+    Raises
+    ------
+    PacsError
+        If nothing matches, the service cannot be used, or fewer instances came than it said it had.
+    """
+    _check_query(query)
+    client = _client(url, access or Access())
+    found = _search(client, url, query)
+    if not found:
+        raise PacsError(f"{url} has no series that matches {', '.join(query)}; check the values")
+    return [_fetch(client, url, series, folder) for series in found]
+
+
+def push(url: str, files: Iterable[Path], access: Access | None = None) -> int:
+    """Store DICOM files; give how many were stored.
+
+    Raises
+    ------
+    PacsError
+        If the service cannot be used, or refused a file; the other files are stored even so.
+    StudyError
+        If a file is not DICOM; nothing is sent then.
+    """
+    files = list(files)
+    if not files:
+        raise PacsError("there is no file to store; pass DICOM files")
+    for file in files:
+        _read(file, stop_before_pixels=True)
+    client = _client(url, access or Access())
+    refused = [why for file in files if (why := _store(client, url, file))]
+    if refused:
+        raise PacsError(f"{url} refused {len(refused)} of {len(files)} files; first {refused[0]}")
+    return len(files)
+
+
+def _check_query(query: Mapping[str, str]) -> None:
+    if not any(query.values()):
+        raise PacsError(
+            "an empty query would fetch the whole archive; state a PatientID, StudyInstanceUID, ..."
+        )
+    unknown = [keyword for keyword in query if tag_for_keyword(keyword) is None]
+    if unknown:
+        raise PacsError(
+            f"{', '.join(unknown)} is no DICOM keyword; write it as in 'PatientID' or 'StudyDate'"
+        )
+
+
+def _client(url: str, access: Access) -> DICOMwebClient:
+    try:
+        import requests
+        from dicomweb_client.api import DICOMwebClient
+    except ImportError as error:
+        raise MissingExtraError("a PACS", "pacs") from error
+    access.check(url)
+    session = requests.Session()
+    # REQUESTS_CA_BUNDLE would silently take the place of the CA file that was asked for.
+    session.trust_env = access.ca_file is None
+    if access.token:
+        session.auth = _Bearer(access.token)
+    elif access.user:
+        session.auth = (access.user, access.password)
+    if access.ca_file:
+        session.verify = str(access.ca_file)
+    if access.certificate:
+        certificate = str(access.certificate)
+        session.cert = (certificate, str(access.key)) if access.key else certificate
+    client = DICOMwebClient(url.rstrip("/"), session=session, timeout=access.timeout)
+    # Its retries take half a minute to say that nobody listens, and log a stack even for the only attempt.
+    client.set_http_retry_params(retry=False)
+    logging.getLogger("retrying").setLevel(logging.CRITICAL)
+    return client
+
+
+class _Bearer:
+    """As an authentication, not a header: requests lets a ~/.netrc override the header."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: Any) -> Any:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+@contextmanager
+def _clear_errors(url: str) -> Iterator[None]:
+    """Turn what the network stack raises into one sentence.
+
+    The cause is not chained: its text holds the address with the query, and so a patient's identifier.
+    """
+    import requests
+
+    host = urlsplit(url).netloc
+    try:
+        yield
+    except requests.exceptions.SSLError:
+        what = (
+            "TLS failed: give the CA file that signed its certificate, and the client certificate if it asks"
+        )
+        raise PacsError(f"{host}: {what}") from None
+    except requests.exceptions.Timeout:
+        raise PacsError(f"{host} did not answer in time; try again, or allow more time") from None
+    except requests.exceptions.HTTPError as error:
+        raise PacsError(f"{host} {_status(_code(error))}") from None
+    except requests.exceptions.ConnectionError:
+        raise PacsError(f"{host} cannot be reached; check the address, and that the PACS runs") from None
+    except (ValueError, KeyError, AttributeError):
+        raise PacsError(f"{host} answers, but not as a DICOMweb service; check the path in {url}") from None
+
+
+def _code(error: Any) -> int:
+    return 0 if error.response is None else int(error.response.status_code)
+
+
+def _status(code: int) -> str:
+    if code in (401, 403):
+        return f"does not let us in ({code}); check user, password or token"
+    if code == 404:
+        return "has no DICOMweb service at this path (404); check the path"
+    return f"answered with HTTP status {code}; ask its administrator"
+
+
+def _search(client: DICOMwebClient, url: str, query: Mapping[str, str]) -> list[pydicom.Dataset]:
+    """All series that match, page by page; a server that ignores the offset ends it by repeating itself."""
+    filters = {k: v for k, v in query.items() if k != "StudyInstanceUID"}
+    found: dict[str, pydicom.Dataset] = {}
+    while True:
+        with _clear_errors(url):
+            page = client.search_for_series(
+                query.get("StudyInstanceUID"), search_filters=filters, offset=len(found) or None
+            )
+            series = {s.SeriesInstanceUID: s for s in map(pydicom.Dataset.from_json, page)}
+        if series.keys() <= found.keys():
+            return list(found.values())
+        found |= series
+
+
+def _fetch(client: DICOMwebClient, url: str, series: pydicom.Dataset, folder: Path) -> Path:
+    target = folder / _hashed(series.SeriesInstanceUID)
+    partial = folder / f".{target.name}.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with _clear_errors(url):
+            instances = client.iter_series(
+                series.StudyInstanceUID, series.SeriesInstanceUID, media_types=(("application/dicom", "*"),)
+            )
+            for instance in instances:
+                save_dicom(instance, partial / f"{_hashed(instance.SOPInstanceUID)}.dcm")
+        came, promised = len(list(partial.iterdir())), series.get("NumberOfSeriesRelatedInstances")
+        if came == 0 or (promised is not None and came < int(promised)):
+            what = f"{came} of {promised or 'its'} instances of series {series.SeriesInstanceUID}"
+            raise PacsError(f"{url} sent {what}; try again")
+        shutil.rmtree(target, ignore_errors=True)
+        return partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _store(client: DICOMwebClient, url: str, file: Path) -> str:
+    """Store one file; why it was refused, or nothing."""
+    import requests
+
+    with _clear_errors(url):
+        try:
+            answer: Any = client.store_instances([_read(file)])
+        except requests.exceptions.HTTPError as error:
+            # 409: none of the instances sent was stored, PS3.18 10.5.3.
+            if _code(error) != 409:
+                raise
+            return f"{file}: refused (409)"
+    # Some servers send the sequence even where it has no item.
+    failed = answer.get("FailedSOPSequence")
+    if failed:
+        return f"{file}: failure reason {int(failed[0].get('FailureReason') or 0):#06x}"
+    return ""
+
+
+def _read(file: Path, **options: bool) -> pydicom.Dataset:
+    try:
+        return pydicom.dcmread(file, **options)  # type: ignore[arg-type]
+    except (InvalidDicomError, OSError) as error:
+        raise StudyError("dicom-unreadable", "is not a DICOM file", path=file, do="leave it out") from error
+
+
+def _hashed(uid: str) -> str:
+    return hashlib.sha256(uid.encode()).hexdigest()[:16]

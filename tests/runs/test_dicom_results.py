@@ -1,0 +1,64 @@
+"""From a DICOM series to a segmentation, a structured report and a PDF that name the series, or nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import EncapsulatedPDFStorage, SegmentationStorage
+
+from medvit.bundles import find_bundle
+from medvit.runs import run_bundle
+from tests.studies.dicom_out.synthetic import write_series
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> list[Path]:
+    paths, _ = write_series(
+        tmp_path / "series", PatientName="Planted^Patient", PatientID="planted-17",
+        InstitutionName="Planted Hospital",
+    )  # fmt: skip
+    return paths
+
+
+def run(source: list[Path], output: Path, **options: object) -> Path:
+    overrides = {"device": "$torch.device('cpu')", "report": False, "dicom": True, **options}
+    assert run_bundle(find_bundle("segformer3d_brain"), [source[0].parent], output, **overrides) == 0
+    return next(p for p in output.iterdir() if p.is_dir())
+
+
+def test_the_results_belong_to_the_series(source: list[Path], tmp_path: Path) -> None:
+    study = run(source, tmp_path / "out")
+    image = pydicom.dcmread(source[0])
+    results = {p.stem: pydicom.dcmread(p) for p in (study / "dicom").glob("*.dcm")}
+    assert set(results) == {"seg", "sr", "report"}
+    assert results["seg"].SOPClassUID == SegmentationStorage
+    assert results["report"].SOPClassUID == EncapsulatedPDFStorage
+    for result in results.values():
+        assert result.StudyInstanceUID == image.StudyInstanceUID
+        assert result.PatientID == "planted-17"
+    referenced = results["seg"].ReferencedSeriesSequence[0]
+    assert referenced.SeriesInstanceUID == image.SeriesInstanceUID
+    labels = np.asarray(nib.load(study / "labels.nii.gz").dataobj)
+    described = {int(s.SegmentNumber): str(s.SegmentLabel) for s in results["seg"].SegmentSequence}
+    assert set(np.unique(labels)) - {0} <= set(described)
+    assert described[19] == "left hippocampus"
+
+
+def test_de_identified_results_name_nobody(source: list[Path], tmp_path: Path) -> None:
+    study = run(source, tmp_path / "out", deidentify=True)
+    files = [p for p in tmp_path.joinpath("out").rglob("*") if p.is_file()]
+    assert len([p for p in files if "images" in p.parts]) == len(source)
+    uids = [
+        pydicom.dcmread(source[0]).get(k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    ]
+    for path in files:
+        content = path.read_bytes().lower()
+        for secret in (b"planted", *(str(uid).encode() for uid in uids)):
+            assert secret not in content, (path.name, secret)
+    image = next(study.joinpath("dicom", "images").rglob("*.dcm"))
+    seg = pydicom.dcmread(study / "dicom" / "seg.dcm")
+    assert seg.StudyInstanceUID == pydicom.dcmread(image).StudyInstanceUID

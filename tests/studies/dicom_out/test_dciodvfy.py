@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from medvit.studies.dicom_out import (
+    derived_series,
+    encapsulated_pdf,
+    measurement_report,
+    read_source,
+    save_dicom,
+    segmentation,
+    structure_set,
+)
+from medvit.studies.study import Grid
+from tests.studies.dicom_out.synthetic import values_of, write_series
+from tests.studies.dicom_out.test_seg import multi_frame
+
+pytestmark = pytest.mark.debian
+
+# The validator of 2022 knows neither the SOP class of LABELMAP nor that its segment numbers may start at 0.
+_LABELMAP_UNKNOWN = ("Information Object Not found", "SegmentNumber not monotonically increasing")
+
+
+@pytest.fixture(autouse=True)
+def _validator() -> None:
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is missing: apt-get install dicom3tools")
+
+
+def errors(path: Path) -> list[str]:
+    run = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
+    assert run.stderr.strip(), "dciodvfy said nothing at all"
+    return [line for line in run.stderr.splitlines() if line.startswith("Error")]
+
+
+@pytest.mark.parametrize("labels", ["some", "none"])
+@pytest.mark.parametrize("kind", ["single", "empty uids", "multi-frame", "MR"])
+def test_seg_sr_pdf_and_rtstruct(kind, labels, label_map, table, algorithm, tmp_path):
+    blank = {"StudyInstanceUID": "", "SeriesInstanceUID": ""} if kind == "empty uids" else {}
+    modality = "MR" if kind == "MR" else "CT"
+    paths, grid = write_series(tmp_path / "source", modality=modality, **blank)
+    source = read_source([multi_frame(paths, [1, 0, 2, 5, 4, 3])] if kind == "multi-frame" else paths)
+    label_map = label_map * (labels == "some")
+    seg = segmentation(label_map, grid, source, table, algorithm, encoding="binary")
+    report = measurement_report({s.name: 1.25 for s in table}, seg, source, table, algorithm)
+    pdf = encapsulated_pdf(b"%PDF-1.4 content", source, algorithm, title="Report")
+    results = {"seg": seg, "sr": report, "pdf": pdf}
+    if labels == "some":
+        results["rtstruct"] = structure_set(label_map, grid, source, table, algorithm)
+    for name, result in results.items():
+        save_dicom(result, tmp_path / f"{name}.dcm")
+        assert errors(tmp_path / f"{name}.dcm") == []
+
+
+def test_labelmap_but_for_what_the_validator_does_not_know(series, label_map, table, algorithm, tmp_path):
+    result = segmentation(label_map, series[1], read_source(series[0]), table, algorithm, encoding="labelmap")
+    save_dicom(result, tmp_path / "seg.dcm")
+    left = [e for e in errors(tmp_path / "seg.dcm") if not any(known in e for known in _LABELMAP_UNKNOWN)]
+    assert left == []
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_derived_series(modality, scale, algorithm, tmp_path):
+    paths, grid = write_series(tmp_path / "source", modality=modality)
+    image = values_of(paths, grid) * scale
+    for result in derived_series(image, grid, read_source(paths), algorithm, description="denoised"):
+        save_dicom(result, tmp_path / "derived.dcm")
+        assert errors(tmp_path / "derived.dcm") == []
+
+
+def test_real_series(table, algorithm, tmp_path):
+    folder = Path("../shared/data/dicom/ct_series")
+    if not folder.is_dir():
+        pytest.skip(f"the real CT series is not at {folder}")
+    paths = [p for p in folder.rglob("*") if p.is_file() and pydicom.misc.is_dicom(p)]
+    grid = grid_of(paths)
+    label_map = np.zeros(grid.shape, np.uint8)
+    label_map[100:200, 150:300, 3:15] = 2
+    source = read_source(paths)
+    seg = segmentation(label_map, grid, source, table, algorithm)
+    report = measurement_report({"liver": 1.0}, seg, source, table, algorithm)
+    pdf = encapsulated_pdf(b"%PDF-1.4", source, algorithm, title="Report")
+    for name, result in {"seg": seg, "sr": report, "pdf": pdf}.items():
+        save_dicom(result, tmp_path / f"{name}.dcm")
+        assert errors(tmp_path / f"{name}.dcm") == []
+
+
+def grid_of(paths: list[Path]) -> Grid:
+    """The grid of an axial series whose slices are evenly spaced."""
+    images = sorted(
+        (pydicom.dcmread(p, stop_before_pixels=True) for p in paths),
+        key=lambda i: i.ImagePositionPatient[2],
+    )
+    first = images[0]
+    affine = np.diag(
+        [
+            -float(first.PixelSpacing[1]),
+            -float(first.PixelSpacing[0]),
+            float(images[1].ImagePositionPatient[2] - first.ImagePositionPatient[2]),
+            1.0,
+        ]
+    )
+    affine[:3, 3] = np.array(first.ImagePositionPatient, float) * [-1, -1, 1]
+    return Grid((first.Columns, first.Rows, len(images)), affine)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from medvit.errors import MedvitError
+from medvit.studies.dicom import read, scan
+from medvit.studies.dicom_out import (
+    derived_series,
+    read_source,
+    save_dicom,
+    write_segmentation_results,
+)
+from tests.studies.dicom_out.test_seg import read_on_grid
+
+
+def test_what_the_reader_gives_can_be_written(series, table, algorithm, tmp_path):
+    found = scan(series[0]).series[0]
+    image, grid, _ = read(found)
+    label_map = np.zeros(grid.shape, np.uint8)
+    label_map[image > 700] = 2
+    (tmp_path / "report.pdf").write_bytes(b"%PDF-1.4")
+    volumes = {"right thalamus": float((label_map == 2).sum() * grid.voxel_volume / 1000)}
+    paths = write_segmentation_results(
+        tmp_path / "out", found, label_map, grid, table, volumes, algorithm, pdf=tmp_path / "report.pdf"
+    )
+    assert [p.name for p in paths] == ["seg.dcm", "sr.dcm", "report.dcm"]
+    assert [pydicom.dcmread(p).Modality for p in paths] == ["SEG", "SR", "DOC"]
+    np.testing.assert_array_equal(read_on_grid(paths[0], grid), label_map)
+
+
+def test_one_wrong_object_leaves_none_behind(series, label_map, table, algorithm, tmp_path):
+    (tmp_path / "report.pdf").write_text("not a PDF")
+    with pytest.raises(MedvitError, match=r"report\.pdf"):
+        write_segmentation_results(
+            tmp_path / "out",
+            scan(series[0]).series[0],
+            label_map,
+            series[1],
+            table,
+            {"liver": 1.0},
+            algorithm,
+            pdf=tmp_path / "report.pdf",
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_real_series_comes_back_voxel_for_voxel(table, algorithm, tmp_path):
+    folder = Path("../shared/data/dicom/ct_series")
+    if not folder.is_dir():
+        pytest.skip(f"the real CT series is not at {folder}")
+    found = scan(sorted(folder.iterdir())).series[0]
+    image, grid, _ = read(found)
+    label_map = (np.abs(image) % (len(table) + 1)).astype(np.uint8)
+    (seg, _) = write_segmentation_results(
+        tmp_path, found, label_map, grid, table, {"liver": 1.0}, algorithm, encoding="labelmap"
+    )
+    np.testing.assert_array_equal(read_on_grid(seg, grid), label_map)
+    derived = derived_series(image, grid, read_source(found.paths), algorithm, description="denoised")
+    for k, result in enumerate(derived):
+        save_dicom(result, tmp_path / "derived" / f"{k}.dcm")
+    again, its_grid, _ = read(scan(sorted((tmp_path / "derived").iterdir())).series[0])
+    np.testing.assert_array_equal(again, image)
+    assert its_grid.matches(grid)

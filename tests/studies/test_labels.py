@@ -1,0 +1,38 @@
+"""Label tables: values without a gap, pairs, and codes even where none was given."""
+
+from __future__ import annotations
+
+import pytest
+
+from medvit.errors import MedvitError
+from medvit.studies.labels import Code, LabelTable, Structure, load_label_table, parse_label_table
+
+
+def test_the_brain_table_is_whole() -> None:
+    table = load_label_table("brain")
+    assert [s.value for s in table] == list(range(1, 31))
+    assert len({s.name for s in table}) == 30
+    assert len(list(table.pairs())) == 13
+    for left, right in table.pairs():
+        assert left.name.removeprefix("left ") == right.name.removeprefix("right ")
+        assert left.code == right.code
+    assert table.channel_def["0"] == "background"
+    assert table.by_name["left hippocampus"].code == Code("5366008", "Hippocampus")
+
+
+def test_a_table_of_names_alone_gets_colours_and_codes() -> None:
+    table = parse_label_table(
+        {"name": "mine", "structures": [{"name": "liver"}, {"name": "kidney", "paired": True}]}
+    )
+    assert [s.name for s in table] == ["liver", "left kidney", "right kidney"]
+    assert table.structures[0].code == Code("LIVER", "liver", "99MEDVIT")
+    assert len({s.color for s in table}) == 2
+    assert table.structures[1].color == table.structures[2].color
+
+
+def test_gaps_and_unknown_tables_are_refused() -> None:
+    liver = Structure(2, "liver", (1, 2, 3), Code("1", "x"), Code("1", "x"))
+    with pytest.raises(MedvitError, match="without a gap"):
+        LabelTable("odd", (liver,))
+    with pytest.raises(MedvitError, match="no label table named 'nothing'"):
+        load_label_table("nothing")
