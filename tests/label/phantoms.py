@@ -118,8 +118,9 @@ def _inference(channels: int, inferer: dict, root: str) -> dict[str, Any]:
     load = {"_target_": "medvit.transforms.LoadStudyd", "keys": "image"}
     sides = [["L", "R"], ["P", "A"], ["I", "S"]]
     orient = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": sides}
+    packages = ("networks", "runs", "studies")
     return {
-        "imports": [*(f"$from medvit import {one}" for one in ("networks", "runs", "studies")), "$import torch"],
+        "imports": [*(f"$from medvit import {package}" for package in packages), "$import torch"],
         "bundle_root": root,
         "input": [],
         "output_dir": "$@bundle_root + '/eval'",
