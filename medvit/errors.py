@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -59,3 +61,16 @@ class MissingExtraError(MedvitError):
 
     def __init__(self, need: str, extra: str) -> None:
         super().__init__(f"{need} needs an optional dependency: pip install 'medvit[{extra}]'")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence that suggests the known word nearest to `word`; empty when none is near.
+
+    Examples
+    --------
+    >>> did_you_mean("hipocampus", ["hippocampus", "thalamus"])
+    "; did you mean 'hippocampus'?"
+    """
+    spellings = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(word.casefold(), spellings, 1, 0.6)
+    return f"; did you mean {spellings[near[0]]!r}?" if near else ""

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, did_you_mean
 from medvit.studies.labels import LabelTable, load_label_table, parse_label_table
 
 _PACKAGE = Path(__file__).parents[1]
@@ -116,7 +116,10 @@ def find_bundle(name: str, *, trust: bool = False) -> Bundle:
         return at_hand[name]
     folder = Path(name).expanduser()
     if not (folder / "configs" / "metadata.json").is_file():
-        raise MedvitError(f"there is no bundle {name!r}; installed are: {', '.join(at_hand) or 'none'}")
+        raise MedvitError(
+            f"there is no bundle {name!r}{did_you_mean(name, at_hand)}; "
+            f"installed are: {', '.join(at_hand) or 'none'}"
+        )
     if not trust:
         raise MedvitError(
             f"{name} did not come with medvit, and a bundle's configuration is code: "

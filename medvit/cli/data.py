@@ -15,6 +15,7 @@ from medvit.datasets.read import installed_manifests, read_manifest
 app = typer.Typer(
     help="Data sets: what they hold, and whether a folder is complete.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from medvit.cli.options import sharing
 from medvit.studies.pacs import Access, PacsError, pull, push
 
-app = typer.Typer(help="Fetch from a PACS and store in it, over DICOMweb.", no_args_is_help=True)
+app = typer.Typer(
+    help="Fetch from a PACS and store in it, over DICOMweb.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 Url = Annotated[str, typer.Argument(help="DICOMweb service, such as https://pacs:8042/dicom-web")]
 Query = Annotated[list[str], typer.Argument(help="What to fetch: PatientID=17 Modality=CT ...")]
@@ -40,24 +42,8 @@ def _access(
     return Access(user, password, token, ca_file, certificate, key, plain_http)
 
 
-def _connecting(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with the options of `_access` in place of its last parameter."""
-    options = signature(_access, eval_str=True).parameters
-    own = signature(command, eval_str=True)
-
-    @wraps(command)
-    def connected(**given: Any) -> None:
-        access = _access(**{name: given.pop(name) for name in options})
-        command(**given, access=access)
-
-    taken = [*list(own.parameters.values())[:-1], *options.values()]
-    connected.__signature__ = own.replace(parameters=taken)  # type: ignore[attr-defined]
-    connected.__annotations__ = {parameter.name: parameter.annotation for parameter in taken}
-    return connected
-
-
 @app.command("pull")
-@_connecting
+@sharing(_access)
 def pull_command(url: Url, query: Query, output: Output, access: Access) -> None:
     """Fetch every series that matches, each into a folder of its own."""
     for series in pull(url, _parse(query), output, access):
@@ -65,7 +51,7 @@ def pull_command(url: Url, query: Query, output: Output, access: Access) -> None
 
 
 @app.command("push")
-@_connecting
+@sharing(_access)
 def push_command(url: Url, files: Files, access: Access) -> None:
     """Store DICOM files; of a folder, all files in it that end in .dcm."""
     found = [f for path in files for f in ([path] if path.is_file() else sorted(path.rglob("*.dcm")))]

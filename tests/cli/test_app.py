@@ -16,7 +16,7 @@ import pytest
 from medvit.cli import app as cli
 from medvit.errors import MedvitError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "monai", "nibabel", "scipy", "pandas", "matplotlib")
 PROBE = f"""
 import resource, sys

@@ -32,7 +32,7 @@ def settings_of(verb: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(medvit.runs, "run_bundle", take)
     monkeypatch.setattr(medvit.runs, "run_cohort", take)
-    done = CliRunner().invoke(app, [verb, "segformer3d_brain", "in", "-o", "out", *OPTIONS])
+    done = CliRunner().invoke(app, [verb, "segformer3d_brain", ".", "-o", "out", *OPTIONS])
     assert done.exit_code == 0, done.output
     return seen
 

@@ -1,0 +1,87 @@
+"""`medvit list`, `medvit info` and `medvit convert`: the bundles at hand, and new ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvit.cli.options import AsJson, BundleName, Output, Spacing, WindowSize
+
+
+def list_bundles(as_json: AsJson = False) -> None:
+    """List the installed bundles and how good they are."""
+    from medvit.bundles import installed_bundles
+
+    bundles = installed_bundles()
+    if as_json:
+        typer.echo(json.dumps([{"name": b.name, **b.summary()} for b in bundles], indent=2))
+        return
+    width = max((len(b.name) for b in bundles), default=0)
+    for b in bundles:
+        typer.echo(f"{b.name:{width}}  {b.version:8} {b.metadata['task']}")
+        typer.echo(f"{'':{width}}  {b.facts.get('quality', 'quality not measured')}")
+
+
+def info(bundle: BundleName, as_json: AsJson = False) -> None:
+    """Show what a bundle does, on what, how well, and which labels it writes."""
+    from medvit.bundles import find_bundle
+
+    found = find_bundle(bundle, trust=True)
+    if as_json:
+        typer.echo(json.dumps(found.metadata, indent=2))
+        return
+    summary = found.summary()
+    for key, value in summary.items():
+        typer.echo(f"{key:12} {value}")
+    for structure in found.label_table or ():
+        typer.echo(f"  {structure.value:3}  {structure.name}  (SNOMED CT {structure.code.value})")
+
+
+def convert(
+    network: Annotated[str, typer.Argument(help="Name of the network, such as SegFormer3D or SwinUNETR.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file of the authors.")],
+    output: Output,
+    labels: Annotated[
+        str, typer.Option(help="Names of the labels in the order of the channels, or a JSON label table.")
+    ] = "",
+    spacing: Spacing = None,
+    roi: WindowSize = None,
+    intensity: Annotated[
+        str,
+        typer.Option(
+            help="Intensity scaling: percentile, zscore, zscore:nonzero or window:LOW:HIGH[:MEAN:STD]."
+        ),
+    ] = "",
+    paint_order: Annotated[
+        str,
+        typer.Option(metavar="N,N,...", help="Order in which channels are painted that are nested regions."),
+    ] = "",
+    orientation: Annotated[
+        str, typer.Option(help="Directions of the network's array axes, such as RAS.")
+    ] = "",
+    channels: Annotated[
+        str,
+        typer.Option(metavar="NAME,NAME,...", help="Contrasts of the images of a study, such as flair,t1."),
+    ] = "",
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Argument of the network; may be repeated."),
+    ] = None,
+) -> None:
+    """Turn a published checkpoint into a bundle that runs."""
+    from medvit.bundles.convert import (
+        ConversionSettings,
+        convert_checkpoint,
+        parse_assignments,
+        parse_numbers,
+    )
+
+    settings = ConversionSettings(
+        labels, spacing, roi, intensity, parse_numbers(paint_order), orientation,
+        tuple(name.strip() for name in channels.split(",") if name.strip()), parse_assignments(assign or []),
+    )  # fmt: skip
+    bundle = convert_checkpoint(network, checkpoint, output, settings)
+    typer.echo(f"{bundle.path} is ready; what was taken for granted stands in docs/README.md")

@@ -1,0 +1,86 @@
+"""`medvit evaluate` and `medvit bench`: results against references, bundles against each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvit.cli.options import Device, Output, Trust
+
+bench = typer.Typer(no_args_is_help=True, help="Compare bundles in quality and cost, on the same studies.")
+
+
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="Label map, or a folder of them.", metavar="PRED")],
+    reference: Annotated[
+        Path, typer.Argument(help="Reference label map, or a folder of them.", metavar="REF")
+    ],
+    output: Output,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="TABLE", help="Name of a label table, or a JSON file with names of the values."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, metavar="MM", help="Tolerance of the surface Dice in mm.")
+    ] = 1.0,
+    lesions: Annotated[bool, typer.Option(help="Score lesion by lesion as well (BraTS 2023).")] = False,
+    centreline: Annotated[
+        bool, typer.Option(help="Score the centre lines of tubular structures as well.")
+    ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option(help="Take PRED as probability maps (4D) and score their calibration as well."),
+    ] = False,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Compare images, not label maps, within these intensities."),
+    ] = None,
+) -> None:
+    """Compare label maps with references (overlap, distances in mm, volumes), or restored images."""
+    from medvit.evaluation import Options, evaluate
+
+    options = Options(tolerance, lesions, centreline, probabilities, window)
+    raise typer.Exit(evaluate(prediction, reference, output, labels=labels, options=options))
+
+
+@bench.command()
+def brain(
+    output: Output,
+    atlases: Annotated[
+        Path | None, typer.Option(help="Folder of atlases in MNI space, to compare the template with.")
+    ] = None,
+    label_maps: Annotated[
+        Path | None, typer.Option(help="Folder of label maps to make synthetic studies from.")
+    ] = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of the name of a label map to use; may be repeated."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Manifest of your own studies, or a folder of images and label maps.")
+    ] = None,
+    bundles: Annotated[
+        list[str] | None,
+        typer.Option("--bundle", help="Bundle to compare; may be repeated. Default: all brain bundles."),
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for studies and label maps; what is done there is kept.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How many times the first study is timed.")] = 3,
+    device: Device = "auto",
+    date: Annotated[str, typer.Option(help="Date that the page states.")] = "",
+    trust: Trust = False,
+) -> None:
+    """Run the brain bundles on the template, on synthetic and on your own studies: tables and plots."""
+    from medvit.bundles import find_bundle
+
+    found = [find_bundle(name, trust=trust) for name in bundles] if bundles else None
+    from medvit.bench import BenchOptions, bench_brain
+
+    options = BenchOptions(atlases, label_maps, data=data, rounds=rounds, device=device, date=date)
+    if held_out:
+        options = replace(options, held_out=tuple(held_out))
+    raise typer.Exit(bench_brain(output, options, bundles=found, work_dir=work))

@@ -1,0 +1,43 @@
+"""`medvit check` and `medvit deidentify`: studies as they lie on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvit.cli.options import AsJson, Output, Studies
+from medvit.errors import MedvitError
+from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
+
+
+def check(studies: Studies, as_json: AsJson = False) -> None:
+    """Look at the headers of studies and say what would be read or refused, and why."""
+    from medvit.studies.check import check_studies
+
+    checked = check_studies(studies)
+    if as_json:
+        typer.echo(json.dumps([c.as_dict() for c in checked], indent=2))
+    else:
+        for c in checked:
+            typer.echo(str(c))
+    well = all(c.ok for c in checked)
+    raise typer.Exit(NOTHING_TO_DO if not checked else ALL_WELL if well else SOME_FAILED)
+
+
+def deidentify(
+    folder: Annotated[Path, typer.Argument(help="Folder of DICOM images.", exists=True)],
+    output: Output,
+    dates: Annotated[str, typer.Option(help="What happens to dates: remove or shift.")] = "remove",
+) -> None:
+    """Copy DICOM images without what could identify a person (DICOM PS3.15, Basic Profile)."""
+    from medvit.studies.deidentify import Profile, deidentify_folder
+
+    if dates not in ("remove", "shift"):
+        raise MedvitError(f"--dates must be remove or shift, not {dates!r}")
+    done = deidentify_folder(folder, output, Profile(dates="shift" if dates == "shift" else "remove"))
+    typer.echo(f"{len(done.files)} images written, {len(done.left_out)} files left out")
+    for path, why in done.left_out:
+        typer.echo(f"  left out: {path}: {why}")

@@ -1,0 +1,89 @@
+"""`medvit run`, `medvit cohort` and `medvit status`: bundles on studies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medvit.cli.options import AsJson, BundleName, Output, Studies, Trust, inference_settings, sharing
+from medvit.runs.options import checked_priors
+
+
+@sharing(inference_settings)
+def run(
+    bundle: BundleName,
+    studies: Studies,
+    output: Output,
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="measurements.json of an earlier study to compare with; may be repeated.",
+            callback=lambda paths: checked_priors(paths or ()),
+        ),
+    ] = None,
+    trust: Trust = False,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Segment or restore studies: label maps, measurements and reports go to OUTPUT."""
+    from medvit.bundles import find_bundle
+
+    found = find_bundle(bundle, trust=trust)
+    from medvit.runs import run_bundle
+
+    raise typer.Exit(run_bundle(found, studies, output, priors=prior or [], **settings))
+
+
+@sharing(inference_settings)
+def cohort(
+    bundle: BundleName,
+    studies: Studies,
+    output: Output,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Number of processes on this machine; 0 for one for each CPU, at most four."
+        ),
+    ] = 0,
+    resume: Annotated[
+        bool, typer.Option(help="Keep studies that are done with this input and these settings.")
+    ] = True,
+    scheduler: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do the studies.")
+    ] = "",
+    time_limit: Annotated[
+        float | None,
+        typer.Option(min=1.0, metavar="SECONDS", help="Longest time that a study may take."),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Number of further attempts after a failure that may pass.")
+    ] = 1,
+    trust: Trust = False,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Segment or restore many studies, each on its own, in several processes; run it again to resume."""
+    from medvit.bundles import find_bundle
+
+    found = find_bundle(bundle, trust=trust)
+    from medvit.runs import run_cohort
+
+    exit_code = run_cohort(
+        found, studies, output, workers=workers, resume=resume, scheduler=scheduler, time_limit=time_limit,
+        retries=retries, gpu="cuda" in settings.get("device", ""), **settings,
+    )  # fmt: skip
+    raise typer.Exit(exit_code)
+
+
+def status(
+    output: Annotated[Path, typer.Argument(help="Folder with the results of a run.", metavar="OUTPUT")],
+    as_json: AsJson = False,
+) -> None:
+    """Show where a run stands: studies done, running and failed, and why, the rate and the time left."""
+    from medvit.runs.status import read_status
+
+    now = read_status(output)
+    typer.echo(json.dumps(now.as_dict(), indent=2) if as_json else str(now))

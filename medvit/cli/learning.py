@@ -1,0 +1,91 @@
+"""`medvit train` and `medvit label`: bundles that learn from one's own label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvit.cli.options import BundleName, Device, Output, Spacing, Trust, WindowSize
+
+
+def train(
+    bundle: BundleName,
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            help="Manifest (YAML or JSON), or the dataset.json of MSD or nnU-Net.", metavar="MANIFEST"
+        ),
+    ],
+    output: Output,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data set. Default: the folder of the manifest.")
+    ] = None,
+    spacing: Spacing = None,
+    patch_size: WindowSize = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Largest number of epochs.")] = 100,
+    epoch_length: Annotated[
+        int | None, typer.Option(min=1, help="Number of optimiser steps in an epoch.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of windows in a step.")] = 2,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate of AdamW.")] = 5e-4,
+    val_fraction: Annotated[float, typer.Option(help="Share of the patients to validate on.")] = 0.2,
+    patience: Annotated[
+        int, typer.Option(min=0, help="Number of epochs without gain after which to stop; 0 never stops.")
+    ] = 20,
+    mirror: Annotated[bool | None, typer.Option(help="Mirror windows left to right.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
+    device: Device = "auto",
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder for prepared cases, about 3 bytes for each voxel.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave broken cases out instead of refusing.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with a training that was interrupted.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Train a bundle's network on your labelled studies; the result is a bundle that runs."""
+    from medvit.bundles import find_bundle
+
+    found = find_bundle(bundle, trust=trust)
+    from medvit.training import Choices, train_bundle
+
+    choices = Choices(
+        spacing, patch_size, epochs, epoch_length, batch_size, learning_rate, val_fraction, seed, patience,
+        mirror, device,
+    )  # fmt: skip
+    train_bundle(
+        found, manifest, output, choices, data=data or "", scratch=scratch, resume=resume,
+        skip_bad=skip_bad, plan_only=plan,
+    )  # fmt: skip
+
+
+def label(
+    studies: Annotated[
+        str, typer.Argument(help="Folder of images, or the address of a DICOMweb service.", metavar="STUDIES")
+    ],
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="Bundle to serve; may be repeated. Default: all that are installed."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to bind; any other than loopback needs --token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to bind.")] = 8000,
+    token: Annotated[
+        str, typer.Option(envvar="MEDVIT_LABEL_TOKEN", help="Secret that clients must present.")
+    ] = "",
+    workspace: Annotated[
+        Path | None, typer.Option(help="Folder for trained versions and fetched series.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Serve bundles to 3D Slicer and other viewers, over MONAI Label."""
+    from medvit.label.launch import serve
+
+    code = serve(
+        studies, models=models or (), trust=trust, host=host, port=port, token=token, folder=workspace,
+        say=typer.echo,
+    )  # fmt: skip
+    raise typer.Exit(code)

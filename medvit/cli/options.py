@@ -1,0 +1,101 @@
+"""Arguments and options that several verbs share, each with its one help text and its one check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medvit.runs import options as checks
+
+Studies = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files, folders, globs or manifests (JSON, CSV).",
+        metavar="STUDY...",
+        callback=lambda paths: list(checks.checked_inputs(paths)),
+    ),
+]
+BundleName = Annotated[
+    str, typer.Argument(help="Name of an installed bundle, or a bundle folder with --trust.")
+]
+Trust = Annotated[
+    bool, typer.Option(help="Run the configuration of a bundle folder that did not come with medvit.")
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for the results.", callback=checks.checked_output)
+]
+Device = Annotated[
+    str, typer.Option(help=f"Device to compute on: {checks.DEVICES}.", callback=checks.checked_device)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+Spacing = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(metavar="X Y Z", help="Voxel size in mm, left-right, front-back and feet-head."),
+]
+WindowSize = Annotated[
+    tuple[int, int, int] | None,
+    typer.Option(metavar="X Y Z", help="Size of a window in voxels, left-right, front-back and feet-head."),
+]
+
+
+def inference_settings(
+    device: Device = "auto",
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            help="Share by which neighbouring windows overlap, from 0 to below 1.",
+            callback=checks.checked_overlap,
+        ),
+    ] = None,
+    tta: Annotated[bool, typer.Option(help="Average over left-right mirrored images as well.")] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    pdf: Annotated[bool, typer.Option(help="Write report.pdf.")] = False,
+    dicom: Annotated[
+        bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")
+    ] = False,
+    anonymous: Annotated[
+        bool, typer.Option("--deidentify", help="Remove from the DICOM results what could identify a person.")
+    ] = False,
+    viewer: Annotated[bool, typer.Option(help="Put an interactive viewer into report.html.")] = False,
+    language: Annotated[
+        str, typer.Option(help="Language of the reports: en, de or fr.", callback=checks.checked_language)
+    ] = "en",
+    show_patient: Annotated[bool, typer.Option(help="Name the patient in the reports.")] = False,
+) -> dict[str, Any]:
+    """What `medvit run` and `medvit cohort` set in the configuration of a bundle, by identifier."""
+    overrides: dict[str, Any] = {
+        "tta": tta, "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
+        "language": language, "show_patient": show_patient,
+    }  # fmt: skip
+    if device != "auto":
+        overrides["device"] = f"$torch.device({device!r})"
+    if overlap is not None:
+        overrides["overlap"] = overlap
+    return overrides
+
+
+def sharing(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that gives a verb the options of `options`, whose result becomes its last parameter."""
+    shared = signature(options, eval_str=True).parameters
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        *own, last = signature(verb, eval_str=True).parameters.values()
+
+        @wraps(verb)
+        def command(**given: Any) -> None:
+            result = options(**{name: given.pop(name) for name in shared})
+            verb(**given, **{last.name: result})
+
+        taken = [*own, *shared.values()]
+        required = [p for p in taken if p.default is p.empty]
+        taken = required + [p for p in taken if p.default is not p.empty]
+        command.__signature__ = signature(verb).replace(parameters=taken)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in taken}
+        return command
+
+    return decorate

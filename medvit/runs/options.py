@@ -1,0 +1,155 @@
+"""What a person asks of a run, checked at once: before torch is imported and before a study is opened."""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from medvit.errors import MedvitError, did_you_mean
+
+DEVICES = "auto, cpu, cuda, cuda:N, gpu or mps"
+
+
+def checked_device(name: str) -> str:
+    """The device under the name that torch has for it; ``"auto"`` stays.
+
+    Parameters
+    ----------
+    name
+        One of `DEVICES`; ``"gpu"`` stands for whichever kind this machine has.
+
+    Raises
+    ------
+    MedvitError
+        If there is no such device, in general or on this machine.
+    """
+    wanted = name.strip().lower()
+    if wanted == "gpu":
+        wanted = "mps" if sys.platform == "darwin" else "cuda"
+    if wanted in ("auto", "cpu"):
+        return wanted
+    if wanted == "mps":
+        if sys.platform != "darwin" or not _torch_has("mps"):
+            raise MedvitError(
+                "device mps: this machine has no Apple GPU that torch can use; use --device cpu"
+            )
+        return wanted
+    if not re.fullmatch(r"cuda(:\d+)?", wanted):
+        hint = did_you_mean(wanted, ("auto", "cpu", "cuda", "gpu", "mps"))
+        raise MedvitError(f"there is no device {name!r}{hint}; choose {DEVICES}")
+    if not _has_driver() or not _torch_has("cuda"):
+        raise MedvitError(f"device {name}: torch finds no CUDA GPU on this machine; use --device cpu or auto")
+    import torch
+
+    if (index := int(wanted.partition(":")[2] or 0)) >= (count := torch.cuda.device_count()):
+        raise MedvitError(
+            f"device {name}: this machine has {count} CUDA devices, cuda:0 to cuda:{count - 1}"
+            f", not cuda:{index}"
+        )
+    return wanted
+
+
+def checked_overlap(overlap: float | None) -> float | None:
+    """The share by which windows overlap, in [0, 1).
+
+    Raises
+    ------
+    MedvitError
+        If it lies outside.
+    """
+    if overlap is not None and not 0.0 <= overlap < 1.0:
+        raise MedvitError(f"overlap must be at least 0 and below 1, not {overlap:g}")
+    return overlap
+
+
+def checked_output(folder: Path) -> Path:
+    """A folder to which results can be written, whether it exists or has yet to be made.
+
+    Raises
+    ------
+    MedvitError
+        If it is a file, or nothing can be written there.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise MedvitError(f"{there} is a file; give a folder for the results")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = f"{there}: nothing can be written there ({error.strerror})"
+        raise MedvitError(f"{what}; give another folder for the results") from None
+    return folder
+
+
+def checked_inputs(inputs: Sequence[str]) -> Sequence[str]:
+    """Files, folders, globs or manifests, at least one of which exists.
+
+    Raises
+    ------
+    MedvitError
+        If none exists.
+    """
+    if not any(Path(path).exists() or glob.has_magic(path) for path in inputs):
+        raise MedvitError(f"{', '.join(map(str, inputs))}: does not exist; check the path")
+    return inputs
+
+
+def checked_language(code: str) -> str:
+    """The code of a language that reports can be written in.
+
+    Raises
+    ------
+    MedvitError
+        If there is no such language.
+    """
+    known = sorted(
+        file.name.removesuffix(".json") for file in (files("medvit.reports") / "locales").iterdir()
+    )
+    if re.split(r"[-_.]", code.lower())[0] not in known:
+        hint = did_you_mean(code, known)
+        raise MedvitError(f"there is no report in language {code!r}{hint}; choose one of {', '.join(known)}")
+    return code
+
+
+def checked_priors(paths: Iterable[str]) -> list[str]:
+    """``measurements.json`` of earlier studies; what they hold is looked at when they are read.
+
+    Raises
+    ------
+    MedvitError
+        If one is not JSON.
+    """
+    paths = list(paths)
+    for path in paths:
+        try:
+            json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not JSON"
+            raise MedvitError(f"{path}: not a readable measurements.json ({why})") from None
+    return paths
+
+
+def _has_driver() -> bool:
+    # Quick to find out, where torch takes seconds to import only to say no. AMD's devices are "cuda" too.
+    if os.path.exists("/dev/kfd"):  # noqa: PTH110
+        return True
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _torch_has(kind: str) -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available())
