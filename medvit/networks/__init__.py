@@ -5,8 +5,14 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "catanet": ["CATANet"],
+        "craft": ["CRAFT"],
+        "cswin": ["CSwin"],
+        "cswin_unet": ["CSwinUNet"],
         "d_former": ["DFormer"],
         "detail": ["DetailSegmenter"],
+        "drsformer": ["DRSformer"],
+        "hat": ["HAT"],
         "paratranscnn": ["ParaTransCNN"],
         "lateral": ["LateralSegmenter"],
         "mambaclinix": ["MambaClinix"],

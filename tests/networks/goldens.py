@@ -56,7 +56,14 @@ class Golden:
         if calibrated:
             stored = {k.removeprefix("state:"): v for k, v in self.arrays.items() if k.startswith("state:")}
             state |= {name: torch.from_numpy(np.asarray(value)) for name, value in stored.items()}
-        return {name: value.to(self.dtype) for name, value in state.items()}
+        # Flags that a published file holds beside the weights; index tables are the network's own.
+        fixed = self.manifest.get("fixed") or {}
+        flags = {
+            name: torch.tensor(fixed[name.rpartition(".")[2]])
+            for name in self.manifest.get("own_buffers") or {}
+            if name.rpartition(".")[2] in fixed
+        }
+        return {name: value.to(self.dtype) for name, value in state.items()} | flags
 
     def inputs(self) -> dict[str, Tensor]:
         """Argument name to tensor; floating inputs in `dtype`."""
@@ -135,6 +142,14 @@ def disagreement(golden: Golden, name: str, ours: Tensor, stored: np.ndarray, st
     picked = ours.detach().to(torch.float64).reshape(-1)[::stride]
     assert picked.shape == theirs.shape, f"output {name}: {tuple(ours.shape)} does not fit the golden"
     return float((picked - theirs).abs().max() / theirs.std())
+
+
+def value_disagreement(golden: Golden, outputs: Mapping[str, Tensor]) -> float:
+    """Largest difference between the scalars of a golden and ours, in units of their own size."""
+    values: dict[str, float] = golden.manifest.get("values") or {}
+    return max(
+        (abs(float(outputs[name]) - value) / abs(value) for name, value in values.items()), default=0.0
+    )
 
 
 def tolerance(golden: Golden, name: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.networks.goldens import Golden, adapters, collect, disagreement, run, tolerance
+from tests.networks.goldens import Golden, adapters, collect, disagreement, run, tolerance, value_disagreement
 from tests.networks.parity_rule import make_input
 
 ADAPTERS = adapters()
@@ -16,6 +16,8 @@ GOLDENS = [
     if g.manifest["kind"] in ("network", "unit") and g.key in ADAPTERS and "npz" not in g.manifest
 ]
 SLOW_PARAMETERS = 2e8
+# Of a loss or another scalar, in units of its own size.
+VALUE_TOLERANCE = 1e-5
 
 
 def cases(goldens: list[Golden]) -> list:
@@ -37,6 +39,7 @@ def test_equals_the_authors_code(golden: Golden) -> None:
         assert list(ours[name].shape) == spec["shape"]
         stored = golden.arrays[f"output:{name}"]
         assert disagreement(golden, name, ours[name], stored, spec["stride"]) <= tolerance(golden, name)
+    assert value_disagreement(golden, ours) <= VALUE_TOLERANCE
 
 
 @pytest.mark.parametrize("golden", cases([g for g in GOLDENS if "calibrated" in g.manifest]))
