@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from medvit.bundles import Bundle, find_bundle
+
 SHAPE = (72, 84, 70)
+# Overrides with which a brain bundle runs on a small phantom within a fraction of a second.
+COARSE = {"spacing": [4.0, 4.0, 4.0], "roi_size": [32, 32, 32]}
 
 
 def _ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float]) -> np.ndarray:
@@ -44,3 +50,13 @@ def write_head(path: Path, axes: str = "RAS") -> Path:
     )
     nib.save(image.as_reoriented(turn), path)
     return path
+
+
+def coarse_bundle(folder: Path) -> Bundle:
+    """A copy in `folder` of the brain bundle that runs at 4 mm by default."""
+    source = find_bundle("segformer3d_brain")
+    copy = Bundle(folder / source.name)
+    shutil.copytree(source.path, copy.path, ignore=shutil.ignore_patterns("runs", "eval"))
+    config = json.loads(copy.config("inference").read_text())
+    copy.config("inference").write_text(json.dumps(config | COARSE, indent=4))
+    return copy

@@ -21,7 +21,7 @@ from medvit.bundles import Bundle, find_bundle
 from medvit.errors import MissingExtraError
 from medvit.metrics import dice, hd95, surface_dice, volume_error
 from medvit.studies.labels import load_label_table
-from tests.phantoms import write_head
+from tests.phantoms import coarse_bundle, write_head
 
 TABLE = load_label_table("brain")
 RECIPES = (Recipe("T1", 4.0), Recipe("T2", 4.0, thickness=2))
@@ -37,7 +37,7 @@ def benched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Bundle
     folder = tmp_path_factory.mktemp("bench")
     (folder / "maps").mkdir()
     write_head(folder / "maps" / "head_1.nii.gz")
-    working = find_bundle("segformer3d_brain")
+    working = coarse_bundle(folder)
     broken = Bundle(folder / "broken_brain")
     shutil.copytree(working.path / "configs", broken.path / "configs")
     with pytest.MonkeyPatch.context() as patch:
@@ -92,9 +92,10 @@ def test_costs_are_of_the_timed_study(benched: tuple[Path, list[Bundle], int]) -
     assert len(costs["rounds_seconds"]) == 1
     assert 0 < costs["infer_seconds"] < costs["seconds"]
     assert costs["parameters"] == 3_421_592
-    assert costs["window"] == [1, 1, 80, 96, 80]
-    # The 160 x 192 x 160 mm are just one window of the network at 2 mm.
-    assert costs["study_gflops"] == costs["window_gflops"] == pytest.approx(20.8, abs=0.1)
+    assert costs["window"] == [1, 1, 32, 32, 32]
+    assert costs["window_gflops"] == pytest.approx(1.08, abs=0.05)
+    # 40 x 48 x 40 voxels of 4 mm, in two windows along each axis.
+    assert costs["study_gflops"] == pytest.approx(8 * costs["window_gflops"])
     assert 300 < costs["peak_mb"] < 8000
     assert costs["peak_gpu_mb"] is None
     assert content(folder)["bundles"][0]["weights_mb"] == round(working.weights.stat().st_size / 1e6, 4)

@@ -113,8 +113,8 @@ def test_brain_bundles_differ_in_little_but_the_network() -> None:
     brain = [b for b in BUNDLES if b.facts.get("labels") == "brain"]
     slices = {"inferer", "plane", "slices", "sw_batch_size", "displayable_configs", "writer"}
     own = {
-        "inference": {"bundle_root", "roi_size", "network_def"},
-        "train": {"bundle_root", "sample_shape", "learning_rate", "train", "validate"},
+        "inference": {"bundle_root", "spacing", "roi_size", "overlap", "network_def"},
+        "train": {"bundle_root", "sample_shape", "voxel_size", "settings", "learning_rate", "train", "validate"},
     }
     for name, allowed in own.items():
         first, *others = [json.loads(b.config(name).read_text()) for b in brain]

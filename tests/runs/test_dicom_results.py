@@ -12,6 +12,7 @@ from pydicom.uid import EncapsulatedPDFStorage, SegmentationStorage
 
 from medvit.bundles import find_bundle
 from medvit.runs import run_bundle
+from tests.phantoms import COARSE
 from tests.studies.dicom_out.synthetic import write_series
 
 
@@ -25,7 +26,7 @@ def source(tmp_path: Path) -> list[Path]:
 
 
 def run(source: list[Path], output: Path, **options: object) -> Path:
-    overrides = {"device": "$torch.device('cpu')", "report": False, "dicom": True, **options}
+    overrides = {"device": "$torch.device('cpu')", "report": False, "dicom": True, **COARSE, **options}
     assert run_bundle(find_bundle("segformer3d_brain"), [source[0].parent], output, **overrides) == 0
     return next(p for p in output.iterdir() if p.is_dir())
 

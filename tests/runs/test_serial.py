@@ -18,6 +18,7 @@ from medvit.errors import MedvitError, WeightsError
 from medvit.networks import SegFormer3D, load_weights
 from medvit.runs import ResultOptions, run_bundle
 from medvit.training import save_weights
+from tests.phantoms import COARSE
 
 BUNDLE = find_bundle("segformer3d_brain")
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -55,7 +56,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def run(inputs: list[Path], output: Path, **overrides: object) -> tuple[int, dict]:
-    overrides = {"report": False, "device": "$torch.device('cpu')", **overrides}
+    overrides = {"report": False, "device": "$torch.device('cpu')", **COARSE, **overrides}
     code = run_bundle(BUNDLE, inputs, output, **overrides)
     record = output / "run.json"
     return code, json.loads(record.read_text()) if record.exists() else {}
