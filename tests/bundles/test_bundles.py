@@ -111,17 +111,18 @@ def test_network_and_metadata_agree_in_channels_and_size(bundle: Bundle) -> None
 def test_brain_bundles_differ_in_little_but_the_network() -> None:
     """What they share stands in the library and is set alike."""
     brain = [b for b in BUNDLES if b.facts.get("labels") == "brain"]
+    training = {"train", "validate"}
     slices = {"inferer", "plane", "slices", "sw_batch_size", "displayable_configs", "writer"}
     own = {
         "inference": {"bundle_root", "spacing", "roi_size", "overlap", "network_def"},
-        "train": {"bundle_root", "sample_shape", "voxel_size", "settings", "learning_rate", "train", "validate"},
+        "train": {"bundle_root", "sample_shape", "voxel_size", "settings", "learning_rate"} | training,
     }
     for name, allowed in own.items():
         first, *others = [json.loads(b.config(name).read_text()) for b in brain]
         for bundle, other in zip(brain[1:], others, strict=True):
             differ = {k for k in first.keys() | other.keys() if first.get(k) != other.get(k)}
             flat = len(smallest_input(bundle)) == 2 or len(smallest_input(brain[0])) == 2
-            assert differ <= (allowed | slices if flat else allowed - {"train", "validate"}), bundle.name
+            assert differ <= (allowed | slices if flat else allowed - training), bundle.name
     for name in ("evaluate", "multi_gpu_train", "multi_gpu_evaluate"):
         assert len({b.config(name).read_text() for b in brain}) == 1
 
