@@ -128,7 +128,11 @@ def run(adapter: Adapter, golden: Golden, calibrated: bool = False) -> dict[str,
     network = adapter.build(golden).to(golden.dtype).eval()
     adapter.load(network, golden.state(calibrated))
     with torch.no_grad():
-        output = adapter.call(network, golden.inputs())
+        return named(adapter.call(network, golden.inputs()))
+
+
+def named(output: Any) -> dict[str, Tensor]:
+    """What a network returned, by output name."""
     if isinstance(output, Tensor):
         return {"0": output}
     if isinstance(output, Mapping):
@@ -138,7 +142,7 @@ def run(adapter: Adapter, golden: Golden, calibrated: bool = False) -> dict[str,
 
 def disagreement(golden: Golden, name: str, ours: Tensor, stored: np.ndarray, stride: int) -> float:
     """Largest absolute difference between ours and theirs, in units of their standard deviation."""
-    theirs = torch.from_numpy(stored).to(torch.float64)
+    theirs = torch.from_numpy(stored).to(torch.float64).reshape(-1)
     picked = ours.detach().to(torch.float64).reshape(-1)[::stride]
     assert picked.shape == theirs.shape, f"output {name}: {tuple(ours.shape)} does not fit the golden"
     return float((picked - theirs).abs().max() / theirs.std())

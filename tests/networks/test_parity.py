@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.networks.goldens import Golden, adapters, collect, disagreement, run, tolerance, value_disagreement
+from tests.networks.goldens import (
+    Golden,
+    adapters,
+    collect,
+    disagreement,
+    named,
+    run,
+    tolerance,
+    value_disagreement,
+)
 from tests.networks.parity_rule import make_input
 
 ADAPTERS = adapters()
@@ -62,8 +71,7 @@ def test_a_broken_entry_is_noticed(golden: Golden) -> None:
     network = adapter.build(golden).to(golden.dtype).eval()
     adapter.load(network, state)
     with torch.no_grad():
-        output = adapter.call(network, golden.inputs())
-    first = output if isinstance(output, torch.Tensor) else next(iter(output))
+        first = named(adapter.call(network, golden.inputs()))["0"]
     stored = golden.arrays["calibrated:0" if calibrated else "output:0"]
     stride = golden.manifest["outputs"]["0"]["stride"]
     assert disagreement(golden, "0", first, stored, stride) > 10 * tolerance(golden, "0")

@@ -1,0 +1,115 @@
+"""Uni4Eye++: one masked autoencoder for images and volumes, with its dynamic head (Cai et al. 2024, TMI)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medvit.networks.masked_autoencoder import (
+    BLOCK_NAMES,
+    Entrance,
+    MaskedAutoencoder,
+    MaskedPrediction,
+)
+from medvit.networks.published import LoadReport, NameRule, StateDict, load_strictly, read_checkpoint, rename
+
+TASKS = 7
+
+
+class Uni4Eye(MaskedAutoencoder):
+    """A masked autoencoder with two entrances, whose predictions are mixed by a matrix made for each image.
+
+    To train one encoder on slices and volumes, take `MaskedAutoencoder` with two entrances: the dynamic head
+    is bound to the number of tokens and brings the encoder nothing. This class is for the published weights.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of images; volumes have one.
+    img_size, volume_size
+        Of images and volumes, in pixels; both give as many tokens.
+    patch_size, volume_patch_size
+        Of their patches.
+    sizes
+        As in `MaskedAutoencoder`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        img_size: Sequence[int] = (224, 224),
+        patch_size: Sequence[int] = (16, 16),
+        volume_size: Sequence[int] = (112, 12, 112),
+        volume_patch_size: Sequence[int] = (16, 3, 16),
+        dim: int = 1024,
+        decoder_dim: int = 512,
+        **sizes: Any,
+    ) -> None:
+        flat = Entrance(in_channels, img_size, patch_size, dim, decoder_dim)
+        deep = Entrance(1, volume_size, volume_patch_size, dim, decoder_dim, positions=False)
+        super().__init__([flat, deep], dim, decoder_dim=decoder_dim, **sizes)
+        tokens = flat.position.shape[1] - 1
+        if deep.position.shape[1] - 1 != tokens:
+            raise ValueError("images and volumes must give as many tokens: the dynamic head is bound to them")
+        self.controller = nn.Conv1d(tokens + 1 + TASKS, tokens**2 + tokens, 1)
+
+    def forward(  # type: ignore[override]
+        self, image: Tensor, task: Tensor, mask_ratio: float = 0.5, noise: Tensor | None = None
+    ) -> tuple[MaskedPrediction, Tensor]:
+        """Mask, encode, decode, mix and compare.
+
+        Parameters
+        ----------
+        image
+            (B, C, *size).
+        task
+            Number of each image's task, (B,), which the dynamic head hears.
+        mask_ratio, noise
+            As in `MaskedAutoencoder`.
+
+        Returns
+        -------
+        prediction
+            Before the dynamic head; its loss is that of what comes after it.
+        mixed
+            After the dynamic head, (B, tokens, voxels of a patch * channels).
+        """
+        entrance = self.entrance_of(image)
+        x, mask = self._decoder_input(image, entrance, mask_ratio, noise)
+        x = F.relu(x)  # in place in the published code, so the decoder sees it as well
+        told = torch.cat([x.mean(dim=2), F.one_hot(task, TASKS).to(x.dtype)], dim=1)
+        made = self.controller(told[..., None])[..., 0]
+        tokens = mask.shape[1]
+        weight, bias = made[:, : tokens**2].unflatten(1, (tokens, tokens)), made[:, tokens**2 :, None]
+        prediction = self._decoded(x, entrance)
+        mixed = weight @ prediction + bias
+        return MaskedPrediction(self._loss(image, mixed, mask, entrance), prediction, mask), mixed
+
+    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
+        """Load a checkpoint of the authors; strictly, less the layer that they do not use.
+
+        Raises
+        ------
+        WeightsError
+            If an entry is missing, left over or misshapen.
+        """
+        state = read_checkpoint(source)
+        unused = tuple(name for name in state if name.startswith("mlp."))
+        return load_strictly(self, state, _uni4eye_names, ignored=unused)
+
+
+def _uni4eye_names(state: StateDict) -> StateDict:
+    rules: list[NameRule] = list(BLOCK_NAMES)
+    for number, digit in enumerate("23"):
+        rules += [
+            (rf"^patch_embed\.proj{digit}\.", f"entrances.{number}.proj."),
+            (rf"^pos_embed{digit}$", f"entrances.{number}.position"),
+            (rf"^decoder_pos_embed{digit}$", f"entrances.{number}.decoder_position"),
+            (rf"^decoder_pred{digit}\.", f"entrances.{number}.readout."),
+        ]
+    return {rename(name, rules): value for name, value in state.items()}
