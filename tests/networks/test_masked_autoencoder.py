@@ -1,4 +1,4 @@
-"""What the goldens of the masked autoencoders do not show: volumes, two entrances, the encoder carried over."""
+"""What the goldens of the masked autoencoders do not show: volumes, two entrances, the carried encoder."""
 
 from __future__ import annotations
 
