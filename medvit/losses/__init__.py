@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "focal_region": ["CharbonnierLoss", "FocalRegionLoss"],
         "lateral": ["LateralDiceCELoss"],
         "region_tversky": ["MambaClinixLoss", "RegionTverskyLoss"],
+        "swin_pretraining": ["SwinPretrainingLoss"],
     },
 )

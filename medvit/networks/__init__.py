@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "region_input": ["RegionInput"],
         "segformer3d": ["SegFormer3D"],
         "swin_unetr": ["SwinUNETR"],
+        "swin_pretraining": ["SwinPretrainer"],
         "transunet": ["TransUNet"],
         "uni4eye": ["Uni4Eye"],
         "weights": ["load_weights"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from medvit.networks import SwinUNETR
+from medvit.networks import SwinPretrainer, SwinUNETR
 from tests.networks.goldens import Adapter, Golden
 
 
@@ -17,4 +17,13 @@ def load(network: SwinUNETR, state: dict[str, Tensor]) -> None:
     network.load_published(state, network.patch_merging)
 
 
-ADAPTERS = {("swin_unetr", "SwinUNETR"): Adapter(build, load)}
+def build_pretrainer(golden: Golden) -> SwinPretrainer:
+    config = golden.manifest["config"]
+    sizes = {name: config[name] for name in ("feature_size", "depths", "num_heads", "window_size")}
+    return SwinPretrainer(config["in_channels"], **sizes)
+
+
+ADAPTERS = {
+    ("swin_unetr", "SwinUNETR"): Adapter(build, load),
+    ("swin_unetr", "SSLHead"): Adapter(build_pretrainer, SwinPretrainer.load_published),
+}
