@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from medvit.bench.studies import BenchStudy, Reference
 from medvit.errors import MedvitError, StudyError
 from medvit.evaluation.pairing import study_name
-from medvit.evaluation.sides import read_label_map
 from medvit.evaluation.structures import Region, regions_beside
-from medvit.studies.channels import IMAGE_SUFFIXES, split_channel, stem_of, why_not_an_image
+from medvit.studies.channels import split_channel, stem_of, why_not_an_image
 from medvit.studies.discover import find_studies
 from medvit.studies.files import safe_name
+from medvit.studies.formats import IMAGE_SUFFIXES, read_label_map
 from medvit.studies.labels import LabelTable
 
 GROUP = "own studies"
@@ -54,7 +52,7 @@ def own_studies(table: LabelTable, data: Path) -> list[BenchStudy]:
     cases = list(_listed(data, table) if of_manifest else _paired(data))
     if not cases:
         raise MedvitError(f"{data}: no image here has a label map of its name, such as NAME_seg.nii.gz")
-    values = [_values(case.label) for case in cases]
+    values = [read_label_map(case.label).values for case in cases]
     named = [
         case.named or _named(case.label, table, there) for case, there in zip(cases, values, strict=True)
     ]
@@ -111,10 +109,6 @@ def _paired(folder: Path) -> Iterator[_Case]:
         label = label_maps.get(name) or label_maps.get(split_channel(name)[0])
         if label is not None:
             yield _Case(study.id, study.path, label)
-
-
-def _values(path: Path) -> set[int]:
-    return {int(v) for v in np.flatnonzero(np.bincount(read_label_map(path)[0].flat))} - {0}
 
 
 def _named(path: Path, table: LabelTable, values: set[int]) -> tuple[Region, ...]:

@@ -19,7 +19,7 @@ from medvit.bundles import Bundle
 from medvit.runs.bundle_work import BundleWork
 from medvit.runs.folder import software_versions
 from medvit.runs.outcome import StudyOutcome
-from medvit.studies import find_studies
+from medvit.studies import only_study
 from medvit.studies.study import Study
 
 
@@ -47,7 +47,7 @@ def _work(work: BundleWork, folder: Path, request: dict[str, Any]) -> None:
     work.open()
     network = work.network
     for wanted in request["studies"]:
-        study = replace(find_studies(wanted["image"]).studies[0], id=wanted["id"])
+        study = replace(only_study(wanted["image"]), id=wanted["id"])
         with costs.watched_shapes(network) as shapes:
             outcome = work.perform(study)
         timed = wanted["cost_key"] and outcome.status == "done"

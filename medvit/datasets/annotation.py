@@ -8,7 +8,8 @@ import numpy as np
 
 from medvit.datasets.manifest import Manifest
 from medvit.errors import MedvitError, StudyError
-from medvit.studies.grids import place
+from medvit.studies.formats import format_of, read_label_map
+from medvit.studies.grids import describe, place, same_voxels
 from medvit.studies.labels import LabelTable
 from medvit.studies.study import Grid
 
@@ -41,13 +42,13 @@ def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
     if segmentation is None:
         labels, own = _read_file(path, manifest)
         # A file covers its image; a segmentation leaves out frames without segments.
-        placed = place(labels, own, grid, _TOLERANCE) if _is_whole(own, grid) else None
+        placed = place(labels, own, grid, _TOLERANCE) if same_voxels(own, grid, _TOLERANCE) else None
     else:
         assert manifest.labels is not None, "only segmentation data sets have label maps"
         labels, own = _read_segmentation(segmentation, manifest.labels)
         placed = place(labels, own, grid, _TOLERANCE)
     if placed is None:
-        what = f"its voxels ({_shown(own)}) are not those of its image ({_shown(grid)})"
+        what = f"its voxels ({describe(own)}) are not those of its image ({describe(grid)})"
         do = "save the label map on the grid of its image"
         raise StudyError("label-other-grid", what, path=path, do=do)
     return placed
@@ -56,7 +57,6 @@ def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
 def _segmentation_at(path: Path) -> Path | None:
     """The DICOM segmentation that `path` is or holds; `None` for files of other formats."""
     from medvit.studies.dicom.seg import is_segmentation
-    from medvit.studies.discover import format_of
 
     if path.is_file():
         return path if format_of(path) == "dicom" else None
@@ -69,11 +69,9 @@ def _segmentation_at(path: Path) -> Path | None:
 
 
 def _read_file(path: Path, manifest: Manifest) -> tuple[np.ndarray, Grid]:
-    from medvit.evaluation.sides import read_label_map
-
-    values, own = read_label_map(path)
+    found = read_label_map(path)
     try:
-        return manifest.to_table(values), own
+        return manifest.to_table(found.array), found.grid
     except MedvitError as error:
         do = "name the value in the manifest"
         raise StudyError("unknown-label", str(error), path=path, do=do) from None
@@ -96,14 +94,3 @@ def _read_segmentation(path: Path, table: LabelTable) -> tuple[np.ndarray, Grid]
         if region is not None:
             labels[region.mask(found.label_map)] = structure.value
     return labels, found.grid
-
-
-def _is_whole(own: Grid, grid: Grid) -> bool:
-    """Whether every voxel of one grid is one of the other, whatever the order of their axes."""
-    everything = np.broadcast_to(np.uint8(1), own.shape)
-    return everything.size == np.prod(grid.shape) and place(everything, own, grid, _TOLERANCE) is not None
-
-
-def _shown(grid: Grid) -> str:
-    size, spacing = " x ".join(map(str, grid.shape)), " x ".join(f"{mm:.3g}" for mm in grid.spacing)
-    return f"{size} voxels of {spacing} mm"

@@ -13,12 +13,11 @@ import numpy as np
 from medvit.datasets.cases import Case, missing_of_split, named_cases, why_empty
 from medvit.datasets.findings import Findings, outside, structures_of, times
 from medvit.datasets.manifest import Manifest
-from medvit.datasets.volumes import Volume, files_of, open_volume, read_voxels, value_counts
+from medvit.datasets.volumes import Volume, open_volume, value_counts
 from medvit.errors import StudyError
 from medvit.studies.channels import canonical
-from medvit.studies.discover import format_of
-from medvit.studies.grids import place
-from medvit.studies.study import Grid
+from medvit.studies.formats import format_of
+from medvit.studies.grids import same_voxels
 
 SAME_GRID = 0.05  # of a voxel: grids that differ by less are the same to within what headers can hold
 _BLOCK = 2**20
@@ -153,7 +152,7 @@ def _check_headers(found: Findings, case: Case) -> _Opened:
     target = _volume(found, case, case.target)
     for volume in filter(None, (*images[1:], label, target)):
         # A label map may store its axes otherwise, as long as its voxels are the image's.
-        if images and not (volume is label and _same_voxels(volume.grid, images[0].grid)):
+        if images and not (volume is label and same_voxels(volume.grid, images[0].grid, SAME_GRID)):
             _compare_grids(found, case, volume, images[0])
     return _Opened(case, images, label, target)
 
@@ -197,12 +196,6 @@ def _compare_grids(found: Findings, case: Case, volume: Volume, first: Volume) -
     found.add("grid", what, case.id, volume.path)
 
 
-def _same_voxels(own: Grid, image: Grid) -> bool:
-    if sorted(own.shape) != sorted(image.shape):
-        return False
-    return place(np.broadcast_to(np.uint8(1), own.shape), own, image, SAME_GRID) is not None
-
-
 def _check_expected_grid(found: Findings, case: Case, images: Sequence[Volume]) -> None:
     expected = found.manifest.expected
     for volume in images if case.is_labelled else ():
@@ -220,13 +213,13 @@ def _check_duplicates(found: Findings, cases: Sequence[Case]) -> None:
     by_size: dict[int, list[tuple[Case, Path]]] = defaultdict(list)
     for case in cases:
         for path in case.paths:
-            if path.exists() and (size := sum(file.stat().st_size for file in files_of(path))):
+            if path.exists() and (size := sum(file.stat().st_size for file in _files_of(path))):
                 by_size[size].append((case, path))
     # Files of different size cannot be copies, so that few have to be read.
     for same_size in by_size.values():
         first: dict[str, tuple[Case, Path]] = {}
         for case, path in same_size if len(same_size) > 1 else ():
-            digest = _digest(files_of(path), "sha256")
+            digest = _digest(_files_of(path), "sha256")
             if digest in first:
                 original, at = first[digest]
                 found.add("duplicate", f"is the same as {at.name} of case {original.id}", case.id, path)
@@ -254,6 +247,10 @@ def _check_checksums(found: Findings) -> None:
         found.notes.append(f"Not there, so not compared by checksum: {', '.join(absent)}.")
 
 
+def _files_of(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
 def _digest(files: Sequence[Path], method: str) -> str:
     digest = hashlib.new(method, usedforsecurity=False)
     for path in files:
@@ -268,7 +265,7 @@ def _check_intensities(found: Findings, one: _Opened) -> None:
     for volume in filter(None, (*one.images, one.target)):
         for index in range(volume.count):
             try:
-                image = read_voxels(volume, index)
+                image = volume.voxels(index)
             except StudyError as error:
                 found.add("unreadable", _sentence(error), case.id, volume.path)
                 break
@@ -288,9 +285,9 @@ def _doubt(low: float, high: float, is_ct: bool, modality: str) -> str:
         return f"holds nothing but the value {low:g}"
     span = f"holds values from {low:g} to {high:g}"
     if is_ct and low >= 0 and high > 1000:
-        return f"{span}, which is no HU: subtract 1024 if the rescale of the DICOM images was lost"
+        return f"{span}, which are not HU: subtract 1024 if the rescale of the DICOM images was lost"
     if is_ct and (low > _CT_HAS_BELOW or high < _CT_HAS_ABOVE):
-        return f"{span}, which is no HU: the image has been windowed or rescaled"
+        return f"{span}, which are not HU: the image has been windowed or rescaled"
     if modality == "MR" and low < _AIR_OF_CT:
         return f"{span}, as CT does and MR does not"
     return ""

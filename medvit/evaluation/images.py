@@ -7,8 +7,10 @@ import numpy as np
 from medvit.errors import StudyError
 from medvit.evaluation.measure import StudyScores
 from medvit.evaluation.pairing import Pair
-from medvit.evaluation.sides import check_grids, read_voxels
+from medvit.evaluation.sides import check_grids
 from medvit.metrics import block_biases, psnr, rmse, ssim
+from medvit.studies.formats import read_voxels, series_at
+from medvit.studies.grids import place
 
 IMAGE = "image"
 
@@ -33,9 +35,12 @@ def measure_images(pair: Pair, window: tuple[float, float]) -> StudyScores:
     StudyError
         If an image cannot be read, is smaller than the window of SSIM, or the two lie on different grids.
     """
-    restored, own = read_voxels(pair.prediction)
-    reference, grid = read_voxels(pair.reference)
+    restored, own, _ = read_voxels(series_at(pair.prediction))
+    reference, grid, _ = read_voxels(series_at(pair.reference))
     check_grids(pair.prediction, own, grid)
+    placed = place(restored, own, grid)
+    assert placed is not None, "the voxels are the same"
+    restored = placed
     low, high = window
     a, b = restored.clip(low, high), reference.clip(low, high)
     try:

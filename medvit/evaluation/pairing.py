@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.errors import StudyError
-from medvit.studies.channels import IMAGE_SUFFIXES, stem_of, why_not_an_image
-from medvit.studies.discover import format_of
+from medvit.studies.channels import stem_of, why_not_an_image
+from medvit.studies.formats import IMAGE_SUFFIXES, READABLE, format_of
 from medvit.studies.found import LeftOut, Refused
 
 # What nnU-Net adds to the name of a study's first channel, by which a run may have named its result.
@@ -141,8 +141,8 @@ def _file(path: Path, image: bool) -> Path:
     if not path.is_file():
         raise StudyError("missing-file", "does not exist", path=path, do="check the path")
     if not path.name.lower().endswith(IMAGE_SUFFIXES) and (image or not _is_segmentation(path)):
-        what = f"is no {'image' if image else 'label map'} that can be compared"
-        do = "give NIfTI, NRRD or MetaImage" + ("" if image else ", or a DICOM segmentation")
+        what = f"is not {'an image' if image else 'a label map'} that can be compared"
+        do = f"give {READABLE}" + ("" if image else ", or a DICOM segmentation")
         raise StudyError("unknown-format", what, path=path, do=do)
     return path
 

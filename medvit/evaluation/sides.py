@@ -11,7 +11,8 @@ import numpy as np
 
 from medvit.errors import StudyError
 from medvit.evaluation.structures import Region, matched, regions_of_segments
-from medvit.studies.grids import SAME_VOXEL, joint_grid, place
+from medvit.studies.formats import format_of, read_header, read_label_map, read_voxels, series_at
+from medvit.studies.grids import SAME_VOXEL, describe, joint_grid, place, same_voxels
 from medvit.studies.study import Grid
 
 # What a side has of the structures to compare; None for those that it does not describe.
@@ -62,10 +63,10 @@ def read_side(path: Path) -> Side:
         If it cannot be read, or is no label map.
     """
     from medvit.studies.dicom.seg import read_segmentation
-    from medvit.studies.discover import format_of
 
     if format_of(path) != "dicom":
-        return Side(path, *read_label_map(path))
+        plain = read_label_map(path)
+        return Side(path, plain.array, plain.grid)
     found = read_segmentation(path)
     return Side(path, found.label_map, found.grid, regions_of_segments(found.segments))
 
@@ -80,15 +81,13 @@ def read_probabilities(path: Path) -> Side:
     StudyError
         If the file cannot be read, or does not hold probabilities that sum to 1.
     """
-    from medvit.studies import nifti
-
     do = "give the softmax of all channels, background first, as a 4D NIfTI file"
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise StudyError("not-probabilities", "is no 4D NIfTI file", path=path, do=do)
-    header = nifti.read_header(path)
+    if format_of(path) != "nifti":
+        raise StudyError("not-probabilities", "is not a 4D NIfTI file", path=path, do=do)
+    header = read_header(series_at(path))
     p = np.empty((header.volumes, *header.grid.shape), np.float32)
     for volume in range(header.volumes):
-        p[volume] = nifti.read_image(header, volume)[0]
+        p[volume] = read_voxels(series_at(path, volume))[0]
     if len(p) < 2 or p.min() < 0 or np.abs(p.sum(axis=0) - 1).max() > _ROUNDING:
         what = "does not hold probabilities that sum to 1 over its volumes"
         raise StudyError("not-probabilities", what, path=path, do=do)
@@ -100,45 +99,12 @@ def regions_of(side: Side, regions: Sequence[Region]) -> Regions:
     return matched(regions, side.segments) if side.segments else regions
 
 
-def read_voxels(path: Path) -> tuple[np.ndarray, Grid]:
-    """(X, Y, Z) float32 voxels of a NIfTI, NRRD or MetaImage file, and their grid.
-
-    Raises
-    ------
-    StudyError
-        If the file cannot be read.
-    """
-    from medvit.studies import itk_text, nifti
-
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        header = nifti.read_header(path)
-        return nifti.read_image(header)[0], header.grid
-    values, grid, _ = itk_text.read_image(path)
-    return values, grid
-
-
-def read_label_map(path: Path) -> tuple[np.ndarray, Grid]:
-    """(X, Y, Z) uint16 labels and their grid.
-
-    Raises
-    ------
-    StudyError
-        If the file cannot be read, or holds anything but integers from 0 to 65535.
-    """
-    values, grid = read_voxels(path)
-    labels = values.clip(0, 65535).astype(np.uint16)
-    if not np.array_equal(labels, values):
-        what = "is no label map, for it holds values other than integers from 0 to 65535"
-        do = "give the label map, resampled by nearest neighbour if at all"
-        raise StudyError("not-a-label-map", what, path=path, do=do)
-    return labels, grid
-
-
 def on_one_grid(prediction: Side, reference: Side) -> tuple[Side, Side]:
     """Both sides on one grid.
 
-    A DICOM segmentation leaves out frames without segments, and has the axes of its source: it is laid onto
-    the voxels of the other side, or both onto the voxels that hold them both. Nothing is resampled.
+    The axes of a label map may be stored in another order or direction. A DICOM segmentation leaves out
+    frames without segments, and is laid onto the voxels of the other side, or both onto the voxels that hold
+    them both. Nothing is resampled.
 
     Raises
     ------
@@ -146,8 +112,7 @@ def on_one_grid(prediction: Side, reference: Side) -> tuple[Side, Side]:
         If the voxels of one are not those of the other.
     """
     if not (prediction.segments or reference.segments):
-        check_grids(prediction.path, prediction.grid, reference.grid)
-        return prediction, reference
+        return _turned(prediction, reference.grid), reference
     target = reference.grid if not reference.segments else prediction.grid
     if prediction.segments and reference.segments:
         target = joint_grid(reference.grid, prediction.grid)
@@ -162,19 +127,30 @@ def on_one_grid(prediction: Side, reference: Side) -> tuple[Side, Side]:
     return placed[0], placed[1]
 
 
+def _turned(side: Side, target: Grid) -> Side:
+    """`side` with its axes in the order and direction of `target`, whose voxels it must have."""
+    if side.grid.matches(target, SAME_VOXEL * min(target.spacing)):
+        return side
+    check_grids(side.path, side.grid, target)
+    labels = place(side.label_map, side.grid, target)
+    assert labels is not None, "the voxels are the same"
+    p = side.probabilities
+    if p is not None:
+        turned = (place(channel, side.grid, target) for channel in p)
+        p = np.stack([channel for channel in turned if channel is not None])
+    return replace(side, label_map=labels, grid=target, probabilities=p)
+
+
 def check_grids(prediction: Path, own: Grid, reference: Grid) -> None:
-    """Raise `StudyError` where the grid of a prediction is another one than that of its reference."""
-    if not own.matches(reference, SAME_VOXEL * min(reference.spacing)):
+    """Raise `StudyError` where the voxels of a prediction are not those of its reference."""
+    if not same_voxels(own, reference):
         raise _other_grid(prediction, own, reference)
 
 
 def _other_grid(prediction: Path, own: Grid, reference: Grid) -> StudyError:
-    shapes = [" x ".join(map(str, grid.shape)) for grid in (own, reference)]
-    spacings = [" x ".join(f"{length:.3g}" for length in grid.spacing) for grid in (own, reference)]
-    what = f"lies on another grid ({shapes[0]} voxels of {spacings[0]} mm) than its reference " + (
-        f"({shapes[1]} voxels of {spacings[1]} mm)"
-        if (shapes[0], spacings[0]) != (shapes[1], spacings[1])
-        else "(of equal size, but placed or turned otherwise)"
+    described = (
+        describe(reference) if describe(own) != describe(reference) else "of equal size, but elsewhere"
     )
+    what = f"lies on another grid ({describe(own)}) than its reference ({described})"
     do = "bring the prediction onto the reference's grid by nearest neighbour"
     return StudyError("other-grid", what, path=prediction, do=do)

@@ -57,4 +57,4 @@ def read_segmentation(path: Path, target: Grid) -> tuple[np.ndarray, list[str]]:
     names = [""] * found.segments[-1].number
     for segment in found.segments:
         names[segment.number - 1] = segment.label
-    return labels_on(target, found.label_map, found.grid.affine), names
+    return labels_on(target, found.label_map, found.grid), names

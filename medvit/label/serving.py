@@ -15,13 +15,14 @@ import torch
 from monai.bundle import ConfigParser
 
 from medvit.bundles import Bundle
-from medvit.errors import MedvitError, StudyError
+from medvit.errors import MedvitError
 from medvit.inference import StreamingWindowInferer
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import label_table
 from medvit.label.versions import Versions
 from medvit.runs import StudyEvaluator, sha256_of
 from medvit.studies import Found, Study
+from medvit.studies.discover import the_only
 
 # Evaluators kept in memory: one with the usual options, one with those that someone is trying out.
 _KEPT = 2
@@ -126,11 +127,7 @@ class ServedBundle:
         """The study at `path`, found as the bundle finds studies: with its channels."""
         parser = self._parser(self.pristine, {"input": [str(path)]})
         found: Found = _unwrapped(parser, "datalist")
-        if found.refused:
-            raise found.refused[0].error
-        if len(found.studies) != 1:
-            raise StudyError("not-one-study", f"holds {len(found.studies)} studies", path=path, do="give one")
-        return found.studies[0]
+        return the_only(found, path)
 
     def predict(
         self, path: Path, options: Mapping[str, Any] | None = None, device: str = "", version: str = ""

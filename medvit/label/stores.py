@@ -19,8 +19,8 @@ from medvit.errors import MedvitError
 from medvit.label.dicom_seg import read_segmentation, write_segmentation
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import named_table
-from medvit.label.volumes import only_study, read_label_map
-from medvit.studies import LabelTable, Study, read_study, safe_join, write_image, write_label_map
+from medvit.label.volumes import read_label_map
+from medvit.studies import LabelTable, Study, only_study, read_study, safe_join, write_image, write_label_map
 from medvit.studies.dicom_out import Algorithm
 from medvit.studies.pacs import Access, pull, push
 

@@ -6,27 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.errors import StudyError
 from medvit.label.errors import RequestError
-from medvit.studies import Grid, Study, find_studies, read_study, write_image, write_label_map
+from medvit.studies import Grid, Study, formats, write_image, write_label_map
+from medvit.studies.grids import resample_onto
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
-
-
-def only_study(path: Path | str) -> Study:
-    """The one study in a file or a DICOM folder.
-
-    Raises
-    ------
-    StudyError
-        If there is none, or several.
-    """
-    found = find_studies(path)
-    if found.refused:
-        raise found.refused[0].error
-    if len(found.studies) != 1:
-        raise StudyError("not-one-study", f"holds {len(found.studies)} studies", path=path, do="give one")
-    return found.studies[0]
 
 
 def write_volume(path: Path, voxels: np.ndarray, study: Study, *, is_label_map: bool) -> Path:
@@ -82,23 +66,10 @@ def read_label_map(path: Path | str, target: Grid) -> np.ndarray:
     StudyError
         If the file is no label map.
     """
-    study = read_study(only_study(path))
-    assert study.image is not None and study.grid is not None, "it was just read"
-    voxels = study.image[0].numpy()
-    if (voxels != np.round(voxels)).any() or voxels.min(initial=0) < 0 or voxels.max(initial=0) > 65535:
-        raise StudyError(
-            "not-a-label-map", "holds values that are no labels", path=path, do="save a label map"
-        )
-    return labels_on(target, voxels.astype(np.uint16), study.grid.affine)
+    found = formats.read_label_map(Path(path))
+    return labels_on(target, found.array, found.grid)
 
 
-def labels_on(target: Grid, labels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """`labels` with their `affine` (to RAS+ mm), on the grid `target`: the nearest label at each voxel."""
-    to_labels = np.linalg.inv(affine) @ target.affine
-    if labels.shape == target.shape and np.allclose(to_labels, np.eye(4), atol=1e-3):
-        return labels
-    from scipy.ndimage import affine_transform
-
-    # An offset such as 5e-7 below 0 would lose the first slice.
-    to_labels = np.where(np.abs(to_labels - np.round(to_labels)) < 1e-4, np.round(to_labels), to_labels)
-    return affine_transform(labels, to_labels, output_shape=target.shape, order=0, mode="constant", cval=0)
+def labels_on(target: Grid, labels: np.ndarray, own: Grid) -> np.ndarray:
+    """`labels`, which lie on the grid `own`, on the grid `target`: the nearest label at each voxel."""
+    return labels if own.matches(target) else resample_onto(target, labels, own, nearest=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from medvit.errors import MedvitError, StudyError
 from medvit.studies import Study, safe_join, write_json
+from medvit.studies.formats import read_header
 from medvit.studies.study import Series
 
 DONE = "done.json"
@@ -132,12 +133,8 @@ def _beside(output_dir: Path, study_id: str) -> tuple[Path, Path]:
 
 
 def _files_of(series: Series) -> Sequence[Path]:
-    # The header of a NRRD or MetaImage file may stand apart from its voxels.
-    if series.format != "itk":
-        return series.paths
-    from medvit.studies.itk_text import read_header
-
-    return sorted({*series.paths, *(read_header(path).data for path in series.paths)})
+    # A header may stand apart from its voxels.
+    return series.paths if series.format == "dicom" else sorted(read_header(series).files)
 
 
 def _digest(digests: Sequence[str]) -> str:

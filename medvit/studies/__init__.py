@@ -6,10 +6,10 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "check": ["Preflight", "check_studies", "check_study"],
-        "discover": ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies"],
+        "discover": ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies", "only_study"],
         "labels": ["LabelTable", "Structure", "load_label_table"],
         "formats": ["read_study"],
-        "study": ["Grid", "Series", "Study"],
+        "study": ["Grid", "LabelMap", "Series", "Study"],
         "files": ["atomic_path", "safe_join", "safe_name", "write_image", "write_json", "write_label_map"],
     },
 )

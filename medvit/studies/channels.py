@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+from medvit.studies.formats import IMAGE_SUFFIXES
 
 # The words for one contrast; the first of each is BraTS 2023's.
 SYNONYMS = (

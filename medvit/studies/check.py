@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medvit.errors import StudyError
-from medvit.studies import itk_text, nifti_header
 from medvit.studies.discover import ANY_SERIES, find_studies
+from medvit.studies.formats import check_single
 from medvit.studies.found import Refused
+from medvit.studies.grids import axis_codes
 from medvit.studies.series_rules import Rules
-from medvit.studies.study import Grid, Series, Study
+from medvit.studies.study import Grid, Study
 
 
 @dataclass(frozen=True)
@@ -110,13 +108,13 @@ def check_study(study: Study) -> Preflight:
             notes += one.facts.get("notes", ())
             continue
         try:
-            grid, said = _header(one)
+            header = check_single(one)
         except StudyError as error:
             problems.append((error.code, str(error)))
         else:
-            notes += [note for note in said if note not in notes]
-            grids.append(grid)
-            if not grid.matches(grids[0]):
+            notes += [note for note in header.notes if note not in notes]
+            grids.append(header.grid)
+            if not header.grid.matches(grids[0]):
                 problems.append(("channels-grid", f"{one.paths[0]}: lies on another grid than {study.path}"))
     shape, spacing = series.facts.get("shape"), series.facts.get("spacing")
     orientation = series.facts.get("plane", "")
@@ -131,29 +129,6 @@ def _times(numbers: Sequence[float]) -> str:
     return " x ".join(f"{number:.4g}" for number in numbers)
 
 
-def _header(series: Series) -> tuple[Grid, tuple[str, ...]]:
-    if series.format == "itk":
-        text = itk_text.read_header(series.paths[0])
-        return text.grid, text.notes
-    header = nifti_header.read_header(series.paths[0])
-    if "volume" not in series.facts:
-        nifti_header.check_single(header)
-    return header.grid, header.notes
-
-
 def _of_refused(refused: Refused) -> Preflight:
     error = refused.error
     return Preflight(refused.id, error.path, problems=((error.code, str(error)),))
-
-
-def axis_codes(affine: np.ndarray) -> str:
-    """Where each voxel axis points in the patient, such as ``"RAS"``.
-
-    Examples
-    --------
-    >>> axis_codes(np.diag([-1.0, 2, 2, 1]))
-    'LAS'
-    """
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    order = max(permutations(range(3)), key=lambda p: sum(abs(axes[p[i], i]) for i in range(3)))
-    return "".join("RAS"[world] if axes[world, i] > 0 else "LPI"[world] for i, world in enumerate(order))

@@ -16,15 +16,14 @@ from medvit.errors import MedvitError, StudyError
 from medvit.studies import channels as naming
 from medvit.studies.dicom.studies import dicom_studies
 from medvit.studies.files import safe_name
+from medvit.studies.formats import READABLE, format_of, read_header, series_at, voxels_of
 from medvit.studies.found import Found, LeftOut, Outcome, Refused
 from medvit.studies.manifest import Entry, read_manifest
-from medvit.studies.nifti_header import read_header
 from medvit.studies.series_rules import Rules, SeriesRules
 from medvit.studies.study import Series, Study
 
-__all__ = ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies", "format_of"]
+__all__ = ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies", "only_study"]
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 MANIFEST_SUFFIXES = (".json", ".csv")
 ANY_SERIES = SeriesRules()
 
@@ -78,12 +77,55 @@ def find_studies(
         else:
             (dicoms if kind == "dicom" else images)[path] = known_as
     if len(names) == 1:
-        found += [Study(_id_of(known_as), (_series(path),)) for path, known_as in images.items()]
+        found += [Study(_id_of(known_as), (series_at(path),)) for path, known_as in images.items()]
     else:
         found += _assembled(images, names)
     if dicoms:
         found += dicom_studies(dicoms, names, rules)
     return _with_unique_ids(found)
+
+
+def only_study(
+    input: str | Path | Sequence[str | Path],
+    *,
+    channels: int | Sequence[str] = 1,
+    rules: Rules = ANY_SERIES,
+) -> Study:
+    """The one study in the input.
+
+    Parameters
+    ----------
+    input, channels, rules
+        As in `find_studies`.
+
+    Raises
+    ------
+    StudyError
+        If there is none, or several, or the one cannot be worked on.
+    """
+    return the_only(find_studies(input, channels=channels, rules=rules), input)
+
+
+def the_only(found: Found, input: str | Path | Sequence[str | Path]) -> Study:
+    """The one study that was found in the input.
+
+    Raises
+    ------
+    StudyError
+        As `only_study`.
+    """
+    if found.refused and not found.studies:
+        raise found.refused[0].error
+    if len(found.studies) + len(found.refused) != 1:
+        path = Path(input if isinstance(input, str | Path) else input[0])
+        count = len(found.studies) + len(found.refused)
+        why = (
+            f": {found.left_out[0].path.name} {found.left_out[0].why}" if found.left_out and not count else ""
+        )
+        what = f"holds {count or 'no'} studies where one is expected{why}"
+        do = "name the file or folder of one study" if count else f"give {READABLE}"
+        raise StudyError("not-one-study", what, path=path, do=do)
+    return found.studies[0]
 
 
 @dataclass
@@ -105,10 +147,11 @@ class _Sources:
                     raise
                 if isinstance(error, StudyError):
                     self.set_aside.append(Refused(_id_of(known_below / path.name), error))
-                else:  # a JSON or CSV file that is no manifest, as stand beside images
+                else:  # a JSON or CSV file that is not a manifest, as stand beside images
                     self.set_aside.append(LeftOut(path, str(error)))
 
     def _add(self, path: Path, known_below: Path) -> None:
+        path = voxels_of(path) or path
         root, found = _expand(path)
         if path.is_dir() and path / "dataset.json" in found:
             path /= "dataset.json"
@@ -134,7 +177,12 @@ class _Sources:
         folder = tempfile.TemporaryDirectory(prefix="medvit-")
         atexit.register(folder.cleanup)
         for file in dicom.unzip(path, Path(folder.name)):
-            self.files[file] = path.stem / file.relative_to(folder.name)
+            below = file.relative_to(folder.name)
+            if file.suffix.lower() == ".zip":
+                why = "is an archive in an archive; unpack it, and give the folder"
+                self.set_aside.append(LeftOut(path / below, why))
+            else:
+                self.files[file] = path.stem / below
 
 
 def _roots(given: list[Path]) -> list[Path]:
@@ -174,33 +222,18 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (path for path in paths if path.is_file() or not path.exists())
 
 
-def format_of(path: Path) -> str:
-    """``"nifti"``, ``"itk"`` or ``"dicom"``, by name or else by first bytes; empty if none of them."""
-    name = path.name.lower()
-    if name.endswith(naming.IMAGE_SUFFIXES):
-        return "nifti" if name.endswith((".nii", ".nii.gz")) else "itk"
-    if name.endswith(DICOM_SUFFIXES) or name == "dicomdir":
-        return "dicom"
-    try:
-        with path.open("rb") as file:
-            start = file.read(132)
-    except OSError:
-        return ""
-    # Without a preamble, a data set begins with an element of group 0002 or 0008.
-    bare = start[:4] in (b"\2\0\0\0", b"\2\0\1\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0")
-    return "dicom" if start[128:] == b"DICM" or bare else ""
-
-
 def _why_left_out(path: Path, known_as: Path, kind: str, *, named: bool) -> str:
+    if "__MACOSX" in known_as.parts:
+        return "holds what macOS adds to an archive, which is not an image"
+    if header := voxels_of(path):
+        return f"holds the voxels of {header.name}"
+    if path.suffix.lower() == ".zip":
+        return "is an archive; unpack it, or name it to have it read"
     if not kind:
-        return "is an archive; name it to have it read" if path.suffix.lower() == ".zip" else "is no image"
+        return "is not an image"
     if path.name == "labels.nii.gz" and (path.parent / "measurements.json").is_file():
         return "is a result of an earlier run"
     return "" if named or kind == "dicom" else naming.why_not_an_image(known_as)
-
-
-def _series(path: Path) -> Series:
-    return Series((path,), format_of(path))
 
 
 def _listed(
@@ -228,9 +261,11 @@ def _of_entry(study_id: str, entry: Entry, names: Sequence[str], rules: Rules) -
             patient = patient or study.patient
             study_id = study_id if entry.id else study.id  # a path may carry the patient's name
         elif not format_of(path):
-            raise StudyError("unknown-format", "is listed but is no image", path=path, do="correct the list")
+            raise StudyError(
+                "unknown-format", "is listed but is not an image", path=path, do="correct the list"
+            )
         else:
-            series += (alone and _volumes(path, len(names))) or [_series(path)]
+            series += (alone and _volumes(path, len(names))) or [series_at(path)]
     notes: tuple[str, ...] = ()
     if entry.channels and len(names) > 1 and not names[0].isdigit():
         series = _reordered(series, entry, names)
@@ -248,14 +283,8 @@ def _in_order(names: Sequence[str]) -> str:
 
 def _only_dicom_study(path: Path, names: Sequence[str], rules: Rules) -> Study:
     files = {file: file.relative_to(path.parent) for file in (_walk(path) if path.is_dir() else [path])}
-    outcomes = list(dicom_studies(files, names, rules))
-    for refused in (one for one in outcomes if isinstance(one, Refused)):
-        raise refused.error
-    studies = [one for one in outcomes if isinstance(one, Study)]
-    if len(studies) != 1:
-        what = f"is listed as one study but holds {len(studies)} DICOM series to work on"
-        raise StudyError("not-one-series", what, path=path, do="list the folder or file of one series")
-    return studies[0]
+    found = list(dicom_studies(files, names, rules))
+    return the_only(_with_unique_ids(found), path)
 
 
 def _reordered(series: list[Series], entry: Entry, names: Sequence[str]) -> list[Series]:
@@ -268,14 +297,14 @@ def _reordered(series: list[Series], entry: Entry, names: Sequence[str]) -> list
 
 def _volumes(path: Path, count: int) -> list[Series]:
     # A 4D file may hold all channels; a broken one is left for the reader to refuse.
-    if count < 2 or format_of(path) != "nifti":
+    if count < 2 or format_of(path) not in ("nifti", "analyze", "freesurfer"):
         return []
     try:
-        if read_header(path).volumes != count:
+        if read_header(series_at(path)).volumes != count:
             return []
     except StudyError:
         return []
-    return [Series((path,), "nifti", {"volume": volume}) for volume in range(count)]
+    return [series_at(path, volume) for volume in range(count)]
 
 
 def _assembled(images: dict[Path, Path], names: Sequence[str]) -> Iterator[Outcome]:
@@ -287,7 +316,7 @@ def _assembled(images: dict[Path, Path], names: Sequence[str]) -> Iterator[Outco
         if len(everything) == 1 and (volumes := _volumes(everything[0], len(names))):
             yield Study(study_id, tuple(volumes), notes=(_in_order(names),))
         elif all(len(paths) == 1 for paths in wanted):
-            series = tuple(_series(path) for [path] in wanted)
+            series = tuple(series_at(path) for [path] in wanted)
             yield Study(study_id, series, notes=(_in_order(names),) if numbered else ())
             yield from (LeftOut(p, "no channel asks for it") for p in everything if [p] not in wanted)
         else:

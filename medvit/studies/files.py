@@ -190,6 +190,7 @@ def _header(template: NiftiHeader | None, grid: Grid, dtype: np.dtype) -> Nifti1
     else:
         kind = nibabel.Nifti1Header if len(template.raw) == 348 else nibabel.Nifti2Header
         header = kind(template.raw, check=False)
+        header["magic"] = header.single_magic  # also where the source is a pair
         if template.volumes > 1:
             header.set_data_shape(grid.shape)
         for text in {"descrip", "aux_file", "db_name", "intent_name"} & set(header.keys()):

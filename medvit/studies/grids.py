@@ -1,4 +1,4 @@
-"""A label map on the voxels of another grid: turned and shifted by whole voxels, never resampled."""
+"""An array on another grid: turned and shifted by whole voxels, or resampled where that was asked for."""
 
 from __future__ import annotations
 
@@ -50,6 +50,50 @@ def _paste(labels: np.ndarray, low: np.ndarray, shape: tuple[int, int, int]) -> 
         inside = labels[tuple(slice(a, b) for a, b in zip(first - low, beyond - low, strict=True))]
         result[tuple(slice(a, b) for a, b in zip(first, beyond, strict=True))] = inside
     return result if np.count_nonzero(result) == np.count_nonzero(labels) else None
+
+
+def same_voxels(own: Grid, target: Grid, tolerance: float = SAME_VOXEL) -> bool:
+    """Whether every voxel of one grid is one of the other, whatever the order of their axes."""
+    if sorted(own.shape) != sorted(target.shape):
+        return False
+    return place(np.broadcast_to(np.uint8(1), own.shape), own, target, tolerance) is not None
+
+
+def resample_onto(
+    target: Grid, array: np.ndarray, own: Grid, *, nearest: bool = False, outside: float = 0
+) -> np.ndarray:
+    """`array`, which lies on the grid `own`, at the voxels of `target`.
+
+    Parameters
+    ----------
+    array
+        (X, Y, Z), an image or a label map.
+    nearest
+        The nearest voxel, as label maps need it; linear otherwise.
+    outside
+        Value where `own` does not reach.
+    """
+    from scipy.ndimage import affine_transform
+
+    to_own = np.linalg.inv(own.affine) @ target.affine
+    # An offset such as 5e-7 below 0 would lose the first slice.
+    to_own = np.where(np.abs(to_own - np.round(to_own)) < 1e-4, np.round(to_own), to_own)
+    # "grid-constant" fades out over one voxel, where "constant" would cut the border voxels off by rounding.
+    order, mode = (0, "constant") if nearest else (1, "grid-constant")
+    return affine_transform(array, to_own, output_shape=target.shape, order=order, mode=mode, cval=outside)
+
+
+def axis_codes(affine: np.ndarray) -> str:
+    """Where each voxel axis points in the patient, such as ``"RAS"``."""
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(aff2axcodes(affine))
+
+
+def describe(grid: Grid) -> str:
+    """Such as ``"240 x 240 x 155 voxels of 1 x 1 x 1 mm"``."""
+    size, spacing = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (grid.shape, grid.spacing))
+    return f"{size} voxels of {spacing} mm"
 
 
 def joint_grid(one: Grid, other: Grid) -> Grid:

@@ -16,14 +16,7 @@ from typing import NoReturn, TypeVar
 import numpy as np
 
 from medvit.errors import StudyError
-from medvit.studies.nifti_header import (
-    BELIEVABLE_POSITION,
-    BOMB_RATIO,
-    BOMB_SIZE,
-    MAX_AXIS,
-    MAX_VOXELS,
-    doubts,
-)
+from medvit.studies.gate import BOMB_RATIO, BOMB_SIZE, doubts, finite, placement_fault, size_fault
 from medvit.studies.study import Grid
 
 MAX_HEADER = 2**20
@@ -142,15 +135,8 @@ def read_image(
     stored = np.frombuffer(_voxel_bytes(header), header.dtype).reshape(shape, order="F")
     with np.errstate(over="ignore"):  # what is beyond the range of float32 is caught as infinite
         array = np.ascontiguousarray(stored, np.float32)
-    finite = np.isfinite(array)
-    if finite.all():
-        return array, header.grid, header.notes
-    bad = int(array.size - finite.sum())
-    if non_finite is None:
-        _refuse(header.path, "non-finite", f"has {bad} of {array.size} voxels that are NaN or infinite")
-    array[~finite] = non_finite
-    note = f"{bad} voxels that were NaN or infinite were set to {non_finite:g}."
-    return array, header.grid, (*header.notes, note)
+    notes = finite(array, header.path, "itk-non-finite", non_finite)
+    return array, header.grid, (*header.notes, *notes)
 
 
 def _voxel_bytes(header: ItkHeader) -> bytes:
@@ -174,7 +160,6 @@ def _voxel_bytes(header: ItkHeader) -> bytes:
 _ADVICE = {
     "magic": "convert it to NIfTI",
     "damaged": "fetch or export the file again",
-    "non-finite": "replace them by the number that means 'no signal' in this image",
     "units": "convert it to millimetres",
     "data-file": "keep the voxels in the same file, or in one file beside it",
 }
@@ -322,15 +307,12 @@ def _checked(header: ItkHeader) -> ItkHeader:
 def _grid(
     path: Path, shape: tuple[int, ...], axes: np.ndarray, origin: np.ndarray, to_ras: tuple[int, int, int]
 ) -> Grid:
-    if not all(1 <= n <= MAX_AXIS for n in shape) or np.prod(shape, dtype=float) > MAX_VOXELS:
-        _refuse(path, "size", f"states a size of {' x '.join(map(str, shape))} voxels", "sizes, DimSize")
+    if fault := size_fault(shape):
+        _refuse(path, "size", fault, "sizes, DimSize")
     affine = np.eye(4)
     affine[:3, :3] = axes * np.array(to_ras)[:, None]
     affine[:3, 3] = origin * to_ras
-    if not np.abs(affine).max() < BELIEVABLE_POSITION:  # false for NaN as well
-        _refuse(path, "affine", "places its voxels out of all measure")
-    lengths = np.linalg.norm(axes, axis=0)
-    if lengths.min() < 1e-6 or abs(np.linalg.det(axes / lengths)) < 1e-3:
-        _refuse(path, "affine", "has axes that flatten the image")
+    if fault := placement_fault(affine):
+        _refuse(path, "affine", f"has axes that {fault}")
     x, y, z = shape
     return Grid((x, y, z), affine)

@@ -6,6 +6,7 @@ from typing import IO
 
 import numpy as np
 
+from medvit.studies.gate import finite
 from medvit.studies.nifti_header import NiftiHeader, check_single, opened, read_exactly, read_header, refuse
 
 __all__ = ["NiftiHeader", "read_header", "read_image"]
@@ -43,14 +44,9 @@ def read_image(
         check_single(header)
     array = np.empty(header.grid.shape, np.float32)
     # Doubles beyond the range of float32 become infinite, and are caught as such.
-    with opened(header.path) as (file, _), np.errstate(over="ignore", invalid="ignore"):
+    with opened(header.data) as (file, _), np.errstate(over="ignore", invalid="ignore"):
         bad = _fill(array, header, file, volume or 0)
-    if not bad:
-        return array, ()
-    if non_finite is None:
-        refuse(header.path, "nifti-non-finite", f"has {bad} of {array.size} voxels that are NaN or infinite")
-    array[~np.isfinite(array)] = non_finite
-    return array, (f"{bad} voxels that were NaN or infinite were set to {non_finite:g}.",)
+    return array, finite(array, header.path, "nifti-non-finite", non_finite) if bad else ()
 
 
 def _fill(array: np.ndarray, header: NiftiHeader, file: IO[bytes], volume: int) -> int:
@@ -63,7 +59,7 @@ def _fill(array: np.ndarray, header: NiftiHeader, file: IO[bytes], volume: int) 
     _skip(header, file, header.offset + volume * z * slice_size)
     for first in range(0, z, at_once):
         count = min(at_once, z - first)
-        content = read_exactly(header.path, file, count * slice_size)
+        content = read_exactly(header.data, file, count * slice_size)
         slices = np.frombuffer(content, header.dtype).reshape((x, y, count), order="F")
         target = array[:, :, first : first + count]
         # Scaled in double precision, since stored integers may be large.
@@ -71,7 +67,7 @@ def _fill(array: np.ndarray, header: NiftiHeader, file: IO[bytes], volume: int) 
         bad += target.size - int(np.isfinite(target).sum())
     # Asking for one byte more also makes gzip compare its checksum.
     if volume == header.volumes - 1 and file.read(1):
-        refuse(header.path, "nifti-wrong-length", "holds more bytes than its header states")
+        refuse(header.data, "nifti-wrong-length", "holds more bytes than its header states")
     return bad
 
 
@@ -80,4 +76,4 @@ def _skip(header: NiftiHeader, file: IO[bytes], size: int) -> None:
         file.seek(size)
         return
     while size:
-        size -= len(read_exactly(header.path, file, min(size, CHUNK)))
+        size -= len(read_exactly(header.data, file, min(size, CHUNK)))

@@ -1,4 +1,4 @@
-"""The NIfTI header gate: only what has one meaning passes; it needs neither nibabel nor the voxels."""
+"""The NIfTI header gate: only what has one meaning passes, and no voxel is read."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 import numpy as np
 
 from medvit.errors import StudyError
+from medvit.studies.gate import (
+    BELIEVABLE_POSITION,
+    BOMB_RATIO,
+    BOMB_SIZE,
+    MAX_AXIS,
+    MAX_VOXELS,
+    doubts,
+    is_sheared,
+    placement_fault,
+)
 from medvit.studies.study import Grid
 
-MAX_AXIS = 16_384
-MAX_VOXELS = 2**30
 MAX_EXTENSION = 2**26  # bytes between the header and the voxels
-BOMB_SIZE, BOMB_RATIO = 2**28, 200  # images of patients do not shrink 200-fold, least of all large ones
-BELIEVABLE_SPACING = (0.05, 20.0)  # mm; outside, a person is told
-
-BELIEVABLE_POSITION = 1e6  # mm; beyond, a number is damage
 
 # Each cause of a refusal, with the header field at fault and what to do about it.
 FAULTS = {
@@ -32,7 +36,7 @@ FAULTS = {
     "nifti-wrong-length": ("dim", "its size or voxel type may be wrong, so convert the image again"),
     "nifti-sizeof-hdr": ("sizeof_hdr", "convert the image to NIfTI again"),
     "nifti-magic": ("magic", "convert the image to NIfTI again; Analyze does not tell left from right"),
-    "nifti-pair": ("magic", "convert the pair to a single .nii.gz file"),
+    "nifti-pair": ("magic", "put the .img beside the .hdr, under the same name"),
     "nifti-dim": ("dim", f"export it as a 2D or 3D image with 1 to {MAX_AXIS} voxels along each axis"),
     "nifti-4d": ("dim", "extract the volume to work on into a file of its own"),
     "nifti-5d": ("dim", "export one volume, or one channel, a file"),
@@ -51,23 +55,10 @@ FAULTS = {
     "nifti-qform": ("pixdim, quatern", "set the sform, or convert the image again"),
     "nifti-sform": ("srow", "convert the image from the original again"),
     "nifti-sform-qform": ("sform_code, qform_code", "set the code of the wrong one to 0"),
-    "nifti-non-finite": ("", "replace them by the number that means 'no signal' in this image"),
 }
 
-# The fields that decide, of the 348 bytes of NIfTI-1 and the 540 of NIfTI-2 (https://nifti.nimh.nih.gov).
-_NIFTI1 = {
-    "dim": ("8i2", 40), "datatype": ("i2", 70), "pixdim": ("8f4", 76), "vox_offset": ("f4", 108),
-    "scl_slope": ("f4", 112), "scl_inter": ("f4", 116), "xyzt_units": ("u1", 123), "qform_code": ("i2", 252),
-    "sform_code": ("i2", 254), "quatern": ("3f4", 256), "qoffset": ("3f4", 268), "srow": ("(3,4)f4", 280),
-    "magic": ("S4", 344),
-}  # fmt: skip
-_NIFTI2 = {
-    "magic": ("S8", 4), "datatype": ("i2", 12), "dim": ("8i8", 16), "pixdim": ("8f8", 104),
-    "vox_offset": ("i8", 168), "scl_slope": ("f8", 176), "scl_inter": ("f8", 184), "qform_code": ("i4", 344),
-    "sform_code": ("i4", 348), "quatern": ("3f8", 352), "qoffset": ("3f8", 376), "srow": ("(3,4)f8", 400),
-    "xyzt_units": ("i4", 500),
-}  # fmt: skip
-_LAYOUTS = {348: (_NIFTI1, b"n+1"), 540: (_NIFTI2, b"n+2\0\r\n\x1a\n")}
+# Each by the size of its header: the magic of a single file, and that of a pair.
+_MAGIC = {348: (b"n+1", b"ni1"), 540: (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")}
 _DATATYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
@@ -96,12 +87,13 @@ class NiftiHeader:
         Along the fourth axis; 1 for a 3D image.
     dtype
         Of the stored voxels, with their byte order.
-    offset
-        Of the first voxel in the uncompressed file, in bytes.
+    data, offset
+        The file that holds the voxels, which for a pair is the ``.img``, and the byte of the first one in it
+        once it is unpacked.
     slope, inter
         Stored value to value: ``value = stored * slope + inter``.
     compressed
-        Whether the file is gzip, whatever it is called.
+        Whether the voxels are packed by gzip, whatever the file is called.
     notes
         What was decided and a person should know.
     """
@@ -112,6 +104,7 @@ class NiftiHeader:
     grid: Grid
     volumes: int
     dtype: np.dtype
+    data: Path
     offset: int
     slope: float
     inter: float
@@ -120,9 +113,14 @@ class NiftiHeader:
 
 
 def read_header(path: Path | str) -> NiftiHeader:
-    """The header of a NIfTI-1 or NIfTI-2 single file, refused where it can be read in more than one way.
+    """The header of a NIfTI-1 or NIfTI-2 image, refused where it can be read in more than one way.
 
-    Takes a millisecond whatever the size of the file, and imports nothing but NumPy.
+    Takes a millisecond whatever the size of the file.
+
+    Parameters
+    ----------
+    path
+        A single file, or the ``.hdr`` of a pair.
 
     Raises
     ------
@@ -130,26 +128,19 @@ def read_header(path: Path | str) -> NiftiHeader:
         With the header field at fault as its `tag`.
     """
     path = Path(path)
-    with opened(path) as (file, compressed):
+    with opened(path) as (file, _):
         raw = _read_raw(path, file)
-    layout, _ = _LAYOUTS[len(raw)]
-    order = "<" if _sizeof_hdr(raw, "<") in _LAYOUTS else ">"
-    spec = {
-        "names": list(layout),
-        "formats": [form for form, _ in layout.values()],
-        "offsets": [offset for _, offset in layout.values()],
-        "itemsize": len(raw),
-    }
-    fields = np.frombuffer(raw, np.dtype(spec).newbyteorder(order))[0]  # type: ignore[call-overload]
-    _check_magic(path, raw, fields)
+    fields, order = _fields(raw)
+    data = _data_file(path, raw)
     dim, shape, volumes = _sizes(path, fields)
     dtype = _dtype(path, fields, order)
-    offset = _offset(path, fields, len(raw))
-    _check_length(path, offset, int(np.prod(dim)) * dtype.itemsize, compressed)
+    offset = _offset(path, fields, len(raw) + 4 if data == path else 0)
+    with opened(data) as (_, compressed):
+        _check_length(data, offset, int(np.prod(dim)) * dtype.itemsize, compressed)
     slope, inter = _scaling(path, fields)
     affine, notes = _affine(path, fields, shape)
     grid = Grid(shape, affine)
-    return NiftiHeader(path, raw, dim, grid, volumes, dtype, offset, slope, inter, compressed, notes)
+    return NiftiHeader(path, raw, dim, grid, volumes, dtype, data, offset, slope, inter, compressed, notes)
 
 
 def check_single(header: NiftiHeader) -> None:
@@ -196,7 +187,7 @@ def read_exactly(path: Path, file: IO[bytes], size: int) -> bytes:
 
 def _read_raw(path: Path, file: IO[bytes]) -> bytes:
     raw = read_exactly(path, file, 348)
-    for size in _LAYOUTS:
+    for size in _MAGIC:
         if size in (_sizeof_hdr(raw, "<"), _sizeof_hdr(raw, ">")):
             return raw + read_exactly(path, file, size - 348)
     stated = _sizeof_hdr(raw, "<")
@@ -207,12 +198,28 @@ def _sizeof_hdr(raw: bytes, order: str) -> int:
     return int(np.frombuffer(raw, order + "i4", 1)[0])
 
 
-def _check_magic(path: Path, raw: bytes, fields: Any) -> None:
-    magic, expected = bytes(fields["magic"]), _LAYOUTS[len(raw)][1]
-    if magic in (b"ni1", b"ni2\0\r\n\x1a\n"):
-        refuse(path, "nifti-pair", "is one half of a .hdr/.img pair")
-    if magic != expected:
-        refuse(path, "nifti-magic", f"carries the magic {magic!r} instead of {expected!r}")
+def _fields(raw: bytes) -> tuple[Any, Literal["<", ">"]]:
+    """The named fields of a header, and its byte order."""
+    from nibabel.nifti1 import header_dtype as nifti1
+    from nibabel.nifti2 import header_dtype as nifti2
+
+    order: Literal["<", ">"] = "<" if _sizeof_hdr(raw, "<") in _MAGIC else ">"
+    layout = nifti1 if len(raw) == 348 else nifti2
+    return np.frombuffer(raw, layout.newbyteorder(order))[0], order
+
+
+def _data_file(path: Path, raw: bytes) -> Path:
+    """The file that holds the voxels."""
+    magic = raw[344:348].rstrip(b"\0") if len(raw) == 348 else raw[4:12]
+    single, pair = _MAGIC[len(raw)]
+    if magic == pair:
+        beside = [path.with_suffix(suffix) for suffix in (".img", ".img.gz", ".IMG")]
+        if found := next((file for file in beside if file.is_file()), None):
+            return found
+        refuse(path, "nifti-pair", "is the header of a pair, whose .img is missing")
+    if magic != single:
+        refuse(path, "nifti-magic", f"carries the magic {magic!r} instead of {single!r}")
+    return path
 
 
 def _sizes(path: Path, fields: Any) -> tuple[tuple[int, ...], tuple[int, int, int], int]:
@@ -239,9 +246,9 @@ def _dtype(path: Path, fields: Any, order: str) -> np.dtype:
     return np.dtype(order + _DATATYPES[code])
 
 
-def _offset(path: Path, fields: Any, header_size: int) -> int:
+def _offset(path: Path, fields: Any, least: int) -> int:
     offset = float(fields["vox_offset"])
-    if not (header_size + 4 <= offset <= MAX_EXTENSION and offset.is_integer()):
+    if not (least <= offset <= MAX_EXTENSION and offset.is_integer()):
         refuse(path, "nifti-vox-offset", f"states that its voxels begin at byte {offset:g}")
     return int(offset)
 
@@ -287,56 +294,32 @@ def _affine(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[np.nd
     return affine, (*notes, *doubts(affine))
 
 
-def is_sheared(affine: np.ndarray) -> bool:
-    """Whether the axes of the voxel grid are not at right angles."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3)
-
-
-def doubts(affine: np.ndarray) -> Iterator[str]:
-    """What a person should know about a grid that is read as it stands, in sentences."""
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    low, high = BELIEVABLE_SPACING
-    if lengths.min() < low or lengths.max() > high:
-        stated = " x ".join(f"{length:.4g}" for length in lengths)
-        yield f"The voxel spacing of {stated} mm is unusual for a patient; check the units."
-    if is_sheared(affine):
-        yield "The axes of the voxel grid are not at right angles; the sheared affine was kept."
-
-
 def _sform(path: Path, fields: Any) -> np.ndarray:
-    affine = np.vstack([fields["srow"].astype(float), [0, 0, 0, 1]])
-    if not np.abs(affine).max() < BELIEVABLE_POSITION:  # false for NaN as well
-        refuse(path, "nifti-sform", "has an sform that is not finite, or out of all measure")
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
-        refuse(path, "nifti-sform", "has a singular sform, which flattens the image")
+    affine = np.vstack([*(fields[f"srow_{axis}"].astype(float) for axis in "xyz"), [0, 0, 0, 1]])
+    if fault := placement_fault(affine):
+        refuse(path, "nifti-sform", f"has an sform whose axes {fault}")
     return affine
 
 
 def _qform(fields: Any) -> tuple[np.ndarray | None, str]:
-    # Quaternion to rotation after nifti1.h, "method 2"; else what is wrong with it.
-    spacing, quaternion = fields["pixdim"][1:4].astype(float), fields["quatern"].astype(float)
-    origin = fields["qoffset"].astype(float)
+    """The affine of the qform; or else what is wrong with it."""
+    from nibabel.quaternions import fillpositive, quat2mat
+
+    spacing = fields["pixdim"][1:4].astype(float)
+    quaternion = np.array([float(fields[f"quatern_{part}"]) for part in "bcd"])
+    origin = np.array([float(fields[f"qoffset_{axis}"]) for axis in "xyz"])
     if not (spacing.min() > 1e-6 and spacing.max() < BELIEVABLE_POSITION):
         return None, f"a voxel spacing of {' x '.join(f'{step:g}' for step in spacing)}"
     if not (np.abs(quaternion).max() < 2 and np.abs(origin).max() < BELIEVABLE_POSITION):
-        return None, "numbers that are not finite, or out of all measure"
-    rest = 1 - float(quaternion @ quaternion)
-    if rest < -1e-4:
+        return None, "numbers that are not finite, or implausibly large"
+    length = float(quaternion @ quaternion)
+    if length > 1 + 1e-4:
         return None, "a quaternion longer than 1"
-    if rest < 1e-7:  # a half turn, but for the rounding of float32
-        rest, quaternion = 0.0, quaternion / np.linalg.norm(quaternion)
-    a, (b, c, d) = np.sqrt(rest), quaternion
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
-        ]
-    )
+    if length > 1 - 1e-7:  # a half turn, but for the rounding of float32
+        quaternion /= np.sqrt(length)
     affine = np.eye(4)
-    affine[:3, :3] = rotation * spacing * (1, 1, -1 if fields["pixdim"][0] < 0 else 1)
+    mirrored = -1 if fields["pixdim"][0] < 0 else 1
+    affine[:3, :3] = quat2mat(fillpositive(quaternion)) * spacing * (1, 1, mirrored)
     affine[:3, 3] = origin
     return affine, ""
 
@@ -345,10 +328,14 @@ def _compare_forms(
     path: Path, sform: np.ndarray, qform: np.ndarray, shape: tuple[int, int, int]
 ) -> Iterator[str]:
     # A registered image may have a scanner qform and a template sform, but not of other handedness or scale.
-    scale = float(np.linalg.det(sform[:3, :3]) / np.linalg.det(qform[:3, :3]))
-    if not 0.99 <= scale <= 1.01:
-        what = "mirror images of each other" if scale < 0 else "of different scale"
-        refuse(path, "nifti-sform-qform", f"has an sform and a qform that are {what}")
+    # That of a tilted gantry is sheared in the sform alone: either the steps between voxels agree with those
+    # of the qform, or, where its spacing is measured across the slices, the volumes of the voxels do.
+    volumes = float(np.linalg.det(sform[:3, :3]) / np.linalg.det(qform[:3, :3]))
+    steps = np.linalg.norm(sform[:3, :3], axis=0) / np.linalg.norm(qform[:3, :3], axis=0)
+    if volumes < 0:
+        refuse(path, "nifti-sform-qform", "has an sform and a qform that are mirror images of each other")
+    if abs(volumes - 1) > 0.01 and not (is_sheared(sform) and np.abs(steps - 1).max() <= 0.01):
+        refuse(path, "nifti-sform-qform", "has an sform and a qform that are of different scale")
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
     apart = np.abs((sform - qform) @ np.vstack([corners, np.ones(8)])).max()
     if apart > 0.1:

@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+    from medvit.studies.labels import LabelTable
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -48,6 +50,30 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class LabelMap:
+    """Labels, where they lie, and what they mean.
+
+    Parameters
+    ----------
+    array
+        (X, Y, Z) integers, 0 for background.
+    grid
+        Where the voxels are.
+    table
+        The structures by value; ``None`` where they are not known.
+    """
+
+    array: np.ndarray
+    grid: Grid
+    table: LabelTable | None = None
+
+    @property
+    def values(self) -> set[int]:
+        """Those that occur, but 0."""
+        return {int(value) for value in np.flatnonzero(np.bincount(self.array.ravel()))} - {0}
+
+
+@dataclass(frozen=True)
 class Series:
     """What one image channel is read from.
 
@@ -56,7 +82,8 @@ class Series:
     paths
         The file, or for DICOM all files of the series.
     format
-        ``"nifti"``, ``"dicom"`` or ``"itk"`` (NRRD, MetaImage).
+        One of `medvit.studies.formats.SUFFIXES`, such as ``"nifti"``, ``"dicom"`` or ``"itk"`` (NRRD,
+        MetaImage).
     facts
         What the headers say without reading pixels: modality, description, study date, ... Never a
         patient's name or identifier; those are in `Study.patient`.

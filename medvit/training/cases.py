@@ -17,7 +17,7 @@ from medvit.datasets import Case, Manifest, read_manifest
 from medvit.datasets.annotation import read_annotation
 from medvit.datasets.cases import named_cases, why_empty
 from medvit.errors import MedvitError, StudyError
-from medvit.studies import Study, find_studies, read_study
+from medvit.studies import Study, only_study, read_study
 from medvit.studies.study import Series
 
 TRAINING, VALIDATION, TEST = ("training", "train"), ("validation", "val", "valid"), ("test", "testing")
@@ -135,13 +135,7 @@ def study_of(case: Case, channels: int) -> Study:
     wanted = channels if len(case.images) == 1 else 1
     series: list[Series] = []
     for path in case.images:
-        found = find_studies(path, channels=wanted)
-        if found.refused:
-            raise found.refused[0].error
-        if len(found.studies) != 1:
-            what = f"holds {len(found.studies)} studies of {wanted} image(s) where one is needed"
-            raise StudyError("not-one-study", what, path=path, do="list one image a channel")
-        series += found.studies[0].series
+        series += only_study(path, channels=wanted).series
     if len(series) != channels:
         what = f"begins a case of {len(series)} images where the manifest names {channels} channels"
         raise StudyError("channels-missing", what, path=case.images[0], do="list one image a channel")

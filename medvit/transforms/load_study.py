@@ -9,8 +9,7 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from medvit.errors import StudyError
-from medvit.studies.discover import find_studies
+from medvit.studies.discover import only_study
 from medvit.studies.formats import read_study, without_image
 from medvit.studies.study import Study
 
@@ -64,11 +63,4 @@ def _as_study(value: Study | str | Path | Sequence[str | Path]) -> Study:
     if not isinstance(value, str | Path):
         channels = [_as_study(path) for path in value]
         return Study(channels[0].id, tuple(series for study in channels for series in study.series))
-    found = find_studies(value)
-    if found.refused:
-        raise found.refused[0].error
-    if len(found.studies) != 1:
-        raise StudyError(
-            "not-one-study", f"holds {len(found.studies)} studies", path=value, do="name the one to read"
-        )
-    return found.studies[0]
+    return only_study(value)

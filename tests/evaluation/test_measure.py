@@ -73,6 +73,17 @@ def test_other_grids_are_refused(tmp_path: Path, change: str) -> None:
     assert caught.value.path == prediction
 
 
+@pytest.mark.parametrize("axes", [(2, 0, 1), (1, 0, 2)])
+def test_axes_stored_otherwise_are_turned(tmp_path: Path, axes: tuple[int, ...]) -> None:
+    turned = np.flip(two_balls().transpose(axes), 0)
+    back = np.zeros((4, 4))
+    back[axes, range(3)] = 1, 1, 1
+    back[axes[0], 0], back[axes[0], 3], back[3, 3] = -1, turned.shape[0] - 1, 1
+    prediction = save(tmp_path / "p.nii.gz", np.ascontiguousarray(turned), AFFINE @ back)
+    reference = save(tmp_path / "r.nii.gz", two_balls())
+    assert measured(tmp_path, prediction, reference).values["both"]["dice"] == 1
+
+
 def test_rounding_of_headers_is_no_other_grid(tmp_path: Path) -> None:
     affine = AFFINE.copy()
     affine[0, 3] = 0.004
@@ -83,7 +94,7 @@ def test_rounding_of_headers_is_no_other_grid(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [0.5, -1.0, 70000.0])
 def test_probabilities_are_no_label_map(tmp_path: Path, value: float) -> None:
     prediction = save(tmp_path / "p.nii.gz", np.full((4, 4, 4), value, np.float32))
-    with pytest.raises(StudyError, match="no label map"):
+    with pytest.raises(StudyError, match="not a label map"):
         measured(tmp_path, prediction, prediction)
 
 

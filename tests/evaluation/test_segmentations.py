@@ -146,5 +146,5 @@ def test_folders_of_segmentations_and_what_is_none(source: Source, tmp_path: Pat
     save(tmp_path / "pred" / "case_1" / "labels.nii.gz", source.labels(), source.grid.affine)
     [pair] = find_pairs(tmp_path / "pred", tmp_path / "ref").pairs
     assert pair.prediction.name == "labels.nii.gz"
-    with pytest.raises(StudyError, match="no label map that can be compared"):
+    with pytest.raises(StudyError, match="not a label map that can be compared"):
         find_pairs(source.paths[0], source.paths[0])

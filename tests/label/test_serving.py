@@ -19,9 +19,9 @@ from medvit.label.errors import RequestError
 from medvit.label.serving import ServedBundle
 from medvit.label.tables import label_table, named_table
 from medvit.label.versions import Training, Versions, export
-from medvit.label.volumes import labels_on, only_study, read_label_map, write_volume
+from medvit.label.volumes import labels_on, read_label_map, write_volume
 from medvit.runs import sha256_of
-from medvit.studies import Grid, read_study
+from medvit.studies import Grid, only_study, read_study
 from tests.label.phantoms import CASES, TABLE, make_bundle, make_restorer, steps, write_cases
 
 
@@ -137,7 +137,9 @@ def test_labels_come_onto_a_grid_with_other_axes() -> None:
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     turned = np.ascontiguousarray(labels.transpose(2, 0, 1)[::-1])
     to_world = affine @ np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 3], [0, 0, 0, 1.0]])
-    np.testing.assert_array_equal(labels_on(Grid((2, 3, 4), affine), turned, to_world), labels)
+    np.testing.assert_array_equal(
+        labels_on(Grid((2, 3, 4), affine), turned, Grid(turned.shape, to_world)), labels
+    )
 
 
 def test_an_image_is_no_label_map(tmp_path: Path) -> None:

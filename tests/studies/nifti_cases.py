@@ -98,6 +98,20 @@ def _bomb() -> bytes:
     return gzip.compress(header) + member * 62 + gzip.compress(b"\0" * (1024 * 1024 * 1000 * 2 - 62 * 2**25))
 
 
+def _tilted(degrees: float) -> np.ndarray:
+    """Slices 2 mm apart along a table that a tilted gantry does not stand square to."""
+    affine = np.diag([-1.5, 1.25, 2.0, 1.0])
+    affine[1, 2] = -2 * np.tan(np.deg2rad(degrees))
+    return affine
+
+
+def _tilted_file(degrees: float, along: str) -> bytes:
+    """The sheared sform beside a qform whose spacing is measured along the table, or across the slices."""
+    step = float(np.linalg.norm(_tilted(degrees)[:3, 2])) if along == "along" else 2.0
+    content = sound(affine=np.diag([-1.5, 1.25, step, 1.0]))
+    return patched(_srow(_tilted(degrees)), content=content)
+
+
 ONE = (SCODE, "h", (0,))
 HALF = gzip.compress(sound())
 ZERO_PIXDIM = (PIXDIM + 4, "3f", (0, 0, 0))
@@ -130,6 +144,22 @@ CASES = (
     Case("n12_bad_magic.nii", lambda: patched((MAGIC, "4s", (b"abc\0",))), "nifti-magic", "magic"),
     Case("n12b_bad_sizeof_hdr.nii", lambda: patched((0, "i", (347,))), "nifti-sizeof-hdr", "sizeof_hdr"),
     Case("n13_shear_sform.nii", lambda: patched(_srow(_sheared())), affine=_sheared(), note="right angles"),
+    *(
+        Case(
+            f"n13_tilted_{degrees}_{along}.nii",
+            lambda degrees=degrees, along=along: _tilted_file(degrees, along),
+            affine=_tilted(degrees),
+            note="right angles",
+        )
+        for degrees in (9, 25)
+        for along in ("along", "across")
+    ),
+    Case(
+        "n13_other_scale.nii",
+        lambda: patched(_srow(AFFINE * [1, 1, 1.1, 1])),
+        "nifti-sform-qform",
+        "sform_code",
+    ),
     Case("n14_other_handed.nii", lambda: sound(affine=_flipped()), affine=_flipped()),
     Case(
         "n15_singular_sform.nii",

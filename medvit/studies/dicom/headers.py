@@ -23,6 +23,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, UID_dictionary
 
 from medvit.errors import StudyError
+from medvit.studies.dicom.sniff import starts_as_dicom
 
 # A deflated data set may unpack to this much (a 1024-frame 512 x 512 object fits); one that is large may
 # unpack to this many times what it was (images shrink to a third or so).
@@ -242,17 +243,15 @@ def _damaged(path: Path) -> StudyError:
 
 def _check_is_dicom(path: Path) -> None:
     try:
-        with path.open("rb") as file:
-            start = file.read(132)
+        is_dicom = starts_as_dicom(path)
+        is_empty = path.stat().st_size == 0
     except OSError as error:
         raise StudyError(
             "dicom-unreadable-file", f"it cannot be opened: {error.strerror}", path=path
         ) from None
-    if not start:
+    if is_empty:
         raise NotDicomError("an empty file")
-    # Without a preamble a data set starts with the meta group, or early in the identifying one.
-    bare = start[:4] == b"\x02\0\0\0" or (start[:2] == b"\x08\0" and start[2:4] <= b"\x18\0")
-    if start[128:] != b"DICM" and not bare:
+    if not is_dicom:
         raise NotDicomError("not a DICOM file")
 
 
