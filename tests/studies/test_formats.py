@@ -11,8 +11,8 @@ import pytest
 
 from medvit.errors import StudyError
 from medvit.studies import Grid, check_studies, find_studies, only_study, read_study, write_label_map
-from medvit.studies.itk_formats import kept_locale
 from medvit.studies.formats import format_of, read_header, read_label_map, read_voxels, series_at
+from medvit.studies.itk_formats import kept_locale
 from tests.studies.nifti_cases import AFFINE, VOXELS
 
 SPACING = (1.0, 2.0, 3.0)
