@@ -21,17 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.errors import WeightsError
-from medvit.networks.layers.vit import TransformerBlock
+from medvit.networks.layers.vit import BLOCK_NAMES, TransformerBlock
 from medvit.networks.published import LoadReport, NameRule, StateDict, load_strictly, read_checkpoint, rename
 
 NORM_EPS = 1e-6
-
-# Of the authors' blocks in our names.
-BLOCK_NAMES: list[NameRule] = [
-    (r"^((?:decoder_)?blocks\.\d+)\.attn\.", r"\1.attention."),
-    (r"^((?:decoder_)?blocks\.\d+)\.mlp\.fc1\.", r"\1.mlp.0."),
-    (r"^((?:decoder_)?blocks\.\d+)\.mlp\.fc2\.", r"\1.mlp.3."),
-]
 
 
 class MaskedPrediction(NamedTuple):

@@ -10,12 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.networks.masked_autoencoder import (
-    BLOCK_NAMES,
-    Entrance,
-    MaskedAutoencoder,
-    MaskedPrediction,
-)
+from medvit.networks.layers.vit import BLOCK_NAMES
+from medvit.networks.masked_autoencoder import Entrance, MaskedAutoencoder, MaskedPrediction
 from medvit.networks.published import LoadReport, NameRule, StateDict, load_strictly, read_checkpoint, rename
 
 TASKS = 7

@@ -5,6 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medvit.networks.published import NameRule
+
+# Names of the timm library's blocks, in which most vision transformers are published, and ours.
+BLOCK_NAMES: list[NameRule] = [
+    (r"\.attn\.", ".attention."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.3."),
+]
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention of all tokens to all tokens, without a score matrix in memory.
