@@ -81,6 +81,13 @@ def find_studies(
     else:
         found += _assembled(images, names)
     if dicoms:
+        # What lies among DICOM files without being one may be an image that lost its content.
+        folders = {path.parent for path in dicoms}
+        lying = [one for one in found if isinstance(one, LeftOut) and one.path.parent in folders]
+        lying = [one for one in lying if one.path in sources.files and one.path.suffix.lower() != ".zip"]
+        strays = [one for one in lying if not format_of(one.path)]
+        found = [one for one in found if one not in strays]
+        dicoms |= {one.path: sources.files[one.path] for one in strays}
         found += dicom_studies(dicoms, names, rules)
     return _with_unique_ids(found)
 

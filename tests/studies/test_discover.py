@@ -18,6 +18,8 @@ from medvit.studies import SeriesRules, check_studies, find_studies
 from medvit.studies.dicom.studies import dicom_studies
 from medvit.studies.found import Found, LeftOut, Refused
 from medvit.studies.study import Series, Study
+from tests.studies.dicom.encoding import save
+from tests.studies.dicom.synthetic import made_up
 from tests.studies.nifti_cases import VOXELS, sound
 
 BRATS = ("t1c", "t1n", "t2w", "t2f")
@@ -378,3 +380,16 @@ def test_zip_is_read_like_a_folder_and_slips_are_refused(tmp_path: Path) -> None
     assert [one.why for one in find_studies(tmp_path).left_out] == [
         "is an archive; unpack it, or name it to have it read"
     ] * 3
+
+
+@pytest.mark.parametrize("content", [b"", b"to be fetched again", b"\0" * 120])
+def test_a_slice_that_lost_its_content_is_not_left_out(tmp_path: Path, content: bytes) -> None:
+    for k, image in enumerate(made_up().datasets()):
+        save(image, tmp_path / f"IM{k:04d}")
+    (tmp_path / "IM0009").write_bytes(content)
+    (tmp_path / "notes.txt").write_text("beside the images")
+    found = find_studies(tmp_path)
+    assert [one.path.name for one in found.left_out] == ["notes.txt"]
+    (study,) = found.studies
+    assert study.series[0].facts["problem_code"] == "dicom-damaged-file"
+    assert len(study.series[0].paths) == 10

@@ -15,8 +15,6 @@ from medvit.errors import StudyError
 from medvit.studies.nifti import read_header, read_image
 from tests.studies import nifti_cases as hazards
 
-EDGE = Path(__file__).parents[2].parent / "shared" / "data" / "edge"
-
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     header = read_header(path)
@@ -188,19 +186,3 @@ def test_header_gate_is_fast_and_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.skipif(not EDGE.is_dir(), reason="needs the sample images in ../shared/data/edge")
-@pytest.mark.parametrize("name", ["CT_AVM.nii.gz", "CT_pitch.nii.gz", "anatomical.nii", "fmri.nii.gz"])
-def test_real_image_agrees_with_nibabel(name: str) -> None:
-    array, affine, _ = read(EDGE / name)
-    image = nibabel.load(EDGE / name)
-    np.testing.assert_allclose(array, image.get_fdata(dtype=np.float32), rtol=1e-6)
-    np.testing.assert_array_equal(affine, image.affine)
-
-
-@pytest.mark.skipif(not EDGE.is_dir(), reason="needs the sample images in ../shared/data/edge")
-@pytest.mark.parametrize("name", ["pcasl.nii.gz", "example4d.nii.gz", "example_nifti2.nii.gz"])
-def test_real_time_series_is_refused(name: str) -> None:
-    with pytest.raises(StudyError, match="nifti-4d"):
-        read(EDGE / name)

@@ -29,11 +29,13 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 
 @dataclass(frozen=True)
 class FrameSize:
-    """Rows, columns and samples of a frame, as its codestream has them."""
+    """Rows, columns and samples of a frame, and bits and sign of a sample, as its codestream states them."""
 
     rows: int
     columns: int
     samples: int
+    bits: int
+    signed: bool = False
 
 
 def frame_size(frame: bytes, syntax: UID) -> FrameSize | None:
@@ -67,11 +69,11 @@ def _jpeg2000(frame: bytes) -> FrameSize:
         if frame[:4] != b"\xff\x4f\xff\x51":
             raise ValueError("it does not start with a JPEG 2000 codestream")
         x1, y1, x0, y0 = struct.unpack_from(">4I", frame, 8)
-        (samples,) = struct.unpack_from(">H", frame, 40)
+        samples, depth = struct.unpack_from(">HB", frame, 40)
         _walk_tile_parts(frame)
     except struct.error:
         raise ValueError("the codestream ends too early") from None
-    return FrameSize(y1 - y0, x1 - x0, samples)
+    return FrameSize(y1 - y0, x1 - x0, samples, (depth & 0x7F) + 1, bool(depth & 0x80))
 
 
 def _walk_tile_parts(frame: bytes) -> None:
@@ -106,8 +108,8 @@ def _jpeg(frame: bytes) -> FrameSize:
                 continue
             # A frame header: SOF0 to SOF15 without the tables among them, or SOF55 of JPEG-LS.
             if (0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC)) or code == 0xF7:
-                rows, columns, samples = struct.unpack_from(">HHB", frame, at + 5)
-                return FrameSize(rows, columns, samples)
+                bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
+                return FrameSize(rows, columns, samples, bits)
             at += 2 + struct.unpack_from(">H", frame, at + 2)[0]
     except (struct.error, IndexError):
         raise ValueError("the codestream has no frame header") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from medvit.errors import StudyError
 from medvit.studies.dicom import mosaic, multiframe
 from medvit.studies.dicom.headers import Header
-from medvit.studies.dicom.planes import Plane, single_plane
+from medvit.studies.dicom.planes import Plane, frame_shape, single_plane
 from medvit.studies.dicom.stack import Stack, ranks, stack
 
 # Orientations (direction cosines) and spacings (relative) are one to this much.
@@ -19,6 +19,15 @@ SAME_SPACING = 1e-4
 # Cosine beyond which stacks count as parallel, and the fewest planes that may be a volume of their own.
 PARALLEL = 0.9999
 FEWEST_PLANES = 3
+# What the slices of a volume share where they state it, and how far numbers may differ (relative).
+_MADE_ALIKE = {
+    "echo": "EchoNumbers",
+    "echo time": "EchoTime",
+    "b-value": "DiffusionBValue",
+    "kVp": "KVP",
+    "kernel": "ConvolutionKernel",
+}
+ALIKE = 0.02
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,49 @@ class Volume:
     label: str
 
 
-def is_localizer(header: Header) -> bool:
-    """Whether the file is a scout image, by ImageType."""
-    return "LOCALIZER" in header.image_type
+@dataclass(frozen=True)
+class Incomplete:
+    """A volume that lacks images which another volume of its series has.
+
+    Parameters
+    ----------
+    planes
+        The images that are there.
+    label
+        As in `Volume`.
+    error
+        What is missing.
+    """
+
+    planes: tuple[Plane, ...]
+    label: str
+    error: StudyError
+
+
+Labelled = tuple[str, list[Plane]]
+
+
+def aside(headers: Sequence[Header]) -> dict[str, list[Header]]:
+    """The files of a series that lie beside its images: why, to the files; not those that stand alone.
+
+    Scout images always are; secondary captures, such as the dose page of a scan, where the series has
+    acquired images too.
+    """
+    scouts = [h for h in headers if "LOCALIZER" in h.image_type]
+    captures = [h for h in headers if _is_capture(h) and "LOCALIZER" not in h.image_type]
+    if len(scouts) + len(captures) == len(headers):
+        captures = []
+    return {why: files for why, files in (("localizer", scouts), ("secondary capture", captures)) if files}
+
+
+def remaining(headers: Sequence[Header], beside: dict[str, list[Header]]) -> list[Header]:
+    """The files of a series that are not `aside`."""
+    taken = {header.path for files in beside.values() for header in files}
+    return [header for header in headers if header.path not in taken]
+
+
+def _is_capture(header: Header) -> bool:
+    return "Secondary Capture" in header.sop_class or "SCREEN SAVE" in header.image_type
 
 
 def planes_of(header: Header) -> list[Plane]:
@@ -50,6 +99,7 @@ def planes_of(header: Header) -> list[Plane]:
     StudyError
         If the place, size or values of one are not beyond doubt.
     """
+    _check_file_size(header)
     if header.has("PerFrameFunctionalGroupsSequence"):
         return multiframe.planes(header)
     if "MOSAIC" in header.image_type:
@@ -57,8 +107,19 @@ def planes_of(header: Header) -> list[Plane]:
     return [single_plane(header)]
 
 
-def volumes(headers: Sequence[Header]) -> list[Volume]:
-    """The volumes that the files of one series hold, scout images left out by the caller.
+def _check_file_size(header: Header) -> None:
+    """Refuse a file that is smaller than its pixels, which is known without reading them."""
+    if header.syntax.is_compressed:
+        return
+    frames, rows, columns = frame_shape(header)
+    expected = frames * rows * columns * int(header.number("BitsAllocated") or 0) // 8
+    if header.path.stat().st_size < expected:
+        what = f"the header declares {expected} bytes of pixels, and the file is smaller"
+        raise header.fault("dicom-truncated-pixels", what, "PixelData", "fetch the file again")
+
+
+def volumes(headers: Sequence[Header]) -> list[Volume | Incomplete]:
+    """The volumes that the files of one series hold, what is `aside` left out by the caller.
 
     Raises
     ------
@@ -66,6 +127,12 @@ def volumes(headers: Sequence[Header]) -> list[Volume]:
         If the files do not belong together, or one of them stands in the way of a sure answer.
     """
     planes = [plane for header in headers for plane in planes_of(header)]
+    for keyword, what in (
+        ("PatientName", "the series holds images of patients with different names"),
+        ("PatientBirthDate", "the series holds images of patients with different birth dates"),
+        ("PatientSex", "the series holds images of patients of different sex"),
+    ):
+        _check_same(headers, keyword, what, where_stated=True)
     for keyword, what in (
         ("PatientID", "the series holds images of more than one patient"),
         ("StudyInstanceUID", "the series holds images of more than one study"),
@@ -79,23 +146,49 @@ def volumes(headers: Sequence[Header]) -> list[Volume]:
         # De-identification may empty this attribute; where it is not even there, the file is no whole one.
         if "SeriesInstanceUID" not in header.dataset:
             raise header.fault("dicom-missing-attribute", "the attribute is missing", "SeriesInstanceUID")
-    groups = [("", planes)]
-    groups = [found for group in groups for found in _by_geometry(*group)]
-    groups = [found for group in groups for found in _by_kind(*group)]
-    groups = [found for group in groups for found in _by_marks(*group)]
-    return [Volume(stack(group), label) for label, group in groups]
+    partial: list[Incomplete] = []
+    groups = _by_geometry("", planes)
+    for split in (_by_kind, _by_marks, _by_number):
+        groups = [found for label, group in groups for found in split(label, group, partial)]
+    for _, group in groups:
+        _check_made_alike(group)
+    return [*(Volume(stack(group), label) for label, group in groups), *partial]
 
 
-def _check_same(headers: Sequence[Header], keyword: str, what: str) -> None:
+def _check_same(headers: Sequence[Header], keyword: str, what: str, *, where_stated: bool = False) -> None:
+    """All images must have one value of an attribute; or those that state one, letter case ignored."""
     values = [header.text(keyword) for header in headers]
-    usual = max(set(values), key=lambda v: (values.count(v), v))
+    if where_stated:
+        # Of a name, the other ways to write it follow an equals sign, and carets may end it.
+        values = [value.split("=")[0].casefold().rstrip("^ ") for value in values]
+    counted = [value for value in values if value or not where_stated]
+    if not counted:
+        return
+    usual = max(set(counted), key=lambda v: (counted.count(v), v))
     for header, value in zip(headers, values, strict=True):
-        if value != usual:
+        if value != usual and (value or not where_stated):
             do = "put the images of each into a folder of their own, or fetch the series again"
             raise header.fault("dicom-mixed-series", what, keyword, do)
 
 
-def _by_geometry(label: str, planes: list[Plane]) -> list[tuple[str, list[Plane]]]:
+def _check_made_alike(planes: list[Plane]) -> None:
+    """Refuse a volume whose contrast changes from slice to slice."""
+    for name, keyword in _MADE_ALIKE.items():
+        stated = [plane for plane in planes if plane.marks.get(name) is not None]
+        for plane in stated[1:]:
+            if not _alike(plane.marks[name], stated[0].marks[name]):
+                what = f"slices of one volume differ in this ({name})"
+                do = "fetch the series again, or put the images of each kind into a folder of their own"
+                raise plane.header.fault("dicom-mixed-acquisition", what, keyword, do)
+
+
+def _alike(one: object, other: object) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= ALIKE * max(abs(one), abs(other))
+    return one == other
+
+
+def _by_geometry(label: str, planes: list[Plane]) -> list[Labelled]:
     """Stacks of different orientation apart; a single odd image within a stack is a fault."""
     clusters: list[list[Plane]] = []
     for plane in planes:
@@ -141,29 +234,52 @@ def _difference(one: Plane, other: Plane) -> str | None:
     return None
 
 
-def _by_kind(label: str, planes: list[Plane]) -> list[tuple[str, list[Plane]]]:
+def _by_kind(label: str, planes: list[Plane], partial: list[Incomplete]) -> list[Labelled]:
     """Magnitude and phase, water and fat, ... apart, by ImageType."""
     groups: dict[tuple[str, ...], list[Plane]] = {}
     for plane in planes:
         groups.setdefault(plane.kind, []).append(plane)
     if len(groups) == 1:
         return [(label, planes)]
-    _check_same_places(planes, list(groups.values()), "ImageType")
-    return [(_joined(label, " ".join(kind)), groups[kind]) for kind in sorted(groups)]
+    named = [(_joined(label, " ".join(kind)), groups[kind]) for kind in sorted(groups)]
+    return _complete(planes, named, "ImageType", partial)
 
 
-def _by_marks(label: str, planes: list[Plane]) -> list[tuple[str, list[Plane]]]:
+def _by_marks(label: str, planes: list[Plane], partial: list[Incomplete]) -> list[Labelled]:
     """Time points, echoes, ... apart, where images of one place differ in a mark."""
     for name in planes[0].marks:
-        groups = _apart(planes, name)
+        groups = _apart(planes, name) if name != "image" else {}
         if len(groups) > 1:
-            _check_same_places(planes, list(groups.values()), "ImagePositionPatient")
-            return [
-                found
+            named = [
+                (_joined(label, f"{name} {_shown(value)}"), groups[value])
                 for value in sorted(groups, key=repr)
-                for found in _by_marks(_joined(label, f"{name} {_shown(value)}"), groups[value])
             ]
+            whole = _complete(planes, named, "ImagePositionPatient", partial)
+            return [found for group in whole for found in _by_marks(*group, partial)]
     return [(label, planes)]
+
+
+def _by_number(label: str, planes: list[Plane], partial: list[Incomplete]) -> list[Labelled]:
+    """Volumes that only InstanceNumber tells apart: one after the other, each going through the places once.
+
+    Images that are numbered place by place stay together, since their order within a place tells nothing.
+    """
+    numbers = [plane.marks.get("image") for plane in planes]
+    rank = ranks(planes)
+    if len(set(rank)) == len(planes) or None in numbers or len(set(numbers)) < len(planes):
+        return [(label, planes)]
+    runs: list[dict[int, int]] = [{}]
+    for i in sorted(range(len(planes)), key=lambda i: numbers[i]):
+        if rank[i] in runs[-1]:
+            runs.append({})
+        runs[-1][int(rank[i])] = i
+    if max(map(len, runs)) < len(set(rank)) or min(map(len, runs)) < min(FEWEST_PLANES, len(set(rank))):
+        return [(label, planes)]
+    named = []
+    for run in runs:
+        first, last = (end(numbers[i] for i in run.values()) for end in (min, max))
+        named.append((_joined(label, f"images {first:g} to {last:g}"), [planes[i] for i in run.values()]))
+    return _complete(planes, named, "ImagePositionPatient", partial)
 
 
 def _apart(planes: list[Plane], name: str) -> dict[object, list[Plane]]:
@@ -177,18 +293,33 @@ def _apart(planes: list[Plane], name: str) -> dict[object, list[Plane]]:
     return groups if any(len(values) > 1 for values in by_place.values()) else {None: planes}
 
 
-def _check_same_places(planes: list[Plane], groups: Iterable[list[Plane]], keyword: str) -> None:
-    """Volumes split from one series must cover the same places, or one of them lacks a slice."""
+def _complete(
+    planes: list[Plane], groups: list[Labelled], keyword: str, partial: list[Incomplete]
+) -> list[Labelled]:
+    """Of volumes split from one series those at all of its places; what has fewer goes to `partial`.
+
+    Raises
+    ------
+    StudyError
+        If none is at all places, so that no telling is possible which of them lack images.
+    """
     rank = dict(zip(map(id, planes), ranks(planes), strict=True))
-    ordered = sorted(groups, key=len, reverse=True)
-    places = [{rank[id(p)] for p in group} for group in ordered]
-    for group, place in zip(ordered[1:], places[1:], strict=True):
-        if place != places[0]:
-            what = (
-                f"the series holds several volumes, and one has images at {len(place)} places "
-                f"while another has them at {len(places[0])}"
-            )
-            raise group[0].header.fault("dicom-incomplete-volume", what, keyword, "fetch the series again")
+    places = [{rank[id(plane)] for plane in group} for _, group in groups]
+    everywhere = len(set(rank.values()))
+    whole = []
+    for (label, group), place in zip(groups, places, strict=True):
+        if len(place) == everywhere:
+            whole.append((label, group))
+            continue
+        what = (
+            f"the series holds several volumes, and one has images at {len(place)} places "
+            f"while there are images at {everywhere}"
+        )
+        error = group[0].header.fault("dicom-incomplete-volume", what, keyword, "fetch the series again")
+        if everywhere not in map(len, places):
+            raise error
+        partial.append(Incomplete(tuple(group), label, error))
+    return whole
 
 
 def _joined(label: str, more: str) -> str:
@@ -201,18 +332,18 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
-def only_volume(found: Sequence[Volume], label: str, headers: Sequence[Header]) -> Volume:
+def only_volume(found: Sequence[Volume | Incomplete], label: str, headers: Sequence[Header]) -> Volume:
     """The volume of that label, or the only one.
 
     Raises
     ------
     StudyError
-        If there are several and none has the label.
+        If there are several and none has the label, or it is incomplete.
     """
-    if len(found) == 1:
-        return found[0]
-    chosen = [volume for volume in found if volume.label == label]
+    chosen = [volume for volume in found if volume.label == label] if len(found) > 1 else found
     if len(chosen) == 1:
+        if isinstance(chosen[0], Incomplete):
+            raise chosen[0].error
         return chosen[0]
     what = f"the files hold {len(found)} volumes ({'; '.join(v.label for v in found)})"
     raise StudyError(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, keyword_dict
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -52,6 +51,7 @@ VALUES = (
 MARKS = (
     "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "DiffusionBValue",
     "DiffusionGradientOrientation", "TriggerTime", "FrameReferenceTime", "AcquisitionNumber",
+    "InstanceNumber",
 )  # fmt: skip
 DESCRIPTION = (
     "SeriesDescription", "StudyDescription", "ProtocolName", "StudyDate", "Manufacturer",
@@ -85,7 +85,7 @@ def quiet() -> Iterator[list[warnings.WarningMessage]]:
 
 
 class NotDicomError(ValueError):
-    """The file is no DICOM file; the message says what was seen instead."""
+    """The file is not a DICOM file; the message says what was seen instead."""
 
 
 def named(keyword: str) -> str:
@@ -205,16 +205,33 @@ def read_header(path: Path) -> Header:
     StudyError
         If it is DICOM, but damaged, cut off, or unpacks to more than is reasonable.
     """
-    dataset, syntax = open_dataset(path, _TAGS, stop_before_pixels=True)
+    at_pixels = AtPixels()
+    dataset, syntax = open_dataset(path, _TAGS, at_pixels)
     # A header that ends between two attributes reads without complaint.
     telling = ("SOPClassUID", "Modality", "SeriesInstanceUID", "DirectoryRecordSequence")
     if not any(keyword in dataset for keyword in telling):
         raise _damaged(path)
-    return Header(dataset, path, syntax)
+    header = Header(dataset, path, syntax)
+    if header.is_image and not at_pixels.reached:
+        raise _damaged(path, "the file is cut off before its pixels")
+    return header
 
 
-def open_dataset(path: Path, tags: list[BaseTag | int], *, stop_before_pixels: bool) -> tuple[Dataset, UID]:
-    """The named attributes of a file, and its transfer syntax.
+class AtPixels:
+    """What tells pydicom to stop reading before the pixels, and whether it got that far."""
+
+    reached = False
+
+    def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+        """Whether to stop before this element."""
+        self.reached |= tag >= 0x7FE00000
+        return self.reached
+
+
+def open_dataset(
+    path: Path, tags: list[BaseTag | int] | None = None, stop: AtPixels | None = None
+) -> tuple[Dataset, UID]:
+    """The named attributes of a file, or all of them, and its transfer syntax.
 
     Raises
     ------
@@ -224,10 +241,13 @@ def open_dataset(path: Path, tags: list[BaseTag | int], *, stop_before_pixels: b
     _check_is_dicom(path)
     with quiet() as caught:
         try:
-            dataset, syntax = _open(path, tags, stop_before_pixels)
+            dataset, syntax = _open(path, tags, stop)
         except StudyError:
             raise
-        except (Exception, RecursionError) as error:
+        except RecursionError:
+            what = "sequences are nested in it more deeply than in any image"
+            raise StudyError("dicom-nested-too-deep", what, path=path, do="take the file away") from None
+        except Exception as error:
             raise _damaged(path) from error
     # pydicom gives back an empty or shortened data set, and warns, when a file ends too early.
     cut = any("end of file" in str(w.message).lower() for w in caught)
@@ -236,8 +256,7 @@ def open_dataset(path: Path, tags: list[BaseTag | int], *, stop_before_pixels: b
     return dataset, syntax
 
 
-def _damaged(path: Path) -> StudyError:
-    what = "the file is cut off or damaged"
+def _damaged(path: Path, what: str = "the file is cut off or damaged") -> StudyError:
     return StudyError("dicom-damaged-file", what, path=path, do="replace it or take it away")
 
 
@@ -255,14 +274,14 @@ def _check_is_dicom(path: Path) -> None:
         raise NotDicomError("not a DICOM file")
 
 
-def _open(path: Path, tags: list[BaseTag | int], stop_before_pixels: bool) -> tuple[Dataset, UID]:
+def _open(path: Path, tags: list[BaseTag | int] | None, stop: AtPixels | None) -> tuple[Dataset, UID]:
     meta = read_file_meta_info(path) if _has_preamble(path) else Dataset()
     syntax = meta.get("TransferSyntaxUID")
     if syntax == DeflatedExplicitVRLittleEndian:
         data = _inflate(path, meta)
-        stop = (lambda tag, vr, length: tag >= 0x7FE00000) if stop_before_pixels else None
         return read_dataset(BytesIO(data), False, True, stop_when=stop, specific_tags=tags), syntax
-    dataset = dcmread(path, force=True, stop_before_pixels=stop_before_pixels, specific_tags=tags)
+    with path.open("rb") as file:
+        dataset = read_partial(file, stop, force=True, specific_tags=tags)
     return dataset, UID(dataset.file_meta.get("TransferSyntaxUID") or _guessed_syntax(dataset))
 
 
@@ -299,15 +318,20 @@ def _inflate(path: Path, meta: Dataset) -> bytes:
 
 def series_uid_of_damaged(path: Path) -> str:
     """The SeriesInstanceUID of a file that ends too early, if it gets that far, else ``""``."""
-    last = keyword_dict["SeriesInstanceUID"]
+    last, passed = keyword_dict["SeriesInstanceUID"], []
+
+    def is_behind(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag > last:
+            passed.append(tag)
+        return tag > last
+
     try:
         with quiet(), path.open("rb") as file:
             if DeflatedExplicitVRLittleEndian.encode() in file.read(1024):
                 return ""  # never inflated beyond `_inflate`'s limit
             file.seek(0)
-            dataset = read_partial(
-                file, stop_when=lambda tag, vr, length: tag > last, force=True, specific_tags=[last]
-            )
-        return str(dataset.get("SeriesInstanceUID") or "")
+            dataset = read_partial(file, is_behind, force=True, specific_tags=[last])
+            # A UID at which the file ends may lack its own end.
+            return str(dataset.get("SeriesInstanceUID") or "") if passed else ""
     except (Exception, RecursionError):
         return ""

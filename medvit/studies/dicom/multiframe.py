@@ -91,6 +91,7 @@ def _plane(header: Header, index: int, shape: tuple[int, int], groups: _Groups) 
 
 def _marks(groups: _Groups) -> dict[str, Any]:
     diffusion = groups.find("MRDiffusionSequence")
+    reconstruction = groups.find("CTReconstructionSequence")
     gradient = diffusion.items("DiffusionGradientDirectionSequence") if diffusion else []
     return {
         "time": groups.number("FrameContentSequence", "TemporalPositionIndex"),
@@ -99,4 +100,6 @@ def _marks(groups: _Groups) -> dict[str, Any]:
         "gradient": gradient[0].numbers("DiffusionGradientOrientation") if gradient else None,
         "trigger time": groups.number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
         "acquisition": groups.number("FrameContentSequence", "FrameAcquisitionNumber"),
+        "kVp": groups.number("CTXRayDetailsSequence", "KVP"),
+        "kernel": (reconstruction.text("ConvolutionKernel") or None) if reconstruction else None,
     }

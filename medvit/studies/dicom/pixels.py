@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
@@ -41,7 +42,7 @@ _PIXEL_DATA = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in (*IMAGE_PIXEL, *_PIXEL_DATA)]
 
 
-def decode(planes: Sequence[Plane]) -> np.ndarray:
+def decode(planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Real values of the planes of a stack, in their order.
 
     Parameters
@@ -53,6 +54,8 @@ def decode(planes: Sequence[Plane]) -> np.ndarray:
     -------
     np.ndarray
         (columns, rows, planes) float32; each plane is contiguous in memory.
+    tuple of str
+        What a person should know of the stored values, in sentences.
 
     Raises
     ------
@@ -62,16 +65,18 @@ def decode(planes: Sequence[Plane]) -> np.ndarray:
     rows, columns = planes[0].shape
     volume = np.empty((len(planes), rows, columns), np.float32)
     places = sorted(range(len(planes)), key=lambda i: (str(planes[i].header.path), planes[i].frame))
+    oddities: Counter[str] = Counter()
     with quiet():  # what a decoder warns of is checked here, before and after it
         for _, group in groupby(places, key=lambda i: planes[i].header.path):
             indices = list(group)
             header = planes[indices[0]].header
             wanted = sorted({planes[i].frame for i in indices})
-            for number, frame in zip(wanted, _frames(header, wanted), strict=True):
+            for number, frame in zip(wanted, _frames(header, wanted, oddities), strict=True):
                 for i in indices:
                     if planes[i].frame == number:
                         _rescale(frame, planes[i], volume[i])
-    return volume.transpose(2, 1, 0)
+    notes = tuple(f"{oddity} (frames: {count})." for oddity, count in sorted(oddities.items()))
+    return volume.transpose(2, 1, 0), notes
 
 
 def _rescale(frame: np.ndarray, plane: Plane, out: np.ndarray) -> None:
@@ -90,26 +95,29 @@ def _rescale(frame: np.ndarray, plane: Plane, out: np.ndarray) -> None:
         out[...] = stored * plane.rescale.slope + plane.rescale.intercept
 
 
-def _frames(header: Header, wanted: Sequence[int]) -> Iterator[np.ndarray]:
-    """Stored values (rows, columns) of the wanted frames of a file."""
+def _frames(header: Header, wanted: Sequence[int], oddities: Counter[str]) -> Iterator[np.ndarray]:
+    """Stored values (rows, columns) of the wanted frames of a file; what is odd about them is counted."""
     frames, rows, columns = frame_shape(header)
     stored = _bits_stored(header)
     decoder = _decoder(header)
     dataset = _with_pixels(header)
+    sign_differs = False
     if decoder.is_encapsulated:
-        _check_codestreams(dataset, header, frames, rows, columns)
+        sign_differs = _check_codestreams(dataset, header, frames, rows, columns)
     else:
         _check_length(dataset, header, frames * rows * columns)
     for frame in _decoded(decoder, dataset, header, wanted):
         if frame.shape != (rows, columns):
             what = f"a frame decodes to {frame.shape} where the header says ({rows}, {columns})"
             raise header.fault("dicom-frame-size", what, "Rows")
-        yield _within_bits(frame, header, stored)
+        if sign_differs:
+            _check_sign(frame, header, oddities)
+        yield _within_bits(frame, header, stored, oddities)
 
 
 def _with_pixels(header: Header) -> Dataset:
     try:
-        dataset, _ = open_dataset(header.path, _TAGS, stop_before_pixels=False)
+        dataset, _ = open_dataset(header.path, _TAGS)
     except NotDicomError as error:
         raise StudyError("dicom-damaged-file", str(error), path=header.path) from None
     try:
@@ -128,9 +136,16 @@ def _check_length(dataset: Dataset, header: Header, pixels: int) -> None:
     if found < expected:
         what = f"the header declares {expected} bytes of pixels, the file holds {found}"
         raise header.fault("dicom-truncated-pixels", what, "PixelData", "fetch the file again")
+    # A few bytes may pad the file; a row of pixels or more means that size or depth are not what is declared.
+    if found - expected >= int(header.need("Columns")[0]) * max(1, allocated // 8) and found - expected > 1:
+        what = f"the header declares {expected} bytes of pixels, the file holds {found}"
+        raise header.fault("dicom-bad-bits", what, "BitsAllocated", "export the series again")
 
 
-def _check_codestreams(dataset: Dataset, header: Header, frames: int, rows: int, columns: int) -> None:
+def _check_codestreams(dataset: Dataset, header: Header, frames: int, rows: int, columns: int) -> bool:
+    """Whether a frame's sign is not the one that the header declares, once all else is known to agree."""
+    allocated, signed = (int(header.need(k)[0]) for k in ("BitsAllocated", "PixelRepresentation"))
+    sign_differs = False
     try:
         found = 0
         for frame in _encoded_frames(dataset, frames):
@@ -142,6 +157,12 @@ def _check_codestreams(dataset: Dataset, header: Header, frames: int, rows: int,
                     f"where the header says {rows} x {columns} x 1"
                 )
                 raise header.fault("dicom-frame-size", what, "PixelData")
+            if size is not None and size.bits > allocated:
+                what = f"the compressed image has {size.bits} bits a pixel, the header allocates {allocated}"
+                raise header.fault("dicom-bad-bits", what, "BitsAllocated", "export the series again")
+            # Of JPEG 2000 alone the codestream says whether its samples are signed.
+            if size is not None and header.syntax in JPEG2000_FAMILY:
+                sign_differs |= size.signed != bool(signed)
     except StudyError:
         raise
     except Exception as error:
@@ -150,6 +171,20 @@ def _check_codestreams(dataset: Dataset, header: Header, frames: int, rows: int,
     if found != frames:
         what = f"the header declares {frames} frames, the file holds {found}"
         raise header.fault("dicom-truncated-pixels", what, "NumberOfFrames", "fetch the file again")
+    return sign_differs
+
+
+def _check_sign(frame: np.ndarray, header: Header, oddities: Counter[str]) -> None:
+    """Refuse a signed codestream whose negative values the header would make large positive ones.
+
+    The other way round is a known habit of encoders, which were given signed samples as bare bits.
+    """
+    if frame.dtype.kind == "i":
+        said = "Values that the compressed image calls unsigned were taken as signed, as the header says"
+        oddities[said] += 1
+    elif (frame >> (int(header.need("BitsStored")[0]) - 1)).any():
+        what = "the compressed image has negative values where the header says that there are none"
+        raise header.fault("dicom-sign", what, "PixelRepresentation", "have the series sent uncompressed")
 
 
 def _encoded_frames(dataset: Dataset, frames: int) -> Iterator[bytes]:
@@ -173,7 +208,8 @@ def _decoded(
     decoder: Decoder, dataset: Dataset, header: Header, wanted: Sequence[int]
 ) -> Iterator[np.ndarray]:
     plugin = _PLUGINS.get(header.syntax, "")
-    frames = decoder.iter_array(dataset, indices=wanted, raw=True, decoding_plugin=plugin)
+    how = {"raw": True, "decoding_plugin": plugin, "correct_unused_bits": False}
+    frames = decoder.iter_array(dataset, indices=wanted, **how)  # type: ignore[arg-type]
     for _ in wanted:
         try:
             listening: AbstractContextManager[list[str]]
@@ -219,15 +255,18 @@ def _bits_stored(header: Header) -> int:
     return stored
 
 
-def _within_bits(frame: np.ndarray, header: Header, stored: int) -> np.ndarray:
+def _within_bits(frame: np.ndarray, header: Header, stored: int, oddities: Counter[str]) -> np.ndarray:
     """Stored values without the bits above BitsStored, which may hold an overlay."""
     unused = frame.dtype.itemsize * 8 - stored
+    whole = frame
     if unused > 0 and header.syntax.is_encapsulated:
         _check_range(frame, header, stored)
     elif unused > 0 and frame.dtype.kind == "u":
         frame = frame & frame.dtype.type(2**stored - 1)
     elif unused > 0:
         frame = (frame << unused) >> unused
+    if frame is not whole and not np.array_equal(frame, whole):
+        oddities[f"Bits above the {stored} of BitsStored were set and left out"] += 1
     _check_maximum(frame, header)
     return frame
 

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from medvit.errors import StudyError
 from medvit.studies.dicom.headers import Attributes, Header
+from medvit.studies.nifti_header import BELIEVABLE_POSITION
 
 # A frame may be this wide, and a volume may have this many voxels (8 GiB as float32).
 MAX_EDGE = 16384
 MAX_VOXELS = 2**31
+# Pixels that are wider than this are damage or another unit.
+MAX_SPACING_MM = 100.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def frame_shape(header: Header) -> tuple[int, int, int]:
 
 
 def check_grey(header: Header) -> None:
-    """Refuse what is no image of one grey value a pixel.
+    """Refuse what is not an image of one grey value a pixel.
 
     Raises
     ------
@@ -131,15 +135,22 @@ def oriented(attributes: Attributes) -> np.ndarray:
 
 
 def positioned(attributes: Attributes) -> np.ndarray:
-    """ImagePositionPatient, which must be there."""
-    return np.array(attributes.need("ImagePositionPatient", 3))
+    """ImagePositionPatient, which must be there and within reach of a patient."""
+    position = np.array(attributes.need("ImagePositionPatient", 3))
+    if np.abs(position).max() >= BELIEVABLE_POSITION:
+        what = f"the position ({', '.join(f'{v:g}' for v in position)}) is implausibly far away"
+        raise attributes.fault("dicom-bad-position", what, "ImagePositionPatient", "export the series again")
+    return position
 
 
 def spaced(attributes: Attributes) -> tuple[float, float]:
-    """PixelSpacing, which must be there and positive."""
+    """PixelSpacing, which must be there, positive, and not larger than anything that is imaged."""
     rows, columns = attributes.need("PixelSpacing", 2)
     if min(rows, columns) <= 0:
         what = f"the value ({rows:g}, {columns:g}) is not positive"
+        raise attributes.fault("dicom-bad-spacing", what, "PixelSpacing", "export the series again")
+    if max(rows, columns) > MAX_SPACING_MM:
+        what = f"the value ({rows:g}, {columns:g}) is implausibly large for millimetres"
         raise attributes.fault("dicom-bad-spacing", what, "PixelSpacing", "export the series again")
     return rows, columns
 
@@ -212,7 +223,18 @@ def single_marks(header: Header) -> dict[str, Any]:
         "trigger time": header.number("TriggerTime"),
         "reference time": header.number("FrameReferenceTime"),
         "acquisition": header.number("AcquisitionNumber"),
+        "kVp": _number_or_none(header, "KVP"),
+        "kernel": header.text("ConvolutionKernel") or None,
+        "image": _number_or_none(header, "InstanceNumber"),
     }
+
+
+def _number_or_none(header: Header, keyword: str) -> float | None:
+    """The number, or none where a damaged one does no harm beyond telling nothing apart."""
+    try:
+        return header.number(keyword)
+    except StudyError:
+        return None
 
 
 def check_one_rescale(planes: list[Plane]) -> None:

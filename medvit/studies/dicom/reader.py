@@ -10,9 +10,10 @@ import numpy as np
 
 from medvit.errors import StudyError
 from medvit.studies.dicom import isolated, tilt
-from medvit.studies.dicom.grouping import Volume, is_localizer, only_volume, volumes
+from medvit.studies.dicom.grouping import Volume, aside, only_volume, remaining, volumes
 from medvit.studies.dicom.headers import Header, NotDicomError, read_header
 from medvit.studies.dicom.pixels import decode
+from medvit.studies.dicom.remarks import remarks
 from medvit.studies.dicom.suv import units
 from medvit.studies.study import Grid, Series
 
@@ -69,16 +70,16 @@ def plan(paths: Sequence[Path], label: str = "") -> tuple[Volume, tuple[str, ...
         As `read`.
     """
     headers = [_header(path) for path in sorted(paths)]
-    scouts = [h for h in headers if is_localizer(h)]
-    images = [h for h in headers if not is_localizer(h)]
+    beside = aside(headers)
+    images = remaining(headers, beside)
     if not images:
         raise StudyError("dicom-no-image", "there are only localizers", path=paths[0] if paths else None)
     if len({h.text("SeriesInstanceUID") for h in images if "SeriesInstanceUID" in h.dataset}) > 1:
         what = "the files are of more than one series"
         raise images[0].fault("dicom-mixed-series", what, "SeriesInstanceUID", "give the files of one series")
     volume = only_volume(volumes(images), label, images)
-    dropped = (f"Left out {len(scouts)} localizers.",) if scouts else ()
-    return volume, dropped + volume.stack.notes
+    dropped = tuple(f"Left out as a {why}: {len(some)}." for why, some in beside.items())
+    return volume, dropped + volume.stack.notes + remarks(volume.stack.planes)
 
 
 def _header(path: Path) -> Header:
@@ -101,7 +102,8 @@ def read_planned(
         what = f"the slices were acquired at a tilt of {tilt.angle(stack):.1f} degrees"
         do = "allow resampling to a right-angled grid"
         raise first.fault("dicom-gantry-tilt", what, "ImagePositionPatient", do)
-    image, grid = decode(stack.planes), stack.grid
+    (image, said), grid = decode(stack.planes), stack.grid
+    notes += said
     name, factor = units(stack.planes)
     if factor != 1:
         image *= np.float32(factor)

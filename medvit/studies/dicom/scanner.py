@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 from medvit.errors import StudyError
 from medvit.studies.dicom.archive import files_of_dicomdir
-from medvit.studies.dicom.grouping import Volume, facing, is_localizer, volumes
+from medvit.studies.dicom.grouping import Incomplete, Volume, aside, facing, remaining, volumes
 from medvit.studies.dicom.headers import Header, NotDicomError, read_header, series_uid_of_damaged
+from medvit.studies.dicom.planes import Plane
+from medvit.studies.dicom.remarks import remarks
 from medvit.studies.dicom.suv import units
 from medvit.studies.study import Series
 
@@ -54,7 +57,7 @@ _PATIENT = {
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that is part of no series, and why."""
+    """A file that does not belong to any series, and why."""
 
     path: Path
     why: str
@@ -85,23 +88,25 @@ def scan(paths: Iterable[Path]) -> ScanResult:
     Parameters
     ----------
     paths
-        Files, of any kind; those that are no DICOM images come back as left out. A DICOMDIR stands for the
-        files it names.
+        Files, of any kind; those that are not DICOM images come back as left out. A DICOMDIR stands for the
+        files that it names.
 
     Returns
     -------
     ScanResult
-        It never hangs on names or order which files form a series. A damaged file whose series cannot be
-        told belongs to all those it lies among, so that none of them is read without it.
+        Which files form a series never depends on names or order. A damaged file whose series cannot be
+        told belongs to all those that it lies among, so that none of them is read without it; so does a file
+        that is not DICOM but named like the images around it.
     """
     headers: dict[tuple[str, ...], list[Header]] = {}
     damaged: list[tuple[Path, StudyError]] = []
+    others: list[tuple[Path, str]] = []
     left_out: list[LeftOut] = []
     for path in _expanded(paths, damaged):
         try:
             header = read_header(path)
         except NotDicomError as error:
-            left_out.append(LeftOut(path, str(error)))
+            others.append((path, str(error)))
         except StudyError as error:
             damaged.append((path, error))
         else:
@@ -110,6 +115,9 @@ def scan(paths: Iterable[Path]) -> ScanResult:
             else:
                 headers.setdefault(_key(header), []).append(header)
     found = _sorted_series(headers, left_out)
+    for path, what in others:
+        if posed := _add_posing(found, path, what):
+            left_out.append(LeftOut(path, posed))
     homeless = _add_damaged(found, damaged)
     _add_unnamed(found)
     series = [_refused([path], {}, error) for path, error in homeless]
@@ -170,9 +178,9 @@ class _Group:
         except StudyError as error:
             paths = [h.path for h in self.headers] + [path for path, _ in self.damaged]
             return [(_refused(paths, _facts(self.headers), error), patient)]
-        used = {plane.header.path for volume in found for plane in volume.stack.planes}
+        used = {plane.header.path for one in found for plane in _planes(one)}
         left_out.extend(LeftOut(h.path, "a copy of another file") for h in self.headers if h.path not in used)
-        return [(_as_series(volume), patient) for volume in found]
+        return [(_as_series(one), patient) for one in found]
 
 
 def _refused(paths: Sequence[Path], facts: dict[str, Any], error: StudyError) -> Series:
@@ -180,17 +188,24 @@ def _refused(paths: Sequence[Path], facts: dict[str, Any], error: StudyError) ->
     return Series(tuple(sorted(set(paths))), "dicom", facts)
 
 
-def _as_series(volume: Volume) -> Series:
-    planes = volume.stack.planes
+def _planes(found: Volume | Incomplete) -> tuple[Plane, ...]:
+    return found.planes if isinstance(found, Incomplete) else found.stack.planes
+
+
+def _as_series(volume: Volume | Incomplete) -> Series:
+    planes = _planes(volume)
     headers = list({p.header.path: p.header for p in planes}.values())
+    if isinstance(volume, Incomplete):
+        facts = _facts(headers) | {"volume": volume.label}
+        return _refused([h.path for h in headers], facts, volume.error)
     grid = volume.stack.grid
     facts = _facts(headers)
     facts |= {"shape": grid.shape, "spacing": tuple(round(s, 6) for s in grid.spacing)}
     facts |= {"plane": facing(planes[0].normal), "image_type": planes[0].kind, "volume": volume.label}
     facts |= {"tilted": volume.stack.tilted} if volume.stack.tilted else {}
-    facts |= {"units": units(planes)[0]}
+    facts |= {"units": units(planes)[0], "notes": (*volume.stack.notes, *remarks(planes))}
     return Series(
-        tuple(sorted(h.path for h in headers)), "dicom", {k: v for k, v in facts.items() if v != ""}
+        tuple(sorted(h.path for h in headers)), "dicom", {k: v for k, v in facts.items() if v not in ("", ())}
     )
 
 
@@ -216,14 +231,30 @@ def _facts(headers: Sequence[Header]) -> dict[str, Any]:
 
 
 def _sorted_series(headers: dict[tuple[str, ...], list[Header]], left_out: list[LeftOut]) -> list[_Group]:
-    """One group for each series, without scouts."""
+    """One group for each series, without what lies beside its images."""
     groups = []
     for files in headers.values():
-        scouts = [h for h in files if is_localizer(h)]
-        left_out.extend(LeftOut(h.path, "a localizer") for h in scouts)
-        if len(scouts) < len(files):
-            groups.append(_Group([h for h in files if not is_localizer(h)]))
+        beside = aside(files)
+        left_out.extend(LeftOut(h.path, f"a {why}") for why, some in beside.items() for h in some)
+        if rest := remaining(files, beside):
+            groups.append(_Group(rest))
     return groups
+
+
+def _add_posing(groups: list[_Group], path: Path, what: str) -> str:
+    """Give a file that is not DICOM to each series whose files it is named like; else why it is left out."""
+    alike = path.parent, _pattern(path)
+    homes = [g for g in groups if any((h.path.parent, _pattern(h.path)) == alike for h in g.headers)]
+    for group in homes:
+        said = f"{what}, but named like the images of a series"
+        error = StudyError("dicom-damaged-file", said, path=path, do="replace it or take it away")
+        group.damaged.append((path, error))
+    return "" if homes else what
+
+
+def _pattern(path: Path) -> str:
+    """The name without what counts or identifies: numbers, and hexadecimal digits of hashes."""
+    return re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", path.name.lower())
 
 
 def _add_unnamed(groups: list[_Group]) -> None:

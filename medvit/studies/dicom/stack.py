@@ -11,7 +11,7 @@ from pydicom.tag import Tag
 
 from medvit.errors import StudyError
 from medvit.studies.dicom.headers import open_dataset
-from medvit.studies.dicom.planes import MAX_VOXELS, Plane, check_one_rescale
+from medvit.studies.dicom.planes import MAX_SPACING_MM, MAX_VOXELS, Plane, check_one_rescale
 from medvit.studies.study import Grid
 
 # Positions are equal, and steps even, to this much.
@@ -19,6 +19,8 @@ SAME_PLACE_MM = 0.01
 EVEN_STEP = 0.01
 # No plane may lie further from where the affine puts it: this much of a step, or of a pixel.
 OFF_AFFINE = 0.1
+# Positions written to a tenth of a millimetre lie this far beside those that were meant.
+ROUNDED_MM = 0.05
 
 _POSITION = "ImagePositionPatient (0020,0032)"
 
@@ -79,19 +81,68 @@ def stack(planes: Sequence[Plane]) -> Stack:
     if rows * columns * len(kept) > MAX_VOXELS:
         what = f"{len(kept)} images of {rows} x {columns} are more than a volume may have"
         raise kept[0].header.fault("dicom-too-large", what, "Rows")
-    step = _step(kept)
+    try:
+        step = _step(kept)
+        affine = _affine(kept[0], step, kept[0].position)
+        _check_on_affine(kept, affine)
+    except StudyError:
+        nearly = _nearly_even(kept)
+        if nearly is None:
+            raise
+        step, start, deviation = nearly
+        affine = _affine(kept[0], step, start)
+        notes += (f"Slices lie up to {deviation:.3f} mm beside an even grid, which was taken for exact.",)
+    if step @ kept[0].normal > MAX_SPACING_MM:
+        what = f"slices {step @ kept[0].normal:g} mm apart are no volume"
+        raise kept[0].header.fault("dicom-bad-spacing", what, "ImagePositionPatient")
     across = step - (step @ kept[0].normal) * kept[0].normal
     orientation, spacing = kept[0].orientation, kept[0].spacing
     shear = across @ orientation[:3] / spacing[1], across @ orientation[3:] / spacing[0]
-    affine = np.eye(4)
-    affine[:3, 0] = orientation[:3] * spacing[1]
-    affine[:3, 1] = orientation[3:] * spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = kept[0].position
-    _check_on_affine(kept, affine)
     affine[:2] *= -1  # DICOM's LPS to RAS
     grid = Grid((columns, rows, len(kept)), affine)
     return Stack(tuple(kept), grid, (float(shear[0]), float(shear[1])), notes)
+
+
+def _affine(first: Plane, step: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Column, row and slice to LPS mm."""
+    affine = np.eye(4)
+    affine[:3, 0] = first.orientation[:3] * first.spacing[1]
+    affine[:3, 1] = first.orientation[3:] * first.spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = start
+    return affine
+
+
+def _nearly_even(planes: list[Plane]) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Step, start and largest deviation (mm) of the even grid that positions were rounded from, if any."""
+    positions = np.array([plane.position for plane in planes])
+    count = np.arange(len(planes))[:, None]
+    step = _straightest(positions)
+    rest = positions - count * step
+    if not np.ptp(rest, axis=0).max() / 2 <= ROUNDED_MM + 1e-6:
+        return None
+    # A slice that is missing from a fine stack must not pass for rounding.
+    if step @ planes[0].normal < 8 * ROUNDED_MM:
+        return None
+    upright = (step @ planes[0].normal) * planes[0].normal
+    if np.abs(step - upright).max() * (len(planes) - 1) <= 2 * ROUNDED_MM:
+        step, rest = upright, positions - count * upright
+    start = (rest.max(axis=0) + rest.min(axis=0)) / 2
+    return step, start, float(np.abs(rest - start).max())
+
+
+def _straightest(positions: np.ndarray) -> np.ndarray:
+    """For each coordinate the slope of the line that comes nearest to its farthest point, by bisection."""
+    count = np.arange(len(positions))[:, None]
+    middle = (positions[-1] - positions[0]) / max(1, len(positions) - 1)
+    low, high = middle - 2 * ROUNDED_MM, middle + 2 * ROUNDED_MM
+    for _ in range(100):
+        third = (high - low) / 3
+        worse = np.ptp(positions - count * (low + third), axis=0) > np.ptp(
+            positions - count * (high - third), axis=0
+        )
+        low, high = np.where(worse, low + third, low), np.where(worse, high, high - third)
+    return (low + high) / 2
 
 
 def _step(planes: list[Plane]) -> np.ndarray:
@@ -177,6 +228,6 @@ def _copies(one: Plane, other: Plane) -> bool:
 
 
 def _pixel_bytes(path: Path) -> bytes:
-    dataset, _ = open_dataset(path, [Tag("PixelData")], stop_before_pixels=False)
+    dataset, _ = open_dataset(path, [Tag("PixelData")])
     element = dataset.get_item("PixelData")
     return b"" if element is None else bytes(element.value or b"")

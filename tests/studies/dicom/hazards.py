@@ -28,13 +28,13 @@ class Hazard:
         the series itself.
     refusal
         Code of the error that is the right answer (or codes, with a bar), ``""`` when it is a volume.
-    tilt
-        How the reader is to take a tilt.
+    note
+        What a note of the reader must contain; where it is empty, there must be no note.
     """
 
     write: Write
     refusal: str = ""
-    tilt: str = "refuse"
+    note: str = ""
 
 
 HAZARDS: dict[str, Hazard] = {}
@@ -53,7 +53,7 @@ def write_all(slices: list[Dataset], folder: Path) -> None:
         save(ds, folder / f"IM{k:04d}.dcm")
 
 
-def each(name: str, refusal: str = "") -> Callable[[Callable[[Dataset], None]], None]:
+def each(name: str, refusal: str = "", note: str = "") -> Callable[[Callable[[Dataset], None]], None]:
     """A hazard that changes the header of every slice."""
 
     def register(change: Callable[[Dataset], None]) -> None:
@@ -63,12 +63,14 @@ def each(name: str, refusal: str = "") -> Callable[[Callable[[Dataset], None]], 
                 change(ds)
             write_all(slices, folder)
 
-        HAZARDS[name] = Hazard(write, refusal)
+        HAZARDS[name] = Hazard(write, refusal, note)
 
     return register
 
 
-def one(name: str, refusal: str = "", which: int = ODD) -> Callable[[Callable[[Dataset], None]], None]:
+def one(
+    name: str, refusal: str = "", which: int = ODD, note: str = ""
+) -> Callable[[Callable[[Dataset], None]], None]:
     """A hazard that changes one slice."""
 
     def register(change: Callable[[Dataset], None]) -> None:
@@ -77,7 +79,7 @@ def one(name: str, refusal: str = "", which: int = ODD) -> Callable[[Callable[[D
             change(slices[which])
             write_all(slices, folder)
 
-        HAZARDS[name] = Hazard(write, refusal)
+        HAZARDS[name] = Hazard(write, refusal, note)
 
     return register
 
@@ -374,13 +376,13 @@ def _(ds: Dataset) -> None:
     ds.RescaleSlope = 0
 
 
-@each("39_bits_above_bitsstored")
+@each("39_bits_above_bitsstored", note="Bits above the 12 of BitsStored")
 def _(ds: Dataset) -> None:
     stored = np.frombuffer(ds.PixelData, "<u2") | 0xA000
     ds.PixelData = stored.tobytes()
 
 
-@one("32e_missing_pixeldata_one", "dicom-missing-pixels", which=-1)
+@one("32e_missing_pixeldata_one", "dicom-damaged-file", which=-1)
 def _(ds: Dataset) -> None:
     del ds.PixelData
 

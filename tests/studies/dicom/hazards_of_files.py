@@ -57,7 +57,7 @@ def _(truth: Synthetic, folder: Path) -> None:
         path.write_bytes(data[144 + int.from_bytes(data[140:144], "little") :])
 
 
-@hazard("31b_truncated_header", "dicom-damaged-file|dicom-missing-attribute")
+@hazard("31b_truncated_header", "dicom-damaged-file")
 def _(truth: Synthetic, folder: Path) -> None:
     HAZARDS["01_base"].write(truth, folder)
     cut(folder / f"IM{len(truth.stored) - 1:04d}.dcm", 900)
@@ -136,7 +136,7 @@ def _(truth: Synthetic, folder: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-@hazard("45_nested_sequences_3000", "dicom-damaged-file")
+@hazard("45_nested_sequences_3000", "dicom-nested-too-deep")
 def _(truth: Synthetic, folder: Path) -> None:
     HAZARDS["01_base"].write(truth, folder)
     insert_before(folder / f"IM{ODD:04d}.dcm", b"\x10\x00\x10\x00", nested_sequences(3000))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medvit.studies.study import Grid
-
-SHARED_CT = Path(__file__).parents[4] / "shared/data/dicom/ct_series"
 
 
 def uid(*parts: object) -> str:
@@ -118,21 +114,6 @@ def made_up() -> Synthetic:
     header.AcquisitionNumber = 1
     header.PhotometricInterpretation = "MONOCHROME2"
     header.RescaleType = "HU"
-    return Synthetic(stored, positions, header)
-
-
-def from_scanner() -> Synthetic:
-    """Ten slices of a real CT, cut to 36 x 40, with the empty UIDs filled in."""
-    files = sorted(SHARED_CT.iterdir())[:10]
-    slices = sorted((dcmread(f) for f in files), key=lambda d: -float(d.ImagePositionPatient[2]))
-    stored = np.stack([d.pixel_array[230:266, 250:290] for d in slices]).astype(int)
-    step = [0.9765625 * 250, 0.9765625 * 230, 0]
-    positions = np.array([[float(v) for v in d.ImagePositionPatient] for d in slices]) + step
-    header = Dataset({element.tag: element for element in slices[0]})
-    del header.PixelData
-    header.SOPClassUID = CTImageStorage
-    header.StudyInstanceUID, header.SeriesInstanceUID = uid("study"), uid("series")
-    header.PatientID = "P-0042"
     return Synthetic(stored, positions, header)
 
 

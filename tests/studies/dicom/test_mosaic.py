@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -14,9 +13,7 @@ from medvit.errors import StudyError
 from medvit.studies.dicom import read, scan
 from medvit.studies.study import Series
 from tests.studies.dicom.encoding import save
-from tests.studies.dicom.synthetic import SHARED_CT, Synthetic, assert_right, made_up, set_pixels
-
-REAL = SHARED_CT.parent / "mr_mosaic"
+from tests.studies.dicom.synthetic import Synthetic, assert_right, made_up, set_pixels
 
 
 def csa_header(fields: dict[str, list[str]]) -> bytes:
@@ -79,22 +76,3 @@ def test_a_mosaic_that_does_not_tell_how_is_refused(tmp_path: Path, damage: str)
         read(Series((path,), "dicom"))
     assert refusal.value.code == "dicom-mosaic"
     assert "dcm2niix" in refusal.value.do
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real mosaics are not here")
-def test_real_mosaics_are_as_dcm2niix_converts_them() -> None:
-    reference = nibabel.load(REAL / "ax_asc_35sl_6.nii")
-    expected = np.asarray(reference.dataobj, np.float32)
-    found = scan(sorted((REAL / "axasc35").iterdir())).series
-    assert [s.facts["volume"] for s in found] == ["acquisition 1", "acquisition 2"]
-    for time, series in enumerate(found):
-        image, grid, _ = read(series)
-        assert image.shape == expected.shape[:3]
-        # dcm2niix turns rows round; index by index through both affines it must be the same image.
-        index = np.stack(np.meshgrid(*map(np.arange, image.shape), indexing="ij"), axis=-1).reshape(-1, 3)
-        world = index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-        inverse = np.linalg.inv(reference.affine)
-        there = world @ inverse[:3, :3].T + inverse[:3, 3]
-        nearest = np.rint(there).astype(int)
-        assert np.abs(there - nearest).max() < 1e-3
-        np.testing.assert_array_equal(image.reshape(-1), expected[(*nearest.T, time)])

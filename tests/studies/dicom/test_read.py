@@ -18,7 +18,8 @@ from medvit.studies.dicom import isolated, read, scan
 from medvit.studies.study import Series
 from tests.studies.dicom.encoding import SYNTAXES, cut, save, save_as
 from tests.studies.dicom.hazards import moved, rotated, write_all
-from tests.studies.dicom.hazards_of_files import HAZARDS, multiframe
+from tests.studies.dicom.hazards_of_files import multiframe
+from tests.studies.dicom.hazards_of_series import HAZARDS
 from tests.studies.dicom.synthetic import Synthetic, assert_right, made_up, set_pixels, uid
 
 
@@ -74,12 +75,35 @@ def test_a_header_cut_anywhere_is_never_silent(truth: Synthetic, tmp_path: Path)
     for end in range(1, len(whole), 97):
         last.write_bytes(whole[:end])
         found = scan(files(tmp_path))
-        if end < 132:  # too short to be told from any other file
-            assert [left.path for left in found.left_out] == [last]
-            continue
+        assert found.series and not found.left_out
         for series in found.series:
+            assert "problem" in series.facts
             with pytest.raises(StudyError):
                 read(series)
+
+
+@pytest.mark.parametrize("end", [700, 900, 1050, 1066])
+def test_a_header_that_is_cut_off_is_told_once_and_as_such(
+    truth: Synthetic, tmp_path: Path, end: int
+) -> None:
+    HAZARDS["01_base"].write(truth, tmp_path)
+    cut(tmp_path / "IM0009.dcm", end)
+    series = only(tmp_path)
+    assert len(series.paths) == 10
+    assert series.facts["problem_code"] == "dicom-damaged-file"
+    assert "cut off" in series.facts["problem"]
+
+
+def test_other_files_beside_a_series_are_left_out_by_name(truth: Synthetic, tmp_path: Path) -> None:
+    HAZARDS["30_junk_files"].write(truth, tmp_path)
+    found = scan(files(tmp_path))
+    assert "problem" not in found.series[0].facts
+    assert {left.path.name: left.why for left in found.left_out} == {
+        "readme.txt": "not a DICOM file",
+        "empty.dcm": "an empty file",
+        "Thumbs.db": "not a DICOM file",
+        ".DS_Store": "not a DICOM file",
+    }
 
 
 def test_a_damaged_file_in_a_folder_of_its_own_spoils_its_series(truth: Synthetic, tmp_path: Path) -> None:
@@ -140,7 +164,7 @@ def test_localizer_and_duplicate_are_named(truth: Synthetic, tmp_path: Path) -> 
     found = scan(files(tmp_path / "a"))
     assert [(left.path.name, left.why) for left in found.left_out] == [("IM0010.dcm", "a localizer")]
     _, _, notes = read(Series(tuple(files(tmp_path / "a")), "dicom"))
-    assert notes == ("Left out 1 localizers.",)
+    assert notes == ("Left out as a localizer: 1.",)
     HAZARDS["06_dup_file_same_uid"].write(truth, tmp_path / "b")
     found = scan(files(tmp_path / "b"))
     assert [(left.path.name, left.why) for left in found.left_out] == [
@@ -191,15 +215,40 @@ def test_one_of_several_volumes_is_chosen_by_its_label(truth: Synthetic, tmp_pat
         read(Series(first.paths, "dicom"))
 
 
-def test_a_time_point_that_lacks_its_last_slice_is_refused(truth: Synthetic, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told_by", ["TemporalPositionIdentifier", "InstanceNumber"])
+def test_a_volume_that_lacks_slices_is_refused_and_the_whole_one_read(
+    truth: Synthetic, tmp_path: Path, told_by: str
+) -> None:
     slices = truth.datasets()
-    for ds in copy.deepcopy(slices[:-1]):
-        ds.SOPInstanceUID, ds.TemporalPositionIdentifier = uid("late", ds.InstanceNumber), 2
+    for ds in copy.deepcopy(slices[:-3]):
         set_pixels(ds, np.fliplr(truth.stored[ds.InstanceNumber - 1]))
+        ds.SOPInstanceUID = uid("late", ds.InstanceNumber)
+        setattr(ds, told_by, 2 if told_by != "InstanceNumber" else 10 + ds.InstanceNumber)
         slices.append(ds)
     write_all(slices, tmp_path)
+    whole, partial = scan(files(tmp_path)).series
+    assert "problem" not in whole.facts
+    assert_right(*read(whole)[:2], truth)
+    assert partial.facts["problem_code"] == "dicom-incomplete-volume"
+    assert len(partial.paths) == 7
+    with pytest.raises(StudyError, match="dicom-several-volumes"):
+        read(Series(tuple(files(tmp_path)), "dicom"))
+
+
+def test_volumes_that_lack_different_slices_are_refused(truth: Synthetic, tmp_path: Path) -> None:
+    slices = truth.datasets()
+    late = copy.deepcopy(slices)
+    for ds in late:
+        ds.SOPInstanceUID, ds.TemporalPositionIdentifier = uid("late", ds.InstanceNumber), 2
+        set_pixels(ds, np.fliplr(truth.stored[ds.InstanceNumber - 1]))
+    write_all(slices[:-1] + late[1:], tmp_path)
     with pytest.raises(StudyError, match="dicom-incomplete-volume"):
         read(only(tmp_path))
+
+
+def test_what_a_person_should_know_is_known_before_reading(truth: Synthetic, tmp_path: Path) -> None:
+    HAZARDS["53d_text_in_the_pixels"].write(truth, tmp_path)
+    assert only(tmp_path).facts["notes"] == ("Text is burned into the pixels (files: 1).",)
 
 
 def test_stacks_of_two_orientations_are_two_volumes(truth: Synthetic, tmp_path: Path) -> None:

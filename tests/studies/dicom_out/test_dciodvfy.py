@@ -4,8 +4,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
-import pydicom
 import pytest
 
 from medvit.studies.dicom_out import (
@@ -17,7 +15,6 @@ from medvit.studies.dicom_out import (
     segmentation,
     structure_set,
 )
-from medvit.studies.study import Grid
 from tests.studies.dicom_out.synthetic import values_of, write_series
 from tests.studies.dicom_out.test_seg import multi_frame
 
@@ -73,39 +70,3 @@ def test_derived_series(modality, scale, algorithm, tmp_path):
     for result in derived_series(image, grid, read_source(paths), algorithm, description="denoised"):
         save_dicom(result, tmp_path / "derived.dcm")
         assert errors(tmp_path / "derived.dcm") == []
-
-
-def test_real_series(table, algorithm, tmp_path):
-    folder = Path("../shared/data/dicom/ct_series")
-    if not folder.is_dir():
-        pytest.skip(f"the real CT series is not at {folder}")
-    paths = [p for p in folder.rglob("*") if p.is_file() and pydicom.misc.is_dicom(p)]
-    grid = grid_of(paths)
-    label_map = np.zeros(grid.shape, np.uint8)
-    label_map[100:200, 150:300, 3:15] = 2
-    source = read_source(paths)
-    seg = segmentation(label_map, grid, source, table, algorithm)
-    report = measurement_report({"liver": 1.0}, seg, source, table, algorithm)
-    pdf = encapsulated_pdf(b"%PDF-1.4", source, algorithm, title="Report")
-    for name, result in {"seg": seg, "sr": report, "pdf": pdf}.items():
-        save_dicom(result, tmp_path / f"{name}.dcm")
-        assert errors(tmp_path / f"{name}.dcm") == []
-
-
-def grid_of(paths: list[Path]) -> Grid:
-    """The grid of an axial series whose slices are evenly spaced."""
-    images = sorted(
-        (pydicom.dcmread(p, stop_before_pixels=True) for p in paths),
-        key=lambda i: i.ImagePositionPatient[2],
-    )
-    first = images[0]
-    affine = np.diag(
-        [
-            -float(first.PixelSpacing[1]),
-            -float(first.PixelSpacing[0]),
-            float(images[1].ImagePositionPatient[2] - first.ImagePositionPatient[2]),
-            1.0,
-        ]
-    )
-    affine[:3, 3] = np.array(first.ImagePositionPatient, float) * [-1, -1, 1]
-    return Grid((first.Columns, first.Rows, len(images)), affine)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pydicom
 import pytest
@@ -14,6 +12,8 @@ from medvit.studies.dicom_out import (
     save_dicom,
     write_segmentation_results,
 )
+from tests.studies.dicom.encoding import save_as
+from tests.studies.dicom.synthetic import made_up
 from tests.studies.dicom_out.test_seg import read_on_grid
 
 
@@ -48,11 +48,10 @@ def test_one_wrong_object_leaves_none_behind(series, label_map, table, algorithm
     assert not (tmp_path / "out").exists()
 
 
-def test_real_series_comes_back_voxel_for_voxel(table, algorithm, tmp_path):
-    folder = Path("../shared/data/dicom/ct_series")
-    if not folder.is_dir():
-        pytest.skip(f"the real CT series is not at {folder}")
-    found = scan(sorted(folder.iterdir())).series[0]
+def test_compressed_series_comes_back_voxel_for_voxel(table, algorithm, tmp_path):
+    for k, image in enumerate(made_up().datasets()):
+        save_as(image, tmp_path / "in" / f"IM{k}", "j2k_lossless")
+    found = scan(sorted((tmp_path / "in").iterdir())).series[0]
     image, grid, _ = read(found)
     label_map = (np.abs(image) % (len(table) + 1)).astype(np.uint8)
     (seg, _) = write_segmentation_results(
