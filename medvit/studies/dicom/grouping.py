@@ -9,7 +9,7 @@ import numpy as np
 
 from medvit.errors import StudyError
 from medvit.studies.dicom import mosaic, multiframe
-from medvit.studies.dicom.headers import Header
+from medvit.studies.dicom.headers import UNCOMPRESSED, Header
 from medvit.studies.dicom.planes import Plane, frame_shape, single_plane
 from medvit.studies.dicom.stack import Stack, ranks, stack
 
@@ -109,7 +109,7 @@ def planes_of(header: Header) -> list[Plane]:
 
 def _check_file_size(header: Header) -> None:
     """Refuse a file that is smaller than its pixels, which is known without reading them."""
-    if header.syntax.is_compressed:
+    if header.syntax not in UNCOMPRESSED:
         return
     frames, rows, columns = frame_shape(header)
     expected = frames * rows * columns * int(header.number("BitsAllocated") or 0) // 8
@@ -264,9 +264,10 @@ def _by_number(label: str, planes: list[Plane], partial: list[Incomplete]) -> li
 
     Images that are numbered place by place stay together, since their order within a place tells nothing.
     """
-    numbers = [plane.marks.get("image") for plane in planes]
+    stated = [plane.marks.get("image") for plane in planes]
+    numbers = [float(number) for number in stated if number is not None]
     rank = ranks(planes)
-    if len(set(rank)) == len(planes) or None in numbers or len(set(numbers)) < len(planes):
+    if len(set(rank)) == len(planes) or len(set(numbers)) < len(planes):
         return [(label, planes)]
     runs: list[dict[int, int]] = [{}]
     for i in sorted(range(len(planes)), key=lambda i: numbers[i]):

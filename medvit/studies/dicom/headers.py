@@ -19,7 +19,14 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, UID_dictionary
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    UID_dictionary,
+)
 
 from medvit.errors import StudyError
 from medvit.studies.dicom.sniff import starts_as_dicom
@@ -28,6 +35,7 @@ from medvit.studies.dicom.sniff import starts_as_dicom
 # unpack to this many times what it was (images shrink to a third or so).
 MAX_INFLATED_BYTES, LARGE_BYTES, MAX_RATIO = 512 * 2**20, 64 * 2**20, 100
 
+UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 IMAGE_PIXEL = (
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "LargestImagePixelValue",
@@ -294,7 +302,7 @@ def _guessed_syntax(dataset: Any) -> str:
     implicit, little = dataset.original_encoding
     if implicit:
         return ImplicitVRLittleEndian
-    return "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
 def _inflate(path: Path, meta: Dataset) -> bytes:

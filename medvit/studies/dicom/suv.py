@@ -34,10 +34,10 @@ def units(planes: Sequence[Plane]) -> tuple[str, float]:
     first = headers[0]
     modality = first.text("Modality")
     if modality == "CT":
-        stated = {plane.rescale.type for plane in planes}
-        if all(plane.rescale.stated for plane in planes) and stated <= {"", "HU", "HU_MOD"}:
+        types = {plane.rescale.type for plane in planes}
+        if all(plane.rescale.stated for plane in planes) and types <= {"", "HU", "HU_MOD"}:
             return "HU", 1.0
-        return (stated.pop() if len(stated - {"US"}) == 1 == len(stated) else ""), 1.0
+        return (types.pop() if len(types) == 1 and "US" not in types else ""), 1.0
     if modality != "PT":
         return "", 1.0
     stated = first.text("Units")
