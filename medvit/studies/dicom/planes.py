@@ -9,7 +9,7 @@ import numpy as np
 
 from medvit.errors import StudyError
 from medvit.studies.dicom.headers import Attributes, Header
-from medvit.studies.nifti_header import BELIEVABLE_POSITION
+from medvit.studies.gate import BELIEVABLE_POSITION
 
 # A frame may be this wide, and a volume may have this many voxels (8 GiB as float32).
 MAX_EDGE = 16384

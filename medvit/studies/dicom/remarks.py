@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from medvit.studies.dicom.planes import Plane
-from medvit.studies.nifti_header import BELIEVABLE_SPACING
+from medvit.studies.gate import BELIEVABLE_SPACING
 
 
 def remarks(planes: Sequence[Plane]) -> tuple[str, ...]:
