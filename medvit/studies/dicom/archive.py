@@ -28,17 +28,17 @@ def unzip(path: Path, folder: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        The files, sorted; what macOS adds to a zip is left in it.
+        The files, sorted.
 
     Raises
     ------
     StudyError
         Before anything is written, if a member would leave the folder, is a link or encrypted, or unpacks
-        to more than is reasonable, or there are only zips within the zip; and if a member is damaged.
+        to more than is reasonable; and if a member is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir() and not _is_of_mac(m)]
+            members = [m for m in archive.infolist() if not m.is_dir()]
             _check_members(path, members)
             for member in members:
                 _unpack(archive, member, folder.joinpath(*_parts(member.filename)))
@@ -49,11 +49,6 @@ def unzip(path: Path, folder: Path) -> list[Path]:
     return sorted(folder.joinpath(*_parts(m.filename)) for m in members)
 
 
-def _is_of_mac(member: zipfile.ZipInfo) -> bool:
-    """Whether macOS put it beside the files that were packed."""
-    return "__MACOSX" in _parts(member.filename) or _parts(member.filename)[-1:] == (".DS_Store",)
-
-
 def _parts(name: str) -> tuple[str, ...]:
     return PurePosixPath(name.replace("\\", "/")).parts
 
@@ -62,9 +57,6 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     def refuse(code: str, what: str) -> StudyError:
         return StudyError(code, what, path=path, do="take it only from a source that is known to be good")
 
-    if members and all(m.filename.lower().endswith(".zip") for m in members):
-        what = f"the zip holds nothing but further zips ({len(members)})"
-        raise StudyError("zip-in-zip", what, path=path, do="unpack it and pass those within")
     if len(members) > MAX_MEMBERS:
         raise refuse("zip-too-large", f"the zip holds {len(members)} files")
     if sum(m.file_size for m in members) > MAX_UNPACKED_BYTES:

@@ -91,14 +91,3 @@ def test_a_dicomdir_stands_for_its_files(tmp_path: Path) -> None:
     with pytest.raises(StudyError) as refusal:
         read(series)
     assert refusal.value.path == files[0]
-
-
-def test_what_macos_adds_is_left_in_the_zip(tmp_path: Path) -> None:
-    path = packed(tmp_path / "mac.zip", ("a/1", b"x"), ("__MACOSX/a/._1", b"y"), ("a/.DS_Store", b"z"))
-    assert [p.name for p in unzip(path, tmp_path / "out")] == ["1"]
-
-
-def test_zips_within_a_zip_are_told(tmp_path: Path) -> None:
-    path = packed(tmp_path / "outer.zip", ("one.zip", b"PK"), ("__MACOSX/._one.zip", b"y"))
-    with pytest.raises(StudyError, match=r"nothing but further zips \(1\)"):
-        unzip(path, tmp_path / "out")
