@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from medvit.datasets.check import check_dataset
-from medvit.datasets.read import installed_manifests, read_manifest
+from medvit.studies.manifests.read import installed_manifests, read_manifest
 
 app = typer.Typer(
     help="Data sets: what they hold, and whether a folder is complete.",

@@ -2,14 +2,14 @@
 
 import lazy_loader as lazy
 
-__getattr__, __dir__, __all__ = lazy.attach(
+from medvit.studies.manifests import Case, Manifest, find_cases, installed_manifests, read_manifest
+
+__getattr__, __dir__, _lazy = lazy.attach(
     __name__,
     submod_attrs={
         "annotation": ["read_annotation"],
-        "cases": ["Case", "find_cases"],
         "check": ["check_dataset"],
         "findings": ["Findings", "Problem"],
-        "manifest": ["Manifest"],
-        "read": ["installed_manifests", "read_manifest"],
     },
 )
+__all__ = ["Case", "Manifest", "find_cases", "installed_manifests", "read_manifest", *_lazy]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.datasets.manifest import Manifest
 from medvit.errors import MedvitError, StudyError
 from medvit.studies.formats import format_of, read_label_map
 from medvit.studies.grids import describe, place, same_voxels
 from medvit.studies.labels import LabelTable
+from medvit.studies.manifests.model import Manifest
 from medvit.studies.study import Grid
 
 # Of a voxel, over the whole image: as far as headers of different formats say the same.

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.datasets.cases import Case, missing_of_split, named_cases, why_empty
 from medvit.datasets.findings import Findings, outside, structures_of, times
-from medvit.datasets.manifest import Manifest
 from medvit.datasets.volumes import Volume, open_volume, value_counts
 from medvit.errors import StudyError
 from medvit.studies.channels import canonical
 from medvit.studies.formats import format_of
 from medvit.studies.grids import same_voxels
+from medvit.studies.manifests.cases import Case, missing_of_split, named_cases, why_empty
+from medvit.studies.manifests.model import Manifest
 
 SAME_GRID = 0.05  # of a voxel: grids that differ by less are the same to within what headers can hold
 _BLOCK = 2**20

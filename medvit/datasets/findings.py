@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from medvit.datasets.manifest import Manifest
 from medvit.datasets.volumes import Volume
+from medvit.studies.manifests.model import Manifest
 
 SHOWN = 20  # problems of one kind that are printed; JSON has them all
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medvit.errors import StudyError
 from medvit.studies.channels import stem_of, why_not_an_image
+from medvit.studies.files import safe_name
 from medvit.studies.formats import IMAGE_SUFFIXES, READABLE, format_of
 from medvit.studies.found import LeftOut, Refused
 
@@ -70,7 +71,7 @@ def find_pairs(prediction: Path | str, reference: Path | str, *, images: bool = 
     sides = [Path(str(side)) for side in (prediction, reference)]
     if all(side.is_file() for side in sides):
         own, other = (_file(side, images) for side in sides)
-        return Pairing((Pair(study_name(own), own, other),))
+        return Pairing((Pair(_id_of(own), own, other),))
     left_out: list[LeftOut] = []
     predictions, references = (_files(side, left_out, images) for side in sides)
     for name in [n for n in predictions if n not in references]:
@@ -110,10 +111,15 @@ def study_name(path: Path) -> str:
     return head or (folder.parent if folder.name == "dicom" else folder).name
 
 
+def _id_of(path: Path) -> str:
+    # A run names its folders so.
+    return safe_name(study_name(path))
+
+
 def _files(side: Path, left_out: list[LeftOut], images: bool) -> dict[str, list[Path]]:
     """Label maps, or images, by the names of their studies."""
     if not side.is_dir():
-        return {study_name(side): [_file(side, images)]}
+        return {_id_of(side): [_file(side, images)]}
     files = sorted(p for p in side.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES) and p.is_file())
     shown = [p for p in files if not any(part.startswith(".") for part in p.relative_to(side).parts)]
     named = {p for p in shown if why_not_an_image(p.relative_to(side))}
@@ -124,10 +130,10 @@ def _files(side: Path, left_out: list[LeftOut], images: bool) -> dict[str, list[
         elif named and path not in named and not images:
             left_out.append(LeftOut(path, "is not named as a label map, as others in its folder are"))
         else:
-            found[study_name(path)].append(path)
+            found[_id_of(path)].append(path)
     if not found and not images:
         for path in filter(_is_segmentation, sorted(side.rglob("*"))):
-            found[study_name(path)].append(path)
+            found[_id_of(path)].append(path)
     return dict(found)
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medvit.errors import MedvitError, StudyError
 from medvit.studies import channels as naming
@@ -18,13 +19,15 @@ from medvit.studies.dicom.studies import dicom_studies
 from medvit.studies.files import safe_name
 from medvit.studies.formats import READABLE, format_of, read_header, series_at, voxels_of
 from medvit.studies.found import Found, LeftOut, Outcome, Refused
-from medvit.studies.manifest import Entry, read_manifest
 from medvit.studies.series_rules import Rules, SeriesRules
 from medvit.studies.study import Series, Study
 
+if TYPE_CHECKING:
+    from medvit.studies.manifests import Case
+
 __all__ = ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies", "only_study"]
 
-MANIFEST_SUFFIXES = (".json", ".csv")
+MANIFEST_SUFFIXES = (".json", ".csv", ".yaml", ".yml")
 ANY_SERIES = SeriesRules()
 
 
@@ -142,7 +145,7 @@ class _Sources:
     given: list[Path]
     files: dict[Path, Path] = field(default_factory=dict)
     named: set[Path] = field(default_factory=set)
-    entries: list[tuple[Path, Entry]] = field(default_factory=list)
+    entries: list[Case] = field(default_factory=list)
     set_aside: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -173,10 +176,14 @@ class _Sources:
             raise StudyError("missing-file", "does not exist", path=path, do="check the path")
 
     def _add_manifest(self, path: Path) -> None:
-        entries = read_manifest(path)
-        parents = [str(file.parent.absolute()) for entry in entries for file in entry.paths]
-        root = Path(os.path.commonpath(parents)) if parents else path.parent
-        self.entries += [(root, entry) for entry in entries]
+        from medvit.studies.manifests import named_cases, read_manifest, why_empty
+
+        manifest = read_manifest(path)
+        cases = named_cases(manifest, path.parent)
+        if not cases:
+            raise MedvitError(why_empty(manifest, path.parent))
+        channels = manifest.channels if manifest.channels != ("image",) else ()
+        self.entries += [replace(case, channels=case.channels or channels) for case in cases]
 
     def _add_zip(self, path: Path) -> None:
         from medvit.studies import dicom
@@ -243,30 +250,27 @@ def _why_left_out(path: Path, known_as: Path, kind: str, *, named: bool) -> str:
     return "" if named or kind == "dicom" else naming.why_not_an_image(known_as)
 
 
-def _listed(
-    entries: Iterable[tuple[Path, Entry]], names: Sequence[str], rules: Rules
-) -> Iterator[Study | Refused]:
-    for root, entry in entries:
-        first = entry.paths[0].absolute()
-        study_id = safe_name(entry.id) if entry.id else _id_of(first.relative_to(root), len(entry.paths) > 1)
+def _listed(entries: Iterable[Case], names: Sequence[str], rules: Rules) -> Iterator[Study | Refused]:
+    for entry in entries:
+        study_id = safe_name(entry.id)
         try:
             yield _of_entry(study_id, entry, names, rules)
         except StudyError as error:
             yield Refused(study_id, error)
 
 
-def _of_entry(study_id: str, entry: Entry, names: Sequence[str], rules: Rules) -> Study:
+def _of_entry(study_id: str, entry: Case, names: Sequence[str], rules: Rules) -> Study:
     series: list[Series] = []
     patient: dict = {}
-    alone = len(entry.paths) == 1
-    for path in entry.paths:
+    alone = len(entry.images) == 1
+    for path in entry.images:
         if not path.exists():
             raise StudyError("missing-file", "is listed but does not exist", path=path, do="correct the list")
         if path.is_dir() or format_of(path) == "dicom":
             study = _only_dicom_study(path, *((names, rules) if alone else (names[:1], ANY_SERIES)))
             series += study.series
             patient = patient or study.patient
-            study_id = study_id if entry.id else study.id  # a path may carry the patient's name
+            study_id = study_id if entry.named else study.id  # a path may carry the patient's name
         elif not format_of(path):
             raise StudyError(
                 "unknown-format", "is listed but is not an image", path=path, do="correct the list"
@@ -280,7 +284,7 @@ def _of_entry(study_id: str, entry: Entry, names: Sequence[str], rules: Rules) -
         notes = (_in_order(names),)
     if len(series) != len(names):
         what = f"begins a study of {len(series)} images where {len(names)} are expected"
-        raise StudyError("channels-missing", what, path=entry.paths[0], do="list one image a channel")
+        raise StudyError("channels-missing", what, path=entry.images[0], do="list one image a channel")
     return Study(study_id, tuple(series), patient=patient, notes=notes)
 
 
@@ -294,11 +298,11 @@ def _only_dicom_study(path: Path, names: Sequence[str], rules: Rules) -> Study:
     return the_only(_with_unique_ids(found), path)
 
 
-def _reordered(series: list[Series], entry: Entry, names: Sequence[str]) -> list[Series]:
+def _reordered(series: list[Series], entry: Case, names: Sequence[str]) -> list[Series]:
     stated = [naming.canonical(channel) for channel in entry.channels]
     if not set(names) <= set(stated) or len(stated) != len(series):
         what = f"begins a study of {', '.join(entry.channels)} where {', '.join(names)} are expected"
-        raise StudyError("channels-missing", what, path=entry.paths[0], do="list one image a channel")
+        raise StudyError("channels-missing", what, path=entry.images[0], do="list one image a channel")
     return [series[stated.index(name)] for name in names]
 
 

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from medvit.datasets import Case, Manifest, read_manifest
 from medvit.datasets.annotation import read_annotation
-from medvit.datasets.cases import named_cases, why_empty
 from medvit.errors import MedvitError, StudyError
 from medvit.studies import Study, only_study, read_study
+from medvit.studies.manifests.cases import named_cases, why_empty
 from medvit.studies.study import Series
 
 TRAINING, VALIDATION, TEST = ("training", "train"), ("validation", "val", "valid"), ("test", "testing")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from medvit.datasets import Manifest, read_annotation
-from medvit.datasets.cases import Case
 from medvit.errors import StudyError
 from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segmentation
 from medvit.studies.labels import LabelTable, parse_label_table
+from medvit.studies.manifests.cases import Case
 from medvit.studies.study import Grid
 from medvit.training.cases import read_case
 from tests.studies.dicom_out.synthetic import OBLIQUE, write_series

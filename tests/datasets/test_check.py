@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from medvit.datasets import Findings, Manifest, check_dataset, read_manifest
-from medvit.datasets.manifest import Expected, Layout
 from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segmentation
+from medvit.studies.manifests.model import Expected, Layout
 from tests.datasets.folders import AFFINE, SHAPE, boxes, ct, nnunet, save
 from tests.studies.dicom_out.synthetic import write_series
 

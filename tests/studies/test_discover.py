@@ -218,9 +218,11 @@ def test_nnunet_data_set(tmp_path: Path) -> None:
     content = {"channel_names": {"0": "T2w", "1": "T1"}, "file_ending": ".nii.gz", "labels": {}}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     found = find_studies(tmp_path, channels=("t1n", "t2w"))
-    assert ids(found) == ["imagesTr_c_1", "imagesTr_c_2"]
+    assert ids(found) == ["c_1", "c_2"]
     assert channels_of(found)[0] == ["c_1_0001.nii.gz", "c_1_0000.nii.gz"]
-    assert found.refused[0].error.path == tmp_path / "imagesTs/c_3_0000.nii.gz"
+    assert [(one.id, one.error.path) for one in found.refused] == [
+        ("c_3", tmp_path / "imagesTs/c_3_0000.nii.gz")
+    ]
 
 
 def test_bids_keeps_to_anatomy(tmp_path: Path) -> None:

@@ -58,11 +58,11 @@ def test_a_split_may_be_the_rest(tmp_path):
         ("name: cyst", "name: left kidney", "labels gives 'left kidney' twice"),
         ("name: cyst", "name: no", r"labels\[1\].name must be text, not False: put it in quotes"),
         ("side: left", "side: middle", r"labels\[0\].side must be left or right"),
-        ("lesion", "illness", r"labels\[1\].category must be one of anatomy, lesion"),
+        ("lesion", "illness", r"labels\[1\].category must be anatomy or lesion"),
         ("[7]", "[4]", r"background repeats \[4\]"),
         ("[left kidney, cyst]", "[spleen]", "regions.all names spleen, which labels do not"),
         ("[b, ", '["!train", ', "splits.train leaves out a split that is a rest itself"),
-        ("[b, ", "[001, ", "splits.test must be text, not 1: put it in quotes"),
+        ("[b, ", "[001, ", r"splits.test\[0\] must be text, not 1: put it in quotes"),
         ("[flair, t1]", "[flair, flair]", "channels gives 'flair' twice"),
         ('images: "{case}/', 'images: "../{case}/', r"layouts\[0\].images must be a path below"),
         ('label: "{case}/{case}_seg', 'label: "seg', r"layouts\[0\].label must hold {case}"),
@@ -70,9 +70,9 @@ def test_a_split_may_be_the_rest(tmp_path):
         ("name: own", "name: own\nname: other", "the key 'name' stands twice"),
         (SOUND, "cases: []", "layouts or cases must say where the images are"),
         ("name: own", "checksums: {a: 'md5:12'}", "checksums.a must be md5: or sha256:"),
-        ("name: own", "expected: {shape: [1, 2]}", "expected.shape must be 3 numbers"),
+        ("name: own", "expected: {shape: [1, 2]}", "expected.shape.0. must be 3 numbers"),
         ("name: own", "name: [", "cannot be read as a manifest"),
-        (SOUND, "- a\n- b", "a manifest must be a mapping"),
+        (SOUND, "3", "a manifest must be a mapping"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, old, new, complaint):
@@ -136,12 +136,11 @@ def test_nnunet_regions_are_made_of_values(tmp_path):
     written(tmp_path, json.dumps(content), "dataset.json")
     manifest = read_manifest(tmp_path)
     assert manifest.values == (1, 2, 3) and manifest.modality == "MR"
-    assert manifest.regions["core"] == ("label 2", "label 3") and manifest.regions["enhancing"] == (
-        "label 3",
-    )
+    assert manifest.regions["core"] == ("label 2", "enhancing")
+    assert manifest.regions["enhancing"] == ("enhancing",)
+    assert "their parts are learned (label 1, label 2, enhancing)" in manifest.notes[0]
     for labels, complaint in (
         ({"a": 1, "b": 1}, "labels gives one value to two names"),
-        ({"a": 1, "ignore": 2}, "labels.ignore marks voxels"),
         ({"a": "1"}, "labels.a must be a whole number"),
     ):
         written(tmp_path, json.dumps(content | {"labels": labels}), "dataset.json")
@@ -152,5 +151,5 @@ def test_nnunet_regions_are_made_of_values(tmp_path):
 def test_a_missing_manifest_is_answered_with_those_at_hand(tmp_path):
     with pytest.raises(MedvitError, match="there is no manifest brats1999; medvit comes with aapm_mayo, "):
         read_manifest("brats1999")
-    with pytest.raises(MedvitError, match=r"must end in \.yaml, \.yml, \.json"):
+    with pytest.raises(MedvitError, match=r"must end in \.yaml, \.yml, \.json, \.csv"):
         read_manifest(written(tmp_path, "a", "own.txt"))

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from medvit.datasets import Manifest, find_cases, read_manifest
-from medvit.datasets.cases import named_cases
-from medvit.datasets.manifest import Layout, ListedCase
 from medvit.errors import MedvitError
+from medvit.studies.manifests.cases import named_cases
+from medvit.studies.manifests.model import Layout, ListedCase
 from tests.datasets.folders import nnunet, touch
 
 BRATS = Layout("{case}/{case}_{channel}.nii.gz", label="{case}/{case}_seg.nii.gz")

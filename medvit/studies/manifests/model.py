@@ -47,12 +47,22 @@ class Layout:
 
 @dataclass(frozen=True)
 class ListedCase:
-    """A case that the manifest lists itself; paths are relative to the folder, or else to the manifest."""
+    """A case that the manifest lists itself; paths are relative to the folder, or else to the manifest.
+
+    Parameters
+    ----------
+    channels
+        What its images show, where the list says so case by case.
+    named
+        Whether the id was given, and not made of a path.
+    """
 
     id: str
     images: tuple[str, ...]
     label: str = ""
     target: str = ""
+    channels: tuple[str, ...] = ()
+    named: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,8 @@ class Manifest:
         The value in the files' label maps of each structure, in the table's order.
     background
         Further values in the files that count as background in this task.
+    ignore
+        The value in the files of voxels that nobody labelled, which are neither learned from nor scored.
     regions
         Structures that are scored together, by name of the region ("WT": its parts).
     splits
@@ -145,6 +157,7 @@ class Manifest:
     labels: LabelTable | None = None
     values: tuple[int, ...] = ()
     background: tuple[int, ...] = ()
+    ignore: int | None = None
     regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     split_sizes: Mapping[str, int] = field(default_factory=dict)
@@ -158,7 +171,8 @@ class Manifest:
     @property
     def known_values(self) -> frozenset[int]:
         """Every value that a label map of the data set may hold."""
-        return frozenset((0, *self.values, *self.background))
+        ignored = () if self.ignore is None else (self.ignore,)
+        return frozenset((0, *self.values, *self.background, *ignored))
 
     def splits_of(self, case: str, *, is_labelled: bool = True) -> list[str]:
         """Names of the splits that hold a case."""

@@ -40,7 +40,7 @@ def test_it_says_what_a_person_must_know(name, known_codes):
 
 
 def test_the_examples_of_the_documentation_are_read(tmp_path):
-    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
+    text = (Path(__file__).parents[3] / "docs/datasets.md").read_text()
     examples = text.split("```yaml\n")[1:]
     for example in examples:
         (tmp_path / "own.yaml").write_text(example.split("```")[0])

@@ -10,8 +10,8 @@ from fnmatch import filter as matching
 from itertools import chain, islice
 from pathlib import Path
 
-from medvit.datasets.manifest import Layout, ListedCase, Manifest
 from medvit.errors import MedvitError
+from medvit.studies.manifests.model import Layout, ListedCase, Manifest
 
 _LOOK_INTO = 200  # folders, for a data set that lies deeper than where a person pointed
 
@@ -30,12 +30,18 @@ class Case:
         The label map (an image, or a DICOM SEG); ``None`` for cases that come without.
     target
         For restoration: what the images should become.
+    channels
+        What the images of this case show, where it is known.
+    named
+        Whether the id was given, and not made of a path, which may carry a patient's name.
     """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
     target: Path | None = None
+    channels: tuple[str, ...] = ()
+    named: bool = True
 
     @property
     def is_labelled(self) -> bool:
@@ -143,7 +149,8 @@ def _placed(case: ListedCase, folder: Path, beside: Path) -> Case:
         return beside / path if not (folder / path).exists() and (beside / path).exists() else folder / path
 
     label, target = (place(path) if path else None for path in (case.label, case.target))
-    return Case(case.id, tuple(place(path) for path in case.images), label, target)
+    images = tuple(place(path) for path in case.images)
+    return Case(case.id, images, label, target, case.channels, case.named)
 
 
 def _laid_out(manifest: Manifest, layout: Layout, folder: Path) -> list[Case]:
