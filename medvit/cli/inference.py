@@ -20,9 +20,18 @@ def run(
     prior: Annotated[
         list[str] | None,
         typer.Option(
-            help="measurements.json of an earlier study to compare with; may be repeated.",
+            help="measurements.json of an earlier study to compare with, or FILE@YYYY-MM-DD where it states "
+            "no date; may be repeated.",
             callback=lambda paths: checked_priors(paths or ()),
         ),
+    ] = None,
+    age: Annotated[
+        float | None,
+        typer.Option(min=0, max=120, help="Age in years at the time of the study, for norms."),
+    ] = None,
+    sex: Annotated[str | None, typer.Option(metavar="F|M", help="Sex of the patient, for norms.")] = None,
+    date: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="Date of the study; the report shows it.")
     ] = None,
     trust: Trust = False,
     *,
@@ -34,6 +43,8 @@ def run(
     found = find_bundle(bundle, trust=trust)
     from medvit.runs import run_bundle
 
+    stated = {"age": age, "sex": sex, "study_date": date}
+    settings |= {name: value for name, value in stated.items() if value is not None}
     raise typer.Exit(run_bundle(found, studies, output, priors=prior or [], **settings))
 
 

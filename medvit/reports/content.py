@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from medvit.reports.language import Language
+from medvit.reports.changes import Changes
+from medvit.reports.chart import norm_chart
+from medvit.reports.language import MISSING, Language
 from medvit.reports.measurement import StructureMeasurement
+from medvit.reports.norms import ASYMMETRY_90_PERCENT, ASYMMETRY_SOURCE, regressions
+from medvit.reports.patient import display_name, technical_facts
 from medvit.reports.pictures import Picture
+from medvit.reports.quality import INTRACRANIAL_L
 from medvit.reports.report import StudyReport
 from medvit.studies.labels import Structure
 
@@ -19,6 +25,8 @@ FACTS = {
     "field_strength": ("field_strength",),
     "slice_thickness": ("slice_thickness",),
 }
+# Norms that are drawn over age.
+CHARTED = ("hippocampus", "ventricles", "cerebral cortex")
 LEVEL_SIGN = {"info": "i", "warning": "!", "serious": "✕"}
 
 
@@ -29,19 +37,12 @@ class VolumeRow:
     name: str
     colors: tuple[str, ...]
     volumes: tuple[str, ...]
-    shares: tuple[str, ...]
+    total: str
+    share: str
     intensities: tuple[str, ...]
     asymmetry: str
     range: str
-
-
-@dataclass(frozen=True)
-class ChangeRow:
-    """Volumes of one structure over time, as text, and the change since each earlier study."""
-
-    name: str
-    now: str
-    earlier: tuple[tuple[str, str, str], ...]
+    percentiles: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class Content:
     Parameters
     ----------
     report
-        What was found.
+        The result to describe.
     language
-        To say it in.
+        Language of the words.
     show_patient
         Whether the patient's identifying facts are named.
     """
@@ -77,17 +78,36 @@ class Content:
         grid = report.grid
         rows = [(words["study"], report.study_id)]
         if self.show_patient:
-            rows += [(f"{words['patient']}: {key}", str(v)) for key, v in report.patient.items()]
-        rows += [(words["date"], words.date(report.date)), (words["modality"], self._modality())]
+            rows += [(f"{words['patient']}: {key}", self._identity(key)) for key in report.patient]
+        rows += [(words["date"], words.date(report.shown_date(self.show_patient)))]
+        if report.age is not None or report.sex is not None:
+            sex = words[f"sex_{report.sex}"] if report.sex else MISSING
+            rows.append((words["age_sex"], words["person"].format(age=self._age(), sex=sex)))
+        rows.append((words["modality"], self._modality()))
+        facts = report.facts if self.show_patient else technical_facts(report.facts)
         for heading, names in FACTS.items():
-            rows.append(
-                (words[heading], ", ".join(str(report.facts[n]) for n in names if report.facts.get(n)))
-            )
+            rows.append((words[heading], ", ".join(str(facts[n]) for n in names if facts.get(n))))
         spacing = " × ".join(words.number(s, 2) for s in grid.spacing)
         rows.append((words["grid"], f"{' × '.join(map(str, grid.shape))}; {spacing} mm"))
         if report.display.tilt >= 1.0:
             rows.append((words["tilt"], f"{words.number(report.display.tilt)}°"))
         return [(k, v) for k, v in rows if v and v != "–"]
+
+    def _identity(self, key: str) -> str:
+        value = str(self.report.patient[key])
+        return display_name(value) if key == "name" else value
+
+    @property
+    def title(self) -> str:
+        """Title of the report: structures and volumes, or a restored image."""
+        restored = self.report.restoration is not None and not len(self.report.table)
+        return self.words["restoration_title" if restored else "title"]
+
+    @property
+    def verdict(self) -> str:
+        """The first finding that counts, or that nothing was found."""
+        finding = self.report.verdict(self.words.code).finding
+        return finding or self.words["no_flags"]
 
     def _modality(self) -> str:
         code = self.report.modality
@@ -110,25 +130,95 @@ class Content:
         return rows
 
     def volumes(self) -> list[VolumeRow]:
-        """The table of volumes: pairs first come, first served, in the order of the label table."""
-        measured = self.report.measurements
-        asymmetry = {a.name: a.index for a in measured.asymmetries}
-        rows = []
-        for group in self._groups():
-            first = group[0].structure
-            paired = len(group) == 2
-            rows.append(
-                VolumeRow(
-                    self.words.pair(first.unsided_name) if paired else self.words.structure(first),
-                    tuple(css_color(m.structure) for m in group),
-                    tuple(self._volume(m) for m in group),
-                    tuple(self.words.number(100 * m.share, 2) if m.present else "" for m in group),
-                    tuple(self._intensity(m) for m in group),
-                    self.words.number(asymmetry.get(first.unsided_name), 1, sign=True) if paired else "",
-                    self._range(first),
-                )
-            )
+        """The table of volumes; a pair stands where its left side stands in the label table."""
+        return [self._volume_row(group) for group in self._groups()]
+
+    def _volume_row(self, group: tuple[StructureMeasurement, ...]) -> VolumeRow:
+        first, paired = group[0].structure, len(group) == 2
+        number, present = self.words.number, [m for m in group if m.present]
+        total = sum(m.volume_ml for m in group)
+        share = 100 * sum(m.share for m in present)
+        return VolumeRow(
+            self.words.pair(first.unsided_name) if paired else self.words.structure(first),
+            tuple(css_color(m.structure) for m in group),
+            tuple(self._volume(m) for m in group),
+            self.words.ml(total) if len(present) == len(group) else "",
+            number(share, 2 if share < 10 else 1) if present else "",
+            tuple(self._intensity(m) for m in group),
+            self._asymmetry(first.unsided_name) if paired else "",
+            self._range(first),
+            tuple(self._percentile(m.structure.name) for m in group),
+        )
+
+    def _asymmetry(self, name: str) -> str:
+        index = next(a.index for a in self.report.measurements.asymmetries if a.name == name)
+        text = self.words.number(index, 1, sign=True)
+        limit = ASYMMETRY_90_PERCENT.get(name) if self.report.totals else None
+        return f"{text} ◆" if index is not None and limit is not None and abs(index) > limit else text
+
+    def _percentile(self, name: str) -> str:
+        if name not in self.report.norms:
+            return ""
+        volume, norm = self.report.norms[name]
+        percentile = norm.percentile(volume)
+        if 1 <= percentile <= 99:
+            return self.words.number(percentile, 0)
+        return "< 1" if percentile < 1 else "> 99"
+
+    def totals(self) -> list[tuple[str, str, str, str]]:
+        """Totals of a head: name, ml, per cent of the intracranial volume, percentile."""
+        totals, words = self.report.totals, self.words
+        if totals is None:
+            return []
+        low, high = INTRACRANIAL_L
+        within = low <= totals.intracranial_ml / 1000 <= high
+        rows = [(words["intracranial"], words.ml(totals.intracranial_ml) + ("" if within else " ✕"), "", "")]
+        for name, ml, norm in (
+            ("whole_brain", totals.brain_ml, ""),
+            ("ventricles", totals.ventricles_ml, self._percentile("ventricles")),
+            ("all_fluid", totals.fluid_ml, ""),
+        ):
+            share = 100 * ml / totals.intracranial_ml if totals.intracranial_ml else None
+            rows.append((words[name], words.ml(ml), words.number(share, 1), norm))
         return rows
+
+    def norm_notes(self) -> list[str]:
+        """What the percentiles are, or why there are none; empty where norms do not apply."""
+        report, words = self.report, self.words
+        if report.totals is None or report.modality == "CT":
+            return []
+        if report.covariates is None:
+            return [words["no_norms"]] if report.age is None or report.sex is None else [words["doubted"]]
+        if not report.norms:
+            youngest, oldest = regressions()["ages"]
+            return [words["no_norms_at_age"].format(low=youngest, high=oldest)]
+        person = words["person"].format(age=self._age(), sex=words[f"sex_{report.sex}"])
+        note = words["norm_note"].format(
+            person=person, icv=words.ml(report.covariates.icv_ml), scanner=report.covariates.scanner,
+            source=regressions()["source"],
+        )  # fmt: skip
+        return [note]
+
+    def _age(self) -> str:
+        age = self.report.age
+        return MISSING if age is None else "90+" if age >= 90 else self.words.number(age, 0)
+
+    def norm_charts(self) -> list[Figure]:
+        """Small charts of the norm over age, with the patient's point."""
+        covariates, charts = self.report.covariates, []
+        for name in CHARTED if covariates else ():
+            if name not in self.report.norms or covariates is None:
+                continue
+            volume, norm = self.report.norms[name]
+            pair = f"{self.words.pair(name)} ({self.words['total']})"
+            title = self.words["ventricles"] if name == "ventricles" else pair
+            picture = norm_chart(name, covariates, volume, self.words)
+            caption = self.words["norm_caption"].format(
+                structure=title, ml=self.words.ml(volume), z=self.words.number(norm.z(volume), 1, sign=True),
+                percentile=self._percentile(name),
+            )  # fmt: skip
+            charts.append(Figure(picture, caption, caption))
+        return charts
 
     def _groups(self) -> Iterator[tuple[StructureMeasurement, ...]]:
         measured = self.report.measurements
@@ -166,32 +256,18 @@ class Content:
         notes = [words[f"of_{measured.whole_name}"].format(ml=words.ml(measured.whole_ml))]
         if measured.asymmetries:
             notes.append(words["asymmetry_note"])
+        if self.report.totals and any(a.name in ASYMMETRY_90_PERCENT for a in measured.asymmetries):
+            limit = words.number(ASYMMETRY_90_PERCENT["hippocampus"], 1)
+            notes.append(words["asymmetry_range"].format(limit=limit, source=ASYMMETRY_SOURCE))
         if self.report.table.source:
-            notes.append(words["range_source"].format(source=self.report.table.source.rstrip(".")))
+            sources = words.words.get(f"range_source_{self.report.table.name}", self.report.table.source)
+            notes.append(words["range_source"].format(source=sources.rstrip(".")))
         return notes
 
-    def changes(self) -> tuple[list[str], list[ChangeRow]]:
-        """Dates of the earlier studies, latest first, and the change of every structure since each."""
-        priors = sorted(self.report.priors, key=lambda p: p.date, reverse=True)
-        rows = []
-        for m in self.report.measurements.structures:
-            before = [p.volumes_ml.get(m.structure.name) for p in priors]
-            if priors and (m.present or any(before)):
-                earlier = tuple(self._change(m.volume_ml if m.present else None, b) for b in before)
-                now = self.words.ml(m.volume_ml) if m.present else self.words["absent"]
-                rows.append(ChangeRow(self.words.structure(m.structure), now, earlier))
-        return [self.words.date(p.date) for p in priors], rows
-
-    def _change(self, now: float | None, before: float | None) -> tuple[str, str, str]:
-        if now is None or not before:
-            return self.words.ml(before), "–", "–"
-        change = now - before
-        digits = 2 if max(now, before) < 10 else 1
-        return (
-            self.words.ml(before),
-            self.words.number(change, digits, sign=True),
-            self.words.number(100 * change / before, 1, sign=True),
-        )
+    @cached_property
+    def changes(self) -> Changes | None:
+        """The comparison with earlier studies, where there are any."""
+        return Changes(self.report, self.words) if self.report.priors else None
 
     def restoration(self) -> list[tuple[str, str, str]]:
         """Noise, signal to noise (not of HU, whose zero is water) and sharpness before and after."""

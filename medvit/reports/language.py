@@ -91,8 +91,8 @@ class Language:
         return shown if len(names) <= most else f"{shown} {self['and_more'].format(count=len(names) - most)}"
 
     def _value(self, value: Any) -> str:
-        if isinstance(value, float):
-            return self.number(value, 1)
+        if isinstance(value, (int, float)):
+            return self.number(value, 1 if isinstance(value, float) else 0)
         if isinstance(value, list):
             return ", ".join(self.words.get(v, v) for v in value)
         return str(value)

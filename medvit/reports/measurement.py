@@ -15,6 +15,9 @@ from medvit.studies.study import Grid
 
 Box = tuple[slice, slice, slice]
 
+# Name of the reference volume of a head.
+INTRACRANIAL = "intracranial volume"
+
 # Above this, in HU, a voxel of a CT belongs to the body: fat is about -100, lung and air lie below.
 BODY_HU = -300.0
 
@@ -26,11 +29,11 @@ class StructureMeasurement:
     Parameters
     ----------
     structure
-        From the label table.
+        Entry of the label table.
     voxels, volume_ml
         Extent; both 0 when the structure was not found.
     share
-        Of the reference volume (`Measurements.whole_ml`), 0 to 1; ``nan`` when that is empty.
+        Share of the reference volume (`Measurements.whole_ml`), 0 to 1; ``nan`` when that is empty.
     intensity_mean, intensity_std
         Over the structure's finite voxels, in the unit of the image; ``None`` without an image.
     border
@@ -38,11 +41,13 @@ class StructureMeasurement:
     border_mm2
         Its largest area on one of these faces.
     parts
-        Pieces that touch nowhere (26-neighbourhood).
+        Number of pieces that do not touch one another (26-neighbourhood).
     largest_part
         Share of the structure's volume in its largest piece, 0 to 1.
     confidence
         Mean confidence of the network over the structure, 0 to 1; ``None`` when it was not given.
+    centroid
+        Centre of mass in RAS+ patient millimetres; ``None`` when the structure was not found.
     """
 
     structure: Structure
@@ -56,6 +61,7 @@ class StructureMeasurement:
     parts: int = 0
     largest_part: float = 0.0
     confidence: float | None = None
+    centroid: tuple[float, float, float] | None = None
 
     @property
     def present(self) -> bool:
@@ -124,7 +130,8 @@ def measure(
     image
         (X, Y, Z) intensities on the same grid; voxels that are not finite are left out.
     modality
-        DICOM modality ("MR", "CT", ...). Shares of a CT that is no brain are shares of the body in the scan.
+        DICOM modality ("MR", "CT", ...). Shares of a CT that does not show the brain are shares of the body
+        in the scan.
     confidence
         (X, Y, Z) probability of the chosen label, 0 to 1.
 
@@ -170,7 +177,7 @@ def _whole(
     table: LabelTable, labelled_ml: float, grid: Grid, image: np.ndarray | None, modality: str
 ) -> tuple[str, float]:
     if table.name == "brain":
-        return "intracranial volume", labelled_ml
+        return INTRACRANIAL, labelled_ml
     if modality == "CT" and image is not None:
         return "body volume in the scan", _body_ml(image, grid)
     return "labelled volume", labelled_ml
@@ -219,7 +226,19 @@ def _measure_one(
         int(count),
         float(np.bincount(parts.ravel())[1:].max() / voxels),
         float(confidence[box][mask].mean()) if confidence is not None else None,
+        _centroid(mask, box, grid),
     )
+
+
+def _centroid(mask: np.ndarray, box: Box, grid: Grid) -> tuple[float, float, float]:
+    """Centre of mass of a mask that begins at the corner of `box`, in patient millimetres."""
+    inside = [
+        float(np.average(np.arange(n), weights=np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis}))))
+        for axis, n in enumerate(mask.shape)
+    ]
+    index = [first + part.start for first, part in zip(inside, box, strict=True)]
+    x, y, z = grid.affine[:3, :3] @ index + grid.affine[:3, 3]
+    return float(x), float(y), float(z)
 
 
 def _statistics(values: np.ndarray) -> tuple[float | None, float | None]:

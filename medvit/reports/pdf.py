@@ -1,13 +1,13 @@
-"""The report as a PDF of A4 pages, drawn with matplotlib."""
+"""The report as a PDF of A4 pages."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from medvit.reports.content import Content, Figure, VolumeRow
+from medvit.reports.content import Content, VolumeRow
 from medvit.reports.language import load_language
 from medvit.reports.report import StudyReport
-from medvit.reports.sheet import MARGIN, SOFT, WIDTH, Sheet, broken
+from medvit.reports.sheet import SOFT, WIDTH, Sheet
 from medvit.studies.files import atomic_path
 
 LAMPS = {"green": "#1a8a3a", "amber": "#f2a900", "red": "#c4162a"}
@@ -21,9 +21,9 @@ def write_pdf(
     Parameters
     ----------
     report
-        What to say.
+        Content of the report.
     path
-        Of the file; it appears whole or not at all.
+        The file; it appears whole or not at all.
     language, show_patient
         As in `write_html`.
 
@@ -33,46 +33,49 @@ def write_pdf(
         If there is no such language.
     """
     content = Content(report, load_language(language), show_patient=show_patient)
-    words, sheet = content.words, Sheet()
-    for section in (_head, _quality, _volumes, _changes, _restoration, _pictures, _provenance):
+    words = content.words
+    sheet = Sheet(f"{content.title}: {report.study_id}", words["research_use"], words["page"], words.code)
+    for section in (_head, _quality, _totals, _volumes, _changes, _restoration, _pictures, _provenance):
         section(sheet, content)
-    title = f"{words['title']}: {report.study_id}"
     with atomic_path(path) as partial:
-        partial.write_bytes(sheet.to_pdf(title, words["research_use"], words["page"]))
+        partial.write_bytes(bytes(sheet.output()))
     return Path(path)
 
 
 def _head(sheet: Sheet, content: Content) -> None:
-    words = content.words
-    sheet.write(MARGIN, words["title"], 16, bold=True)
-    sheet.y += 9
-    sheet.box(
-        MARGIN,
-        sheet.y,
-        WIDTH,
-        3.5 + 4.5 * len(broken(words["research_use"], WIDTH - 3, 9)),
-        "#fff6dc",
-        "#b98b00",
-    )
-    sheet.y += 1.8
-    sheet.paragraph(words["research_use"], indent=3)
-    sheet.y += 4
+    light = content.report.light
+    sheet.paragraph(content.title, 16, bold=True)
+    sheet.ln(2)
+    sheet.lamp(LAMPS[light], content.words[light], content.verdict)
+    sheet.notice_box(content.words["research_use"])
     sheet.pairs(content.facts())
 
 
 def _quality(sheet: Sheet, content: Content) -> None:
-    words, light = content.words, content.report.light
+    words = content.words
     sheet.heading(words["quality"])
-    sheet.lamp(LAMPS[light])
-    sheet.write(MARGIN + 8, words[light], 11, bold=True)
-    sheet.y += 7.5
     if not content.report.flags:
         sheet.paragraph(words["no_flags"])
     for flag in content.flags():
         sheet.need(12)
         sheet.paragraph(f"{flag['sign']} {flag['name']}: {flag['seen']}")
         sheet.paragraph(f"{words['do']}: {flag['do']}", 8, SOFT, indent=4)
-        sheet.y += 1.5
+        sheet.ln(1.5)
+
+
+def _totals(sheet: Sheet, content: Content) -> None:
+    words, rows = content.words, content.totals()
+    if not rows:
+        return
+    sheet.heading(words["totals"])
+    header = ["", "ml", f"{words['share']}, %", words["percentile"]]
+    columns = 4 if content.report.norms else 3
+    sheet.rows(header[:columns], [row[:columns] for row in rows], [80.0, 25, 25, 25][:columns])
+    for note in content.norm_notes():
+        sheet.paragraph(note, 7.5, SOFT)
+    if charts := content.norm_charts():
+        sheet.ln(1.5)
+        sheet.figures(charts, 3)
 
 
 def _volumes(sheet: Sheet, content: Content) -> None:
@@ -81,86 +84,64 @@ def _volumes(sheet: Sheet, content: Content) -> None:
         return
     sheet.heading(words["measurements"])
     left, right = words["left"], words["right"]
-    header = [words["structure"], f"ml {left}", right, f"% {left}", right, f"{words['asymmetry']}, %"]
-    header.append(f"{words['range']}, ml")
-    edges = [60.0, 73, 85, 96, 115, 139] if report.image is not None else [75.0, 92, 109, 124, 147, 180]
-    if report.image is not None:
-        header.append(f"{words['intensity']}, {report.unit}")
-        edges.append(180)
+    header = [words["structure"], f"ml {left}", right, words["total"], f"{words['share']}, %"]
+    header += [f"{words['asymmetry']}, %"]
+    widths = [44.0, 16, 16, 15, 15, 20]
+    if report.norms:
+        header += [f"{words['percentile']} {left}", right]
+        widths += [16, 14]
+    header += [f"{words['range']}, ml"]
+    widths += [WIDTH - sum(widths)]
     rows = content.volumes()
-    cells = [_volume_cells(row, with_intensity=report.image is not None) for row in rows]
-    sheet.table(header, cells, edges, [row.colors[0] for row in rows])
-    sheet.y += 1.5
+    cells = [_volume_cells(row, norms=bool(report.norms)) for row in rows]
+    sheet.rows(header, cells, widths, colors=[row.colors[0] for row in rows])
     for note in content.table_notes():
         sheet.paragraph(note, 7.5, SOFT)
 
 
-def _volume_cells(row: VolumeRow, *, with_intensity: bool) -> list[str]:
+def _volume_cells(row: VolumeRow, *, norms: bool) -> list[str]:
     """A pair has its sides in columns of their own; what is unpaired stands in the first of the two."""
-    volumes, shares = (list(texts) + [""] * (2 - len(texts)) for texts in (row.volumes, row.shares))
-    cells = [row.name, *volumes, *shares, row.asymmetry, row.range]
-    return [*cells, " | ".join(row.intensities)] if with_intensity else cells
+    volumes, percentiles = (list(texts) + [""] * (2 - len(texts)) for texts in (row.volumes, row.percentiles))
+    total = row.total if len(row.volumes) == 2 else ""
+    cells = [row.name, *volumes, total, row.share, row.asymmetry]
+    return [*cells, *(percentiles if norms else ()), row.range]
 
 
 def _changes(sheet: Sheet, content: Content) -> None:
-    words = content.words
-    dates, rows = content.changes()
-    for i, date in enumerate(dates):
-        sheet.heading(f"{words['change']}: {date}")
+    words, changes = content.words, content.changes
+    if changes is None:
+        return
+    sheet.heading(words["change"])
+    header = [words["earlier"], words["light"], words["contrast"], words["voxels"], words["bundle"]]
+    sheet.rows(header, changes.studies(), [30.0, 40, 25, 45, 40], text_columns=5)
+    rows = changes.rows()
+    for i, date in enumerate(changes.dates):
         header = [words["structure"], f"{words['now']}, ml", f"{date}, ml", words["change_ml"]]
-        header.append(words["change_percent"])
         cells = [[row.name, row.now, *row.earlier[i]] for row in rows]
-        sheet.table(header, cells, [95, 125, 153, 180], [])
-    if dates:
-        sheet.y += 1.5
-        sheet.paragraph(words["change_note"], 7.5, SOFT)
+        sheet.rows([*header, words["change_percent"]], cells, [60.0, 30, 30, 25, 35])
+    for note in changes.notes():
+        sheet.paragraph(note, 7.5, SOFT)
 
 
 def _restoration(sheet: Sheet, content: Content) -> None:
     words = content.words
     if rows := content.restoration():
         sheet.heading(words["restoration"])
-        sheet.table(["", words["before"], words["after"]], rows, [120, 150], [])
+        sheet.rows(["", words["before"], words["after"]], rows, [90.0, 30, 30])
 
 
 def _pictures(sheet: Sheet, content: Content) -> None:
-    words = content.words
-    sheet.turn()
-    sheet.heading(words["pictures"])
+    sheet.add_page()
+    sheet.heading(content.words["pictures"])
     for note in content.picture_notes():
         sheet.paragraph(note, 7.5, SOFT)
-    sheet.y += 1
-    _legend(sheet, content)
-    _in_columns(sheet, content.figures(), 3)
+    sheet.ln(1)
+    sheet.legend(content.legend())
+    sheet.figures(content.figures(), 3)
     if overview := content.overview():
-        _in_columns(sheet, [overview], 1)
+        sheet.figures([overview], 1)
     if surface := content.surface():
-        _in_columns(sheet, [surface], 1, WIDTH * 0.75)
-
-
-def _legend(sheet: Sheet, content: Content) -> None:
-    entries = content.legend()
-    columns = 4
-    for start in range(0, len(entries), columns):
-        sheet.need(4.5)
-        for i, (color, name) in enumerate(entries[start : start + columns]):
-            x = MARGIN + i * WIDTH / columns
-            sheet.box(x, sheet.y + 0.3, 2.8, 2.8, color, "#55606c")
-            sheet.write(x + 4, name, 7.5)
-        sheet.y += 4.2
-    sheet.y += 2
-
-
-def _in_columns(sheet: Sheet, figures: list[Figure], columns: int, width: float = WIDTH) -> None:
-    """Pictures side by side; a row goes to the next page when it does not fit."""
-    gap = 3.0
-    each = (width - gap * (columns - 1)) / columns
-    for start in range(0, len(figures), columns):
-        row = figures[start : start + columns]
-        tallest = max(f.picture.pixels.shape[0] / f.picture.pixels.shape[1] for f in row)
-        sheet.need(each * tallest + 14)
-        heights = [sheet.figure(f, MARGIN + i * (each + gap), each) for i, f in enumerate(row)]
-        sheet.y += max(heights) + 2
+        sheet.figures([surface], 1, WIDTH * 0.75)
 
 
 def _provenance(sheet: Sheet, content: Content) -> None:

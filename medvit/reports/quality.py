@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from medvit.reports.image_quality import ImageQuality
-from medvit.reports.measurement import Measurements, StructureMeasurement
+from medvit.reports.measurement import INTRACRANIAL, Measurements, StructureMeasurement
 from medvit.studies.study import Grid
 
 Level = Literal["info", "warning", "serious"]
@@ -15,6 +17,16 @@ Light = Literal["green", "amber", "red"]
 
 # A structure that meets a face of the scan with more than this is cut; with less it merely touches.
 CUT_MM2 = 100.0
+# A brain that meets the faces of the scan with more than this is cut, not only its stem at the foot.
+BRAIN_CUT_MM2 = 1000.0
+# Intracranial volumes of adults, in litres; what lies beyond is another body part or a failed segmentation.
+INTRACRANIAL_L = (0.9, 2.1)
+# With more than this share of the structures of a table missing, the rest cannot be relied on.
+MANY_ABSENT = 0.25
+# The midpoint between both sides of a pair may lie this far from the plane between the hemispheres.
+OFF_MIDPLANE_MM = 15.0
+# Fewer pairs than this do not define a plane.
+ENOUGH_PAIRS = 3
 # Pieces beside the largest one that hold more than this share of a structure, and at least so much.
 LOOSE_SHARE, LOOSE_ML = 0.03, 0.15
 # Beyond a bound of the plausible range by this factor, a volume is a serious finding.
@@ -50,6 +62,24 @@ class Flag:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement of quality control: the light, and the first finding that counts, as a sentence."""
+
+    light: Light
+    finding: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.light}: {self.finding}" if self.finding else self.light
+
+    @classmethod
+    def of(cls, measurements: Mapping[str, Any]) -> Verdict:
+        """The verdict from the content of a ``measurements.json``, in English."""
+        quality = measurements["quality"]
+        counted = [flag["seen"] for flag in quality["flags"] if flag["level"] != "info"]
+        return cls(quality["light"], counted[0] if counted else "")
+
+
 def traffic_light(flags: Collection[Flag]) -> Light:
     """Red with any serious flag, amber with any warning, else green."""
     levels = {flag.level for flag in flags}
@@ -69,11 +99,11 @@ def check_quality(
     Parameters
     ----------
     measurements
-        Of the label map.
+        Measurements of the label map.
     grid
-        Of the study.
+        Grid of the study.
     image_quality
-        Of the image, where there is one.
+        Quality of the image, where there is one.
     modality, expected_modalities
         DICOM modality of the study, and those that the bundle was made for; checked when both are known.
     """
@@ -96,8 +126,10 @@ def _findings(measurements: Measurements) -> Iterator[Flag]:
     if not measurements.present:
         yield Flag("nothing_found", "serious")
         return
-    if measurements.absent:
-        yield Flag("absent", "warning", _names(measurements.absent))
+    yield from _brain_findings(measurements)
+    if absent := measurements.absent:
+        many = len(absent) > MANY_ABSENT * len(measurements.structures)
+        yield Flag("absent", "serious" if many else "warning", _names(absent))
     yield from _border_findings(measurements)
     loose = [m for m in measurements.present if _is_loose(m)]
     if loose:
@@ -109,6 +141,49 @@ def _findings(measurements: Measurements) -> Iterator[Flag]:
         unsure.sort(key=lambda m: m.confidence or 0.0)
         lowest = unsure[0].confidence or 0.0
         yield Flag("low_confidence", "warning", _names(unsure), {"lowest_percent": 100 * lowest})
+
+
+def _brain_findings(measurements: Measurements) -> Iterator[Flag]:
+    """What holds for a whole head only: its size, its completeness, and its mirrored sides."""
+    if measurements.whole_name != INTRACRANIAL:
+        return
+    low, high = INTRACRANIAL_L
+    if not low <= measurements.whole_ml / 1000 <= high:
+        values = {"ml": round(measurements.whole_ml), "low_l": low, "high_l": high}
+        yield Flag("intracranial_volume", "serious", values=values)
+    organs = [m for m in measurements.present if m.border and not _is_fluid(m)]
+    cut_mm2 = sum(m.border_mm2 for m in organs)
+    if cut_mm2 > BRAIN_CUT_MM2:
+        faces = sorted({face for m in organs for face in m.border})
+        yield Flag("brain_cut", "serious", values={"faces": faces, "area_cm2": cut_mm2 / 100})
+    yield from _mirror_findings(measurements)
+
+
+def _mirror_findings(measurements: Measurements) -> Iterator[Flag]:
+    """Pairs whose sides are exchanged, or that do not mirror at the plane between all pairs."""
+    found = {m.structure.name: m for m in measurements.present}
+    pairs = [
+        (m, found[f"right {m.structure.unsided_name}"])
+        for m in measurements.present
+        if m.structure.side == "left" and f"right {m.structure.unsided_name}" in found
+    ]
+    if len(pairs) < ENOUGH_PAIRS:
+        return
+    left, right = (np.array([pair[i].centroid for pair in pairs], float) for i in (0, 1))
+    across, middle = np.median(right - left, axis=0), (left + right) / 2
+    normal = across / max(float(np.linalg.norm(across)), 1e-6)
+    exchanged = (right - left) @ normal <= 0
+    # Patient coordinates run to the left of zero on the left side: R is larger than L along the first axis.
+    if across[0] <= 0:
+        names = _names([pair[0] for pair in pairs])
+        yield Flag("sides_exchanged", "serious", names)
+        return
+    off = np.abs((middle - np.median(middle, axis=0)) @ normal)
+    odd = np.flatnonzero((off > OFF_MIDPLANE_MM) | exchanged)
+    if odd.size:
+        worst_first = sorted(odd, key=lambda i: -off[i])
+        named = _names([pairs[i][0] for i in worst_first])
+        yield Flag("sides_do_not_mirror", "warning", named, {"most_mm": float(off.max())})
 
 
 def _names(measured: Collection[StructureMeasurement]) -> tuple[str, ...]:
@@ -151,7 +226,7 @@ def _volume_findings(measurements: Measurements) -> Iterator[Flag]:
 
 
 def _excess(measured: StructureMeasurement) -> float:
-    """By which factor a volume lies beyond its plausible range; 1 or less when it lies within."""
+    """Factor by which a volume lies beyond its plausible range; 1 or less when it lies within."""
     if measured.structure.plausible_ml is None:
         return 0.0
     low, high = measured.structure.plausible_ml

@@ -11,24 +11,51 @@ from typing import Any
 import numpy as np
 
 from medvit.errors import MedvitError
+from medvit.reports.brain import BrainTotals, brain_totals, pair_totals
 from medvit.reports.comparison import Comparison, compare
 from medvit.reports.display import Display, prepare
 from medvit.reports.image_quality import ImageQuality, assess_image, foreground
+from medvit.reports.language import load_language
 from medvit.reports.measurement import Measurements, measure
+from medvit.reports.norms import Covariates, Norm, norm_of
+from medvit.reports.patient import Sex, age_in_years, patient_check, patient_sex
 from medvit.reports.pictures import Picture, montage, overlays
-from medvit.reports.quality import Flag, Light, check_quality, traffic_light
+from medvit.reports.prior import Prior, check_priors, parse_date
+from medvit.reports.quality import Flag, Light, Verdict, check_quality, traffic_light
 from medvit.reports.surface import render_surface
 from medvit.studies.labels import LabelTable
 from medvit.studies.study import Grid
 
+# Findings after which a volume must not be held against a norm.
+NO_NORMS = frozenset({"intracranial_volume", "brain_cut", "modality", "sides_exchanged", "not_mr", "forced"})
+
 
 @dataclass(frozen=True)
-class Prior:
-    """Volumes of an earlier study of the same patient, by structure name, in ml; `date` is its study date."""
+class Stated:
+    """What the person who runs a study states of it; it goes before what the headers say."""
 
-    study_id: str
-    date: datetime.date
-    volumes_ml: Mapping[str, float]
+    age: float | None = None
+    sex: Sex | None = None
+    date: datetime.date | None = None
+
+
+def stated_of(age: float | None, sex: str | None, date: str | None) -> Stated:
+    """What was stated of a study, checked.
+
+    Raises
+    ------
+    MedvitError
+        If the age is impossible, the sex is neither F nor M, or the date is not a date.
+    """
+    if age is not None and not 0 <= age <= 120:
+        raise MedvitError(f"an age of {age:g} years is impossible; state it in years, from 0 to 120")
+    known: dict[str, Sex] = {"F": "F", "M": "M"}
+    if sex is not None and sex.upper() not in known:
+        raise MedvitError(f"the norms know sex F and M, not {sex!r}; leave it out to go without norms")
+    day = parse_date(date) if date else None
+    if date and day is None:
+        raise MedvitError(f"{date!r} is not a date; write it as YYYY-MM-DD")
+    return Stated(age, known[sex.upper()] if sex else None, day)
 
 
 @dataclass(frozen=True)
@@ -47,12 +74,12 @@ class StudyReport:
     Parameters
     ----------
     study_id
-        Safe to show and to name files by.
+        Identifier that is safe to show and to name files by.
     facts
         What the headers say, as in `Series.facts`: ``modality``, ``study_date`` (YYYY-MM-DD or YYYYMMDD),
         ``series_description``, ``units``, ...
     grid
-        Of the study.
+        Grid of the study.
     image
         (X, Y, Z) intensities, or `None` when there is no picture to show.
     label_map
@@ -62,7 +89,7 @@ class StudyReport:
     measurements, flags
         What was measured, and what quality control found.
     image_quality
-        Of `image`; `None` without one.
+        Quality of `image`; `None` without one.
     provenance
         What ran: ``bundle``, ``bundle_version``, ``weights_sha256``, ``software`` (name to version),
         ``settings`` (name to value), ``device``; other keys are shown as they are.
@@ -75,7 +102,9 @@ class StudyReport:
     priors
         Earlier studies of the patient.
     restoration
-        For bundles that restore an image.
+        Image quality before and after, for bundles that restore an image.
+    stated
+        Age, sex and date as stated by the person who runs the study.
     """
 
     study_id: str
@@ -93,11 +122,18 @@ class StudyReport:
     notes: tuple[str, ...] = ()
     priors: tuple[Prior, ...] = ()
     restoration: Restoration | None = None
+    stated: Stated = field(default_factory=Stated)
 
     @property
     def light(self) -> Light:
         """One traffic light for the study."""
         return traffic_light(self.flags)
+
+    def verdict(self, language: str = "en") -> Verdict:
+        """The light and the first finding that counts, in the words of a language."""
+        words = load_language(language)
+        seen = [words.flag(f, self.table.by_name)[0] for f in self.flags if f.level != "info"]
+        return Verdict(self.light, seen[0] if seen else "")
 
     @property
     def modality(self) -> str:
@@ -107,7 +143,52 @@ class StudyReport:
     @property
     def date(self) -> datetime.date | None:
         """Study date, where it is known."""
-        return parse_date(self.facts.get("study_date"))
+        return self.stated.date or parse_date(self.facts.get("study_date"))
+
+    def shown_date(self, show_patient: bool) -> datetime.date | None:
+        """The date, where it was stated for the report or the patient may be named."""
+        return self.date if show_patient else self.stated.date
+
+    @property
+    def age(self) -> float | None:
+        """Age in years at the time of the study, where it is known."""
+        return age_in_years(self.patient, self.date) if self.stated.age is None else self.stated.age
+
+    @property
+    def sex(self) -> Sex | None:
+        """``"F"`` or ``"M"``, where it is known."""
+        return self.stated.sex or patient_sex(self.patient)
+
+    @property
+    def patient_check(self) -> str | None:
+        """Four digits that tell patients apart and name nobody."""
+        return patient_check(self.patient)
+
+    @cached_property
+    def totals(self) -> BrainTotals | None:
+        """Totals of a head; `None` for other parts of the body."""
+        return brain_totals(self.measurements)
+
+    @cached_property
+    def covariates(self) -> Covariates | None:
+        """What norms are predicted from; `None` where age or sex is unknown or the volumes are in doubt."""
+        doubted = any(flag.code in NO_NORMS for flag in self.flags)
+        if self.age is None or self.sex is None or self.totals is None or doubted or self.modality == "CT":
+            return None
+        return Covariates(
+            self.age, self.sex, self.totals.intracranial_ml,
+            field_strength(self.facts.get("field_strength")), str(self.facts.get("manufacturer") or ""),
+        )  # fmt: skip
+
+    @cached_property
+    def norms(self) -> dict[str, tuple[float, Norm]]:
+        """Volume in ml and norm of every structure, pair and total that has one."""
+        if self.covariates is None or self.totals is None:
+            return {}
+        volumes = {m.structure.name: m.volume_ml for m in self.measurements.present}
+        volumes |= pair_totals(self.measurements) | {"ventricles": self.totals.ventricles_ml}
+        found = {name: norm_of(name, self.covariates) for name in volumes}
+        return {name: (volumes[name], norm) for name, norm in found.items() if norm is not None}
 
     @property
     def unit(self) -> str:
@@ -169,12 +250,12 @@ def make_report(
     restored_from
         (X, Y, Z) image before restoration, when `image` is its result.
     others
-        Further fields of `StudyReport` (provenance, timings, patient, notes, priors).
+        Further fields of `StudyReport` (provenance, timings, patient, notes, priors, stated).
 
     Raises
     ------
     MedvitError
-        If arrays, grid and table do not fit together.
+        If arrays, grid and table do not fit together, or an earlier study cannot be compared.
     """
     facts = dict(facts or {})
     modality = str(facts.get("modality") or "")
@@ -190,10 +271,21 @@ def make_report(
             raise MedvitError(f"the image before has shape {restored_from.shape}, but its grid {grid.shape}")
         before = assess_image(restored_from, measured, grid)
         restoration = Restoration(before, quality, restored_from)
-    return StudyReport(
+    report = StudyReport(
         study_id, facts, grid, image, label_map, table, measurements, flags, quality,
         restoration=restoration, **others,
     )  # fmt: skip
+    check_priors(report.priors, report.date, report.patient_check, report.sex)
+    return report
+
+
+def field_strength(value: object) -> float | None:
+    """Tesla from a header's number, which some write in gauss; `None` when it is neither."""
+    try:
+        tesla = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return tesla / 10_000 if tesla > 100 else tesla
 
 
 def make_restoration_report(
@@ -208,7 +300,7 @@ def make_restoration_report(
     restored, before
         (X, Y, Z) images.
     others
-        As of `make_report`.
+        Further arguments of `make_report`.
 
     Raises
     ------
@@ -219,15 +311,3 @@ def make_restoration_report(
     return make_report(
         study_id, nothing, grid, LabelTable("none", ()), restored, restored_from=before, **others
     )
-
-
-def parse_date(value: object) -> datetime.date | None:
-    """A date from ``YYYY-MM-DD``, DICOM's ``YYYYMMDD`` or a `datetime.date`; `None` when it is neither."""
-    if isinstance(value, datetime.datetime):
-        return value.date()
-    if isinstance(value, datetime.date):
-        return value
-    try:
-        return datetime.date.fromisoformat(str(value))
-    except ValueError:
-        return None

@@ -12,14 +12,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medvit.errors import MedvitError
 from medvit.reports.image_quality import ImageQuality
 from medvit.reports.language import load_language
 from medvit.reports.measurement import StructureMeasurement
-from medvit.reports.report import Prior, StudyReport, parse_date
+from medvit.reports.norms import LIMIT_95, regressions
+from medvit.reports.patient import technical_facts
+from medvit.reports.quality import Verdict
+from medvit.reports.report import StudyReport
 from medvit.studies.files import atomic_path
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 def measurements_schema() -> dict[str, Any]:
@@ -27,8 +29,16 @@ def measurements_schema() -> dict[str, Any]:
     return json.loads((files("medvit.reports") / "schema" / "measurements.schema.json").read_text("utf-8"))
 
 
-def to_json(report: StudyReport) -> dict[str, Any]:
-    """The content of `measurements.json`: no patient, no paths; what is missing or infinite is null."""
+def to_json(report: StudyReport, *, show_patient: bool = False) -> dict[str, Any]:
+    """The content of ``measurements.json``: no paths; what is missing or infinite is null.
+
+    Parameters
+    ----------
+    show_patient
+        Whether study date and free text of the headers (descriptions, protocol, body part) are given; the
+        patient is not named in either case.
+    """
+    date = report.shown_date(show_patient)
     english = load_language("en")
     by_name = report.table.by_name
     flags = [
@@ -42,8 +52,11 @@ def to_json(report: StudyReport) -> dict[str, Any]:
         "research_use_only": True,
         "study": {
             "id": report.study_id,
-            "date": report.date.isoformat() if report.date else None,
-            "facts": dict(report.facts),
+            "date": date.isoformat() if date else None,
+            "age_years": min(report.age, 90.0) if report.age is not None else None,
+            "sex": report.sex,
+            "patient_check": report.patient_check,
+            "facts": dict(report.facts) if show_patient else technical_facts(report.facts),
             "notes": list(report.notes),
         },
         "grid": {
@@ -54,8 +67,10 @@ def to_json(report: StudyReport) -> dict[str, Any]:
         },
         "label_table": {"name": report.table.name, "source": report.table.source},
         "whole": {"name": measurements.whole_name, "volume_ml": measurements.whole_ml},
+        "totals": _totals(report),
+        "norms": _norms(report),
         "intensity_unit": report.unit if report.image is not None else None,
-        "structures": [_structure(m) for m in measurements.structures],
+        "structures": [structure_entry(m) for m in measurements.structures],
         "asymmetry": [asdict(a) | {"index_percent": a.index} for a in measurements.asymmetries],
         "image_quality": _quality(report.image_quality),
         "restoration": {
@@ -71,32 +86,13 @@ def to_json(report: StudyReport) -> dict[str, Any]:
     return plain(content)
 
 
-def write_json(report: StudyReport, path: Path | str) -> Path:
-    """Write `measurements.json`; the file appears whole or not at all."""
-    content = json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def write_json(report: StudyReport, path: Path | str, *, show_patient: bool = False) -> Path:
+    """Write ``measurements.json``, as `to_json` describes it; the file appears whole or not at all."""
+    content = to_json(report, show_patient=show_patient)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(path) as partial:
-        partial.write_text(content, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
     return Path(path)
-
-
-def read_prior(path: Path | str) -> Prior:
-    """An earlier study from its `measurements.json`.
-
-    Raises
-    ------
-    MedvitError
-        If the file is none of ours or carries no study date.
-    """
-    try:
-        content = json.loads(Path(path).read_text("utf-8"))
-        date = parse_date(content["study"]["date"])
-        volumes = {s["name"]: float(s["volume_ml"]) for s in content["structures"] if s["present"]}
-        study_id = str(content["study"]["id"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MedvitError(f"{path}: not a readable measurements.json ({error})") from error
-    if date is None:
-        raise MedvitError(f"{path}: the earlier study has no date, so a change cannot be placed in time")
-    return Prior(study_id, date, volumes)
 
 
 LONG_COLUMNS = (
@@ -129,6 +125,7 @@ def wide_row(content: Mapping[str, Any]) -> dict[str, Any]:
         "study": content["study"]["id"],
         "date": content["study"]["date"],
         "quality": content["quality"]["light"],
+        "finding": Verdict.of(content).finding,
         "flags": "+".join(f["code"] for f in content["quality"]["flags"]),
         f"{content['whole']['name']}_ml".replace(" ", "_"): content["whole"]["volume_ml"],
     }
@@ -159,7 +156,34 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _structure(m: StructureMeasurement) -> dict[str, Any]:
+def _totals(report: StudyReport) -> dict[str, Any] | None:
+    if report.totals is None:
+        return None
+    return asdict(report.totals) | {"parenchymal_fraction": report.totals.parenchymal_fraction}
+
+
+def _norms(report: StudyReport) -> dict[str, Any] | None:
+    if not report.norms or report.covariates is None:
+        return None
+    return {
+        "source": regressions()["source"],
+        "scanner": report.covariates.scanner,
+        "volumes": {
+            name: {
+                "volume_ml": volume,
+                "expected_ml": norm.ml(0.0),
+                "low_95_ml": norm.ml(-LIMIT_95),
+                "high_95_ml": norm.ml(LIMIT_95),
+                "z": norm.z(volume),
+                "percentile": norm.percentile(volume),
+            }
+            for name, (volume, norm) in report.norms.items()
+        },
+    }
+
+
+def structure_entry(m: StructureMeasurement) -> dict[str, Any]:
+    """One structure as it stands in ``measurements.json``."""
     s = m.structure
     return {
         "value": s.value,
@@ -178,6 +202,7 @@ def _structure(m: StructureMeasurement) -> dict[str, Any]:
         "parts": m.parts,
         "largest_part_percent": 100 * m.largest_part,
         "confidence": m.confidence,
+        "centroid_mm": list(m.centroid) if m.centroid else None,
         "plausible_ml": list(s.plausible_ml) if s.plausible_ml else None,
     }
 

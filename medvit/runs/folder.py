@@ -49,6 +49,8 @@ class ResultOptions:
         Whether reports state the seconds of each stage; without, equal studies have equal results.
     priors
         ``measurements.json`` of earlier studies of the patient, to compare with.
+    age, sex, study_date
+        Age in years, ``"F"`` or ``"M"``, and date (YYYY-MM-DD), which go before what the header says.
 
     Raises
     ------
@@ -65,14 +67,18 @@ class ResultOptions:
     show_patient: bool = False
     timings: bool = True
     priors: Sequence[str] = ()
+    age: float | None = None
+    sex: str | None = None
+    study_date: str | None = None
 
     def __post_init__(self) -> None:
         # What could only fail when the first study is written fails before it is begun.
-        from medvit.reports import load_language, read_prior
+        from medvit.reports import load_language, read_prior, stated_of
 
         load_language(self.language)
         for path in self.priors:
             read_prior(path)
+        stated_of(self.age, self.sex, self.study_date)
 
 
 class StudyWriter:
@@ -189,12 +195,15 @@ class StudyWriter:
 
     def _described(self, study: Study, outcome: StudyOutcome) -> dict[str, Any]:
         """What a report says beside its figures."""
+        from medvit.reports import stated_of
+
         return {
             "facts": study.series[0].facts,
             "expected_modalities": self.bundle.facts.get("modality", ()),
             "provenance": self.provenance,
             "timings": dict(outcome.seconds) if self.options.timings else {},
-            "patient": study.patient if self.options.show_patient else {},
+            "patient": study.patient,
+            "stated": stated_of(self.options.age, self.options.sex, self.options.study_date),
             "notes": study.notes,
         }
 
@@ -203,7 +212,7 @@ class StudyWriter:
 
         options = self.options
         words: dict[str, Any] = {"language": options.language, "show_patient": options.show_patient}
-        write_json(report, folder / "measurements.json")
+        write_json(report, folder / "measurements.json", show_patient=options.show_patient)
         if options.report:
             write_html(report, folder / "report.html", viewer=options.viewer, **words)
         if options.pdf or pdf:

@@ -131,7 +131,7 @@ def checked_priors(paths: Iterable[str]) -> list[str]:
     paths = list(paths)
     for path in paths:
         try:
-            json.loads(Path(path).read_text(encoding="utf-8"))
+            json.loads(Path(re.sub(r"@\d{4}-\d{2}-\d{2}$", "", path)).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not JSON"
             raise MedvitError(f"{path}: not a readable measurements.json ({why})") from None

@@ -52,9 +52,11 @@ def run_studies(evaluator: StudyEvaluator, dataset: StudyDataset, output_dir: st
     console = Console(stderr=True)
     found, output = dataset.found, Path(output_dir)
     patients = {study.patient.get("id") or study.id for study in found.studies}
-    if len(patients) > 1 and evaluator.writer and evaluator.writer.options.priors:
+    options = evaluator.writer.options if evaluator.writer else None
+    if len(patients) > 1 and options and (options.priors or options.age is not None or options.sex):
         raise MedvitError(
-            f"an earlier study belongs to one patient, and {len(patients)} were found; run each by itself"
+            "an earlier study, an age and a sex belong to one patient, and "
+            f"{len(patients)} were found; run each by itself"
         )
     for thing in found.left_out:
         console.print(f"left out: {thing.path}: {thing.why}", markup=False, style="dim")

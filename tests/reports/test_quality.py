@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvit.reports import assess_image, check_quality, load_language, make_report, measure
+from medvit.reports import Verdict, assess_image, check_quality, load_language, make_report, measure, to_json
 from medvit.reports.quality import Flag, traffic_light
 from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head, ras_affine
@@ -58,6 +58,26 @@ def fill_the_edge(image: np.ndarray, labels: np.ndarray) -> None:
     labels[20:40, 30:50, :2] = value("brain-stem")
 
 
+def cut_the_brain(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[:, :, :26] = 0
+    labels[10:50, 20:60, :2] = value("left cerebral cortex")
+
+
+def enlarge_the_head(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[labels == 0] = value("cerebrospinal fluid")
+
+
+def exchange_the_sides(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[:] = labels[::-1].copy()
+
+
+def shift_a_pair(image: np.ndarray, labels: np.ndarray) -> None:
+    for side in ("left", "right"):
+        labels[labels == value(f"{side} amygdala")] = 0
+    labels[40:43, 36:39, 24:27] = value("left amygdala")
+    labels[45:48, 36:39, 24:27] = value("right amygdala")
+
+
 def add_noise(image: np.ndarray, labels: np.ndarray) -> None:
     image += np.random.default_rng(1).normal(0, 40, image.shape)
 
@@ -83,6 +103,10 @@ def flatten(image: np.ndarray, labels: np.ndarray) -> None:
         (scatter_a_thalamus, "disconnected", "warning"),
         (reach_the_edge, "touches_border", "warning"),
         (fill_the_edge, "field_of_view", "warning"),
+        (cut_the_brain, "brain_cut", "serious"),
+        (enlarge_the_head, "intracranial_volume", "serious"),
+        (exchange_the_sides, "sides_exchanged", "serious"),
+        (shift_a_pair, "sides_do_not_mirror", "warning"),
         (add_noise, "noise", "warning"),
         (darken_a_slice, "uneven_slices", "warning"),
         (lose_voxels, "not_finite", "serious"),
@@ -164,8 +188,28 @@ def test_blur_lowers_sharpness() -> None:
     assert assess_image(gaussian_filter(image, 1.5), labels, grid).sharpness < 0.7 * sharp
 
 
+def test_a_sound_head_is_green_in_any_pose() -> None:
+    image, labels, grid = head()
+    turn = np.array([[0.87, -0.5, 0, 12], [0.5, 0.87, 0, -40], [0, 0, 1, 7], [0, 0, 0, 1]])
+    for affine in (grid.affine, turn @ grid.affine):
+        report = make_report("pose", labels, Grid(grid.shape, affine), BRAIN, image)
+        assert report.light == "green" and str(report.verdict()) == "green"
+
+
+def test_the_verdict_is_the_light_and_the_first_serious_finding() -> None:
+    image, labels, grid = head()
+    enlarge_the_head(image, labels)
+    report = make_report("x", labels, grid, BRAIN, image)
+    assert report.light == "red"
+    assert str(report.verdict()) == f"red: {Verdict.of(to_json(report)).finding}"
+    assert "intracranial" in report.verdict().finding and "intrakraniell" in report.verdict("de").finding
+
+
 def test_every_flag_has_words_in_every_language() -> None:
-    changes = (erase, lose_a_putamen, grow_a_ventricle, fill_the_edge, add_noise, lose_voxels)
+    changes = (
+        erase, lose_a_putamen, grow_a_ventricle, fill_the_edge, add_noise, lose_voxels, cut_the_brain,
+        enlarge_the_head, exchange_the_sides, shift_a_pair,
+    )  # fmt: skip
     flags = [flag for change in changes for flag in flags_after(change)]
     english = load_language("en")
     for code in ("en", "de", "fr"):

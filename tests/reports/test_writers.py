@@ -96,9 +96,10 @@ def test_html_stands_alone_and_says_what_ran(ordinary: StudyReport, tmp_path: Pa
     assert len(page.images) >= 8
     assert all(image["alt"] and image["src"].startswith("data:image/jpeg") for image in page.images)
     assert file.stat().st_size < 6e6
-    for words in ("For research use only", SHA, "medvit 0.1.0", "2024-03-05", "T1 <b>3D</b>", "No findings"):
+    for words in ("For research use only", SHA, "medvit 0.1.0", "No findings", "No check found"):
         assert words in page.text
-    assert "Doe" not in page.text
+    for words in ("Doe", "2024-03-05", "T1 <b>3D</b>"):
+        assert words not in page.text
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
@@ -110,8 +111,15 @@ def test_html_volumes_stand_beside_their_structure(ordinary: StudyReport, tmp_pa
 
 
 def test_the_patient_is_named_only_when_asked(ordinary: StudyReport, tmp_path: Path) -> None:
-    assert "Doe^Jane" in write_html(ordinary, tmp_path / "r.html", show_patient=True).read_text()
-    assert "Doe" not in json.dumps(to_json(ordinary))
+    named = Page(write_html(ordinary, tmp_path / "r.html", show_patient=True).read_text()).text
+    for words in ("Doe, Jane", "2024-03-05", "T1 <b>3D</b>"):
+        assert words in named
+    assert "^" not in named
+    anonymous = json.dumps(to_json(ordinary))
+    for words in ("Doe", "2024-03-05", "20240305", "3D"):
+        assert words not in anonymous
+    shown = to_json(ordinary, show_patient=True)["study"]
+    assert (shown["date"], shown["facts"]["series_description"]) == ("2024-03-05", "T1 <b>3D</b>")
     assert "Doe" not in repr(ordinary)
 
 
@@ -121,7 +129,7 @@ def test_json_follows_the_published_schema(ordinary: StudyReport, tmp_path: Path
     left = next(s for s in content["structures"] if s["name"] == "left putamen")
     assert left["volume_ml"] == pytest.approx(ordinary.measurements["left putamen"].volume_ml)
     assert left["code"] == {"value": "89278009", "meaning": "Putamen", "scheme": "SCT"}
-    assert content["study"]["date"] == "2024-03-05"
+    assert content["study"]["facts"] == {"modality": "MR"}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +181,11 @@ def test_change_since_an_earlier_study(ordinary: StudyReport, tmp_path: Path) ->
 
 
 def test_a_measurements_file_serves_as_an_earlier_study(ordinary: StudyReport, tmp_path: Path) -> None:
-    prior = read_prior(write_json(ordinary, tmp_path / "m.json"))
+    file = write_json(ordinary, tmp_path / "m.json")
+    with pytest.raises(MedvitError, match=r"m\.json@YYYY-MM-DD"):
+        read_prior(file)
+    prior = read_prior(f"{file}@2024-03-05")
+    assert read_prior(write_json(ordinary, file, show_patient=True)) == prior
     assert prior.date == datetime.date(2024, 3, 5)
     assert prior.volumes_ml["left amygdala"] == ordinary.measurements["left amygdala"].volume_ml
 

@@ -1,0 +1,168 @@
+"""Earlier studies of the same patient: reading them, and refusing what cannot be compared."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import MedvitError
+from medvit.reports.quality import Verdict
+
+
+@dataclass(frozen=True)
+class Prior:
+    """An earlier study of the same patient.
+
+    Parameters
+    ----------
+    volumes_ml
+        Volumes by structure name.
+    verdict
+        Judgement of quality control at the time; `None` when it is not known.
+    contrast
+        ``"T1-like"``, ``"T2-like"``, ``"other"``, or empty when it is not known.
+    spacing
+        Voxel size in mm; empty when it is not known.
+    bundle
+        Name and version of the bundle.
+    weights_sha256
+        Digest of its weights.
+    patient_check
+        As `medvit.reports.patient.patient_check`.
+    sex
+        ``"F"``, ``"M"`` or `None`.
+    """
+
+    study_id: str
+    date: datetime.date
+    volumes_ml: Mapping[str, float]
+    verdict: Verdict | None = None
+    contrast: str = ""
+    spacing: tuple[float, ...] = ()
+    bundle: str = ""
+    weights_sha256: str = ""
+    patient_check: str | None = None
+    sex: str | None = None
+
+
+def read_prior(path: Path | str) -> Prior:
+    """An earlier study from its ``measurements.json``.
+
+    Parameters
+    ----------
+    path
+        The file; ``FILE@YYYY-MM-DD`` states the date of a study whose file does not.
+
+    Raises
+    ------
+    MedvitError
+        If the file cannot be read as measurements, or neither it nor `path` states the study date.
+    """
+    stated = re.fullmatch(r"(.+)@(\d{4}-\d{2}-\d{2})", str(path))
+    file = Path(stated[1] if stated else path)
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        date = parse_date(stated[2] if stated else content["study"]["date"])
+        volumes = {s["name"]: float(s["volume_ml"]) for s in content["structures"] if s["present"]}
+        study, provenance = content["study"], content["provenance"]
+        prior_facts: dict[str, Any] = {
+            "verdict": Verdict.of(content),
+            "contrast": contrast_of(content["structures"]),
+            "spacing": tuple(float(s) for s in content["grid"]["spacing_mm"]),
+            "bundle": f"{provenance.get('bundle', '')} {provenance.get('bundle_version', '')}".strip(),
+            "weights_sha256": str(provenance.get("weights_sha256", "")),
+            "patient_check": study.get("patient_check"),
+            "sex": study.get("sex"),
+        }
+        study_id = str(study["id"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MedvitError(f"{file}: not a readable measurements.json ({error})") from error
+    if date is None:
+        raise MedvitError(
+            f"{file}: the earlier study states no date, so a change cannot be placed in time; "
+            f"state it as {file.name}@YYYY-MM-DD"
+        )
+    return Prior(study_id, date, volumes, **prior_facts)
+
+
+def check_priors(
+    priors: Sequence[Prior],
+    date: datetime.date | None,
+    patient_check: str | None = None,
+    sex: str | None = None,
+) -> None:
+    """Refuse earlier studies that are not earlier, or not of the same patient.
+
+    Parameters
+    ----------
+    date, patient_check, sex
+        Facts of the present study.
+
+    Raises
+    ------
+    MedvitError
+        If the present study has no date, an earlier study is not earlier, or it belongs to somebody else.
+    """
+    for prior in priors:
+        if date is None:
+            raise MedvitError(
+                "the study has no date, so it cannot be compared with an earlier one; state it with --date"
+            )
+        if prior.date >= date:
+            when = "has the same date as" if prior.date == date else "is later than"
+            raise MedvitError(
+                f"the earlier study {prior.study_id!r} ({prior.date}) {when} the present one ({date}); "
+                "compare studies of different days, the earlier one under --prior"
+            )
+        pairs = ((prior.patient_check, patient_check), (prior.sex, sex))
+        if any(before and now and before != now for before, now in pairs):
+            raise MedvitError(
+                f"the earlier study {prior.study_id!r} is of another patient; choose one of the same patient"
+            )
+
+
+def parse_date(value: object) -> datetime.date | None:
+    """A date from ``YYYY-MM-DD``, DICOM's ``YYYYMMDD`` or a `datetime.date`; `None` when it is neither."""
+    if isinstance(value, datetime.datetime):
+        return value.date()
+    if isinstance(value, datetime.date):
+        return value
+    try:
+        return datetime.date.fromisoformat(str(value))
+    except ValueError:
+        return None
+
+
+def contrast_of(structures: Sequence[Mapping[str, Any]]) -> str:
+    """Contrast of a head by the order of its mean intensities; empty when tissues are missing.
+
+    Parameters
+    ----------
+    structures
+        Entries of a ``measurements.json``.
+    """
+    means = {s["name"]: s["intensity"]["mean"] for s in structures if s["present"] and s["intensity"]}
+    white, grey = (means.get(f"left cerebral {part}") for part in ("white matter", "cortex"))
+    fluid = means.get("left lateral ventricle")
+    if white is None or grey is None or fluid is None:
+        return ""
+    return "T1-like" if white > grey > fluid else "T2-like" if white < grey < fluid else "other"
+
+
+@cache
+def repeatability() -> dict[str, Any]:
+    """How far volumes of one head differ between repeated scans: ``source``, ``bundle``, per cent by name."""
+    return json.loads((files("medvit.reports") / "normative" / "repeatability.json").read_text("utf-8"))
+
+
+def repeatability_percent(name: str) -> float:
+    """Change in per cent that repeats of one head exceed in 5 % of cases; the widest where not measured."""
+    measured = repeatability()["percent"]
+    return float(measured.get(name, max(measured.values())))
