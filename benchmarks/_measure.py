@@ -1,4 +1,4 @@
-"""Interleaved CPU times and peak memory, for the benchmarks of this folder."""
+"""Interleaved CPU times, peak memory and counted operators, for the benchmarks of this folder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def interleaved(
@@ -71,3 +74,37 @@ def in_own_process(script: str, *arguments: object) -> dict[str, float]:
     if done.returncode:
         return {"failed": float(done.returncode)}
     return json.loads(done.stdout.splitlines()[-1])
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operators that run inside the ``with`` block, by name."""
+
+    #: Reading one value back; `nonzero` and boolean indices read back how many there are.
+    READS = ("_local_scalar_dense", "nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with self:
+            # Without gradients an operator made of others arrives whole; what it is made of is launched.
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
+        if not func.is_view:
+            self.counts[func.name().removeprefix("aten::").partition(".")[0]] += 1
+        return func(*args, **kwargs)
+
+    @property
+    def reads(self) -> int:
+        """How often the host waited for a value."""
+        return sum(self.counts[name] for name in self.READS)
+
+    @property
+    def operators(self) -> int:
+        """Operators that are neither views nor reads."""
+        return self.counts.total() - self.reads

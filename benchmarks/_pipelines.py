@@ -24,9 +24,10 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from medvit.inference import StreamingWindowInferer, resample_image
+from medvit.inference import StreamingWindowInferer
 from medvit.networks.segformer3d import EfficientAttention, Fusion, SegFormer3D
 from medvit.studies import Grid, find_studies, read_study, write_label_map
+from medvit.transforms import resample_image
 
 Predict = Callable[[Tensor], Tensor]
 TO_RAS = {"axcodes": "RAS", "labels": (("L", "R"), ("P", "A"), ("I", "S"))}

@@ -5,12 +5,10 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "inferer": ["Inference", "RestorationInferer", "StreamingWindowInferer"],
         "predict": ["Execution", "Flips", "InferenceReport", "lateral_flips"],
-        "resample": ["resample_image"],
-        "restore": ["RestorationInferer"],
-        "slices": ["SliceInferer", "SliceRestorer", "slice_axis"],
-        "slicewise": ["segment_slices"],
-        "streaming": ["Inference", "StreamingWindowInferer"],
-        "volume": ["Volume"],
+        "region": ["CoarseRegion", "ForegroundRegion", "Region"],
+        "slices": ["SliceInferer", "SliceRestorer", "segment_slices", "slice_axis"],
+        "windows": ["Volume"],
     },
 )

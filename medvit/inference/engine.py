@@ -5,26 +5,25 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medvit.errors import StudyError
-from medvit.inference.accumulate import Slab
 from medvit.inference.predict import Execution, Flips, InferenceReport, Network, Predictor, SkipRule
 from medvit.inference.reduce import Reducer
-from medvit.inference.resample import GridMap, map_grids, same_grid
-from medvit.inference.stream import SlabStream
-from medvit.inference.volume import Volume
-from medvit.inference.windows import BlendMode, WindowPlan, plan_windows, window_weights
+from medvit.inference.region import Region, RegionRule
+from medvit.inference.resample import Block, GridMap, map_grids, part_of_grid
+from medvit.inference.stream import Slab, SlabStream
+from medvit.inference.windows import BlendMode, Volume, WindowPlan, as_volume, plan_windows, window_weights
 from medvit.studies.study import Grid
 
 Networks = Network | Sequence[Network]
 Makers = Mapping[str, Callable[[], Reducer]]
+Results = dict[str, Tensor | np.ndarray]
 
 
 class WindowEngine(Inferer):
@@ -37,7 +36,8 @@ class WindowEngine(Inferer):
     overlap
         Share of a window that the next one covers again, in [0, 1).
     sw_batch_size
-        Windows that go through the network at once.
+        Windows that go through the network at once; ``"auto"`` for as many as fit into half of a GPU's free
+        memory, and one on a CPU.
     mode, sigma_scale
         Blend weights: ``"gaussian"`` or ``"constant"``, and the Gaussian's width as a share of the window.
     padding_mode, cval
@@ -46,6 +46,9 @@ class WindowEngine(Inferer):
         Test-time flips; none by default.
     skip
         Rule that tells windows (C, *roi_size) that no network need see.
+    region
+        Rule that finds the part of the image to look at; windows are laid over that part only, and what
+        lies outside of it is background: see `medvit.inference.CoarseRegion`.
     axis
         Streaming axis; ``None`` takes the one with the smallest accumulator.
     execution
@@ -56,7 +59,7 @@ class WindowEngine(Inferer):
         self,
         roi_size: Sequence[int | None] | int,
         overlap: Sequence[float] | float = 0.5,
-        sw_batch_size: int = 1,
+        sw_batch_size: int | Literal["auto"] = 1,
         mode: BlendMode = "gaussian",
         sigma_scale: float = 0.125,
         padding_mode: str = "constant",
@@ -64,16 +67,17 @@ class WindowEngine(Inferer):
         *,
         flips: Flips | None = None,
         skip: SkipRule | None = None,
+        region: RegionRule | None = None,
         axis: int | None = None,
         execution: Execution | None = None,
     ) -> None:
-        if sw_batch_size < 1:
-            raise ValueError(f"sw_batch_size must be 1 or more, not {sw_batch_size}")
+        if sw_batch_size != "auto" and sw_batch_size < 1:
+            raise ValueError(f"sw_batch_size must be 'auto', or 1 or more, not {sw_batch_size}")
         self.roi_size, self.overlap, self.sw_batch_size = roi_size, overlap, sw_batch_size
         self.mode, self.sigma_scale = mode, sigma_scale
         self.padding_mode, self.cval = padding_mode, cval
         self.flips, self.execution = flips or Flips(), execution or Execution()
-        self.skip, self.axis = skip, axis
+        self.skip, self.region, self.axis = skip, region, axis
         self.report = InferenceReport()
 
     @abstractmethod
@@ -100,85 +104,131 @@ class WindowEngine(Inferer):
         args: tuple = (),
         kwargs: dict[str, Any] | None = None,
         out: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
+    ) -> Results:
         """Results by name, in the target's grid; `out` takes the main one. Sets `report`."""
         started = time.perf_counter()
         volume, networks = as_volume(image), members(network)
-        plan = self.plan(volume.size)
-        offset = [before for before, _ in plan.padding]
-        mapping = same_grid(volume.size, offset) if target is None else map_grids(volume.grid, target, offset)
         shape = volume.size if target is None else target.shape
-        self.report = report = InferenceReport(windows=len(plan), axis=plan.axis, target=mapping.kind)
+        self.report = report = InferenceReport()
+        seen = self._seen(volume, networks)
+        if seen.note:
+            report.fallbacks.append(seen.note)
+        if seen.start:
+            report.region = [[a, a + n] for a, n in zip(seen.start, seen.volume.size, strict=True)]
+        plan = self.plan(seen.volume.size)
+        offset = [before for before, _ in plan.padding]
+        mapping = self._mapping(volume, seen, target, offset)
+        report.windows, report.axis, report.target = len(plan), plan.axis, mapping.kind
         predictor = Predictor(networks, self.flips, self.execution, report, "disagreement" in self.makers(1))
         report.device = str(predictor.device)
-        results: dict[str, np.ndarray] = {}
+        results: Results = {}
         blocks = 0
         with self.execution.running(networks):
-            for slab in self._stream(volume, plan, predictor, (args, kwargs or {})):
+            for slab in self._stream(seen, plan, predictor, (args, kwargs or {})):
                 channels = len(slab.sums) - predictor.disagreement
-                results = results or self._allocate(channels, shape, out)
+                results = results or self._allocate(channels, shape, out, slab.sums.device)
                 blocks += self._reduce(slab, channels, mapping, results)
-        if results and not blocks:
+        if results and not blocks and not (seen.start and target and map_grids(volume.grid, target).meet):
             raise StudyError(
                 "grids-apart",
                 "no voxel of the target grid lies in the image",
                 path=volume.name,
                 do="check that both are of the same study, with affines in RAS+ mm",
             )
+        results = results or self._allocate(1, shape, out, torch.device("cpu"))
         report.seconds = time.perf_counter() - started
-        return results or self._allocate(1, shape, out)
+        return results
+
+    def _seen(self, volume: Volume, networks: Sequence[Network]) -> Region:
+        """The part of the image that windows are laid over: all of it without a rule for a region."""
+        if self.region is None:
+            return Region(volume)
+        with self.execution.running(networks):
+            return self.region(volume, networks, self.execution)
+
+    def _mapping(self, volume: Volume, seen: Region, target: Grid | None, offset: Sequence[int]) -> GridMap:
+        if target is not None:
+            return map_grids(seen.volume.grid, target, offset)
+        start = seen.start or (0,) * len(volume.size)
+        return part_of_grid(seen.volume.size, volume.size, start, offset)
 
     def _stream(
-        self, volume: Volume, plan: WindowPlan, predictor: Predictor, arguments: tuple[tuple, dict]
+        self, seen: Region, plan: WindowPlan, predictor: Predictor, arguments: tuple[tuple, dict]
     ) -> SlabStream:
         return SlabStream(
-            volume,
+            seen.volume,
             plan,
             predictor,
             self.weights(plan),
-            batch_size=self.sw_batch_size,
+            batch_size=None if self.sw_batch_size == "auto" else self.sw_batch_size,
             skip=self.skip,
+            wanted=seen.rule(plan),
             padding_mode=self.padding_mode,
             padding_value=self.cval,
             arguments=arguments,
         )
 
     def _allocate(
-        self, channels: int, shape: tuple[int, ...], out: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
-        results: dict[str, np.ndarray] = {}
+        self, channels: int, shape: tuple[int, ...], out: np.ndarray | None, device: torch.device
+    ) -> Results:
+        """Arrays of the results, full of what is said of voxels that were not looked at."""
+        results: Results = {}
         for name, make in self.makers(channels).items():
             reducer = make()
             full = (channels, *shape) if reducer.keeps_channels else shape
-            results[name] = np.zeros(full, reducer.dtype) if out is None or results else out
-            if results[name].shape != full or not np.can_cast(reducer.dtype, results[name].dtype):
-                raise ValueError(
-                    f"out must be an array of shape {full} that holds {np.dtype(reducer.dtype)}, "
-                    f"not {results[name].shape} of {results[name].dtype}"
-                )
-        if out is not None:
-            out[...] = 0
+            fill: float = 0
+            if self.region is not None and name != "disagreement":
+                fill = float(reducer.reduce(self.background(channels)[:, None]))
+            if out is not None and not results:
+                if out.shape != full or not np.can_cast(reducer.dtype, out.dtype):
+                    raise ValueError(
+                        f"out must be an array of shape {full} that holds {np.dtype(reducer.dtype)}, "
+                        f"not {out.shape} of {out.dtype}"
+                    )
+                out[...] = fill
+                results[name] = out
+            else:
+                dtype = getattr(torch, np.dtype(reducer.dtype).name)
+                results[name] = torch.full(full, fill, dtype=dtype, device=device)
         return results
 
-    def _reduce(self, slab: Slab, channels: int, mapping: GridMap, results: dict[str, np.ndarray]) -> int:
+    def _reduce(self, slab: Slab, channels: int, mapping: GridMap, results: Results) -> int:
         """Write what the slab decides; the number of blocks."""
         blocks = 0
         makers = self.makers(channels)
         if not (mapping.exact and all(make().scale_free for make in makers.values())):
             slab.normalise()
-        if self.skip is not None:
+        if self.report.skipped:
             certain = torch.zeros(len(slab.sums) - channels)
             slab.fill_empty(torch.cat([self.background(channels), certain]))
-        for block in mapping.blocks(slab):
+        most, whole = self.execution.block(len(slab.sums), slab.sums.device)
+        for block in mapping.blocks(slab, most):
             reducers = {name: make() for name, make in makers.items()}
-            for channel, values in enumerate(block.class_maps()):
-                for name, reducer in reducers.items():
-                    if (name == "disagreement") == (channel >= channels):
-                        reducer.update(channel, values)
-            for name, reducer in reducers.items():
-                block.write(results[name], reducer.finish())
+            if whole:
+                found = _all_at_once(block.all_maps(), reducers, channels)
+            else:
+                found = _one_by_one(block, reducers, channels)
+            for name, values in found.items():
+                block.write(results[name], values)
             blocks += 1
         return blocks
+
+
+def _all_at_once(maps: Tensor, reducers: Mapping[str, Reducer], channels: int) -> dict[str, Tensor]:
+    """What the reducers make of the maps (C, ...) of a block; what follows the channels is disagreement."""
+    return {
+        name: reducer.reduce(maps[channels:] if name == "disagreement" else maps[:channels])
+        for name, reducer in reducers.items()
+    }
+
+
+def _one_by_one(block: Block, reducers: Mapping[str, Reducer], channels: int) -> dict[str, Tensor]:
+    """What the reducers make of a block of which only one class map is held at a time."""
+    for channel, values in enumerate(block.class_maps()):
+        for name, reducer in reducers.items():
+            if (name == "disagreement") == (channel >= channels):
+                reducer.update(channel, values)
+    return {name: reducer.finish() for name, reducer in reducers.items()}
 
 
 def members(network: Networks) -> list[Network]:
@@ -186,12 +236,3 @@ def members(network: Networks) -> list[Network]:
     if isinstance(network, nn.ModuleList) or not callable(network):
         return list(network)
     return [network]
-
-
-def as_volume(image: Tensor | Volume) -> Volume:
-    """A tensor (C, X, Y[, Z]) as a volume that windows are read from."""
-    if isinstance(image, Volume):
-        return image
-    if not isinstance(image, MetaTensor):
-        return Volume(image)
-    return Volume(image.as_tensor(), image.affine, name=image.meta.get("filename_or_obj"))

@@ -1,6 +1,7 @@
-"""Reducers: from the class maps of a block of voxels, seen one class at a time, to labels or one statistic.
+"""Reducers: from the class maps of a block of voxels to labels or one statistic.
 
-A reducer is made anew for each block, is given every class map in order, and keeps nothing class-sized.
+A reducer is made anew for each block. It is given all class maps at once (`reduce`), or one after the other
+(`update`, then `finish`), when it keeps nothing class-sized.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ class Reducer(ABC):
     def finish(self) -> Tensor:
         """The result, of the shape of a class map."""
 
+    def reduce(self, logits: Tensor) -> Tensor:
+        """The result of all class maps (C, ...) at once."""
+        for channel, values in enumerate(logits):
+            self.update(channel, values)
+        return self.finish()
+
 
 class Argmax(Reducer):
     """The class of the highest logit; the first of equals, as `torch.argmax`."""
@@ -57,6 +64,10 @@ class Argmax(Reducer):
     def finish(self) -> Tensor:
         """Labels, uint8 up to 256 classes."""
         return self.labels
+
+    def reduce(self, logits: Tensor) -> Tensor:
+        """As class by class, in one operation."""
+        return logits.argmax(0).to(self.held)
 
 
 class WideArgmax(Argmax):
@@ -150,6 +161,10 @@ class Probability(_Softmax):
         """Probability in 0..1."""
         return (self.logit - self.peak).exp_().div_(self.total)
 
+    def reduce(self, logits: Tensor) -> Tensor:
+        """As class by class, in two operations."""
+        return (logits[self.index] - logits.logsumexp(0)).exp_()
+
 
 class Entropy(_Softmax):
     """Entropy of the softmax, as a share of its maximum log(classes): 0 is certain, 1 is a guess."""
@@ -174,6 +189,12 @@ class Entropy(_Softmax):
         """Entropy in 0..1."""
         entropy = self.total.log() - self.moment / self.total
         return entropy.div_(math.log(max(self.classes, 2))).clamp_(0, 1)
+
+    def reduce(self, logits: Tensor) -> Tensor:
+        """As class by class, in few operations."""
+        log_share = logits.log_softmax(0)
+        entropy = log_share.exp().mul_(log_share).sum(0).neg_()
+        return entropy.div_(math.log(max(len(logits), 2))).clamp_(0, 1)
 
 
 class SigmoidProbability(Reducer):
@@ -247,6 +268,10 @@ class Values(Reducer):
         """(C, *block)."""
         values = torch.stack(self.channels)
         return values if self.to_units is None else self.to_units(values)
+
+    def reduce(self, logits: Tensor) -> Tensor:
+        """(C, *block)."""
+        return logits if self.to_units is None else self.to_units(logits.clone())
 
 
 def map_reducer(name: str, activation: Activation) -> Callable[[], Reducer]:

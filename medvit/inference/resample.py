@@ -1,96 +1,19 @@
-"""Linear interpolation between voxel grids: finished slabs to the study's grid, and images to a spacing."""
+"""Linear interpolation of finished slabs between the network's grid and that of the results."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.data import MetaTensor
-from monai.data.utils import compute_shape_offset, zoom_affine
-from monai.transforms import Spacing
 from torch import Tensor
 
-from medvit.inference.accumulate import Slab
+from medvit.inference.stream import Slab
 from medvit.studies.study import Grid
-
-# Grids whose voxels lie closer than this (in voxels) are taken as the same; float32 headers are no better.
-_SAME_VOXEL = 1e-3
-# Voxels of one class that are interpolated and reduced at once: small enough to stay in the cache.
-_BLOCK_VOXELS = 1 << 17
-# Outputs of one matrix product; of a longer axis most of the interpolation matrix would be zeros.
-_BAND = 32
-
-
-class LinearAxis:
-    """Linear interpolation along one axis: output i reads the input at ``scale * i + shift``.
-
-    Parameters
-    ----------
-    scale, shift
-        The map from output to input index.
-    inputs, outputs
-        Voxels along the axis. Positions up to half a voxel outside take the border's value; outputs that
-        lie further out are not in `inside`.
-    offset
-        Planes that stand before input 0, as padding puts them there.
-    """
-
-    def __init__(self, scale: float, shift: float, inputs: int, outputs: int, offset: int = 0) -> None:
-        position = scale * np.arange(outputs) + shift
-        within = np.flatnonzero((position >= -0.5 - _SAME_VOXEL) & (position <= inputs - 0.5 + _SAME_VOXEL))
-        self.inside = slice(int(within[0]), int(within[-1]) + 1) if len(within) else slice(0, 0)
-        position = position.clip(0, inputs - 1)
-        nearest = np.round(position)
-        self.exact = bool(np.abs(position - nearest)[self.inside].max(initial=0) < _SAME_VOXEL)
-        if self.exact:
-            position = nearest
-        self.lower = np.floor(position).astype(np.int64) + offset
-        self.weight = position - np.floor(position)
-        self.upper = self.lower + (self.weight > 0)
-        self._matrices: dict[tuple[int, int], Tensor] = {}
-
-    def interpolate(self, x: Tensor, dim: int, outputs: slice, first: int = 0) -> Tensor:
-        """Outputs of the range `outputs` along `dim` of `x`, whose plane 0 is input plane `first`."""
-        lower = torch.from_numpy(self.lower[outputs] - first).to(x.device)
-        if self.exact:
-            return self._pick(x, dim, lower)
-        if dim == x.ndim - 1:
-            starts = range(outputs.start, outputs.stop, _BAND)
-            bands = [slice(start, min(start + _BAND, outputs.stop)) for start in starts]
-            return torch.cat([self._product(x, band, first) for band in bands], dim)
-        upper = torch.from_numpy(self.upper[outputs] - first).to(x.device)
-        weight = torch.from_numpy(self.weight[outputs]).to(x).reshape(-1, *[1] * (x.ndim - 1 - dim))
-        return torch.lerp(x.index_select(dim, lower), x.index_select(dim, upper), weight)
-
-    def planes(self, outputs: slice) -> tuple[int, int]:
-        """First and one past the last input plane that the outputs read."""
-        return int(self.lower[outputs].min()), int(self.upper[outputs].max()) + 1
-
-    def _pick(self, x: Tensor, dim: int, index: Tensor) -> Tensor:
-        if (index.diff() == 1).all():
-            return x.narrow(dim, int(index[0]), len(index))
-        return x.index_select(dim, index)
-
-    def _product(self, x: Tensor, outputs: slice, first: int) -> Tensor:
-        """Interpolation along the last dimension, where a matrix product beats gathering single voxels."""
-        start, stop = self.planes(outputs)
-        band = (outputs.start, outputs.stop)
-        if band not in self._matrices:
-            self._matrices[band] = self._matrix(outputs, start, stop)
-        return x.narrow(-1, start - first, stop - start) @ self._matrices[band].to(x.device)
-
-    def _matrix(self, outputs: slice, start: int, stop: int) -> Tensor:
-        """(inputs, outputs) float32 weights."""
-        lower, upper, weight = self.lower[outputs], self.upper[outputs], self.weight[outputs]
-        columns = np.arange(len(lower))
-        matrix = np.zeros((stop - start, len(lower)), np.float32)
-        matrix[lower - start, columns] = 1 - weight
-        matrix[upper - start, columns] += weight
-        return torch.from_numpy(matrix)
+from medvit.transforms.resample import SAME_VOXEL, LinearAxis
 
 
 class SeparableBlock:
@@ -106,23 +29,33 @@ class SeparableBlock:
 
     def class_maps(self) -> Iterator[Tensor]:
         """The interpolated map of each channel, one after the other."""
+        return (maps[0] for maps in self._interpolated(1))
+
+    def all_maps(self) -> Tensor:
+        """The interpolated maps of all channels."""
+        return next(self._interpolated(len(self.slab.sums)))
+
+    def _interpolated(self, group: int) -> Iterator[Tensor]:
         spans = [axis.planes(r) for axis, r in zip(self.axes, self.ranges, strict=True)]
         source = self.slab.narrow(*spans[self.slab.axis])
         for a, (start, stop) in enumerate(spans):
             if a != self.slab.axis:
                 source = source.narrow(a + 1, start, stop - start)
-        for values in source:
+        for values in source.split(group):
             # From the last axis to the first: what grows the map most cheaply comes last.
-            for a in reversed(range(values.ndim)):
-                values = self.axes[a].interpolate(values, a, self.ranges[a], first=spans[a][0])
+            for a in reversed(range(len(spans))):
+                values = self.axes[a].interpolate(values, a + 1, self.ranges[a], first=spans[a][0])
             yield values
 
-    def write(self, out: np.ndarray, values: Tensor) -> None:
+    def write(self, out: Tensor | np.ndarray, values: Tensor) -> None:
         """Put the reduced block, (..., *block), to its place in `out` (..., *target shape)."""
         lead = values.ndim - len(self.order)
         values = values.permute(*range(lead), *(lead + a for a in self.order))
         where: tuple[Any, ...] = (..., *(self.ranges[a] for a in self.order))
-        out[where] = values.cpu().numpy()
+        if isinstance(out, Tensor):
+            out[where] = values
+        else:
+            out[where] = values.cpu().numpy()
 
 
 class ScatteredBlock:
@@ -131,38 +64,40 @@ class ScatteredBlock:
     Parameters
     ----------
     index
-        Index of each voxel in the target, one array an axis.
+        (3, N), index of each voxel in the target.
     position
-        (N, 3) float64, where each lies in the padded image of the network, within its border.
+        (3, N) float64, where each lies in the padded image of the network, within its border.
     slab
         What is interpolated.
     """
 
-    def __init__(self, index: tuple[np.ndarray, ...], position: np.ndarray, slab: Slab) -> None:
+    def __init__(self, index: Tensor, position: Tensor, slab: Slab) -> None:
         self.index, self.slab = index, slab
-        along = slab.axis
-        self.start = int(np.floor(position[:, along].min()))
-        self.stop = int(np.ceil(position[:, along].max())) + 1
-        size = np.array(slab.sums.shape[1:])
-        size[along] = self.stop - self.start
-        local = position.copy()
-        local[:, along] -= self.start
-        unit = local * (2 / np.maximum(size - 1, 1)) - 1
-        grid = torch.from_numpy(unit[:, ::-1].astype(np.float32)).to(slab.sums.device)
-        self.grid = grid[None, None, None]
+        size = torch.tensor(slab.sums.shape[1:], dtype=torch.float64)
+        first = torch.zeros(3, dtype=torch.float64)
+        first[slab.axis] = slab.first
+        scale = (2 / (size - 1).clamp(min=1)).to(position.device)[:, None]
+        unit = (position - first.to(position.device)[:, None]) * scale - 1
+        self.grid = unit.flip(0).T.float()[None, None, None]
 
     def class_maps(self) -> Iterator[Tensor]:
         """The interpolated values (N,) of each channel, one after the other."""
-        source = self.slab.narrow(self.start, self.stop)
-        group = max(_BLOCK_VOXELS // self.grid.shape[3], 1)
-        for channels in source.split(group):
-            sampled = F.grid_sample(channels[None], self.grid, padding_mode="border", align_corners=True)
-            yield from sampled[0, :, 0, 0]
+        return (self._sampled(channel[None])[0] for channel in self.slab.sums)
 
-    def write(self, out: np.ndarray, values: Tensor) -> None:
+    def all_maps(self) -> Tensor:
+        """The interpolated values (C, N) of all channels."""
+        return self._sampled(self.slab.sums)
+
+    def _sampled(self, channels: Tensor) -> Tensor:
+        sampled = F.grid_sample(channels[None], self.grid, padding_mode="border", align_corners=True)
+        return sampled[0, :, 0, 0]
+
+    def write(self, out: Tensor | np.ndarray, values: Tensor) -> None:
         """Put the reduced voxels (..., N) to their places in `out` (..., *target shape)."""
-        where: tuple[Any, ...] = (..., *self.index)
-        out[where] = values.cpu().numpy()
+        if isinstance(out, Tensor):
+            out[(..., *self.index.to(out.device))] = values.to(out.device, out.dtype)
+        else:
+            out[(..., *self.index.cpu().numpy())] = values.cpu().numpy()
 
 
 Block = SeparableBlock | ScatteredBlock
@@ -175,9 +110,11 @@ class SeparableMap:
         self.axes, self.order = axes, order
         self.exact = all(axis.exact for axis in axes)
         self.kind = "same voxels" if self.exact else "axis-aligned"
+        #: Whether any voxel of the target lies in the image.
+        self.meet = all(axis.inside.stop > axis.inside.start for axis in axes)
 
-    def blocks(self, slab: Slab) -> Iterator[Block]:
-        """The target voxels that can be computed from this slab and from no earlier one."""
+    def blocks(self, slab: Slab, most: int) -> Iterator[Block]:
+        """The target voxels that can be computed from this slab and from no earlier one, `most` a block."""
         along = self.axes[slab.axis]
         upper = along.upper[along.inside]
         ready = along.inside.start + np.flatnonzero((upper >= slab.start) & (upper < slab.stop))
@@ -187,7 +124,7 @@ class SeparableMap:
         ranges[slab.axis] = slice(int(ready[0]), int(ready[-1]) + 1)
         whole, *plane = ranges
         voxels = math.prod(r.stop - r.start for r in plane)
-        thickness = max(_BLOCK_VOXELS // max(voxels, 1), 1)
+        thickness = max(most // max(voxels, 1), 1)
         for start in range(whole.start, whole.stop if voxels else whole.start, thickness):
             block = slice(start, min(start + thickness, whole.stop))
             yield SeparableBlock(self.axes, (block, *plane), self.order, slab)
@@ -202,26 +139,31 @@ class ObliqueMap:
     def __init__(self, matrix: np.ndarray, size: Sequence[int], offset: Sequence[int], target: Grid) -> None:
         self.matrix, self.target = matrix, target
         self.size, self.offset = np.array(size), np.array(offset)
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in target.shape])).reshape(3, -1)
+        reached = matrix[:3, :3] @ corners + matrix[:3, 3:]
+        self.meet = bool(((reached.max(1) >= 0) & (reached.min(1) <= self.size - 1)).all())
 
-    def blocks(self, slab: Slab) -> Iterator[Block]:
-        """The target voxels that can be computed from this slab and from no earlier one."""
-        shape = self.target.shape
+    def blocks(self, slab: Slab, most: int) -> Iterator[Block]:
+        """The target voxels that can be computed from this slab and from no earlier one, `most` a block."""
+        device = slab.sums.device
         # Along the target's axis that follows the streaming axis most, a slab meets the fewest planes.
         walk = int(np.argmax(np.abs(self.matrix[slab.axis, :3])))
-        for planes in self._reached(slab, walk):
-            ranges = [np.arange(n) for n in shape]
-            ranges[walk] = planes
-            index = np.stack([i.ravel() for i in np.meshgrid(*ranges, indexing="ij")])
-            position = (self.matrix[:3, :3] @ index + self.matrix[:3, 3:]).T
-            centre = (self.size - 1) / 2
-            within = (np.abs(position - centre) <= self.size / 2 + _SAME_VOXEL).all(axis=1)
-            position = position.clip(0, self.size - 1) + self.offset
-            upper = np.ceil(position[:, slab.axis])
-            ready = np.flatnonzero(within & (upper >= slab.start) & (upper < slab.stop))
+        matrix, size = torch.from_numpy(self.matrix).to(device), torch.from_numpy(self.size).to(device)
+        offset = torch.from_numpy(self.offset).to(device)
+        for planes in self._reached(slab, walk, most):
+            ranges = [torch.arange(n, device=device) for n in self.target.shape]
+            ranges[walk] = torch.arange(planes.start, planes.stop, device=device)
+            index = torch.stack([i.flatten() for i in torch.meshgrid(*ranges, indexing="ij")])
+            position = matrix[:3, :3] @ index.double() + matrix[:3, 3:]
+            centre = (size[:, None] - 1) / 2
+            within = ((position - centre).abs() <= size[:, None] / 2 + SAME_VOXEL).all(0)
+            position = torch.minimum(position.clamp(min=0), size[:, None] - 1) + offset[:, None]
+            upper = position[slab.axis].ceil()
+            ready = (within & (upper >= slab.start) & (upper < slab.stop)).nonzero()[:, 0]
             if len(ready):
-                yield ScatteredBlock(tuple(index[:, ready]), position[ready], slab)
+                yield ScatteredBlock(index[:, ready], position[:, ready], slab)
 
-    def _reached(self, slab: Slab, walk: int) -> Iterator[np.ndarray]:
+    def _reached(self, slab: Slab, walk: int, most: int) -> Iterator[range]:
         """Planes of the target, in chunks, that the slab may touch."""
         row, shape = self.matrix[slab.axis], self.target.shape
         reach = [np.array([0, row[a] * (n - 1)]) for a, n in enumerate(shape) if a != walk]
@@ -231,17 +173,33 @@ class ObliqueMap:
         # Voxels within half a voxel outside the border are clamped onto it.
         touched = np.flatnonzero((centre + highest >= first - 0.51) & (centre + lowest <= last + 0.51))
         plane = int(np.prod([n for a, n in enumerate(shape) if a != walk]))
-        thickness = max(_BLOCK_VOXELS // plane, 1)
-        for start in range(0, len(touched), thickness):
-            yield touched[start : start + thickness]
+        thickness = max(most // plane, 1)
+        # What is touched is one run of planes.
+        for start in range(int(touched[0]), int(touched[-1]) + 1, thickness) if len(touched) else ():
+            yield range(start, min(start + thickness, int(touched[-1]) + 1))
 
 
 GridMap = SeparableMap | ObliqueMap
 
 
-def same_grid(size: Sequence[int], offset: Sequence[int]) -> GridMap:
-    """Voxels of an image of any number of axes to themselves, out of one padded by `offset` in front."""
-    axes = [LinearAxis(1.0, 0.0, n, n, before) for n, before in zip(size, offset, strict=True)]
+def part_of_grid(
+    part: Sequence[int], whole: Sequence[int], start: Sequence[int], offset: Sequence[int]
+) -> GridMap:
+    """Voxels of an image of any number of axes, out of a part of it that was padded.
+
+    Parameters
+    ----------
+    part, whole
+        Voxels of the part and of the image along each axis.
+    start
+        Index in the image of the first voxel of the part.
+    offset
+        Planes that padding put before the part along each axis.
+    """
+    sizes = zip(part, whole, start, offset, strict=True)
+    axes = [
+        LinearAxis(1.0, -float(first), inputs, outputs, before) for inputs, outputs, first, before in sizes
+    ]
     return SeparableMap(axes, range(len(axes)))
 
 
@@ -270,49 +228,10 @@ def map_grids(network: Grid, target: Grid, offset: Sequence[int] = (0, 0, 0)) ->
     stray[np.arange(3), follows] = 0
     # What the axes that a separable map ignores would move a voxel by, at most, in voxels.
     drift = (np.abs(stray) @ (np.array(target.shape) - 1)).max()
-    if drift > _SAME_VOXEL or len(set(follows)) < 3:
+    if drift > SAME_VOXEL or len(set(follows)) < 3:
         return ObliqueMap(matrix, network.shape, offset, target)
     axes = [
         LinearAxis(float(matrix[a, f]), float(matrix[a, 3]), network.shape[a], target.shape[f], offset[a])
         for a, f in enumerate(follows)
     ]
     return SeparableMap(axes, [int(a) for a in np.argsort(follows)])
-
-
-def resample_image(image: MetaTensor, spacing: Sequence[float]) -> MetaTensor:
-    """An image at another spacing, by linear interpolation, on the grid of `monai.transforms.Spacing`.
-
-    Parameters
-    ----------
-    image
-        (C, X, Y, Z) with an affine in millimetres.
-    spacing
-        Distance between voxels along each axis in mm; a value of 0 or below keeps an axis as it is.
-
-    Returns
-    -------
-    MetaTensor
-        (C, X', Y', Z') float32 with the new affine. Border voxels are repeated outside, as MONAI does.
-    """
-    before = np.asarray(image.affine, np.float64)
-    grid = _spacing_grid(image.shape[1:], before, spacing)
-    matrix = np.linalg.solve(before, grid.affine)
-    if np.abs(matrix[:3, :3] - np.diag(np.diag(matrix)[:3])).max() * max(grid.shape) > _SAME_VOXEL:
-        # A sheared grid becomes orthogonal: no axis stays by itself.
-        return cast(MetaTensor, Spacing(tuple(spacing), mode="bilinear", padding_mode="border")(image))
-    values = image.as_tensor().to(torch.float32)
-    for a, (inputs, outputs) in enumerate(zip(image.shape[1:], grid.shape, strict=True)):
-        axis = LinearAxis(float(matrix[a, a]), float(matrix[a, 3]), inputs, outputs)
-        values = axis.interpolate(values, a + 1, slice(0, outputs))
-    meta = {**image.meta, "affine": torch.from_numpy(grid.affine)}
-    return MetaTensor(values, meta=meta)
-
-
-def _spacing_grid(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> Grid:
-    present = np.linalg.norm(affine[:3, :3], axis=0)
-    wanted = np.array([s if s > 0 else p for s, p in zip(spacing, present, strict=True)])
-    zoomed = zoom_affine(affine, wanted, diagonal=False)
-    size, offset = compute_shape_offset(shape, affine, zoomed)
-    zoomed[:3, 3] = offset[:3]
-    x, y, z = (int(n) for n in size)
-    return Grid((x, y, z), zoomed)

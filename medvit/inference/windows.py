@@ -1,16 +1,24 @@
-"""Which windows cover an image, in which order, and how each of their voxels is weighted."""
+"""Windows: where they read their voxels, which of them cover an image, and how their voxels are weighted."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import nibabel as nib
+import numpy as np
 import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
 from monai.data.utils import compute_importance_map
 from torch import Tensor
+
+from medvit.errors import StudyError
+from medvit.studies.study import Grid
 
 BlendMode = Literal["gaussian", "constant"]
 
@@ -50,7 +58,7 @@ class WindowPlan:
         return self.starts[self.axis]
 
     def in_layer(self) -> Iterator[tuple[int, ...]]:
-        """Starts of the windows of a layer, in `monai`'s order; 0 along `axis`, as layers are slabs."""
+        """Starts of the windows of a layer, in MONAI's order; 0 along `axis`, as layers are slabs."""
         return itertools.product(*((0,) if a == self.axis else s for a, s in enumerate(self.starts)))
 
     def __len__(self) -> int:
@@ -123,3 +131,99 @@ def window_weights(
         Standard deviation of the Gaussian as a share of the window's edge.
     """
     return compute_importance_map(tuple(roi_size), mode=mode, sigma_scale=sigma_scale, dtype=torch.float32)
+
+
+class Volume:
+    """A channel-first image that is read along one axis.
+
+    Parameters
+    ----------
+    data
+        Anything with a shape that gives an array when sliced, (C, X, Y, Z): a tensor, an array,
+        `numpy.memmap`, or nibabel's ``image.dataobj``.
+    affine
+        4x4, voxel index to RAS+ millimetres.
+    channel_first
+        Whether the first axis is that of the channels; an image without one, (X, Y, Z), has one channel.
+    prepare
+        Applied to each slab (C, X, Y, Z) float32 as it is read, such as a scaling of intensities. It must
+        treat every voxel by itself: it never sees the whole image.
+    name
+        What messages call the image.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        affine: np.ndarray | Tensor | None = None,
+        *,
+        channel_first: bool = True,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        name: Path | str | None = None,
+    ) -> None:
+        self.data, self.prepare, self.name = data, prepare, name
+        self.has_channels = channel_first
+        self.affine = None if affine is None else np.asarray(affine, np.float64)
+
+    @classmethod
+    def open(cls, path: Path | str, prepare: Callable[[Tensor], Tensor] | None = None) -> Volume:
+        """A NIfTI file, memory-mapped where it is not compressed."""
+        image: Any = nib.load(path)
+        return cls(image.dataobj, image.affine, channel_first=False, prepare=prepare, name=path)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels along the spatial axes."""
+        return tuple(int(n) for n in (self.data.shape[1:] if self.has_channels else self.data.shape))
+
+    @property
+    def grid(self) -> Grid:
+        """The voxel grid of a 3D volume."""
+        if self.affine is None or len(self.size) != 3:
+            raise StudyError(
+                "image-without-affine",
+                "the image has no affine, so its voxels have no place in the patient",
+                path=self.name,
+                do="give a MetaTensor with an affine, or a Volume with one",
+            )
+        x, y, z = self.size
+        return Grid((x, y, z), self.affine)
+
+    def crop(self, box: tuple[slice, ...]) -> Volume:
+        """A box of it, in its place in the patient."""
+        affine = None
+        if self.affine is not None:
+            affine = self.affine.copy()
+            affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+        data = self.data[((slice(None), *box) if self.has_channels else box)]
+        return Volume(data, affine, channel_first=self.has_channels, prepare=self.prepare, name=self.name)
+
+    def read(self, axis: int, start: int, stop: int) -> Tensor:
+        """Planes `start` to `stop` of a spatial axis, (C, ...) float32 on the image's device."""
+        where = [slice(None)] * len(self.size)
+        where[axis] = slice(start, stop)
+        lead = (slice(None),) if self.has_channels else ()
+        slab = self.data[(*lead, *where)]
+        if not isinstance(slab, Tensor):
+            slab = torch.from_numpy(np.ascontiguousarray(slab, dtype=np.float32))
+        slab = slab.to(torch.float32)
+        slab = slab if self.has_channels else slab[None]
+        return slab if self.prepare is None else self.prepare(slab)
+
+
+def as_volume(image: Tensor | Volume) -> Volume:
+    """A tensor (C, X, Y[, Z]) as a volume that windows are read from."""
+    if isinstance(image, Volume):
+        return image
+    if not isinstance(image, MetaTensor):
+        return Volume(image)
+    return Volume(image.as_tensor(), image.affine, name=image.meta.get("filename_or_obj"))
+
+
+def pad(slab: Tensor, padding: Sequence[tuple[int, int]], mode: str, value: float) -> Tensor:
+    """`slab` (C, ...) with (before, after) planes added along each spatial axis."""
+    widths = [width for pair in reversed(padding) for width in pair]
+    if not any(widths):
+        return slab
+    fill = {"value": value} if mode == "constant" else {}
+    return F.pad(slab[None], widths, mode=mode, **fill)[0]

@@ -144,7 +144,7 @@ class ParaTransCNN(nn.Module):
     Against the published code: the repetition of a grey slice is the network's own, weights are never
     downloaded (`load_imagenet` takes a file), and intermediate tokens are not kept. The absent max-pool, the
     bias-free attention and its doubled dropout are as published. For volumes see
-    `medvit.inference.slicewise.segment_slices`.
+    `medvit.inference.segment_slices`.
 
     References
     ----------

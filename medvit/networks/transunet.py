@@ -142,7 +142,7 @@ class TransUNet(nn.Module):
     Against the published code: slices need not be square, the pure ViT builds without being told that it
     has no skips, and building one network does not change the configuration of the next. The pool that
     leaves the quarter-resolution map one pixel short, filled with zeros for the decoder alone, and the
-    differing norm epsilons are as published. For volumes see `medvit.inference.slicewise.segment_slices`.
+    differing norm epsilons are as published. For volumes see `medvit.inference.segment_slices`.
 
     References
     ----------

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "load_study": ["LoadStudyd"],
         "region_channel": ["RegionChanneld", "add_region_channel", "prepare_axial_slices"],
         "regions": ["RegionMapd"],
-        "resample": ["ResampleImaged"],
+        "resample": ["LinearAxis", "ResampleImaged", "resample_image"],
         "restoration": ["KeepOutsided", "ScaleToUnitd"],
         "sam_regions": ["SamRegions"],
     },

@@ -8,7 +8,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Spacingd
 
-from medvit.transforms import ResampleImaged
+from medvit.transforms import ResampleImaged, resample_image
+from tests.inference.cases import GRIDS, study
 
 
 def image(values: torch.Tensor, spacing: tuple[float, float, float]) -> dict[str, MetaTensor]:
@@ -51,3 +52,13 @@ def test_a_single_slice_stays_one() -> None:
         "image"
     ]
     assert resampled.shape == (1, 10, 10, 1)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_resampling_is_that_of_monai(name: str) -> None:
+    image = study(GRIDS[name])
+    expected = Spacingd("image", pixdim=(1.3, 0.7, 2.0), mode="bilinear")({"image": image})["image"]
+    found = resample_image(image, (1.3, 0.7, 2.0))
+    assert found.shape == expected.shape
+    assert np.allclose(found.affine, expected.affine, atol=1e-9)
+    assert np.allclose(found, expected, atol=1e-4)

@@ -1,8 +1,9 @@
-"""`StreamingWindowInferer`: sliding windows without a class-sized copy of the volume."""
+"""`StreamingWindowInferer` for label maps, `RestorationInferer` for networks whose output is an image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,18 +17,19 @@ from torch import Tensor
 from medvit.errors import StudyError
 from medvit.inference.engine import Makers, Networks, WindowEngine
 from medvit.inference.predict import InferenceReport, SkipRule
-from medvit.inference.reduce import Activation, Argmax, Regions, WideArgmax, map_reducer
-from medvit.inference.volume import Volume
+from medvit.inference.reduce import Activation, Argmax, Regions, Values, WideArgmax, map_reducer
+from medvit.inference.windows import Volume
 from medvit.studies.study import Grid
+from medvit.transforms.restoration import UNIT
 
 # Logits of voxels that only skipped windows cover: certain background.
 _CERTAIN = 10.0
 
 
-def is_constant(window: Tensor) -> bool:
+def is_constant(window: Tensor) -> Tensor:
     """Whether each channel of a window (C, ...) has one value throughout: padding or masked-out air."""
     flat = window.flatten(1)
-    return bool((flat == flat[:, :1]).all())
+    return (flat == flat[:, :1]).all()
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ class StreamingWindowInferer(WindowEngine):
         cases = []
         for image in inputs:
             target = None if self.grid == "input" else source_grid(image)
-            found = self.infer(image, network, target, *args, **kwargs)
-            results = {"labels": found.labels, **found.maps}
+            results = self.run(image, network, target, args, kwargs)
             cases.append({name: _like(result, image, self.grid) for name, result in results.items()})
         batch = {name: _collate([case[name] for case in cases]) for name in cases[0]}
         return batch if self.maps else batch["labels"]
@@ -174,7 +175,8 @@ class StreamingWindowInferer(WindowEngine):
         MedvitError
             If the network answers with NaN, or one window does not fit into memory.
         """
-        results = self.run(image, network, target, args, kwargs, out)
+        found = self.run(image, network, target, args, kwargs, out)
+        results = {name: as_array(result) for name, result in found.items()}
         return Inference(results.pop("labels"), results, self.report)
 
     def makers(self, channels: int) -> Makers:
@@ -210,9 +212,14 @@ def source_grid(image: Tensor) -> Grid:
     return Grid((x, y, z), np.asarray(meta["original_affine"], np.float64))
 
 
-def _like(result: np.ndarray, image: Tensor, grid: str) -> Tensor:
+def as_array(result: Tensor | np.ndarray) -> np.ndarray:
+    """A result on the host."""
+    return result.cpu().numpy() if isinstance(result, Tensor) else result
+
+
+def _like(result: Tensor | np.ndarray, image: Tensor, grid: str) -> Tensor:
     """A map (X, Y[, Z]) as a channel-first tensor with the meta data of its image."""
-    tensor = torch.from_numpy(result)[None].to(image.device)
+    tensor = torch.as_tensor(result)[None].to(image.device)
     if not isinstance(image, MetaTensor):
         return tensor
     if grid == "input":
@@ -223,3 +230,98 @@ def _like(result: np.ndarray, image: Tensor, grid: str) -> Tensor:
 
 def _collate(items: Sequence[Tensor]) -> Tensor:
     return collate_meta_tensor(items) if isinstance(items[0], MetaTensor) else torch.stack(list(items))
+
+
+class RestorationInferer(WindowEngine):
+    """Sliding windows whose overlapping outputs are averaged, for denoising, artefact removal and synthesis.
+
+    Windows, blending, padding, flips, streaming axis and execution are those of `WindowEngine`. Beside the
+    restored image itself, memory is one window deep.
+
+    Parameters
+    ----------
+    grid
+        What a call of the inferer gives: images in the ``"input"``'s grid and the network's units, or in the
+        grid of the ``"source"`` file and in its intensities, where the input's meta data state the unit (see
+        `medvit.transforms.ScaleToUnitd`).
+    args, options
+        Windows, blending, padding, flips, streaming axis and execution: see `WindowEngine`.
+
+    Examples
+    --------
+    >>> inferer = RestorationInferer(roi_size=(16, 16, 16), overlap=0.5)
+    >>> inferer(torch.ones(1, 1, 20, 24, 32), lambda windows: 2 * windows).unique()
+    tensor([2.])
+    """
+
+    to_units: Callable[[Tensor], Tensor] | None = None
+
+    def __init__(self, *args: Any, grid: Literal["input", "source"] = "input", **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.region is not None:
+            raise ValueError("a restored image has no background, so no region can stand for the whole")
+        if grid not in ("input", "source"):
+            raise ValueError(f"grid must be 'input' or 'source', not {grid!r}")
+        self.grid = grid
+
+    def __call__(self, inputs: Tensor, network: Networks, *args: Any, **kwargs: Any) -> Tensor:
+        """Restored images (B, C', X, Y[, Z]) float32 of a batch (B, C, X, Y[, Z])."""
+        restored = [self._call(image, network, args, kwargs) for image in inputs]
+        return collate_meta_tensor(restored) if isinstance(inputs, MetaTensor) else torch.stack(restored)
+
+    def _call(self, image: Tensor, network: Networks, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        if self.grid == "input":
+            values = self.run(image, network, None, args, kwargs)["image"]
+            restored = torch.as_tensor(values).to(image.device)
+            return MetaTensor(restored).copy_meta_from(image) if isinstance(image, MetaTensor) else restored
+        target = source_grid(image)
+        assert isinstance(image, MetaTensor), "only such an image knows the grid of its file"
+        unit = float(image.meta.get(UNIT, 1.0))
+        values = self.run(image, network, target, args, kwargs)["image"]
+        meta = {**image.meta, "affine": torch.as_tensor(target.affine)}
+        return MetaTensor(torch.as_tensor(values).mul(unit).to(image.device), meta=meta)
+
+    def restore(
+        self,
+        image: Tensor | Volume,
+        network: Networks,
+        target: Grid | None = None,
+        *,
+        to_units: Callable[[Tensor], Tensor] | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """One restored image in the grid and the units of its study.
+
+        Parameters
+        ----------
+        image
+            (C, X, Y[, Z]) preprocessed; its affine says where its voxels lie, in RAS+ mm.
+        network
+            The network, or several whose outputs are averaged.
+        target
+            Grid to which the result goes, by linear interpolation; 0 outside of the image. ``None`` for the
+            image's own grid.
+        to_units
+            From the network's output to the study's intensities: the inverse of the scaling that the image
+            went through, voxel by voxel.
+        out
+            Float array (C', *target shape) that takes the result, such as a `numpy.memmap`.
+
+        Returns
+        -------
+        numpy.ndarray
+            (C', *target shape) float32.
+        """
+        in_units = copy.copy(self)
+        in_units.to_units = to_units
+        restored = in_units.run(image, network, target, out=out)["image"]
+        self.report = in_units.report
+        return as_array(restored)
+
+    def makers(self, channels: int) -> Makers:
+        """The image."""
+        return {"image": partial(Values, self.to_units)}
+
+    def background(self, channels: int) -> Tensor:
+        """Zeros."""
+        return torch.zeros(channels)

@@ -1,0 +1,139 @@
+"""Compiled networks and autocast give the labels of the plain network, and are what really runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import Tensor, nn
+
+from medvit.inference import Execution, SliceInferer, StreamingWindowInferer
+from medvit.inference.predict import Replays
+from medvit.studies.study import Grid
+
+IMAGE = torch.randn(1, 1, 24, 20, 28, generator=torch.Generator().manual_seed(0))
+
+
+class Network(nn.Module):
+    """Two convolutions; a class of its own, as `torch.compile` passes over a bare `nn.Sequential`."""
+
+    def __init__(self, conv: type[nn.Conv2d] | type[nn.Conv3d] = nn.Conv3d) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = conv(1, 6, 3, padding=1), conv(6, 4, 3, padding=1)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return self.last(self.first(windows).relu())
+
+
+def labels(net: nn.Module, **execution: object) -> Tensor:
+    return StreamingWindowInferer((16, 16, 16), execution=Execution(**execution))(IMAGE, net)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_networks_give_the_same_labels(backend: str) -> None:
+    net = Network()
+    expected = labels(net)
+    compiled = labels(net, compile=backend)
+    assert torch.equal(compiled, expected)
+    assert net._compiled_call_impl is not None
+
+
+def test_a_network_is_compiled_once_for_all_studies() -> None:
+    """The same holds for networks of slices, whose three-dimensional view is made anew for each study."""
+    graphs = []
+
+    def note(graph: torch.fx.GraphModule, example_inputs: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    execution = Execution(compile=note)
+    volumes = StreamingWindowInferer((16, 16, 16), execution=execution), Network()
+    slices = SliceInferer((16, 16), slices=4, execution=execution), Network(nn.Conv2d)
+    for inferer, net in (volumes, slices):
+        torch.compiler.reset()
+        graphs.clear()
+        first = inferer(IMAGE, net)
+        assert torch.equal(inferer(IMAGE, net), first)
+        assert len(graphs) == 1
+
+
+def test_autocast_runs_in_bf16_and_blends_in_float32() -> None:
+    net, types = Network(), set()
+    expected = labels(net)
+    net.register_forward_hook(lambda _module, _windows, logits: types.add(logits.dtype))
+    found = labels(net, amp="bf16")
+    assert types == {torch.bfloat16}
+    # bf16 keeps 8 bits of a logit: only voxels whose two best classes nearly tie may change.
+    assert 0.97 < (found == expected).float().mean() < 1
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_what_is_done_with_logits_of_half_precision_stays_in_float32() -> None:
+    """Interpolation to another grid by matrix products must not fall under autocast."""
+    fine = Grid((40, 35, 47), np.diag([0.6, 0.6, 0.6, 1.0]))
+    volume = MetaTensor(IMAGE[0], affine=torch.eye(4))
+    names = ("probability:1",)
+    execution = Execution(amp="bf16")
+
+    def exact(windows: Tensor) -> Tensor:
+        return torch.cat([windows, -windows / 3], 1)
+
+    maps = [
+        StreamingWindowInferer((16, 16, 16), maps=names, execution=e).infer(volume, exact, fine).maps
+        for e in (execution, Execution())
+    ]
+    assert np.allclose(maps[0][names[0]], maps[1][names[0]], atol=1e-6)
+
+
+def test_recorded_launches_are_replayed_after_a_warm_up() -> None:
+    net, calls = Network().eval(), []
+
+    def record(network, windows: Tensor):
+        calls.append(windows.shape)
+        return lambda windows: network(windows)
+
+    replays = Replays(record)
+    windows = torch.randn(2, 1, 16, 16, 16)
+    with torch.inference_mode():
+        for _ in range(5):
+            assert torch.equal(replays(net, windows), net(windows))
+            replays(net, windows[:1])
+        assert calls == [windows.shape, windows[:1].shape]
+        # Other weights in other memory are recorded anew.
+        net.first.weight = nn.Parameter(2 * net.first.weight)
+        for _ in range(3):
+            assert torch.equal(replays(net, windows), net(windows))
+    assert len(calls) == 3
+    assert not replays.notes
+
+
+def failing(network, windows: Tensor):
+    raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+
+def wrong(network, windows: Tensor):
+    return lambda windows: network(windows) + 1
+
+
+@pytest.mark.parametrize(("record", "reason"), [(failing, "not permitted"), (wrong, "not close")])
+def test_a_network_that_cannot_be_recorded_is_called_as_usual(record, reason: str) -> None:
+    net, replays, windows = Network().eval(), Replays(record), torch.randn(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        for _ in range(4):
+            assert torch.equal(replays(net, windows), net(windows))
+    assert len(replays.notes) == 1
+    assert reason in replays.notes[0]
+
+
+def test_tf32_is_set_during_the_inference_only() -> None:
+    backend, seen = torch.backends.cuda.matmul, []
+    before = backend.allow_tf32
+    net = Network()
+    net.register_forward_hook(lambda *_: seen.append(backend.allow_tf32))
+    for wanted in (True, False, None):
+        labels(net, tf32=wanted)
+        assert set(seen) == {before if wanted is None else wanted}
+        seen.clear()
+    assert backend.allow_tf32 == before
