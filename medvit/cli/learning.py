@@ -7,11 +7,18 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.options import BundleName, Device, Output, Spacing, Trust, WindowSize
+from medvit.cli.options import Device, Output, Spacing, Trust, WindowSize
 
 
 def train(
-    bundle: BundleName,
+    base: Annotated[
+        str,
+        typer.Argument(
+            help="Name of an installed bundle, a bundle folder with --trust, or a network: SegFormer3D, "
+            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet or ParaTransCNN.",
+            metavar="BUNDLE|NETWORK",
+        ),
+    ],
     manifest: Annotated[
         str,
         typer.Argument(
@@ -28,8 +35,17 @@ def train(
     epoch_length: Annotated[
         int | None, typer.Option(min=1, help="Number of optimiser steps in an epoch.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of windows in a step.")] = 2,
-    learning_rate: Annotated[float, typer.Option(help="Initial learning rate of AdamW.")] = 5e-4,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for the whole training, used to the end; instead of --epochs.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Number of windows in a step. Default: by their size.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 1e-3,
+    size: Annotated[
+        str | None, typer.Option(help="Size of a network by name: tiny, small (the default) or base.")
+    ] = None,
+    from_scratch: Annotated[bool, typer.Option(help="Leave the bundle's weights out.")] = False,
     val_fraction: Annotated[float, typer.Option(help="Share of the patients to validate on.")] = 0.2,
     patience: Annotated[
         int, typer.Option(min=0, help="Number of epochs without gain after which to stop; 0 never stops.")
@@ -42,18 +58,18 @@ def train(
     ] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave broken cases out instead of refusing.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with a training that was interrupted.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show the plan and its costs, measured by a few steps, and stop.")
+    ] = False,
     trust: Trust = False,
 ) -> None:
-    """Train a bundle's network on your labelled studies; the result is a bundle that runs."""
-    from medvit.bundles import find_bundle
+    """Train a network on your labelled studies; the result is a bundle that runs."""
+    from medvit.training import Choices, find_base, train_bundle
 
-    found = find_bundle(bundle, trust=trust)
-    from medvit.training import Choices, train_bundle
-
+    found = find_base(base, size=size, from_scratch=from_scratch, trust=trust)
     choices = Choices(
-        spacing, patch_size, epochs, epoch_length, batch_size, learning_rate, val_fraction, seed, patience,
-        mirror, device,
+        spacing, patch_size, epochs, epoch_length, minutes, batch_size, learning_rate, val_fraction, seed,
+        patience, mirror, device,
     )  # fmt: skip
     train_bundle(
         found, manifest, output, choices, data=data or "", scratch=scratch, resume=resume,

@@ -5,11 +5,14 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "base": ["Base", "find_base"],
         "cases": ["Split", "WholeCases", "as_batch", "split_cases", "study_of"],
         "handlers": ["BestWeights", "NanGuard", "Progress"],
+        "history": ["History"],
         "patches": ["PatchDataset", "Sample", "prepare_samples"],
         "plan": ["Choices", "Plan", "make_plan"],
         "run": ["train_bundle"],
+        "schedule": ["Schedule"],
         "distributed": ["data_parallel", "join_process_group", "leave_process_group", "world_size"],
         "steps": [
             "MixedPrecisionStep",

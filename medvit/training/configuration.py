@@ -43,7 +43,9 @@ def train_config(plan: Plan, name: str) -> dict[str, Any]:
     """Content of ``configs/train.json``: goes on from the bundle's weights, on the cases of a manifest."""
     config = json.loads((files("medvit.training") / "train.json").read_text(encoding="utf-8"))
     # What is null there is filled in here; patch_size is the plan's, not what was or was not asked for.
-    config |= {key: plan.settings[key] for key in config if key in plan.settings and key != "device"}
+    timed = plan.settings["minutes"] is not None
+    apart = {"device"} if timed else {"device", "steps"}  # without a time, steps are the epochs'
+    config |= {key: plan.settings[key] for key in config if key in plan.settings and key not in apart}
     config |= {
         "bundle_root": _root(name),
         "patch_size": list(plan.patch_size),

@@ -29,6 +29,10 @@ class Outcome:
         The epoch of the weights, and how many were trained.
     date
         ISO 8601.
+    improving
+        Whether the validation Dice was rising to the end.
+    curves
+        Whether ``docs/training.png`` and ``docs/training.csv`` show the training.
     """
 
     carried: str
@@ -37,6 +41,8 @@ class Outcome:
     epoch: int = 0
     epochs: int = 0
     date: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).date().isoformat())
+    improving: bool = False
+    curves: bool = False
 
     def quality(self, held_out: int) -> str:
         """The measured quality in a clause that hides nothing."""
@@ -117,7 +123,7 @@ Trained with medvit {__version__} on {outcome.date}. Run it: `medvit run ./{name
 
 ## Quality
 
-{measured}
+{measured}{_curves(name, outcome)}
 ## Limits
 
 - It knows the patients, the devices and the annotators of {plan.task} alone. For research use; not a medical
@@ -130,14 +136,34 @@ Trained with medvit {__version__} on {outcome.date}. Run it: `medvit run ./{name
 """
 
 
-def licence_note(plan: Plan, base: Bundle) -> str:
-    """Content of ``LICENSE``."""
-    rights = base.metadata.get("copyright", "not stated")
+def _curves(name: str, outcome: Outcome) -> str:
+    """The pictures of a training, and whether it was over when it ended."""
+    if not outcome.curves:
+        return ""
+    text = """
+![Loss and validation Dice over the steps](training.png)
+
+Every epoch is in `docs/training.csv`, and in `docs/events` for TensorBoard.
+"""
+    return text + (f"\n{go_on(name)}\n" if outcome.improving else "")
+
+
+def go_on(name: str) -> str:
+    """What to do with a training whose validation Dice was rising to the end."""
+    return f"Still improving at the end: go on with `medvit train ./{name} MANIFEST -o BETTER --trust`."
+
+
+def licence_note(plan: Plan, base: Bundle | None) -> str:
+    """Content of ``LICENSE``; `base` is the bundle whose weights training started from."""
+    origin = ""
+    if base is not None:
+        rights = base.metadata.get("copyright", "not stated")
+        origin = f"""Training started from the bundle {base.name} ({rights}); where tensors were
+taken from it (see docs/README.md), its licence applies to them as well.
+
+"""
     return f"""The weights in models/model.pt were trained on {plan.task} and belong to those who trained
 them, within the terms under which that data was obtained; ask these before you pass the weights on.
 
-Training started from the bundle {base.name} ({rights}); where tensors were
-taken from it (see docs/README.md), its licence applies to them as well.
-
-The configuration and documentation in this folder: Apache License 2.0.
+{origin}The configuration and documentation in this folder: Apache License 2.0.
 """

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 from torch import nn
 
 from medvit.errors import MedvitError
+from medvit.training.schedule import Schedule
 
 
 class BestWeights:
@@ -38,6 +39,8 @@ class BestWeights:
     score, epoch, structures
         Mean over the structures of their mean over the cases they occur in, the epoch it was reached in, and
         the mean of each; `None`, 0 and empty before.
+    last, measured
+        Mean, and each structure, of the last epoch.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class BestWeights:
         self.last: float | None = None
         self.epoch = 0
         self.structures: dict[str, float] = {}
+        self.measured: dict[str, float] = {}
         self.weights: dict[str, torch.Tensor] = {}
 
     def attach(self, trainer: Any) -> None:
@@ -75,7 +79,7 @@ class BestWeights:
 
     def update(self, score: float | None, epoch: int, structures: dict[str, float] | None = None) -> None:
         """Take the present weights if their score is the best so far, or if there is none to compare."""
-        self.last = score
+        self.last, self.measured = score, structures or {}
         if self.weights and score is not None and self.score is not None and score <= self.score:
             return
         self.score, self.epoch, self.structures = score, epoch, structures or {}
@@ -132,18 +136,19 @@ class Progress:
     ----------
     best
         Knows the scores.
+    schedule
+        Knows how much of the training is done.
     console
         Where it goes; standard error by default.
     """
 
-    def __init__(self, best: BestWeights, console: Console | None = None) -> None:
-        self.best = best
+    def __init__(self, best: BestWeights, schedule: Schedule, console: Console | None = None) -> None:
+        self.best, self.schedule = best, schedule
         self.console = console or Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bars = Bars(*columns, console=self.console, transient=True)
         self.losses: list[float] = []
-        self.started = self.first = 0.0
-        self.resumed = 0
+        self.started = 0.0
 
     def attach(self, trainer: Any) -> None:
         """Watch a trainer."""
@@ -154,9 +159,8 @@ class Progress:
         trainer.add_event_handler(Events.COMPLETED, self.close)
 
     def _start(self, trainer: Any) -> None:
-        self.first, self.resumed = time.perf_counter(), trainer.state.epoch
         if self.console.is_terminal:
-            steps = trainer.state.max_epochs * trainer.state.epoch_length
+            steps = self.schedule.steps
             self.bars.add_task("training", total=steps, completed=trainer.state.iteration)
             self.bars.start()
 
@@ -171,9 +175,11 @@ class Progress:
     def _epoch(self, trainer: Any) -> None:
         epoch, now = trainer.state.epoch, time.perf_counter()
         loss = sum(self.losses) / max(len(self.losses), 1)
-        left = (now - self.first) / (epoch - self.resumed) * (trainer.state.max_epochs - epoch)
+        done = self.schedule.fraction(trainer.state.iteration)
+        left = self.schedule.elapsed * (1 - done) / max(done, 1e-9)
+        of = f" of {trainer.state.max_epochs}" if self.schedule.minutes is None else ""
         self.console.print(
-            f"epoch {epoch} of {trainer.state.max_epochs}: loss {loss:.3f}, {self._scores()}"
+            f"epoch {epoch}{of}: loss {loss:.3f}, {self._scores()}"
             f"{now - self.started:.0f} s, about {duration(left)} left",
             highlight=False, soft_wrap=True,
         )  # fmt: skip

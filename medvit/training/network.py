@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import pydoc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
@@ -20,9 +19,6 @@ from medvit.networks.published import read_checkpoint
 from medvit.studies.labels import LabelTable, Structure
 
 _LATERAL = "medvit.networks.LateralSegmenter"
-_STEP = 32  # voxels by which window edges grow, where the network does not refuse it
-# What a trained parameter takes beside itself: its gradient, two moments of AdamW and the moving average.
-_COPIES = 5
 
 
 def network_definition(bundle: Bundle) -> dict[str, Any]:
@@ -75,86 +71,6 @@ def unsided(table: LabelTable) -> list[str]:
 def build(definition: Mapping[str, Any]) -> nn.Module:
     """The network of a configuration, freshly initialised."""
     return ConfigParser({"network": copy.deepcopy(dict(definition))}).get_parsed_content("network")
-
-
-def refusal(definition: Mapping[str, Any], window: Sequence[int], batch_size: int = 2) -> str:
-    """Why the network cannot be trained on such windows, in its own words; empty if it can."""
-    try:
-        network = build(fitted(definition, 1, 2, window)).to("meta").train()
-        with torch.no_grad():
-            network(torch.empty(batch_size, 1, *window, device="meta"))
-    except (ValueError, RuntimeError) as error:
-        return str(error) or type(error).__name__
-    return ""
-
-
-def training_bytes(network: nn.Module, shape: Sequence[int]) -> int | None:
-    """Memory that a training step takes: what autograd keeps, and all copies of the parameters.
-
-    Parameters
-    ----------
-    network
-        Left as it is.
-    shape
-        Of a batch, (B, C, ...).
-
-    Returns
-    -------
-    int or None
-        Bytes in float32; ``None`` where the network has operations that only real numbers tell.
-    """
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
-    try:
-        model = copy.deepcopy(network).to("meta").train()
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model(torch.empty(tuple(shape), device="meta"))
-    except (RuntimeError, ValueError, NotImplementedError):
-        return None
-    activations = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
-    return activations + _COPIES * parameters
-
-
-def window_for(
-    definition: Mapping[str, Any],
-    median: Sequence[int],
-    own: Sequence[int],
-    affordable: Callable[[Sequence[int]], bool],
-) -> tuple[int, ...]:
-    """The largest affordable window of the shape of the studies that the network takes.
-
-    Parameters
-    ----------
-    definition
-        Of the network.
-    median
-        Shape of the studies, in voxels, along the network's axes.
-    own
-        The bundle's own window, which is taken where nothing else is known to work.
-    affordable
-        Whether there is memory for a window.
-    """
-    if refusal(definition, own):
-        # The network cannot be asked without real numbers.
-        return tuple(own)
-    window = [max(-(-n // _STEP), 1) * _STEP for n in median]
-    while not affordable(window) and max(window) > _STEP:
-        # The axis of which the window covers most gives way.
-        axes = [a for a, edge in enumerate(window) if edge > _STEP]
-        axis = max(axes, key=lambda a: (window[a] / median[a], window[a]))
-        window[axis] -= _STEP
-    while refusal(definition, window):
-        smaller = [a for a, edge in enumerate(window) if edge < own[a]]
-        if not smaller:
-            return tuple(own)
-        window[smaller[0]] = own[smaller[0]]
-    return tuple(window)
 
 
 @dataclass(frozen=True)

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from medvit.bundles import Bundle
 from medvit.bundles.convert.configuration import lateral_pairs
 from medvit.datasets import Manifest
 from medvit.errors import MedvitError
-from medvit.inference import SliceInferer, StreamingWindowInferer
 from medvit.studies.labels import LabelTable
-from medvit.training import inference_component
-from medvit.training.network import (
-    build,
-    fitted,
-    is_lateral,
-    lateral,
-    network_definition,
-    refusal,
-    training_bytes,
-    window_for,
-)
+from medvit.training.base import Base
+from medvit.training.costs import Cost, windows_of
+from medvit.training.handlers import duration
+from medvit.training.network import fitted, lateral
 from medvit.training.survey import CaseFacts
+from medvit.training.windows import affordable_on, batch_for, check_window, window_for
 
 Triple = tuple[float, float, float]
 _ANISOTROPIC = 3.0  # nnU-Net's factor, by which one axis must be coarser than another
-_SHARE = 0.7  # of a GPU's free memory
 
 
 @dataclass(frozen=True)
@@ -46,12 +37,17 @@ class Choices:
         Voxels of a window, likewise.
     epochs, epoch_length
         Passes, and optimiser steps in each.
-    batch_size, learning_rate
-        Windows of a step, and of AdamW at the beginning.
+    minutes
+        Time that the training takes, whatever `epochs` says; the learning rate then follows the clock.
+    batch_size
+        Windows of a step.
+    learning_rate
+        The highest, of AdamW.
     val_fraction, seed
         Share of patients kept apart, and of all random numbers.
     patience
-        Epochs without a better validation Dice after which training stops; 0 to go on to the end.
+        Epochs without a better validation Dice after which training stops; 0 to go on to the end, as always
+        with `minutes`.
     mirror
         Whether windows are mirrored left to right, with the structures named so swapped.
     device
@@ -62,8 +58,9 @@ class Choices:
     patch_size: tuple[int, int, int] | None = None
     epochs: int = 100
     epoch_length: int | None = None
-    batch_size: int = 2
-    learning_rate: float = 5e-4
+    minutes: float | None = None
+    batch_size: int | None = None
+    learning_rate: float = 1e-3
     val_fraction: float = 0.2
     seed: int = 0
     patience: int = 20
@@ -74,7 +71,7 @@ class Choices:
         numbers = {
             "--spacing": self.spacing, "--patch-size": self.patch_size, "--epochs": self.epochs,
             "--epoch-length": self.epoch_length, "--batch-size": self.batch_size,
-            "--learning-rate": self.learning_rate,
+            "--learning-rate": self.learning_rate, "--minutes": self.minutes,
         }  # fmt: skip
         for name, value in numbers.items():
             if value is not None and not np.all(np.asarray(value) > 0):
@@ -106,7 +103,7 @@ class Plan:
     Parameters
     ----------
     base
-        Name of the bundle that is trained on.
+        Name of the bundle, or of the network, that training starts from.
     task, modality
         Name of the data set, and its modality in DICOM's words.
     labels
@@ -133,6 +130,10 @@ class Plan:
         What a person should know before starting.
     carried
         What was taken over from the bundle's weights, in a sentence.
+    shape
+        Median shape of the studies at `spacing`, in voxels.
+    disk
+        Bytes of the prepared cases.
     """
 
     base: str
@@ -153,6 +154,8 @@ class Plan:
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     carried: str = ""
+    shape: tuple[int, int, int] = (1, 1, 1)
+    disk: int = 0
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -190,14 +193,43 @@ class Plan:
 
     def _schedule(self) -> str:
         s = self.settings
+        if s["minutes"]:
+            return f"{s['minutes']:g} min, epochs of {s['epoch_length']} steps, on {s['device']}"
         patience = f", stops after {s['patience']} epochs without gain" if s["patience"] else ""
         return f"{s['epochs']} epochs of {s['epoch_length']} steps{patience}, on {s['device']}"
 
+    def in_time(self, cost: Cost) -> Plan:
+        """The plan with as many epochs as its minutes hold by measure, and some to spare."""
+        settings = dict(self.settings)
+        if settings["minutes"]:
+            epoch = settings["epoch_length"] * cost.step + self._validation(cost)
+            expected = 60 * settings["minutes"] / epoch
+            settings |= {"epochs": max(math.ceil(4 * expected), 1), "patience": 0}
+            settings["steps"] = max(round(expected * settings["epoch_length"]), 1)
+        return replace(self, settings=settings)
+
+    def costs(self, cost: Cost) -> list[tuple[str, str]]:
+        """What the training will take by measure, as pairs of a word and a clause."""
+        s = self.settings
+        epoch = s["epoch_length"] * cost.step + self._validation(cost)
+        total = 60 * s["minutes"] if s["minutes"] else s["epochs"] * epoch
+        steps = f"{cost.step:.2f} s a step, {duration(self._validation(cost))} a validation"
+        return [
+            ("time", f"{'' if s['minutes'] else 'at most about '}{duration(total)} ({steps})"),
+            ("memory", f"{cost.memory / 1e9:.1f} GB in a few steps on {s['device']}"),
+            ("disk", f"{self.disk / 1e6:.0f} MB of cases, {2 * cost.checkpoint / 1e6:.0f} MB of checkpoints"),
+        ]
+
+    def _validation(self, cost: Cost) -> float:
+        """Seconds of a validation, without reading the studies."""
+        windows = windows_of(self.shape, self.patch_size)
+        return self.cases["validation"] * windows * cost.window
+
 
 def make_plan(
-    bundle: Bundle, manifest: Manifest, facts: Sequence[CaseFacts], choices: Choices, **cases: Any
+    base: Base, manifest: Manifest, facts: Sequence[CaseFacts], choices: Choices, **cases: Any
 ) -> Plan:
-    """A plan from a bundle, a survey of the cases, and what a person chose.
+    """A plan from a base, a survey of the cases, and what a person chose.
 
     Parameters
     ----------
@@ -214,32 +246,56 @@ def make_plan(
     table = manifest.labels
     assert table is not None, "only segmentation is planned"
     _check_names(manifest, table)
-    definition = network_definition(bundle)
+    definition, channels = base.network, len(manifest.channels)
     spacing = choices.spacing or median_spacing(facts)
     shapes = [np.array(f.shape) * f.spacing / spacing for f in facts]
-    median = [max(round(n), 1) for n in np.median(shapes, axis=0).tolist()]
-    inferer = inference_component(bundle.path, "inferer")
-    slice_axis = _slice_axis(inferer, spacing)
-    keep = [axis for axis in range(3) if axis != slice_axis]
-    own = _own_window(inferer, len(keep))
-    window = _window(definition, [median[a] for a in keep], own, keep, choices, len(manifest.channels))
-    _check_window(definition, window, own, choices.batch_size)
-    patch = [1, 1, 1]
-    for axis, edge in zip(keep, window, strict=True):
-        patch[axis] = edge
+    x, y, z = (max(round(n), 1) for n in np.median(shapes, axis=0).tolist())
+    slice_axis = _slice_axis(base.slicewise, spacing)
+    patch = _patch(base, (x, y, z), slice_axis, choices, channels)
+    window = tuple(n for axis, n in enumerate(patch) if axis != slice_axis)
+    batch_size = choices.batch_size or batch_for(window)
+    check_window(definition, window, base.window, batch_size)
     labels = table.as_dict()
     pairs, mirror, notes = _mirroring(labels, choices.mirror)
-    length = choices.epoch_length or _epoch_length(cases["cases"]["training"], choices.batch_size)
-    network = fitted(definition, len(manifest.channels), len(table) + 1, window)
-    if is_lateral(bundle) and all_sides(table):
+    length = choices.epoch_length or _epoch_length(cases["cases"]["training"], batch_size)
+    network = fitted(definition, channels, len(table) + 1, window)
+    if base.lateral and all_sides(table):
         network = lateral(network, table)
-    settings = asdict(choices) | {"epoch_length": length, "device": str(choices.torch_device)}
+    settings = asdict(choices) | {
+        "epoch_length": length, "batch_size": batch_size, "device": str(choices.torch_device),
+        "steps": choices.epochs * length,
+    }  # fmt: skip
     return Plan(
-        bundle.name, manifest.name, manifest.modality, labels, tuple(manifest.channels), spacing,
-        (patch[0], patch[1], patch[2]), slice_axis, intensity(manifest, facts),
-        network, mirror, pairs, settings,
-        notes=(*_unseen(table.by_name, facts), *notes), **cases,
+        base.name, manifest.name, manifest.modality, labels, tuple(manifest.channels), spacing, patch,
+        slice_axis, intensity(manifest, facts), network, mirror, pairs, settings,
+        notes=(*_unseen(table.by_name, facts), *notes), shape=(x, y, z),
+        # Images in two bytes a voxel, label maps in one.
+        disk=round(sum(s.prod() for s in shapes) * (2 * channels + 1)), **cases,
     )  # fmt: skip
+
+
+def _patch(
+    base: Base, shape: tuple[int, int, int], slice_axis: int | None, choices: Choices, channels: int
+) -> tuple[int, int, int]:
+    """The window along all three axes, one voxel along `slice_axis`."""
+    keep = [axis for axis in range(3) if axis != slice_axis]
+    patch = [1, 1, 1]
+    if choices.patch_size is not None:
+        window = tuple(choices.patch_size[axis] for axis in keep)
+    else:
+        batch = (choices.batch_size or 2, channels)
+        affordable = affordable_on(choices.torch_device, base.network, base.window, batch)
+        window = window_for(base.network, [shape[a] for a in keep], base.window, affordable)
+    for axis, edge in zip(keep, window, strict=True):
+        patch[axis] = edge
+    return patch[0], patch[1], patch[2]
+
+
+def _slice_axis(slicewise: bool, spacing: Triple) -> int | None:
+    """The axis across which the slices of a two-dimensional network lie; `None` for networks over volumes."""
+    if not slicewise:
+        return None
+    return int(np.argmax(spacing)) if max(spacing) > 1.2 * min(spacing) else 2
 
 
 def median_spacing(facts: Sequence[CaseFacts]) -> Triple:
@@ -299,62 +355,6 @@ def _check_names(manifest: Manifest, table: LabelTable) -> None:
     for name in (*manifest.channels, *table.by_name):
         if name[:1] in ("$", "@", "%"):
             raise MedvitError(f"{manifest.path}: {name!r} cannot be the name of a structure or a channel")
-
-
-def smaller_window(window: Sequence[int]) -> tuple[int, ...]:
-    """The next smaller window to try where memory ran out."""
-    largest = int(np.argmax(window))
-    return tuple(max(n - 32, 32) if a == largest else n for a, n in enumerate(window))
-
-
-def _slice_axis(inferer: StreamingWindowInferer, spacing: Triple) -> int | None:
-    """Across which the slices of a two-dimensional network lie; `None` for networks over volumes."""
-    if not isinstance(inferer, SliceInferer):
-        return None
-    return int(np.argmax(spacing)) if max(spacing) > 1.2 * min(spacing) else 2
-
-
-def _own_window(inferer: StreamingWindowInferer, axes: int) -> tuple[int, ...]:
-    roi = inferer.roi_size
-    edges = [roi] * axes if isinstance(roi, int) else [int(n or 0) for n in roi]
-    return tuple(n if n > 0 else 64 for n in edges[-axes:])
-
-
-def _window(
-    definition: Mapping[str, Any],
-    median: Sequence[int],
-    own: Sequence[int],
-    keep: Sequence[int],
-    choices: Choices,
-    channels: int,
-) -> tuple[int, ...]:
-    if choices.patch_size is not None:
-        return tuple(choices.patch_size[axis] for axis in keep)
-    device = choices.torch_device
-
-    def affordable(edges: Sequence[int]) -> bool:
-        if device.type == "cuda":
-            network = build(fitted(definition, channels, 2, edges))
-            needed = training_bytes(network, (choices.batch_size, channels, *edges))
-            if needed is not None:
-                return needed < _SHARE * torch.cuda.mem_get_info(device)[0]
-        # On a CPU it is time that is short: no more voxels than the bundle's own window has.
-        return math.prod(edges) <= math.prod(own)
-
-    return window_for(definition, median, own, affordable)
-
-
-def _check_window(
-    definition: Mapping[str, Any], window: Sequence[int], own: Sequence[int], batch_size: int
-) -> None:
-    why = refusal(definition, window, batch_size)
-    # A network that does not even take its own window cannot be asked without real numbers.
-    if why and not refusal(definition, own):
-        size = " x ".join(map(str, window))
-        raise MedvitError(
-            f"the network cannot be trained on {batch_size} window(s) of {size} a step ({why}): "
-            "give another --patch-size or --batch-size"
-        )
 
 
 def _mirroring(

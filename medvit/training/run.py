@@ -22,12 +22,16 @@ from medvit.runs import sha256_of
 from medvit.studies import write_json
 from medvit.studies.labels import parse_label_table
 from medvit.training import save_weights
+from medvit.training.base import Base
 from medvit.training.cases import Split, split_cases
 from medvit.training.configuration import inference_config, train_config
-from medvit.training.documents import Outcome, card, licence_note, metadata
-from medvit.training.network import build, carry_over
-from medvit.training.plan import Choices, Plan, make_plan, smaller_window
+from medvit.training.costs import measure
+from medvit.training.documents import Outcome, card, go_on, licence_note, metadata
+from medvit.training.history import EVENTS, PICTURE, TABLE, draw, read_history, still_improving
+from medvit.training.network import CarriedOver, build, carry_over
+from medvit.training.plan import Choices, Plan, make_plan
 from medvit.training.survey import survey
+from medvit.training.windows import smaller_window
 
 
 class Workspace:
@@ -87,7 +91,7 @@ class Workspace:
 
 
 def train_bundle(
-    base: Bundle,
+    base: Bundle | Base,
     manifest: str | Path,
     output: str | Path,
     choices: Choices | None = None,
@@ -99,12 +103,12 @@ def train_bundle(
     plan_only: bool = False,
     console: Console | None = None,
 ) -> Bundle | None:
-    """Train the network of a bundle on labelled studies; the result is a bundle of its own.
+    """Train a network on labelled studies; the result is a bundle of its own.
 
     Parameters
     ----------
     base
-        Whose network and weights are taken.
+        The bundle whose network and weights are taken, or what `medvit.training.find_base` gives.
     manifest
         Of the data set, in any form that `medvit.datasets.read_manifest` takes.
     output
@@ -120,7 +124,7 @@ def train_bundle(
     skip_bad
         Leave broken cases out.
     plan_only
-        Show the plan and stop.
+        Show the plan and what it will cost, measured by a few steps, and stop.
 
     Returns
     -------
@@ -141,7 +145,10 @@ def train_bundle(
     if resume:
         plan = _resumed(work, listing, folder)
     else:
+        base = Base.of_bundle(base) if isinstance(base, Bundle) else base
         plan = _planned(base, listing, folder, choices or Choices(), skip_bad, console)
+        if plan_only or plan.settings["minutes"]:
+            plan = _costed(plan, console)
     _show(console, plan.lines())
     if plan_only:
         return None
@@ -151,6 +158,8 @@ def train_bundle(
     save_metadata(work, plan, outcome)
     finished = work.close()
     console.print(f"{finished.path}: {outcome.quality(plan.cases['validation'])}", soft_wrap=True)
+    if outcome.improving:
+        console.print(go_on(finished.name), markup=False, soft_wrap=True)
     return finished
 
 
@@ -192,25 +201,39 @@ def _planned(
     )
 
 
+def _costed(plan: Plan, console: Console) -> Plan:
+    """The plan with the epochs that its time holds; what it costs is shown."""
+    device, s = torch.device(plan.settings["device"]), plan.settings
+    try:
+        cost = measure(plan.network, plan.window, s["batch_size"], len(plan.channels), device)
+    except (RuntimeError, MemoryError) as error:
+        raise _in_plain_words(error, plan) from error
+    plan = plan.in_time(cost)
+    _show(console, plan.costs(cost))
+    return plan
+
+
 def _counted(split: Split) -> dict[str, int]:
     return {"training": len(split.training), "validation": len(split.validation)}
 
 
-def _begun(work: Workspace, base: Bundle, plan: Plan) -> Plan:
+def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
     """The bundle with its first weights in the work folder; the plan then says whence they are."""
     name = work.output.name
     torch.manual_seed(plan.settings["seed"])
     network = build(plan.network)
-    plan = replace(
-        plan, carried=carry_over(network, base, parse_label_table(plan.labels)).sentence(base.name)
-    )
+    carried = CarriedOver(0, 0, len(network.state_dict()), ())
+    if base.weights_of is not None:
+        carried = carry_over(network, base.weights_of, parse_label_table(plan.labels))
+    sentence = carried.sentence(base.name) if base.weights_of else "random: training starts from scratch"
+    plan = replace(plan, carried=sentence)
     try:
         for part in ("configs", "docs", "models"):
             (work.bundle.path / part).mkdir(parents=True)
         write_json(work.bundle.path / "configs" / "inference.json", inference_config(plan, name))
         write_json(work.bundle.path / "configs" / "train.json", train_config(plan, name))
         shutil.copy(find_bundle(TEMPLATE).path / "configs" / "logging.conf", work.bundle.path / "configs")
-        (work.bundle.path / "LICENSE").write_text(licence_note(plan, base), encoding="utf-8")
+        (work.bundle.path / "LICENSE").write_text(licence_note(plan, base.weights_of), encoding="utf-8")
         save_weights(network, work.bundle.weights)
         save_metadata(work, plan, Outcome(plan.carried))
         write_json(work.plan_file, asdict(plan))
@@ -256,7 +279,18 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
     best = workflow.parser.get_parsed_content("best")
     shutil.move(work.folder / "model.pt", work.bundle.weights)
     epochs = workflow.trainer.state.epoch
-    return Outcome(plan.carried, best.score, best.structures, best.epoch or epochs, epochs)
+    outcome = Outcome(plan.carried, best.score, best.structures, best.epoch or epochs, epochs)
+    return replace(outcome, improving=_kept_history(work), curves=True)
+
+
+def _kept_history(work: Workspace) -> bool:
+    """Table, events and picture of the training go into the bundle; whether it was rising to the end."""
+    docs = work.bundle.path / "docs"
+    for part in (TABLE, EVENTS):
+        shutil.move(work.folder / part, docs / part)
+    rows = read_history(docs / TABLE)
+    draw(rows, docs / PICTURE)
+    return still_improving(rows)
 
 
 def _in_plain_words(error: Exception, plan: Plan) -> Exception:

@@ -14,7 +14,7 @@ from medvit.bundles import Bundle
 from medvit.datasets import Manifest
 from medvit.errors import MedvitError
 from medvit.studies.labels import parse_label_table
-from medvit.training import CaseFacts, Choices, make_plan
+from medvit.training import Base, CaseFacts, Choices, make_plan
 from medvit.training.cases import Split, patient_of, read_case, split_cases
 from medvit.training.network import (
     build,
@@ -22,11 +22,9 @@ from medvit.training.network import (
     fitted,
     lateral,
     network_definition,
-    refusal,
-    training_bytes,
-    window_for,
 )
 from medvit.training.plan import intensity, median_spacing
+from medvit.training.windows import batch_for, refusal, training_bytes, window_for
 from tests.label.phantoms import make_bundle
 from tests.training.cases import write_data
 
@@ -75,12 +73,20 @@ def test_windows_have_the_shape_of_the_studies_the_size_of_the_memory_and_please
         return int(np.prod(edges)) <= 64**3
 
     assert window_for(SEGFORMER, (150, 60, 30), (64, 64, 64), small) == (128, 64, 32)
+    # Studies as small as a hippocampus are seen whole, without many voxels beside.
+    assert window_for(SEGFORMER, (35, 50, 36), (64, 64, 64), small) == (48, 64, 48)
     swin = {"_target_": "medvit.networks.SwinUNETR", "in_channels": 1, "out_channels": 2, "feature_size": 12}
     assert "64" in refusal(swin, (32, 32, 32))
     assert refusal(swin, (64, 32, 32)) == ""
     assert "more than 1 value per channel" in refusal(SEGFORMER, (32, 32, 32), batch_size=1)
     # One edge of at least 64 is what this network wants, even where the studies are smaller.
     assert window_for(swin, (30, 30, 30), (64, 64, 64), small) == (64, 32, 32)
+
+
+def test_small_windows_come_in_larger_batches() -> None:
+    assert [batch_for(w) for w in ((64, 64, 64), (48, 64, 48), (16, 16, 16), (96, 96), (32, 32))] == [
+        2, 4, 8, 14, 32
+    ]  # fmt: skip
 
 
 def test_memory_of_a_step_grows_with_the_batch_and_holds_what_autograd_keeps() -> None:
@@ -92,7 +98,7 @@ def test_memory_of_a_step_grows_with_the_batch_and_holds_what_autograd_keeps() -
 
 
 def test_a_plan_is_what_the_data_say_unless_a_person_does(tmp_path: Path) -> None:
-    bundle = Bundle(make_bundle(tmp_path / "base"))
+    bundle = Base.of_bundle(Bundle(make_bundle(tmp_path / "base")))
     cases = [facts((40, 40, 40), (1, 1, 2), values=(1,))] * 3
     counted = {"split": "by hand", "cases": {"training": 2, "validation": 1}}
     plan = make_plan(bundle, manifest("left ear", "right ear"), cases, Choices(device="cpu"), **counted)
@@ -114,6 +120,7 @@ def test_a_plan_is_what_the_data_say_unless_a_person_does(tmp_path: Path) -> Non
         {"spacing": (1, -1, 1)},
         {"val_fraction": 1.0},
         {"learning_rate": float("nan")},
+        {"minutes": 0},
         {"device": "abacus"},
     ],
 )
@@ -177,7 +184,7 @@ def test_sides_stay_in_a_channel_of_their_own_where_the_bundle_has_one(tmp_path:
 
 
 def test_names_that_a_configuration_would_run_are_refused(tmp_path: Path) -> None:
-    bundle = Bundle(make_bundle(tmp_path / "base"))
+    bundle = Base.of_bundle(Bundle(make_bundle(tmp_path / "base")))
     for name in ("$import os", "@run", "%liver"):
         with pytest.raises(MedvitError, match="cannot be the name"):
             make_plan(bundle, manifest(name), [facts((9, 9, 9), (1, 1, 1))], Choices())

@@ -17,7 +17,8 @@ from medvit.errors import MedvitError
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Versions
 from medvit.runs import run_bundle, sha256_of
-from medvit.training import Choices, PatchDataset, train_bundle
+from medvit.training import Base, Choices, PatchDataset, train_bundle
+from medvit.training.history import read_history
 from medvit.training.run import Workspace
 from tests.bundles.test_bundles import SCHEMA
 from tests.training.cases import QUICK, base_bundle, boxes, write_data
@@ -38,7 +39,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_the_bundle_is_whole_and_says_what_it_was_measured_at(trained: Bundle, tmp_path: Path) -> None:
     assert [p.name for p in trained.path.parent.iterdir() if "mine" in p.name] == ["mine"]
-    for part in ("LICENSE", "docs/README.md", "configs/train.json", "configs/logging.conf"):
+    for part in (
+        "LICENSE", "docs/README.md", "docs/training.png", "configs/train.json", "configs/logging.conf"
+    ):  # fmt: skip
         assert (trained.path / part).is_file(), part
     shutil.copy(SCHEMA, tmp_path / "schema.json")
     metadata = str(trained.path / "configs" / "metadata.json")
@@ -202,3 +205,24 @@ def test_an_existing_folder_is_not_touched(data: Path, tmp_path: Path) -> None:
     with pytest.raises(MedvitError, match="is there already"):
         train_bundle(base_bundle(tmp_path / "base"), data, tmp_path / "mine", Choices(**QUICK))
     assert [p.name for p in tmp_path.glob("mine*")] == ["mine"]
+
+
+def test_minutes_are_used_and_a_network_by_name_becomes_a_bundle_that_runs(
+    data: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    choices = Choices(minutes=0.1, patch_size=(32, 32, 32), batch_size=2, device="cpu")
+    with log.open("w") as file:
+        console = Console(file=file, width=200)
+        bundle = train_bundle(
+            Base.of_network("SegFormer3D", "tiny"), data, tmp_path / "mine", choices, console=console
+        )
+    assert bundle is not None
+    rows = read_history(bundle.path / "docs" / "training.csv")
+    assert 0.05 < rows[-1]["minutes"] < 0.4 and rows[-1]["learning_rate"] < 1e-4
+    assert {"low box", "high box", "mean_dice", "loss"} < set(rows[-1])
+    text = log.read_text()
+    for word in ("time         6 s", "memory ", "disk ", "random: training starts from scratch"):
+        assert word in text
+    assert "started from the bundle" not in (bundle.path / "LICENSE").read_text()
+    assert run_bundle(bundle, [data.parent / "case1_0000.nii.gz"], tmp_path / "out", report=False) == 0

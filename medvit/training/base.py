@@ -1,0 +1,108 @@
+"""What a training starts from: a bundle with its weights, or a network by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from medvit.bundles import Bundle, find_bundle
+from medvit.errors import MedvitError
+from medvit.inference import SliceInferer, StreamingWindowInferer
+from medvit.training import inference_component
+from medvit.training.architectures import NETWORKS, SLICEWISE, definition_of, network_named
+from medvit.training.network import is_lateral, network_definition
+
+# Edges of the window where no bundle states one: over slices, and over volumes.
+_WINDOWS = {2: (128, 128), 3: (64, 64, 64)}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The network that a training starts from.
+
+    Parameters
+    ----------
+    name
+        Name of the bundle, or of the network with its size.
+    network
+        Configuration of the network, without what tells left from right behind it.
+    window
+        Edges of the window that it was made for, in voxels, along its axes.
+    slicewise
+        Whether it takes slices of a volume.
+    lateral
+        Whether left and right are told apart by a channel of their own.
+    weights_of
+        Bundle whose weights are carried over; ``None`` to start from random ones.
+    """
+
+    name: str
+    network: dict[str, Any]
+    window: tuple[int, ...]
+    slicewise: bool
+    lateral: bool
+    weights_of: Bundle | None = None
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, from_scratch: bool = False) -> Base:
+        """A bundle's network, with its weights unless `from_scratch`.
+
+        Raises
+        ------
+        MedvitError
+            If the bundle states its network in another way than by a class and its channels.
+        """
+        inferer: StreamingWindowInferer = inference_component(bundle.path, "inferer")
+        slicewise = isinstance(inferer, SliceInferer)
+        axes = 2 if slicewise else 3
+        roi = inferer.roi_size
+        edges = [roi] * axes if isinstance(roi, int) else [int(n or 0) for n in roi]
+        window = tuple(n if n > 0 else 64 for n in edges[-axes:])
+        weights = None if from_scratch else bundle
+        return cls(bundle.name, network_definition(bundle), window, slicewise, is_lateral(bundle), weights)
+
+    @classmethod
+    def of_network(cls, network: str, size: str = "small") -> Base:
+        """A network by its name and size, with random weights.
+
+        Raises
+        ------
+        MedvitError
+            If there is no such network or size.
+        """
+        slicewise = network in SLICEWISE
+        return cls(
+            f"{network} ({size})", definition_of(network, size), _WINDOWS[2 if slicewise else 3], slicewise,
+            lateral=not slicewise,
+        )  # fmt: skip
+
+
+def find_base(name: str, *, size: str | None = None, from_scratch: bool = False, trust: bool = False) -> Base:
+    """The network of a bundle, or one by name.
+
+    Parameters
+    ----------
+    name
+        An installed bundle, the name of a network in any spelling, or a bundle's folder.
+    size
+        Size of a network that is named; ``"small"`` by default.
+    from_scratch
+        Leave a bundle's weights out.
+    trust
+        Whether a bundle's folder may be taken.
+
+    Raises
+    ------
+    MedvitError
+        If there is nothing of that name, or a size is given for a bundle, whose network has one already.
+    """
+    network = network_named(name)
+    if network is not None:
+        return Base.of_network(network, size or "small")
+    try:
+        bundle = find_bundle(name, trust=trust)
+    except MedvitError as error:
+        raise MedvitError(f"{error}; networks that can be trained: {', '.join(NETWORKS)}") from None
+    if size is not None:
+        raise MedvitError(f"--size is for a network by name; that of {bundle.name} has its size already")
+    return Base.of_bundle(bundle, from_scratch)
