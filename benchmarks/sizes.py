@@ -50,9 +50,7 @@ def row(network: str, size: str) -> str:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    print(
-        "| network | size | parameters (M) | window | GFLOPs | CPU s forward | windows a step | CPU s a step |"
-    )
+    print("| network | size | parameters (M) | window | GFLOPs | CPU s forward | windows | CPU s a step |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for network in NETWORKS:
         for size in SIZES:
