@@ -5,7 +5,10 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "manual": ["manual_studies"],
         "own": ["own_studies"],
+        "peers": ["Peer", "read_peer"],
+        "protocol": ["Protocol", "read_protocol"],
         "run": ["BenchOptions", "bench_brain"],
         "studies": ["BenchStudy", "Reference", "compare"],
         "synthetic": ["Recipe", "synthetic_studies"],

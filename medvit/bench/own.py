@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medvit.bench.studies import BenchStudy, Reference
 from medvit.errors import MedvitError, StudyError
@@ -16,17 +17,33 @@ from medvit.studies.files import safe_name
 from medvit.studies.formats import IMAGE_SUFFIXES, read_label_map
 from medvit.studies.labels import LabelTable
 
+if TYPE_CHECKING:
+    from medvit.datasets import Case
+
 GROUP = "own studies"
 
 
 @dataclass(frozen=True)
-class _Case:
+class LabelledCase:
     """An image with its label map; `named` are the structures of the label map, empty if not stated."""
 
     id: str
     image: Path
     label: Path
     named: tuple[Region, ...] = ()
+
+    def checked_image(self) -> Path:
+        """The image.
+
+        Raises
+        ------
+        StudyError
+            If it is not one image in one file.
+        """
+        if not self.image.is_file() or len(find_studies(self.image).studies) != 1:
+            do = "convert the study to NIfTI, NRRD or MetaImage"
+            raise StudyError("not-one-image", "is not one image in one file", path=self.image, do=do)
+        return self.image
 
 
 def own_studies(table: LabelTable, data: Path) -> list[BenchStudy]:
@@ -49,7 +66,7 @@ def own_studies(table: LabelTable, data: Path) -> list[BenchStudy]:
     if not data.exists():
         raise MedvitError(f"{data}: does not exist; give a manifest, or a folder of images and label maps")
     of_manifest = data.is_file() or (data / "dataset.json").is_file()
-    cases = list(_listed(data, table) if of_manifest else _paired(data))
+    cases = list(_listed(data, table) if of_manifest else paired_cases(data))
     if not cases:
         raise MedvitError(f"{data}: no image here has a label map of its name, such as NAME_seg.nii.gz")
     values = [read_label_map(case.label).values for case in cases]
@@ -65,16 +82,13 @@ def own_studies(table: LabelTable, data: Path) -> list[BenchStudy]:
     ]
 
 
-def _study(case: _Case, drawn: list[Region], table: LabelTable) -> BenchStudy:
-    if not case.image.is_file() or len(find_studies(case.image).studies) != 1:
-        do = "convert the study to NIfTI, NRRD or MetaImage"
-        raise StudyError("not-one-image", "is not one image in one file", path=case.image, do=do)
+def _study(case: LabelledCase, drawn: list[Region], table: LabelTable) -> BenchStudy:
     found = tuple(Region(r.name, (table.by_name[r.name].value,)) for r in drawn)
     reference = Reference(GROUP, case.label, found, tuple(drawn))
-    return BenchStudy(f"own_{safe_name(case.id)}", case.image, (reference,))
+    return BenchStudy(f"own_{safe_name(case.id)}", case.checked_image(), (reference,))
 
 
-def _listed(manifest_path: Path, table: LabelTable) -> Iterator[_Case]:
+def _listed(manifest_path: Path, table: LabelTable) -> Iterator[LabelledCase]:
     from medvit.datasets import find_cases, read_manifest
 
     manifest = read_manifest(manifest_path)
@@ -89,14 +103,24 @@ def _listed(manifest_path: Path, table: LabelTable) -> Iterator[_Case]:
     for case in find_cases(manifest, manifest.path.parent):
         if case.label is None:
             continue
-        if len(case.images) != 1:
-            raise MedvitError(
-                f"{manifest_path}: {case.id} has {len(case.images)} images; the bench takes one"
-            )
-        yield _Case(case.id, case.images[0], case.label, named)
+        yield LabelledCase(case.id, single_image(case, manifest_path), case.label, named)
 
 
-def _paired(folder: Path) -> Iterator[_Case]:
+def single_image(case: Case, manifest_path: Path) -> Path:
+    """The only image of a case of a manifest.
+
+    Raises
+    ------
+    MedvitError
+        If it has several.
+    """
+    if len(case.images) != 1:
+        raise MedvitError(f"{manifest_path}: {case.id} has {len(case.images)} images; the bench takes one")
+    return case.images[0]
+
+
+def paired_cases(folder: Path) -> Iterator[LabelledCase]:
+    """The images of a folder that have a label map of their name."""
     label_maps: dict[str, Path] = {}
     files = [p for p in sorted(folder.rglob("*")) if p.name.lower().endswith(IMAGE_SUFFIXES)]
     for path in (p for p in files if why_not_an_image(p.relative_to(folder))):
@@ -108,7 +132,7 @@ def _paired(folder: Path) -> Iterator[_Case]:
         name = stem_of(study.path)
         label = label_maps.get(name) or label_maps.get(split_channel(name)[0])
         if label is not None:
-            yield _Case(study.id, study.path, label)
+            yield LabelledCase(study.id, study.path, label)
 
 
 def _named(path: Path, table: LabelTable, values: set[int]) -> tuple[Region, ...]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from medvit.bench import own, synthetic, template
-from medvit.bench.plots import draw_quality_over_time, draw_structures
-from medvit.bench.row import Row, groups_of, structures_of
-from medvit.evaluation.summary import Summary
+from medvit.bench.plots import draw_agreement, draw_quality_over_time, draw_structures
+from medvit.bench.row import MANUAL, Row, groups_of, structures_of
+from medvit.evaluation.summary import Agreement, Summary
 from medvit.studies.files import atomic_path
 
 _STUDIES = 20  # more are in bench.json alone
@@ -28,6 +28,9 @@ _ABOUT = {
     " structure, the mean over both.",
     synthetic.GROUP: "Heads that no bundle was trained on, imaged by synthesis in fixed contrasts and"
     " resolutions, against the label maps that they were made from. Every structure, left and right apart.",
+    MANUAL: "Heads segmented by hand, given with `--manual`; left and right together. What a rater draws is"
+    " another protocol than the one that the bundles learnt from: a peer beside them shows which part of a"
+    " difference that may be.",
     own.GROUP: "Labelled studies given with `--data`.",
 }
 _METHOD = """
@@ -55,6 +58,12 @@ template and its tissue maps. More studies come with
 - `--label-maps FOLDER`: label maps with FreeSurfer's numbers and 1 mm voxels, such as those that SynthSeg was
   trained with; `--held-out PART` takes those whose names hold it (default: `seg_09` and `seg_14`, which no
   bundle has seen);
+- `--manual FOLDER`: heads segmented by hand, as a manifest, or as images with label maps (`NAME.nii.gz`,
+  `NAME_seg.nii.gz`). `--protocol` says what the values mean: `neuromorphometrics`, `freesurfer`, or a JSON
+  file such as `{{"structures": {{"thalamus": [59, 60]}}, "background": [15]}}`; by default, the one that
+  explains all values. `--manual-cases N` takes the first N;
+- `--peer brainchop=FOLDER`: a published network beside the bundles (`model.json` and `model.pth` of
+  brainchop's 18-class model), with its own preprocessing, cropped to what is not empty;
 - `--data MANIFEST`: labelled studies of your own, or a folder of images with label maps (`NAME.nii.gz`,
   `NAME_seg.nii.gz`) in the values of the bundles or with a `.json` of names beside them.
 
@@ -69,6 +78,7 @@ def write_page(output_dir: Path, rows: Sequence[Row], date: str) -> None:
     pictures = {
         "bench_time.png": (draw_quality_over_time, "Mean Dice against time; areas go with parameters"),
         "bench_structures.png": (draw_structures, "Dice of each structure"),
+        "bench_agreement.png": (draw_agreement, "Volumes against manual labels, after Bland and Altman"),
     }
     shown = [
         f"![{says}](images/{name})"
@@ -93,7 +103,8 @@ def _head(rows: Sequence[Row], date: str) -> Iterator[str]:
     )
     yield from (
         "```",
-        "medvit bench brain -o docs --work out/bench --atlases ATLASES --label-maps LABEL_MAPS",
+        "medvit bench brain -o docs --work out/bench --atlases ATLASES --label-maps LABEL_MAPS \\",
+        "    --manual HEADS --peer brainchop=FOLDER",
         "```",
     )
     costs = next((row.costs for row in rows if row.costs), None)
@@ -145,6 +156,30 @@ def _group(rows: Sequence[Row], group: str) -> Iterator[str]:
         yield from _dice_table("mean Dice", scored, studies, [row.by_study(group, "dice") for row in scored])
     columns = [row.by_structure(group, "dice") for row in scored]
     yield from _dice_table("Dice", scored, structures_of(scored, group), columns)
+    if group == MANUAL:
+        for row in scored:
+            yield from _volumes(row)
+
+
+def _volumes(row: Row) -> Iterator[str]:
+    """Distances and volumes of one bundle against manual labels, structure by structure."""
+    measured = {metric: row.by_structure(MANUAL, metric) for metric in ("dice", "surface_dice", "hd95_mm")}
+    bias, agreements = row.volume_bias(MANUAL), row.agreements(MANUAL)
+    yield ""
+    heads = ["Dice", "surface Dice at 1 mm", "HD95, mm", "volume bias, %", "bias, ml"]
+    yield from _table_head(row.name, [*heads, "limits of agreement, ml", "correlation of volumes"])
+    for name in measured["dice"]:
+        digits = {"dice": 3, "surface_dice": 3, "hd95_mm": 2}
+        cells = [_number(values.get(name), digits[metric]) for metric, values in measured.items()]
+        percent, found = bias.get(name, math.nan), agreements.get(name)
+        cells.append(f"{percent:+.0f}" if math.isfinite(percent) else "–")
+        cells += _agreement_cells(found) if found else ["–"] * 3
+        yield _line(name, cells)
+
+
+def _agreement_cells(found: Agreement) -> list[str]:
+    limits = f"{found.low:+.2f} to {found.high:+.2f}" if math.isfinite(found.low) else "–"
+    return [f"{found.bias:+.2f}", limits, _number(found.correlation, 2)]
 
 
 def _dice_table(

@@ -1,4 +1,4 @@
-"""The two pictures of the bench: quality against time, and Dice structure by structure."""
+"""The pictures of the bench: quality against time, Dice of each structure, and agreement of volumes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from medvit.bench.row import Row, groups_of, structures_of
+from medvit.bench.row import MANUAL, Row, groups_of, structures_of
 from medvit.studies.files import atomic_path
 
 # Okabe and Ito's colours differ for every eye; the markers differ in a grey print too.
@@ -89,6 +89,48 @@ def draw_structures(path: Path, rows: Sequence[Row]) -> bool:
         panel.set_axisbelow(True)
     panels[-1].set_xlabel("Dice")
     _legend(figure, rows, scored, lambda row: row.name)
+    _save(figure, path)
+    return True
+
+
+def draw_agreement(path: Path, rows: Sequence[Row]) -> bool:
+    """Volumes against manual labels after Bland and Altman, a panel a structure.
+
+    Each dot is a study: its mean volume of both, and how much more was found than drawn. Solid lines are the
+    mean difference, dashed ones its limits of agreement.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to draw.
+    """
+    found = {row.name: row.agreements(MANUAL) for row in rows}
+    shown = [row for row in rows if found[row.name]]
+    if not shown:
+        return False
+    names = structures_of(shown, MANUAL)
+    columns = min(4, len(names))
+    lines = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(2.6 * columns, 2.1 * lines + 0.5), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for panel, name in zip(panels, names, strict=False):
+        for row in shown:
+            if (a := found[row.name].get(name)) is not None:
+                colour, marker = _style(rows, row)
+                panel.plot(a.mean_ml, a.difference_ml, marker, color=colour, alpha=0.8, markersize=4)
+                for level, style in ((a.bias, "-"), (a.low, "--"), (a.high, "--")):
+                    if math.isfinite(level):
+                        panel.axhline(level, color=colour, linewidth=0.8, linestyle=style)
+        panel.axhline(0, color="0.5", linewidth=0.6)
+        panel.set_title(name, fontsize=9)
+        panel.tick_params(labelsize=7)
+        panel.grid(color="0.9")
+        panel.set_axisbelow(True)
+    for panel in figure.axes[len(names) :]:
+        panel.set_visible(False)
+    figure.supxlabel("mean of both volumes, ml", fontsize=9)
+    figure.supylabel("found less drawn, ml", fontsize=9)
+    _legend(figure, rows, shown, lambda row: row.name)
     _save(figure, path)
     return True
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from medvit.evaluation.measure import StudyScores
-from medvit.evaluation.summary import ALL, Summary, summarise
+from medvit.evaluation.summary import ALL, Agreement, Summary, agreements, summarise
+
+MANUAL = "manual labels"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,14 @@ class Row:
                 sides.setdefault(s.structure.removeprefix("left ").removeprefix("right "), []).append(s.mean)
         return {name: float(np.mean(values)) for name, values in sides.items()}
 
+    def agreements(self, group: str) -> dict[str, Agreement]:
+        """How the volumes of each structure agree with the reference over the studies of a group."""
+        return {a.structure: a for a in agreements(self.scores.get(group, ()))}
+
+    def volume_bias(self, group: str) -> dict[str, float]:
+        """Mean of the signed volume error of each structure over the studies of a group, in percent."""
+        return self.by_structure(group, "volume_error_percent")
+
     def by_study(self, group: str, metric: str) -> dict[str, float]:
         """Means of a metric over the structures of each study in which it is finite."""
         known = {
@@ -78,8 +88,9 @@ class Row:
 
 
 def groups_of(rows: Sequence[Row]) -> list[str]:
-    """Groups of studies that any bundle has scores in, in order."""
-    return list(dict.fromkeys(group for row in rows for group in row.scores))
+    """Groups of studies that any bundle has scores in, in order, manual labels first."""
+    groups = dict.fromkeys(group for row in rows for group in row.scores)
+    return sorted(groups, key=lambda group: group != MANUAL)
 
 
 def structures_of(rows: Sequence[Row], group: str) -> list[str]:

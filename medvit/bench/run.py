@@ -18,7 +18,9 @@ from medvit import __version__
 from medvit.bench import page, tables
 from medvit.bench.cache import key_of, read_record, write_record
 from medvit.bench.costs import processor
+from medvit.bench.manual import manual_studies
 from medvit.bench.own import own_studies
+from medvit.bench.peers import Peer
 from medvit.bench.row import Row
 from medvit.bench.studies import BenchStudy, compare
 from medvit.bench.synthetic import synthetic_studies
@@ -47,6 +49,9 @@ class BenchOptions:
         Folder of label maps to make synthetic studies from, and parts of the names of those to take.
     data
         A manifest or folder of one's own labelled studies, see `own_studies`.
+    manual, protocol, manual_cases
+        A manifest or folder of manually segmented studies, what their values mean, and how many of them to
+        take, see `manual_studies`.
     rounds
         How often the first study is timed, after once to warm up.
     device
@@ -59,6 +64,9 @@ class BenchOptions:
     label_maps: Path | None = None
     held_out: tuple[str, ...] = ("seg_09", "seg_14")
     data: Path | None = None
+    manual: Path | None = None
+    protocol: str | Path | None = None
+    manual_cases: int | None = None
     rounds: int = 3
     device: str = "auto"
     date: str = ""
@@ -74,6 +82,7 @@ def bench_brain(
     options: BenchOptions | None = None,
     *,
     bundles: Sequence[Bundle] | None = None,
+    peers: Sequence[Peer] = (),
     work_dir: Path | None = None,
 ) -> int:
     """Run brain bundles on the same studies and write what came out.
@@ -86,6 +95,8 @@ def bench_brain(
         What to run on; by default the ICBM template alone.
     bundles
         By default those installed that write the label table "brain".
+    peers
+        Published networks to run beside them, where they have the structures.
     work_dir
         Studies, label maps and records go here (default: ``output_dir/bench_work``); what they show to be
         done with the same weights, configuration and version of medvit is not done again.
@@ -109,9 +120,9 @@ def bench_brain(
     with console.status("studies"):
         studies = _studies(table, options, work_dir / "studies", console)
     rows = []
-    for bundle in bundles:
-        with console.status(bundle.name):
-            rows.append(bench_bundle(bundle, studies, work_dir.resolve() / bundle.name, options))
+    for contender in (*bundles, *peers):
+        with console.status(contender.name):
+            rows.append(bench_one(contender, studies, work_dir.resolve() / contender.name, options))
         _say(console, rows[-1])
     tables.write_csv(output_dir / "bench.csv", rows)
     tables.write_json(output_dir / "bench.json", rows, options.date)
@@ -120,20 +131,27 @@ def bench_brain(
     return SOME_FAILED if any(row.error or row.failures for row in rows) else ALL_WELL
 
 
-def bench_bundle(bundle: Bundle, studies: Sequence[BenchStudy], folder: Path, options: BenchOptions) -> Row:
-    """The row of one bundle; what fails is in it with its reason.
+def bench_one(
+    contender: Bundle | Peer, studies: Sequence[BenchStudy], folder: Path, options: BenchOptions
+) -> Row:
+    """The row of one bundle or peer; what fails is in it with its reason.
 
     Parameters
     ----------
     studies
         The first one is timed.
     folder
-        Absolute; gets the label maps and records of this bundle.
+        Absolute; gets the label maps and records of this one.
     """
-    if not bundle.weights.is_file():
-        return Row(bundle.name, bundle.version, error="has no weights")
-    digest = sha256_of(bundle.weights)
-    config = sha256_of(bundle.config("inference"))
+    name, version, is_peer = contender.name, contender.version, isinstance(contender, Peer)
+    if not contender.weights.is_file():
+        return Row(name, version, error="has no weights")
+    if isinstance(contender, Peer):
+        studies = contender.studies(studies)
+        if not studies:
+            return Row(name, version, error="has none of the structures that are compared")
+    digest = sha256_of(contender.weights)
+    config = sha256_of(contender.config("inference"))
     base = {"weights": digest, "config": config, "medvit": __version__, "device": options.device}
     keys = {s.id: key_of(base | {"image": sha256_of(s.image)}) for s in studies}
     machine = [processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS")]
@@ -141,7 +159,8 @@ def bench_bundle(bundle: Bundle, studies: Sequence[BenchStudy], folder: Path, op
     timed = read_record(folder / "costs.json", cost_key) is None
     todo = [s for n, s in enumerate(studies) if (n == 0 and timed) or not _done(folder, s.id, keys[s.id])]
     request = {
-        "bundle": str(bundle.path.resolve()),
+        "peer": name if is_peer else "",
+        "path": str(contender.path.resolve()),
         "folder": str(folder),
         "rounds": options.rounds,
         "overrides": {} if options.device == "auto" else {"device": f"$torch.device({options.device!r})"},
@@ -161,11 +180,11 @@ def bench_bundle(bundle: Bundle, studies: Sequence[BenchStudy], folder: Path, op
     if costs is None and studies[0].id not in failures:
         failures[studies[0].id] = f"its costs are not known: {error}"
     return Row(
-        bundle.name,
-        bundle.version,
+        name,
+        version,
         digest,
-        bundle.weights.stat().st_size / 1e6,
-        _postprocessing(bundle),
+        contender.weights.stat().st_size / 1e6,
+        "of its own" if is_peer else _postprocessing(contender),
         scores,
         costs,
         {} if not scores and error else failures,
@@ -173,7 +192,7 @@ def bench_bundle(bundle: Bundle, studies: Sequence[BenchStudy], folder: Path, op
     )
 
 
-def _postprocessing(bundle: Bundle) -> str:
+def _postprocessing(bundle: Bundle | Peer) -> str:
     return key_of(json.loads(bundle.config("inference").read_text(encoding="utf-8")).get("postprocessing"))
 
 
@@ -192,13 +211,15 @@ def _studies(table: LabelTable, options: BenchOptions, folder: Path, console: Co
     try:
         studies.append(template_study(table, folder, options.atlases))
     except MissingExtraError as error:
-        if options.label_maps is None and options.data is None:
+        if options.label_maps is None and options.data is None and options.manual is None:
             raise
         console.print(f"without the template: {error}", markup=False, soft_wrap=True)
     if options.label_maps is not None:
         studies += synthetic_studies(table, options.label_maps, folder, held_out=options.held_out)
     if options.data is not None:
         studies += own_studies(table, options.data)
+    if options.manual is not None:
+        studies += manual_studies(table, options.manual, options.protocol, options.manual_cases)
     return studies
 
 

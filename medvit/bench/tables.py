@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medvit.bench.row import Row, groups_of
+from medvit.bench.row import MANUAL, Row, groups_of
 from medvit.evaluation.summary import LEVEL, RESAMPLES
 from medvit.reports.tables import csv_text
 from medvit.studies.files import atomic_path
@@ -55,6 +55,7 @@ def _entry(row: Row) -> dict[str, Any]:
         "failures": row.failures,
         "costs": {name: value for name, value in (row.costs or {}).items() if name != "key"},
         "structures": {group: _by_structure(row, group) for group in row.scores},
+        "volumes": {group: _volumes(row, group) for group in row.scores if group == MANUAL},
         "studies": {group: row.by_study(group, "dice") for group in row.scores},
     }
 
@@ -67,6 +68,20 @@ def _by_structure(row: Row, group: str) -> dict[str, Any]:
             figures = [_rounded(v) for v in (s.mean, s.low, s.high)]
             found.setdefault(s.structure, {})[s.metric] = figures
     return found
+
+
+def _volumes(row: Row, group: str) -> dict[str, Any]:
+    """Of each structure the mean error in percent, and in ml the bias with its limits of agreement."""
+    bias = row.volume_bias(group)
+    return {
+        name: {
+            "bias_percent": _rounded(bias.get(name)),
+            "bias_ml": _rounded(a.bias),
+            "limits_ml": [_rounded(a.low), _rounded(a.high)],
+            "correlation": _rounded(a.correlation),
+        }
+        for name, a in row.agreements(group).items()
+    }
 
 
 def _line(row: Row, groups: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One bundle of the bench in a process of its own: ``python -m medvit.bench.worker REQUEST.json``."""
+"""One bundle or peer of the bench in a process of its own: ``python -m medvit.bench.worker REQUEST.json``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -32,18 +32,38 @@ def main(request_path: str) -> int:
         0, or 1 when the bundle cannot go on; why stands as the last line on stderr.
     """
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-    bundle, folder = Bundle(Path(request["bundle"])), Path(request["folder"])
+    path, folder = Path(request["path"]), Path(request["folder"])
     try:
-        _work(BundleWork(bundle, folder, {"report": False} | request["overrides"]), folder, request)
+        if request["peer"]:
+            from medvit.bench.brainchop import BrainchopWork
+
+            _work(BrainchopWork(path, folder), folder, request)
+        else:
+            overrides = {"report": False} | request["overrides"]
+            _work(BundleWork(Bundle(path), folder, overrides), folder, request)
     except Exception as error:
-        failed = StudyOutcome(bundle.name)
+        failed = StudyOutcome(path.name)
         failed.fail(error)
         print(" ".join(failed.error.split()), file=sys.stderr)
         return 1
     return 0
 
 
-def _work(work: BundleWork, folder: Path, request: dict[str, Any]) -> None:
+class Work(Protocol):
+    """What loads a network once and segments one study after another."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, once it is loaded."""
+
+    def open(self) -> None:
+        """Load the network."""
+
+    def perform(self, study: Study) -> StudyOutcome:
+        """Segment `study` and write its label map."""
+
+
+def _work(work: Work, folder: Path, request: dict[str, Any]) -> None:
     work.open()
     network = work.network
     for wanted in request["studies"]:
@@ -58,7 +78,7 @@ def _work(work: BundleWork, folder: Path, request: dict[str, Any]) -> None:
             write_record(folder / "costs.json", wanted["cost_key"], measured)
 
 
-def _time(work: BundleWork, study: Study, rounds: int) -> dict[str, Any]:
+def _time(work: Work, study: Study, rounds: int) -> dict[str, Any]:
     """What `study` costs, done `rounds` times; once before has warmed up what there is to warm up."""
     times, cpu_times = [], []
     for _ in range(rounds):

@@ -62,6 +62,23 @@ def brain(
     data: Annotated[
         Path | None, typer.Option(help="Manifest of your own studies, or a folder of images and label maps.")
     ] = None,
+    manual: Annotated[
+        Path | None,
+        typer.Option(help="Manifest of manually segmented studies, or a folder of images and label maps."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="What their values mean: neuromorphometrics, freesurfer or a JSON file."),
+    ] = None,
+    manual_cases: Annotated[
+        int | None, typer.Option(min=1, help="How many of them to use. Default: all.")
+    ] = None,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peer", metavar="NAME=FOLDER", help="Published network to run too (brainchop); may be repeated."
+        ),
+    ] = None,
     bundles: Annotated[
         list[str] | None,
         typer.Option("--bundle", help="Bundle to compare; may be repeated. Default: all brain bundles."),
@@ -78,9 +95,11 @@ def brain(
     from medvit.bundles import find_bundle
 
     found = [find_bundle(name, trust=trust) for name in bundles] if bundles else None
-    from medvit.bench import BenchOptions, bench_brain
+    from medvit.bench import BenchOptions, bench_brain, read_peer
 
+    beside = [read_peer(peer) for peer in peers or ()]
     options = BenchOptions(atlases, label_maps, data=data, rounds=rounds, device=device, date=date)
     if held_out:
         options = replace(options, held_out=tuple(held_out))
-    raise typer.Exit(bench_brain(output, options, bundles=found, work_dir=work))
+    options = replace(options, manual=manual, protocol=protocol, manual_cases=manual_cases)
+    raise typer.Exit(bench_brain(output, options, bundles=found, peers=beside, work_dir=work))

@@ -68,6 +68,14 @@ class Agreement:
     low: float
     high: float
 
+    @property
+    def correlation(self) -> float:
+        """Pearson's correlation of the two volumes; ``nan`` for fewer than three studies or equal volumes."""
+        volumes = self.mean_ml + self.difference_ml / 2, self.mean_ml - self.difference_ml / 2
+        if len(self.mean_ml) < 3 or any(np.ptp(v) == 0 for v in volumes):
+            return float("nan")
+        return float(np.corrcoef(*volumes)[0, 1])
+
 
 def summarise(scores: Sequence[StudyScores], *, seed: int = 0) -> list[Summary]:
     """Every metric of every structure, and of the mean over each study's structures.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medvit.bench.page import write_page
-from medvit.bench.row import Row
+from medvit.bench.row import MANUAL, Row
 from medvit.evaluation.measure import StudyScores
 
 COSTS = {
@@ -61,3 +61,22 @@ def test_bundles_that_all_fail_make_a_page_without_pictures(tmp_path: Path) -> N
     assert "| one | all studies | a \\| b |" in page
     assert ".png" not in page
     assert not (tmp_path / "images").exists()
+
+
+def test_volumes_against_manual_labels(tmp_path: Path) -> None:
+    drawn, found = (2.0, 3.0, 4.0), (2.5, 3.2, 4.8)
+    studies = []
+    for number, (ours, theirs) in enumerate(zip(found, drawn, strict=True)):
+        values = {
+            "dice": 0.8, "surface_dice": 0.9, "hd95_mm": 2.0, "volume_prediction_ml": ours,
+            "volume_reference_ml": theirs, "volume_error_percent": 100 * (ours / theirs - 1),
+            "volume_off_percent": 1.0,
+        }  # fmt: skip
+        studies.append(StudyScores(f"s{number}", {"thing": "both"}, {"thing": values}))
+    rows = [Row("one", scores={"other": studies, MANUAL: studies}, costs=COSTS)]
+    page = page_of(tmp_path, *rows)
+    assert page.index("## Manual labels") < page.index("## Other")
+    spread = 1.96 * math.sqrt(0.09)
+    limits = f"{0.5 - spread:+.2f} to {0.5 + spread:+.2f}"
+    assert f"| thing | 0.800 | 0.900 | 2.00 | +17 | +0.50 | {limits} | 0.98 |" in page
+    assert (tmp_path / "images" / "bench_agreement.png").stat().st_size > 5000

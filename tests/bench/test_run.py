@@ -153,10 +153,10 @@ def test_other_weights_are_another_bundle(
     asked: list[dict] = []
     monkeypatch.setattr(run, "_in_own_process", lambda request, _: asked.append(request) or "not run")
     study = BenchStudy(image.name.removesuffix(".nii.gz"), image, ())
-    run.bench_bundle(copy, [study], folder / "work" / working.name, OPTIONS)
+    run.bench_one(copy, [study], folder / "work" / working.name, OPTIONS)
     assert asked == []
     copy.weights.write_bytes(copy.weights.read_bytes() + b"\0")
-    row = run.bench_bundle(copy, [study], folder / "work" / working.name, OPTIONS)
+    row = run.bench_one(copy, [study], folder / "work" / working.name, OPTIONS)
     assert [s["id"] for s in asked[0]["studies"]] == [study.id]
     assert row.error == "not run"
 
@@ -167,7 +167,14 @@ def test_a_worker_that_cannot_load_its_weights_says_why(
     copy = Bundle(tmp_path / "bundle")
     shutil.copytree(find_bundle("segformer3d_brain").path, copy.path)
     copy.weights.write_bytes(b"no weights at all")
-    request = {"bundle": str(copy.path), "folder": str(tmp_path), "overrides": {}, "studies": [], "rounds": 1}
+    request = {
+        "path": str(copy.path),
+        "peer": "",
+        "folder": str(tmp_path),
+        "overrides": {},
+        "studies": [],
+        "rounds": 1,
+    }
     (tmp_path / "request.json").write_text(json.dumps(request))
     assert worker.main(str(tmp_path / "request.json")) == 1
     last = capsys.readouterr().err.splitlines()[-1]
