@@ -33,7 +33,7 @@ def deidentify(
     dates: Annotated[str, typer.Option(help="What happens to dates: remove or shift.")] = "remove",
 ) -> None:
     """Copy DICOM images without what could identify a person (DICOM PS3.15, Basic Profile)."""
-    from medvit.studies.deidentify import Profile, deidentify_folder
+    from medvit.studies.deidentification import Profile, deidentify_folder
 
     if dates not in ("remove", "shift"):
         raise MedvitError(f"--dates must be remove or shift, not {dates!r}")

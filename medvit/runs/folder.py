@@ -223,7 +223,7 @@ class StudyWriter:
 
     def _dicom_source(self, folder: Path, study: Study) -> Series:
         """The series that DICOM results refer to: the study's own, or a copy that names nobody."""
-        from medvit.studies.deidentify import deidentify_files
+        from medvit.studies.deidentification import deidentify_files
 
         series = study.series[0]
         if not self.options.deidentify:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from medvit.errors import MedvitError, StudyError
-from medvit.studies.deidentify import Profile, deidentify, deidentify_folder
+from medvit.studies.deidentification import Profile, deidentify, deidentify_folder
 from medvit.studies.dicom_out import (
     Algorithm,
     encapsulated_pdf,
@@ -25,6 +28,16 @@ from medvit.studies.dicom_out import (
     segmentation,
 )
 from medvit.studies.labels import load_label_table
+from tests.studies.dicom.encoding import (
+    SYNTAXES,
+    cut,
+    deflate_bomb,
+    insert_before,
+    nested_sequences,
+    save,
+    save_as,
+)
+from tests.studies.dicom.synthetic import made_up
 from tests.studies.dicom_out.synthetic import values_of, write_series
 
 # 25 identifiers, each where scanners, archives and people leave them.
@@ -261,8 +274,9 @@ def test_folder_says_what_it_left_out_and_why(tmp_path):
 
 
 def test_table_holds_dicom_keywords_once_each():
-    table = json.loads((files("medvit.studies") / "deidentify.json").read_text())
-    keywords = [k for part in ("keep", "empty", "dummy", "remove", "characteristics") for k in table[part]]
+    table = json.loads((files("medvit.studies.deidentification") / "attributes.json").read_text())
+    parts = ("keep", "trade", "empty", "dummy", "remove", "characteristics")
+    keywords = [k for part in parts for k in table[part]]
     assert [k for k in keywords if tag_for_keyword(k) is None] == []
     assert len(keywords) == len(set(keywords))
 
@@ -280,3 +294,184 @@ def test_dciodvfy_finds_no_error(dates, modality, tmp_path):
         run = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
         assert run.stderr.strip()
         assert [line for line in run.stderr.splitlines() if line.startswith("Error")] == []
+
+
+# Where text may stand that says what it is, and so is kept if it is made of terms.
+TECHNICAL = {
+    "SequenceName": "Ix30name",
+    "ConvolutionKernel": ["B30f", "Ix31kernel"],
+    "FilterType": "Ix32filter",
+    "WindowCenterWidthExplanation": ["Ix33window"],
+    "Manufacturer": "Ix34 Works",
+    "ManufacturerModelName": "Scanner of Ix35",
+    "SoftwareVersions": ["VA48A", "IX36SOFT"],
+    "RescaleType": "Ix37type",
+    "BodyPartExamined": "IX38PART",
+    "ScanOptions": "IX39OPTION",
+    "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "IX40"],
+    "PatientPosition": "IX41HFS",
+    "ReconstructionMethod": "Ix42method",
+    "PositionReferenceIndicator": "Ix43ref",
+    "ICCProfile": b"Ix44profile.",
+    "FrameOfReferenceUID": "1.2.840.10008.19431103",
+}
+CODED = {"SCT": ("IX45", "Ix46meaning"), "DCM": ("113100", "Ix47meaning")}
+
+
+def hide(image: Dataset) -> Dataset:
+    """Identifiers in technical attributes, in codes of public schemes, and behind the pixels."""
+    for keyword, value in TECHNICAL.items():
+        setattr(image, keyword, value)
+    for keyword, (scheme, (value, meaning)) in zip(
+        ("AnatomicRegionSequence", "DeidentificationMethodCodeSequence"), CODED.items(), strict=True
+    ):
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
+        setattr(image, keyword, [code])
+    region = Dataset()
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "69536005", "SCT", "Ix48head"
+    deeper = Dataset()
+    deeper.AnatomicRegionSequence = [region]
+    deeper.ScanOptions, deeper.SequenceName = "IX49", "Ix50nested"
+    image.SourceImageSequence = [deeper]
+    return image
+
+
+HIDDEN = re.compile(rb"ix\s?\d\d", re.IGNORECASE)
+
+
+def stored(image: Dataset, folder: Path, profile: Profile | None = None) -> tuple[Path, bytes]:
+    """The one file that an image becomes, and its bytes."""
+    (folder / "in").mkdir(parents=True)
+    image.save_as(folder / "in" / "image.dcm")
+    done = deidentify_folder(folder / "in", folder / "out", profile)
+    assert done.left_out == ()
+    return done.files[0], done.files[0].read_bytes()
+
+
+@pytest.mark.parametrize("dates", ["remove", "shift"])
+def test_technical_attributes_keep_only_terms(dates, tmp_path):
+    image = hide(one_image(tmp_path / "made"))
+    image.BodyPartExamined = ["HEAD", "IX38PART"]
+    path, content = stored(image, tmp_path, Profile(dates=dates, keep_characteristics=True))
+    assert not HIDDEN.search(content) and b"19431103" not in content
+    kept = pydicom.dcmread(path)
+    assert list(kept.ImageType) == ["ORIGINAL", "PRIMARY", "AXIAL"]
+    assert (kept.BodyPartExamined, kept.Manufacturer, kept.RescaleType) == ("HEAD", "REMOVED", "US")
+    region = kept.SourceImageSequence[0].AnatomicRegionSequence[0]
+    assert (region.CodeValue, region.CodeMeaning) == ("69536005", "Head structure (body structure)")
+
+
+def test_technical_attributes_that_name_no_one_stay(tmp_path):
+    usual = {
+        "SequenceName": "*tfl3d1_16ns", "ConvolutionKernel": ["Br40d", "3"], "FilterType": "BODY FILTER",
+        "WindowCenterWidthExplanation": ["WINDOW1", "WINDOW2"], "Manufacturer": "SIEMENS",
+        "ManufacturerModelName": "SOMATOM Definition AS+", "SoftwareVersions": "syngo CT VA48A",
+        "BodyPartExamined": "CHEST", "ScanOptions": ["FS", "PFF"], "ReconstructionMethod": "OSEM3D",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"],
+    }  # fmt: skip
+    image = one_image(tmp_path, **usual)
+    kept = deidentify(image, Profile())
+    assert {k: kept[k].value for k in usual if k in kept} == {k: image[k].value for k in usual}
+
+
+@pytest.mark.parametrize("syntax", ["", *(s for s in SYNTAXES if s != "big_endian")])
+def test_nothing_stays_behind_the_pixels(syntax, tmp_path):
+    image, path = made_up().datasets()[0], tmp_path / "encoded.dcm"
+    expected = image.pixel_array.copy()
+    save_as(image, path, syntax) if syntax else save(image, path)
+    image = pydicom.dcmread(path)
+    name = b"Ix51behind"
+    if syntax in ("", "deflated", "implicit"):
+        image.PixelData += name
+    else:
+        (frame,) = generate_frames(image.PixelData, number_of_frames=1)
+        if syntax == "j2k_lossless":  # behind SIZ, the first segment
+            at = 4 + int.from_bytes(frame[4:6], "big")
+            frame = frame[:at] + b"\xff\x64\x00\x10\x00\x01" + b"Ix52comment." + frame[at:]
+        elif syntax != "rle":
+            frame = frame[:2] + b"\xff\xfe\x00\x0eIx53comment." + frame[2:]
+        image.PixelData = encapsulate([frame + name])
+    assert HIDDEN.search(image.PixelData)
+    path, content = stored(image, tmp_path / "hidden")
+    assert not HIDDEN.search(pydicom.dcmread(path).PixelData) and not HIDDEN.search(content)
+    np.testing.assert_array_equal(pydicom.dcmread(path).pixel_array, expected)
+
+
+def test_names_in_unused_bits_go(tmp_path):
+    image = one_image(tmp_path / "made")
+    image.BitsStored, image.HighBit, image.PixelRepresentation = 12, 11, 0
+    pixels = np.frombuffer(image.PixelData, "<u2") & 0xFFF
+    image.PixelData = (pixels | 0x8000).astype("<u2").tobytes()
+    image.BodyPartExamined = "IX38PART"
+    path, _ = stored(image, tmp_path)
+    assert pydicom.dcmread(path).PixelData == pixels.astype("<u2").tobytes()
+
+
+def test_the_gates_of_the_reader_hold(tmp_path):
+    folder = tmp_path / "in"
+    write_series(folder, (8, 8, 1))
+    deflate_bomb(made_up().datasets()[0], folder / "bomb.dcm", 1.5)
+    nested = save(made_up().datasets()[1], folder / "nested.dcm")
+    insert_before(nested, b"\x10\x00\x10\x00", nested_sequences(3000))
+    cut(save(made_up().datasets()[2], folder / "cut.dcm"), -200)
+    cut(save(made_up().datasets()[3], folder / "head.dcm"), 900)
+    start = time.perf_counter()
+    done = deidentify_folder(folder, tmp_path / "out")
+    assert time.perf_counter() - start < 10
+    assert len(done.files) == 1 and done.files[0].is_file()
+    why = {path.name: what for path, what in done.left_out}
+    assert why.keys() == {"bomb.dcm", "nested.dcm", "cut.dcm", "head.dcm"}
+    assert "unpacks" in why["bomb.dcm"] and "nested" in why["nested.dcm"]
+    assert "cut off" in why["cut.dcm"] and "cut off" in why["head.dcm"]
+
+
+def test_nothing_is_written_twice_and_what_is_counted_exists(tmp_path):
+    paths, _ = write_series(tmp_path / "in", (8, 8, 4))
+    (tmp_path / "in" / "copy.dcm").write_bytes(paths[1].read_bytes())
+    third = paths[2].read_bytes()
+    (tmp_path / "in" / "zz_cut.dcm").write_bytes(third[:-40])
+    other = pydicom.dcmread(paths[3])
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = pydicom.dcmread(
+        paths[0]
+    ).SOPInstanceUID
+    other.save_as(tmp_path / "in" / "zz_other.dcm")
+    profile = Profile(b"a secret")
+    done = deidentify_folder(tmp_path / "in", tmp_path / "out", profile)
+    written = sorted((tmp_path / "out").rglob("*.dcm"))
+    assert sorted(done.files) == written and len(written) == 4
+    expected = {pydicom.dcmread(p).PixelData for p in paths}
+    assert {pydicom.dcmread(p).PixelData for p in written} == expected
+    why = sorted(what for _, what in done.left_out)
+    assert len(why) == 3
+    assert (
+        why[0].startswith("is a copy of")
+        and "states the same SOPInstanceUID" in why[1]
+        and "cut off" in why[2]
+    )
+    before = {p: p.read_bytes() for p in written}
+    with pytest.raises(MedvitError, match="none of the 7 files"):
+        deidentify_folder(tmp_path / "in", tmp_path / "out", profile)
+    assert {p: p.read_bytes() for p in written} == before
+
+
+def test_patients_without_uids_stay_apart(tmp_path):
+    for k, name in enumerate(("Ada^A", "Bea^B")):
+        paths, _ = write_series(
+            tmp_path / "made" / name,
+            (8, 8, 2),
+            PatientName=name,
+            PatientID="",
+            StudyInstanceUID="",
+            SeriesInstanceUID="",
+        )
+        for path in paths:
+            (tmp_path / "in").mkdir(exist_ok=True)
+            path.rename(tmp_path / "in" / f"{k}{path.name}")
+    done = deidentify_folder(tmp_path / "in", tmp_path / "out")
+    folders = {path.parent for path in done.files}
+    assert len(done.files) == 4 and len(folders) == 2
+    for folder in folders:
+        images = [pydicom.dcmread(path) for path in folder.iterdir()]
+        assert len({image.PatientID for image in images}) == 1
+        assert len({image.SeriesInstanceUID for image in images}) == 1 and images[0].StudyInstanceUID

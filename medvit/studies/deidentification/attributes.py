@@ -1,32 +1,26 @@
-"""De-identification of DICOM images (PS3.15 Annex E, Basic Profile): what is not known to be safe goes."""
+"""One data set without what could identify a person: attribute by attribute, nested items too."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-import secrets
+import re
 import struct
 import warnings
-from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_keyword, dictionary_VR
 from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
 
-from medvit.errors import MedvitError, StudyError
-from medvit.studies.dicom_out.common import save_dicom
+from medvit.errors import StudyError
+from medvit.studies.deidentification.pixels import without_hidden_text
+from medvit.studies.deidentification.profile import Profile
+from medvit.studies.deidentification.terms import is_term, is_trade, meaning_of, structure_names
 
 _DATES = {"DA", "DT", "TM"}
 # Free text, names and whatever may hold either. UN is what a writer did not understand.
@@ -38,72 +32,23 @@ _DUMMY = {"DA": "19000101", "TM": "000000", "DT": "19000101000000"}
 # Secondary captures, ultrasound, video and endoscopy show text in their pixels more often than not.
 _SCREENS = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.6.", "1.2.840.10008.5.1.4.1.1.3.",
             "1.2.840.10008.5.1.4.1.1.77.1.1")  # fmt: skip
+_CODED = ("CodingSchemeDesignator", "CodeValue", "CodeMeaning", "LongCodeValue", "URNCodeValue")
 _DOCUMENTS = ("EncapsulatedDocument", "ContentSequence", "GraphicAnnotationSequence", "WaveformSequence")
 
 
-@dataclass(frozen=True)
-class Profile:
-    """How to de-identify.
-
-    Parameters
-    ----------
-    secret
-        Decides pseudonyms, new UIDs and date shifts. The same secret gives the same ones, so that further
-        studies of a patient fit; once it is thrown away nobody can go back. Default: a new one.
-    dates
-        ``"remove"``: the Basic Profile. ``"shift"``: by the same number of days for all studies of a
-        patient, 1 to 10 years back, times of day kept (Retain Longitudinal Temporal Information with
-        Modified Dates Option).
-    keep_characteristics
-        Keep age, sex, size and weight, which SUV needs (Retain Patient Characteristics Option).
-    allow_screens
-        Take images that may show text in their pixels; these are refused otherwise.
-    """
-
-    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
-    dates: Literal["remove", "shift"] = "remove"
-    keep_characteristics: bool = False
-    allow_screens: bool = False
-
-    def digest(self, *what: str) -> bytes:
-        """32 bytes that follow from the secret and `what`."""
-        return hmac.new(self.secret, "\0".join(what).encode(), hashlib.sha256).digest()
-
-    def uid(self, old: str) -> UID:
-        """The new UID for an old one; UIDs that DICOM itself defines stay."""
-        if not old or old.startswith("1.2.840.10008."):
-            return UID(old)
-        # A UUID-derived UID, PS3.5 B.2.
-        return UID(f"2.25.{int.from_bytes(self.digest('uid', old)[:16], 'big')}")
-
-
-@dataclass(frozen=True)
-class Deidentified:
-    """What `deidentify_folder` did.
-
-    Parameters
-    ----------
-    files
-        Written.
-    left_out
-        Read but not written, and why. These paths may name patients: show them to whoever has the
-        originals, and put them in no log.
-    """
-
-    files: tuple[Path, ...]
-    left_out: tuple[tuple[Path, str], ...]
-
-
 def deidentify(dataset: Dataset, profile: Profile) -> Dataset:
-    """A copy of an image without what could identify a person. Pixels stay as they are, faces included.
+    """A copy of an image without what could identify a person. What the pixels show stays, faces included.
 
-    Private attributes, unknown ones, overlays, names and free text go; UIDs and the patient's name and ID
-    are replaced; code sequences of local coding schemes go; nested items and file meta information too.
+    Private attributes, unknown ones, overlays, names, and text that is not made of terms of the standard or
+    words of the trade go; so do bytes that are hidden beside the pixels. UIDs and the patient's name and ID
+    are replaced. Code sequences go unless their codes are in the standard; their meanings are the standard's.
+    All this holds in nested items and in the file meta information, too.
 
     Raises
     ------
     StudyError
-        If the object is a document, or its pixels may show text (unless the profile allows it).
+        If the object is a document, its pixels may show text (unless the profile allows it), or its pixels
+        cannot be told from what may be hidden beside them.
     """
     meta = getattr(dataset, "file_meta", Dataset())
     # Files are found that hold these two in their file meta information alone.
@@ -127,53 +72,14 @@ def deidentify(dataset: Dataset, profile: Profile) -> Dataset:
     _state_method(result, profile)
     result.file_meta = FileMetaDataset()
     result.file_meta.TransferSyntaxUID = meta.TransferSyntaxUID
+    if "PixelData" in result:
+        without_hidden_text(result)
     return result
-
-
-def deidentify_folder(source: Path, target: Path, profile: Profile | None = None) -> Deidentified:
-    """De-identify every DICOM image below a folder; see `deidentify_files`.
-
-    Raises
-    ------
-    MedvitError
-        If there is no image that could be written, or `target` lies in `source`.
-    """
-    if target.resolve().is_relative_to(source.resolve()):
-        raise MedvitError("the output folder lies in the folder to de-identify; choose another")
-    return deidentify_files(sorted(p for p in source.rglob("*") if p.is_file()), target, profile)
-
-
-def deidentify_files(paths: Sequence[Path], target: Path, profile: Profile | None = None) -> Deidentified:
-    """De-identify DICOM images, into one folder a study and series named by hashes.
-
-    Raises
-    ------
-    MedvitError
-        If there is no image that could be written.
-    """
-    profile = profile or Profile()
-    written, left_out = [], []
-    for path in paths:
-        try:
-            result = deidentify(pydicom.dcmread(path), profile)
-        except StudyError as error:
-            left_out.append((path, error.what))
-            continue
-        except (InvalidDicomError, EOFError):
-            left_out.append((path, "is not DICOM"))
-            continue
-        levels = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-        destination = target.joinpath(*(_name(result.get(k, "")) for k in levels)).with_suffix(".dcm")
-        save_dicom(result, destination)
-        written.append(destination)
-    if not written:
-        raise MedvitError(f"none of the {len(left_out)} files is a DICOM image that can be de-identified")
-    return Deidentified(tuple(written), tuple(left_out))
 
 
 @cache
 def _table() -> dict[str, Any]:
-    table = json.loads((files("medvit.studies") / "deidentify.json").read_text())
+    table = json.loads((files("medvit.studies.deidentification") / "attributes.json").read_text())
     lists = {k: frozenset(v) for k, v in table.items() if isinstance(v, list) and k != "remove_ranges"}
     return lists | {"remove_ranges": [(int(a, 16), int(b, 16)) for a, b in table["remove_ranges"]]}
 
@@ -196,6 +102,9 @@ def _clean(dataset: Dataset, profile: Profile, shift: timedelta) -> Dataset:
         element = _cleaned(dataset, tag, profile, shift)
         if element is not None:
             result[tag] = element
+    if "CodeMeaning" in result:
+        scheme, value = str(result.get("CodingSchemeDesignator")), str(result.get("CodeValue"))
+        result.CodeMeaning = meaning_of(scheme, value)
     return result
 
 
@@ -211,19 +120,21 @@ def _cleaned(dataset: Dataset, tag: Any, profile: Profile, shift: timedelta) -> 
     if keyword in table["remove"]:
         return None
     if keyword in table["characteristics"]:
-        # Patient's Sex is of type 2.
-        kept = profile.keep_characteristics
-        return _copied(dataset, tag) if kept else _blank(keyword == "PatientSex", tag, vr)
+        return _characteristic(dataset, tag, keyword, vr, profile)
     if vr in _DATES and profile.dates == "shift" and keyword != "PatientBirthDate":
         return _shifted(_copied(dataset, tag), vr, shift)
     if keyword in table["empty"]:
         return _blank(True, tag, vr)
     if keyword in table["dummy"]:
         return DataElement(tag, vr, _DUMMY.get(vr, "REMOVED"))
+    if keyword in table["trade"]:
+        return _trade(_copied(dataset, tag), keyword)
     if keyword in table["keep"]:
         return _copied(dataset, tag)
     if vr in _UNSAFE or vr in _DATES:
         return None
+    if vr == "CS":
+        return _terms(_copied(dataset, tag), keyword)
     if vr == "UI":
         return _mapped(_copied(dataset, tag), profile)
     if vr == "SQ":
@@ -247,18 +158,61 @@ def _copied(dataset: Dataset, tag: Any) -> DataElement:
     return element
 
 
+def _values(element: DataElement) -> list[str]:
+    value = element.value
+    return [] if value in (None, "") else [value] if isinstance(value, str) else [str(v) for v in value]
+
+
 def _blank(stays: bool, tag: Any, vr: str) -> DataElement | None:
     return DataElement(tag, vr, [] if vr == "SQ" else "") if stays else None
 
 
+def _characteristic(
+    dataset: Dataset, tag: Any, keyword: str, vr: str, profile: Profile
+) -> DataElement | None:
+    """Age, sex, size and weight where they are to be kept; Patient's Sex is of type 2."""
+    if not profile.keep_characteristics:
+        return _blank(keyword == "PatientSex", tag, vr)
+    element = _copied(dataset, tag)
+    if vr == "AS" and not re.fullmatch(r"\d{3}[DWMY]|", str(element.value or "")):
+        return None
+    return _terms(element, keyword) if vr == "CS" else element
+
+
+def _terms(element: DataElement, keyword: str) -> DataElement | None:
+    """Of a coded string the values that are defined terms; without any, what the attribute needs at least."""
+    kept = [value for value in _values(element) if is_term(value)]
+    if keyword == "ImageType" and len(kept) < 2:
+        kept = ["DERIVED", "SECONDARY"]
+    if not kept:
+        stands_empty = keyword in _table()["empty_codes"] or not _values(element)
+        return _blank(stands_empty, element.tag, "CS")
+    return DataElement(element.tag, "CS", kept if len(kept) > 1 else kept[0])
+
+
+def _trade(element: DataElement, keyword: str) -> DataElement | None:
+    """A text that is made of words of the trade; otherwise what the attribute needs at least."""
+    values = _values(element)
+    if keyword == "SegmentLabel":
+        sound = all(value in structure_names() for value in values)
+    else:
+        sound = all(is_trade(value) for value in values)
+    if sound:
+        return element
+    if keyword == "RescaleType":
+        return DataElement(element.tag, element.VR, "US")  # unspecified; without a type, CT is taken for HU
+    if keyword in _table()["trade_needed"]:
+        return DataElement(element.tag, element.VR, "REMOVED")
+    return _blank(keyword in _table()["trade_empty"], element.tag, element.VR)
+
+
 def _mapped(element: DataElement, profile: Profile) -> DataElement:
-    old = [element.value] if isinstance(element.value, str) else list(element.value or [])
-    return DataElement(element.tag, "UI", [profile.uid(u) for u in old])
+    return DataElement(element.tag, "UI", [profile.uid(u) for u in _values(element)])
 
 
 def _shifted(element: DataElement, vr: str, shift: timedelta) -> DataElement | None:
     """Dates back by `shift`, times as they are; what cannot be read as a date goes."""
-    values = [element.value] if isinstance(element.value, str) else list(element.value or [])
+    values = _values(element)
     if vr == "TM":
         return DataElement(element.tag, vr, [_digits(v) for v in values])
     try:
@@ -274,30 +228,28 @@ def _digits(text: str) -> str:
 
 
 def _clean_sequence(element: DataElement, profile: Profile, shift: timedelta) -> DataElement | None:
-    schemes = {str(item.CodingSchemeDesignator) for item in element.value if "CodingSchemeDesignator" in item}
-    if schemes - _table()["public_coding_schemes"]:
-        # Meanings of local codes are written by the hospital, and may say anything.
-        return None
+    for item in element.value:
+        scheme, value = (str(item.get(k) or "") for k in ("CodingSchemeDesignator", "CodeValue"))
+        if any(k in item for k in _CODED) and not meaning_of(scheme, value):
+            # What the standard does not know may have been written by anybody, and say anything.
+            return None
     return DataElement(element.tag, "SQ", [_clean(item, profile, shift) for item in element.value])
 
 
 def _state_method(result: Dataset, profile: Profile) -> None:
     """PS3.15 E.1.1 and CID 7050: state that and how the identity was removed."""
-    methods = [("113100", "Basic Application Confidentiality Profile")]
+    methods = ["113100"]
     if profile.dates == "shift":
-        methods.append(("113107", "Retain Longitudinal Temporal Information Modified Dates Option"))
+        methods.append("113107")
     if profile.keep_characteristics:
-        methods.append(("113108", "Retain Patient Characteristics Option"))
+        methods.append("113108")
     result.PatientIdentityRemoved = "YES"
     result.LongitudinalTemporalInformationModified = "MODIFIED" if profile.dates == "shift" else "REMOVED"
-    result.DeidentificationMethodCodeSequence = [_code(*m) for m in methods]
+    result.DeidentificationMethodCodeSequence = [_code(value) for value in methods]
 
 
-def _code(value: str, meaning: str) -> Dataset:
+def _code(value: str) -> Dataset:
     code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
+    code.CodeValue, code.CodingSchemeDesignator = value, "DCM"
+    code.CodeMeaning = meaning_of("DCM", value)
     return code
-
-
-def _name(uid: str) -> str:
-    return hashlib.sha256(uid.encode()).hexdigest()[:16]
