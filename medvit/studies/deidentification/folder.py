@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
 
 from medvit.errors import MedvitError, StudyError
 from medvit.studies.deidentification.attributes import deidentify
@@ -95,7 +96,7 @@ def _read(path: Path, profile: Profile) -> Dataset:
     dataset, syntax = open_dataset(path)
     with quiet():
         if not hasattr(dataset, "file_meta") or not dataset.file_meta.get("TransferSyntaxUID"):
-            dataset.file_meta = Dataset()
+            dataset.file_meta = FileMetaDataset()
             dataset.file_meta.TransferSyntaxUID = syntax
         try:
             result = deidentify(dataset, profile)
