@@ -74,3 +74,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     spellings = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), spellings, 1, 0.6)
     return f"; did you mean {spellings[near[0]]!r}?" if near else ""
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The refusal behind an exception, past the wrappers that MONAI puts around it; else what started it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MedvitError):
+            return cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

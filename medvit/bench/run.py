@@ -29,7 +29,7 @@ from medvit.bundles import Bundle, installed_bundles
 from medvit.errors import MedvitError, MissingExtraError, StudyError
 from medvit.evaluation.measure import StudyScores
 from medvit.exits import ALL_WELL, SOME_FAILED
-from medvit.runs.done import sha256_of
+from medvit.studies import sha256_of
 from medvit.studies.files import write_json
 from medvit.studies.labels import LabelTable, load_label_table
 

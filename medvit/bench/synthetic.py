@@ -12,7 +12,7 @@ from medvit import __version__
 from medvit.bench.cache import is_current, key_of, write_record
 from medvit.bench.studies import BenchStudy, Reference
 from medvit.evaluation.structures import Region
-from medvit.runs.done import sha256_of
+from medvit.studies import sha256_of
 from medvit.studies.channels import stem_of
 from medvit.studies.files import write_image, write_label_map
 from medvit.studies.labels import LabelTable

@@ -5,6 +5,8 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "find": ["Bundle", "find_bundle", "installed_bundles", "locate"],
+        "command_line": ["check_flags", "locate"],
+        "find": ["Bundle", "find_bundle", "installed_bundles"],
+        "workflow": ["OpenBundle", "open_bundle"],
     },
 )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -126,23 +124,3 @@ def find_bundle(name: str, *, trust: bool = False) -> Bundle:
             "read it, then give --trust to run it"
         )
     return Bundle(folder.resolve())
-
-
-def locate(name: str) -> str:
-    """Folder of a bundle, for its own configuration: the one that is being run, else the installed one.
-
-    A configuration cannot see its own path. So the bundle that is run is told by ``--config_file`` on the
-    command line, or by the working directory; a copy then works with its own weights.
-    """
-    here = Path.cwd()
-    named = [folder for folder in (here, here.parent) if folder.name == name]
-    for folder in (*_folders_on_command_line(), *named):
-        if (folder / "configs" / "metadata.json").is_file():
-            return str(folder)
-    return str(find_bundle(name).path)
-
-
-def _folders_on_command_line() -> list[Path]:
-    """Bundle folders of the configuration files that the process was started with."""
-    files = [f for argument in sys.argv[1:] for f in re.findall(r"[^'\"\[\],=]*configs/\w+\.json", argument)]
-    return [Path(file).resolve().parents[1] for file in files]

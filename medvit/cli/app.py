@@ -9,7 +9,7 @@ import typer
 
 from medvit import __version__
 from medvit.cli import catalogue, comparison, files, inference, learning
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, root_cause
 
 app = typer.Typer(
     name="medvit",
@@ -30,17 +30,10 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if (cause := _cause(error)) is None:
+        if not isinstance(cause := root_cause(error), MedvitError):
             raise
         typer.echo(f"medvit: {cause}", err=True)
         sys.exit(1)
-
-
-def _cause(error: BaseException | None) -> MedvitError | None:
-    # MONAI raises an error of its own from one that occurs while a configuration is evaluated.
-    while error is not None and not isinstance(error, MedvitError):
-        error = error.__cause__
-    return error
 
 
 def _version(wanted: bool) -> None:

@@ -28,7 +28,7 @@ from medvit.label.serving import ServedBundle
 from medvit.label.stores import FileStore, PacsStore
 from medvit.label.training import FineTune
 from medvit.label.versions import Versions
-from medvit.runs import sha256_of
+from medvit.studies import sha256_of
 from medvit.studies.dicom_out import Algorithm
 from medvit.studies.pacs import Access
 

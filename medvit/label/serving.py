@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 
-from medvit.bundles import Bundle
+from medvit.bundles import Bundle, OpenBundle, open_bundle
 from medvit.errors import MedvitError
 from medvit.inference import StreamingWindowInferer
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import label_table
 from medvit.label.versions import Versions
-from medvit.runs import StudyEvaluator, sha256_of
-from medvit.studies import Found, Study
+from medvit.runs import StudyEvaluator
+from medvit.studies import Found, Study, sha256_of
 from medvit.studies.discover import the_only
 
 # Evaluators kept in memory: one with the usual options, one with those that someone is trying out.
@@ -74,15 +73,16 @@ class ServedBundle:
         self.name = pristine.name
         self.versions = versions
         self.table = label_table(pristine)
-        config = self._parser(pristine, {})
-        missing = [key for key in ("datalist", "dataset", "evaluator", "inferer") if key not in config]
+        opened = self._open(pristine, {})
+        missing = [key for key in ("datalist", "dataset", "evaluator", "inferer") if key not in opened]
         if missing:
             raise MedvitError(
                 f"{pristine.config('inference')} has no {', '.join(missing)}, by which medvit runs bundles; "
                 "serve it with MONAI Label's app monaibundle"
             )
-        self.options: dict[str, Any] = dict(config.get_parsed_content("displayable_configs", default={}))
-        self._targets = {k: _target(k, config["displayable_configs"][k]) for k in self.options}
+        shown = "displayable_configs"
+        self.options: dict[str, Any] = dict(opened.part(shown)) if shown in opened else {}
+        self._targets = {k: _target(k, opened.stated(shown)[k]) for k in self.options}
         self._evaluators: OrderedDict[tuple, StudyEvaluator] = OrderedDict()
 
     @property
@@ -121,12 +121,11 @@ class ServedBundle:
 
     def new_evaluator(self, bundle: Bundle, options: Mapping[str, Any], device: str = "") -> StudyEvaluator:
         """As `evaluator`, but one of its own, to train."""
-        return _unwrapped(self._parser(bundle, self._overrides(options, device)), "evaluator")
+        return self._open(bundle, self._overrides(options, device)).part("evaluator")
 
     def study(self, path: Path) -> Study:
         """The study at `path`, found as the bundle finds studies: with its channels."""
-        parser = self._parser(self.pristine, {"input": [str(path)]})
-        found: Found = _unwrapped(parser, "datalist")
+        found: Found = self._open(self.pristine, {"input": [str(path)]}).part("datalist")
         return the_only(found, path)
 
     def predict(
@@ -161,7 +160,7 @@ class ServedBundle:
         evaluator = self.evaluator(bundle, {}, device)
         if self.table is None or not isinstance(evaluator.inferer, StreamingWindowInferer):
             raise RequestError(f"{self.name} gives no class probabilities, so it has no uncertainty")
-        inferer = _unwrapped(self._parser(bundle, {"inferer#maps": ["entropy"]}), "inferer")
+        inferer = self._open(bundle, {"inferer#maps": ["entropy"]}).part("inferer")
         item = evaluator.data_loader.dataset.prepare(self.study(path))
         if item.image is None:
             raise RequestError(item.outcome.error)
@@ -174,12 +173,9 @@ class ServedBundle:
         """What computed a result."""
         return {"bundle": self.name, "version": bundle.version, "weights_sha256": sha256_of(bundle.weights)}
 
-    def _parser(self, bundle: Bundle, overrides: Mapping[str, Any]) -> ConfigParser:
-        parser = ConfigParser()
-        parser.read_config(str(bundle.config("inference")))
+    def _open(self, bundle: Bundle, overrides: Mapping[str, Any]) -> OpenBundle:
         # What is written is up to the request, so the bundle's own writer stays away.
-        parser.update({"bundle_root": str(bundle.path), "input": [], "evaluator#writer": None, **overrides})
-        return parser
+        return open_bundle(bundle, **{"input": [], "evaluator#writer": None, **overrides})
 
     def _overrides(self, options: Mapping[str, Any], device: str) -> dict[str, Any]:
         overrides: dict[str, Any] = {}
@@ -190,19 +186,6 @@ class ServedBundle:
         if device:
             overrides["device"] = f"$torch.device({_checked_device(device)!r})"
         return overrides
-
-
-def _unwrapped(parser: ConfigParser, name: str) -> Any:
-    """A component of a configuration; a refusal comes out without the parser's wrappers."""
-    try:
-        return parser.get_parsed_content(name)
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, MedvitError):
-                raise cause from None
-            cause = cause.__cause__ or cause.__context__
-        raise
 
 
 def _target(name: str, value: Any) -> str:

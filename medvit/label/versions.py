@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from medvit.bundles import Bundle
-from medvit.runs import sha256_of
-from medvit.studies import write_json
+from medvit.bundles.write import card, to_json, write_bundle
+from medvit.studies import sha256_of
 from medvit.training import save_weights
 
 _NUMBER = re.compile(r"\+label\.(\d+)$")
@@ -74,21 +75,20 @@ class Versions:
         """`base` with the weights of `network`, as the next version; whole or not at all."""
         number = max(map(_number, self.of(base.name)), default=0) + 1
         version = f"{_NUMBER.sub('', base.version)}+label.{number}"
-        final = self.folder / base.name / version
-        partial = final.with_name(f".partial-{number}")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            root = partial / base.name
-            leave = shutil.ignore_patterns("models", "eval", "runs", "__pycache__")
-            shutil.copytree(base.path, root, ignore=leave)
-            weights = save_weights(network, root / "models" / "model.pt")
+
+        def contents(weights: Path) -> dict[str, str | bytes]:
             metadata = _metadata(base, version, training, sha256_of(weights))
-            write_json(root / "configs" / "metadata.json", metadata)
-            _write_card(root / "docs" / "README.md", base, version, training)
-            partial.rename(final)
+            return _texts(base) | {
+                "configs/metadata.json": to_json(metadata),
+                "docs/README.md": _card(base, version, training),
+            }
+
+        final = self.folder / base.name / version / base.name
+        try:
+            return write_bundle(final, lambda weights: save_weights(network, weights), contents)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return Bundle(final / base.name)
+            with suppress(OSError):  # the folder of a version that could not be written is empty
+                final.parent.rmdir()
 
 
 def export(bundle: Bundle, folder: Path) -> Path:
@@ -117,20 +117,26 @@ def _metadata(base: Bundle, version: str, training: Training, sha256: str) -> di
     }
 
 
-def _write_card(path: Path, base: Bundle, version: str, training: Training) -> None:
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
-    card = f"""# {base.metadata.get("name", base.name)}, version {version}
+def _texts(bundle: Bundle) -> dict[str, str | bytes]:
+    """Content of each file of a bundle but weights and results, by its path in the bundle."""
+    leave = {"models", "eval", "runs", "__pycache__"}
+    files = (p for p in bundle.path.rglob("*") if p.is_file())
+    paths = {file.relative_to(bundle.path): file for file in files}
+    return {path.as_posix(): file.read_bytes() for path, file in paths.items() if not leave & {*path.parts}}
 
-Trained on {training.date} at a MONAI Label server, from version {base.version}.
 
-| | |
-| --- | --- |
-| Annotated studies trained on | {training.studies} |
-| Studies held out | {training.held_out} |
-| Epochs | {training.epochs} |
-| Quality | {training.quality} |
-
-It has learned from the annotations of one place and was measured there alone. For research use.
-"""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(card + (f"\nThe card of version {base.version} follows.\n\n{before}" if before else ""))
+def _card(base: Bundle, version: str, training: Training) -> str:
+    before = base.path / "docs" / "README.md"
+    earlier = before.read_text(encoding="utf-8") if before.is_file() else ""
+    return card(
+        f"{base.metadata.get('name', base.name)}, version {version}",
+        f"Trained on {training.date} at a MONAI Label server, from version {base.version}.",
+        {
+            "annotated studies trained on": str(training.studies),
+            "studies held out": str(training.held_out),
+            "epochs": str(training.epochs),
+            "quality": training.quality,
+        },
+        "It has learned from the annotations of one place and was measured there alone. For research use.",
+        *([f"The card of version {base.version} follows.", earlier] if earlier else []),
+    )

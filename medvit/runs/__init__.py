@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "claim": ["claim"],
         "cluster": ["ClusterExecutor"],
         "dataset": ["StudyDataset", "StudyItem", "study_loader"],
-        "done": ["sha256_of", "study_folder"],
+        "done": ["study_folder"],
         "evaluator": ["StudyEvaluator"],
         "folder": ["ResultOptions", "StudyWriter"],
         "journal": ["Journal"],

@@ -13,9 +13,9 @@ from medvit.runs.outcome import StudyOutcome
 from medvit.studies import Found, Study
 
 if TYPE_CHECKING:
-    from monai.bundle import ConfigWorkflow
     from torch import nn
 
+    from medvit.bundles import OpenBundle
     from medvit.runs.folder import StudyWriter
 
 
@@ -40,11 +40,11 @@ class BundleWork:
     overrides: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
     preload: tuple[str, ...] = field(default=("medvit.runs.evaluator",), init=False, repr=False)
-    _workflow: ConfigWorkflow | None = field(default=None, init=False, repr=False)
+    _opened: OpenBundle | None = field(default=None, init=False, repr=False)
 
     def find(self, inputs: Sequence[str]) -> Found:
         """The studies in `inputs`, by the rules of the bundle."""
-        return self._configured(inputs).parser.get_parsed_content("dataset").found
+        return self._open(inputs).part("dataset").found
 
     def open(self) -> None:
         """Load the network."""
@@ -52,14 +52,14 @@ class BundleWork:
 
         if self.threads:
             torch.set_num_threads(min(self.threads, torch.get_num_threads()))
-        self._workflow = self._configured([])
-        self._workflow.initialize()
+        self._opened = self._open([])
+        self._opened.part("evaluator")
 
     @property
     def network(self) -> nn.Module:
         """The network, once it is loaded."""
-        assert self._workflow is not None, "a worker opens its work first"
-        return self._workflow.evaluator.network
+        assert self._opened is not None, "a worker opens its work first"
+        return self._opened.part("network")
 
     @property
     def writer(self) -> StudyWriter:
@@ -70,9 +70,9 @@ class BundleWork:
         WeightsError
             If the bundle has no weights.
         """
-        if self._workflow is None:
-            self._workflow = self._configured([])
-        writer: StudyWriter = self._workflow.parser.get_parsed_content("writer")
+        if self._opened is None:
+            self._opened = self._open([])
+        writer: StudyWriter = self._opened.part("writer")
         if not writer.checkpoint.is_file():
             raise WeightsError(f"{writer.checkpoint}: bundle {self.bundle.name} has no weights")
         return writer
@@ -83,20 +83,18 @@ class BundleWork:
 
     def perform(self, study: Study) -> StudyOutcome:
         """Read, infer and write `study`."""
-        assert self._workflow is not None, "a worker opens its work first"
-        item = self._workflow.dataset.prepare(study)
-        return self._workflow.evaluator.process(item)
+        assert self._opened is not None, "a worker opens its work first"
+        item = self._opened.part("dataset").prepare(study)
+        return self._opened.part("evaluator").process(item)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_workflow": None}
+        return self.__dict__ | {"_opened": None}
 
-    def _configured(self, inputs: Sequence[str]) -> ConfigWorkflow:
-        from monai.bundle import ConfigWorkflow
+    def _open(self, inputs: Sequence[str]) -> OpenBundle:
+        from medvit.bundles import open_bundle
 
-        return ConfigWorkflow(
-            config_file=str(self.bundle.config("inference")),
-            workflow_type="infer",
-            bundle_root=str(self.bundle.path),
+        return open_bundle(
+            self.bundle,
             input=[str(Path(i).absolute()) if Path(i).exists() else str(i) for i in inputs],
             output_dir=str(self.output_dir),
             # Equal studies shall have equal results, however often a run was broken off.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medvit.errors import MedvitError, StudyError
-from medvit.studies import Study, safe_join, write_json
+from medvit.studies import Study, safe_join, sha256_of, write_json
 from medvit.studies.formats import read_header
 from medvit.studies.study import Series
 
@@ -24,12 +24,6 @@ _CHANGED = {
     "weights_sha256": "the weights changed",
     "medvit": "it was made by another version of medvit",
 }
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def input_sha256(study: Study) -> list[str]:

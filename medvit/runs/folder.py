@@ -12,9 +12,9 @@ from monai.data import MetaTensor
 
 from medvit import __version__
 from medvit.bundles import Bundle
-from medvit.runs.done import input_sha256, sha256_of, study_folder
+from medvit.runs.done import input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome
-from medvit.studies import Study, write_image, write_label_map
+from medvit.studies import Study, sha256_of, write_image, write_label_map
 from medvit.studies.labels import LabelTable
 from medvit.studies.study import Series
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from medvit.errors import MedvitError, StudyError
+from medvit.errors import MedvitError, StudyError, root_cause
 
 Stage = Literal["read", "preprocess", "infer", "postprocess", "write"]
 
@@ -61,16 +61,9 @@ class StudyOutcome:
         """Note why the study failed, in one sentence."""
         self.status = "failed"
         self.code = error.code if isinstance(error, StudyError) else type(error).__name__
-        root = _root_cause(error)
+        root = root_cause(error)
         self.error = str(root) if isinstance(root, MedvitError) else f"{type(root).__name__}: {root}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """What a person can put right, or else what started it, past the wrappers that MONAI puts around it."""
-    while error.__cause__ is not None and not isinstance(error, MedvitError):
-        error = error.__cause__
-    return error

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from medvit.bundles import Bundle
+from medvit.bundles import Bundle, open_bundle
 from medvit.errors import MedvitError
 from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
 from medvit.reports.tables import csv_text
@@ -102,18 +102,8 @@ def run_bundle(bundle: Bundle, inputs: Sequence[str | Path], output_dir: str | P
     int
         As `run_studies`.
     """
-    from monai.bundle import ConfigWorkflow
-
-    workflow = ConfigWorkflow(
-        config_file=str(bundle.config("inference")),
-        workflow_type="infer",
-        bundle_root=str(bundle.path),
-        input=[str(i) for i in inputs],
-        output_dir=str(output_dir),
-        **overrides,
-    )
-    workflow.initialize()
-    return run_studies(workflow.evaluator, workflow.dataset, output_dir)
+    opened = open_bundle(bundle, input=[str(i) for i in inputs], output_dir=str(output_dir), **overrides)
+    return run_studies(opened.part("evaluator"), opened.part("dataset"), output_dir)
 
 
 def _refused(study_id: str, error: Exception) -> StudyOutcome:

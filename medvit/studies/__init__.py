@@ -10,6 +10,14 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "labels": ["LabelTable", "Structure", "load_label_table"],
         "formats": ["read_study"],
         "study": ["Grid", "LabelMap", "Series", "Study"],
-        "files": ["atomic_path", "safe_join", "safe_name", "write_image", "write_json", "write_label_map"],
+        "files": [
+            "atomic_path",
+            "safe_join",
+            "safe_name",
+            "sha256_of",
+            "write_image",
+            "write_json",
+            "write_label_map",
+        ],
     },
 )

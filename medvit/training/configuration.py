@@ -1,53 +1,68 @@
-"""The workflows of a bundle that is trained: inference, and the training itself as a configuration."""
+"""The specification of a bundle that is trained: its inference, and the training itself as a workflow."""
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medvit.bundles.convert.configuration import inference_config as converted_config
+from medvit.bundles.convert.configuration import inference_section as converted_section
 from medvit.bundles.convert.deduce import Deduction
 from medvit.bundles.convert.settings import Conversion, ConversionSettings
-from medvit.studies import safe_name
+from medvit.bundles.templates import resolve
 from medvit.training.plan import Plan
 
+WORKFLOWS = ("inference", "train")
 _SLICES = 8  # that a two-dimensional network sees at once
 _ROTATION = 0.26  # radians, 15 degrees
 
 
-def inference_config(plan: Plan, name: str) -> dict[str, Any]:
-    """Content of ``configs/inference.json``."""
-    dims = len(plan.window)
+def specification(plan: Plan, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What the trained bundle's configurations are written from, by `medvit.bundles.write`.
+
+    Parameters
+    ----------
+    plan
+        Of the training.
+    metadata
+        From `medvit.training.documents.metadata_section`.
+    """
+    return {
+        "template": "segmentation",
+        "inference": _inference(plan),
+        "train": _train(plan),
+        "metadata": metadata,
+    }
+
+
+def _inference(plan: Plan) -> dict[str, Any]:
     settings = ConversionSettings(
         intensity=plan.intensity,
         orientation="RAS",
         channels=plan.channels if len(plan.channels) > 1 else (),
     )
-    found = Deduction(plan.architecture, dims, {"in_channels": len(plan.channels)})
-    config = converted_config(
+    found = Deduction(plan.architecture, len(plan.window), {"in_channels": len(plan.channels)})
+    entries = converted_section(
         Conversion(found, settings, Path(), plan.labels, plan.spacing, tuple(plan.patch_size))
     )
-    config |= {"bundle_root": _root(name), "network_def": plan.network}
-    if "$from medvit import bundles" not in config["imports"]:
-        config["imports"].insert(0, "$from medvit import bundles")
-    config["imports"] = [one for one in config["imports"] if one != "$from pathlib import Path"]
+    entries["network_def"] = plan.network
     if plan.slice_axis is not None:
-        config["roi_size"] = list(plan.window)
-        config["inferer"] |= {"roi_size": "@roi_size", "slices": _SLICES, "slice_axis": plan.slice_axis}
-    return config
+        entries |= {
+            "roi_size": list(plan.window),
+            "inferer#roi_size": "@roi_size",
+            "inferer#slices": _SLICES,
+            "inferer#slice_axis": plan.slice_axis,
+        }
+    return entries
 
 
-def train_config(plan: Plan, name: str) -> dict[str, Any]:
-    """Content of ``configs/train.json``: goes on from the bundle's weights, on the cases of a manifest."""
-    config = json.loads((files("medvit.training") / "train.json").read_text(encoding="utf-8"))
-    # What is null there is filled in here; patch_size is the plan's, not what was or was not asked for.
+def _train(plan: Plan) -> dict[str, Any]:
+    """The training goes on from the bundle's weights, on the cases of a manifest."""
+    open_entries = resolve({"template": "segmentation"})["train"]
     timed = plan.settings["minutes"] is not None
     apart = {"device"} if timed else {"device", "steps"}  # without a time, steps are the epochs'
-    config |= {key: plan.settings[key] for key in config if key in plan.settings and key not in apart}
-    config |= {
-        "bundle_root": _root(name),
+    entries = {key: plan.settings[key] for key in open_entries if key in plan.settings and key not in apart}
+    # What is asked for may leave the patch size open; the plan does not.
+    entries |= {
         "patch_size": list(plan.patch_size),
         "slice_axis": plan.slice_axis,
         "rotations": _rotations(plan),
@@ -60,13 +75,8 @@ def train_config(plan: Plan, name: str) -> dict[str, Any]:
             "keys": ["image", "label"],
             "pairs": [list(pair) for pair in plan.pairs],
         }
-        config["train"]["preprocessing"]["transforms"].append(mirror)
-    return config
-
-
-def _root(name: str) -> str:
-    # Whatever a folder may be called, it is no part of an expression.
-    return f"$bundles.locate({safe_name(name)!r})"
+        entries["+train#preprocessing#transforms"] = [mirror]
+    return entries
 
 
 def _rotations(plan: Plan) -> float | list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from medvit import __version__
 from medvit.bundles import Bundle
-from medvit.bundles.convert.documents import INTENDED_USE, first_version, tensor_format
+from medvit.bundles.write import card, first_version
 from medvit.studies.labels import parse_label_table
 from medvit.training.plan import Plan
 
@@ -55,13 +55,11 @@ class Outcome:
         )
 
 
-def metadata(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> dict[str, Any]:
-    """Content of ``configs/metadata.json``, for the model zoo's schema of July 2024."""
+def metadata_section(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> dict[str, Any]:
+    """What the metadata of the template ``segmentation`` leaves open."""
     table = parse_label_table(plan.labels)
     names = ", ".join(s.name for s in table)
-    images = {str(i): channel for i, channel in enumerate(plan.channels)}
     held_out = plan.cases["validation"]
-    modality = plan.modality or "n/a"
     return {
         **first_version(
             f"trained on {plan.cases['training']} cases of {plan.task}, from {plan.base}"
@@ -72,13 +70,10 @@ def metadata(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> di
         "authors": "Those who trained it",
         "copyright": "Copyright of the weights: those who trained them; see LICENSE",
         "data_source": f"{plan.cases['training']} labelled cases of {plan.task}",
-        "data_type": "nifti, dicom",
-        "intended_use": INTENDED_USE,
         "eval_metrics": _figures(outcome),
-        "network_data_format": {
-            "inputs": {"image": tensor_format("magnitude", modality, plan.window, images)},
-            "outputs": {"pred": tensor_format("segmentation", modality, plan.window, table.channel_def)},
-        },
+        "network_data_format#inputs#image#modality": plan.modality or "n/a",
+        "network_data_format#inputs#image#spatial_shape": list(plan.window),
+        "network_data_format#inputs#image#channel_def": {str(i): c for i, c in enumerate(plan.channels)},
         "medvit": {
             "labels": plan.labels,
             "modality": [plan.modality] if plan.modality else [],
@@ -99,41 +94,44 @@ def _figures(outcome: Outcome) -> dict[str, float]:
     return {"mean_dice_validation": round(outcome.score, 4), **each}
 
 
-def card(plan: Plan, name: str, outcome: Outcome) -> str:
+def readme(plan: Plan, name: str, outcome: Outcome) -> str:
     """Content of ``docs/README.md``: data, recipe, figures and limits."""
-    rows = "".join(f"| {word} | {clause} |\n" for word, clause in plan.lines() if word != "note")
+    facts = {word: clause for word, clause in plan.lines() if word != "note"}
+    facts["weights"] = outcome.carried
+    facts["trained"] = (
+        f"{outcome.epochs} epochs; the weights are those after epoch {outcome.epoch} (moving average)"
+    )
     notes = "".join(f"- {note}\n" for note in plan.notes)
+    return card(
+        name,
+        f"Trained with medvit {__version__} on {outcome.date}. "
+        f"Run it: `medvit run ./{name} STUDY -o OUT --trust`",
+        facts,
+        f"## Quality\n\n{_measured(plan, outcome)}\n{_curves(name, outcome)}",
+        f"""## Limits
+
+- It knows only the patients, the devices and the annotators of {plan.task}. For research use; not a medical
+  device, and not for diagnosis or treatment.
+{notes}""",
+        f"""## Train on
+
+`medvit train ./{name} MANIFEST -o BETTER --trust`, or this very recipe again:
+`python -m monai.bundle run --config_file configs/train.json --manifest MANIFEST --dataset_dir FOLDER`
+""",
+    )
+
+
+def _measured(plan: Plan, outcome: Outcome) -> str:
+    if outcome.score is None:
+        return "Not measured: no case was kept apart."
     figures = "".join(f"| {structure} | {dice:.3f} |\n" for structure, dice in outcome.structures.items())
-    measured = f"""| structure | Dice |
+    return f"""| structure | Dice |
 | --- | --- |
 {figures}| **mean** | {outcome.score:.3f} |
 
 Measured on whole studies, on their own voxel grids, over the {plan.cases["validation"]} validation case(s).
 The epoch was chosen by these same cases, so figures on unseen ones will be lower; a structure that a case
-does not have is not counted in it.
-""" if outcome.score is not None else "Not measured: no case was kept apart.\n"  # fmt: skip
-    return f"""# {name}
-
-Trained with medvit {__version__} on {outcome.date}. Run it: `medvit run ./{name} STUDY -o OUT --trust`
-
-| | |
-| --- | --- |
-{rows}| weights | {outcome.carried} |
-| trained | {outcome.epochs} epochs, the weights are those after epoch {outcome.epoch} (moving average) |
-
-## Quality
-
-{measured}{_curves(name, outcome)}
-## Limits
-
-- It knows the patients, the devices and the annotators of {plan.task} alone. For research use; not a medical
-  device, and not for diagnosis or treatment.
-{notes}
-## Train on
-
-`medvit train ./{name} MANIFEST -o BETTER --trust`, or this very recipe again:
-`python -m monai.bundle run --config_file configs/train.json --manifest MANIFEST --dataset_dir FOLDER`
-"""
+does not have is not counted in it."""
 
 
 def _curves(name: str, outcome: Outcome) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from medvit.bundles import Bundle
+from medvit.bundles import Bundle, open_bundle
 from medvit.errors import MedvitError
 from medvit.networks import LateralSegmenter
 from medvit.networks.published import read_checkpoint
@@ -193,9 +193,7 @@ def is_lateral(bundle: Bundle) -> bool:
 
 
 def _stated(bundle: Bundle) -> Any:
-    parser = ConfigParser()
-    parser.read_config(str(bundle.config("inference")))
-    return parser.get("network_def")
+    return open_bundle(bundle).stated("network_def")
 
 
 def _copied(value: Tensor, other: Tensor, known: Mapping[int, int], classes: int, before: int) -> bool:

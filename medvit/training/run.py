@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from medvit.bundles import Bundle, find_bundle
-from medvit.bundles.convert.configuration import TEMPLATE
+from medvit.bundles import Bundle, open_bundle
+from medvit.bundles.write import bundle_files, refuse_existing, write_files
 from medvit.datasets import read_manifest
-from medvit.errors import MedvitError
-from medvit.runs import sha256_of
-from medvit.studies import write_json
+from medvit.errors import MedvitError, root_cause
+from medvit.studies import sha256_of, write_json
 from medvit.studies.labels import parse_label_table
 from medvit.training import save_weights
 from medvit.training.base import Base
 from medvit.training.cases import Split, split_cases
-from medvit.training.configuration import inference_config, train_config
+from medvit.training.configuration import WORKFLOWS, specification
 from medvit.training.costs import measure
-from medvit.training.documents import Outcome, card, go_on, licence_note, metadata
+from medvit.training.documents import Outcome, go_on, licence_note, metadata_section, readme
 from medvit.training.history import EVENTS, PICTURE, TABLE, draw, read_history, still_improving
 from medvit.training.network import CarriedOver, build, carry_over
 from medvit.training.plan import Choices, Plan, make_plan
@@ -72,8 +69,7 @@ class Workspace:
             If the bundle is there already, or there is nothing to resume, or something although it was not
             asked for.
         """
-        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
-            raise MedvitError(f"{self.output} is there already: give a folder that does not exist")
+        refuse_existing(self.output)
         if resume and not self.plan_file.is_file():
             raise MedvitError(f"{self.folder} holds no training to resume; start one without --resume")
         if not resume and self.folder.exists():
@@ -155,7 +151,7 @@ def train_bundle(
     plan = plan if resume else _begun(work, base, plan)
     _show(console, [("weights", plan.carried)])
     outcome = _trained(work, plan, listing, folder)
-    save_metadata(work, plan, outcome)
+    save_documents(work, plan, outcome)
     finished = work.close()
     console.print(f"{finished.path}: {outcome.quality(plan.cases['validation'])}", soft_wrap=True)
     if outcome.improving:
@@ -219,7 +215,6 @@ def _counted(split: Split) -> dict[str, int]:
 
 def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
     """The bundle with its first weights in the work folder; the plan then says whence they are."""
-    name = work.output.name
     torch.manual_seed(plan.settings["seed"])
     network = build(plan.network)
     carried = CarriedOver(0, 0, len(network.state_dict()), ())
@@ -228,14 +223,9 @@ def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
     sentence = carried.sentence(base.name) if base.weights_of else "random: training starts from scratch"
     plan = replace(plan, carried=sentence)
     try:
-        for part in ("configs", "docs", "models"):
-            (work.bundle.path / part).mkdir(parents=True)
-        write_json(work.bundle.path / "configs" / "inference.json", inference_config(plan, name))
-        write_json(work.bundle.path / "configs" / "train.json", train_config(plan, name))
-        shutil.copy(find_bundle(TEMPLATE).path / "configs" / "logging.conf", work.bundle.path / "configs")
-        (work.bundle.path / "LICENSE").write_text(licence_note(plan, base.weights_of), encoding="utf-8")
         save_weights(network, work.bundle.weights)
-        save_metadata(work, plan, Outcome(plan.carried))
+        write_files(work.bundle.path, {"LICENSE": licence_note(plan, base.weights_of)})
+        save_documents(work, plan, Outcome(plan.carried))
         write_json(work.plan_file, asdict(plan))
     except BaseException:
         shutil.rmtree(work.folder, ignore_errors=True)
@@ -245,16 +235,9 @@ def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
 
 def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcome:
     """Run the training workflow of the bundle in the work folder; its weights become the bundle's."""
-    from monai.bundle import ConfigWorkflow
-
-    # What they say beside the exceptions that they raise, and of a file of logging properties, helps nobody.
-    for name in ("monai.bundle.workflows", "ignite.engine.engine"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    workflow = ConfigWorkflow(
-        config_file=str(work.bundle.config("train")),
-        workflow_type="train",
-        logging_file=False,
-        bundle_root=str(work.bundle.path),
+    workflow = open_bundle(
+        work.bundle,
+        "train",
         manifest=str(manifest),
         dataset_dir=folder,
         left_out=list(plan.left_out),
@@ -265,9 +248,9 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
         device=f"$torch.device({plan.settings['device']!r})",
     )
     try:
-        workflow.initialize()
-        with closing(workflow.parser.get_parsed_content("progress")):
-            workflow.run()
+        workflow.execute("initialize")
+        with closing(workflow.part("progress")):
+            workflow.execute("run")
     except KeyboardInterrupt:
         raise MedvitError(
             "interrupted; the same command with --resume goes on after the last epoch"
@@ -276,9 +259,9 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
         if not work.checkpoint():
             shutil.rmtree(work.folder)
         raise _in_plain_words(error, plan) from error
-    best = workflow.parser.get_parsed_content("best")
+    best = workflow.part("best")
     shutil.move(work.folder / "model.pt", work.bundle.weights)
-    epochs = workflow.trainer.state.epoch
+    epochs = workflow.part("train#trainer").state.epoch
     outcome = Outcome(plan.carried, best.score, best.structures, best.epoch or epochs, epochs)
     return replace(outcome, improving=_kept_history(work), curves=True)
 
@@ -295,15 +278,11 @@ def _kept_history(work: Workspace) -> bool:
 
 def _in_plain_words(error: Exception, plan: Plan) -> Exception:
     """A refusal without the configuration parser's wrappers; memory that ran out, with what to try."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MedvitError):
-            return cause
-        words = str(cause).lower()
-        if isinstance(cause, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
-            return MedvitError(_memory_advice(plan))
-        cause = cause.__cause__ or cause.__context__
-    return error
+    cause = root_cause(error)
+    words = str(cause).lower()
+    if isinstance(cause, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
+        return MedvitError(_memory_advice(plan))
+    return cause if isinstance(cause, MedvitError) else error
 
 
 def _memory_advice(plan: Plan) -> str:
@@ -321,9 +300,9 @@ def _memory_advice(plan: Plan) -> str:
     return f"{what}; start anew with {advice}"
 
 
-def save_metadata(work: Workspace, plan: Plan, outcome: Outcome) -> None:
-    """Metadata and card of the bundle in a work folder."""
+def save_documents(work: Workspace, plan: Plan, outcome: Outcome) -> None:
+    """Configurations, metadata and card of the bundle in a work folder."""
     name = work.output.name
-    described: Mapping[str, Any] = metadata(plan, name, outcome, sha256_of(work.bundle.weights))
-    write_json(work.bundle.path / "configs" / "metadata.json", described)
-    (work.bundle.path / "docs" / "README.md").write_text(card(plan, name, outcome), encoding="utf-8")
+    described = metadata_section(plan, name, outcome, sha256_of(work.bundle.weights))
+    contents = bundle_files(name, specification(plan, described), WORKFLOWS)
+    write_files(work.bundle.path, contents | {"docs/README.md": readme(plan, name, outcome)})

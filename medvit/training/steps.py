@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
-from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointSaver, StatsHandler, TensorBoardStatsHandler
 from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from medvit.bundles import Bundle, open_bundle
 from medvit.errors import WeightsError
 from medvit.studies import atomic_path
 from medvit.training.distributed import is_first, world_size
@@ -35,10 +35,7 @@ def inference_component(bundle_root: str | Path, name: str) -> Any:
     name
         Identifier, such as ``"network_def"``.
     """
-    parser = ConfigParser()
-    parser.read_config(str(Path(bundle_root) / "configs" / "inference.json"))
-    parser["bundle_root"] = str(bundle_root)
-    return parser.get_parsed_content(name)
+    return open_bundle(Bundle(Path(bundle_root))).part(name)
 
 
 class TrainingLog:

@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metad
 
 from medvit.bundles import Bundle, installed_bundles
 from medvit.networks import load_weights
-from medvit.runs import sha256_of
+from medvit.studies import sha256_of
 from tests.phantoms import write_head
 
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
@@ -158,7 +158,7 @@ def test_other_tools_find_their_identifiers(bundle: Bundle) -> None:
 def test_configurations_compute_only_what_was_reviewed(bundle: Bundle) -> None:
     """Expressions are code: each may call only what stands in this list, and build only known components."""
     allowed = {
-        "data_parallel", "device", "find_label_maps", "find_studies", "finish", "from_engine",
+        "check_flags", "data_parallel", "device", "find_label_maps", "find_studies", "finish", "from_engine",
         "inference_component", "is_available", "join_process_group", "lateral_flips",
         "leave_process_group", "load_weights", "locate", "parameters", "run", "run_studies", "save_weights",
         "set_determinism", "slice_axis", "start_training", "to", "world_size",

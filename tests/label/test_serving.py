@@ -20,8 +20,7 @@ from medvit.label.serving import ServedBundle
 from medvit.label.tables import label_table, named_table
 from medvit.label.versions import Training, Versions, export
 from medvit.label.volumes import labels_on, read_label_map, write_volume
-from medvit.runs import sha256_of
-from medvit.studies import Grid, only_study, read_study
+from medvit.studies import Grid, only_study, read_study, sha256_of
 from tests.label.phantoms import CASES, TABLE, make_bundle, make_restorer, steps, write_cases
 
 

@@ -16,7 +16,8 @@ from medvit.bundles import Bundle, find_bundle
 from medvit.errors import MedvitError
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Versions
-from medvit.runs import run_bundle, sha256_of
+from medvit.runs import run_bundle
+from medvit.studies import sha256_of
 from medvit.training import Base, Choices, PatchDataset, train_bundle
 from medvit.training.history import read_history
 from medvit.training.run import Workspace

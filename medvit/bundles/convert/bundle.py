@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +12,16 @@ import torch
 from torch import nn
 
 from medvit import networks
-from medvit.bundles import Bundle, find_bundle
-from medvit.bundles.convert.configuration import TEMPLATE, inference_config
+from medvit.bundles import Bundle
+from medvit.bundles.convert.configuration import inference_section
 from medvit.bundles.convert.deduce import Deduction, deduce
-from medvit.bundles.convert.documents import licence_note, metadata, readme
+from medvit.bundles.convert.documents import licence_note, metadata_section, readme
 from medvit.bundles.convert.plans import NNUNetPlan, read_plan
 from medvit.bundles.convert.settings import Conversion, ConversionSettings, axis_order, label_table
+from medvit.bundles.write import bundle_files, refuse_existing, write_bundle
 from medvit.errors import MedvitError, WeightsError
 from medvit.networks.published import StateDict, open_checkpoint, read_checkpoint
-from medvit.runs.done import sha256_of
+from medvit.studies import sha256_of
 from medvit.studies.labels import parse_label_table
 
 # Where the axes of the authors' arrays run to. nnU-Net's networks read (Z, Y, X) as SimpleITK gives it,
@@ -59,15 +58,13 @@ def convert_checkpoint(
         If the checkpoint cannot be opened or does not fit.
     """
     checkpoint, output = Path(checkpoint), Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise MedvitError(f"{output} is there already: give a folder that does not exist")
+    refuse_existing(output)
     content = open_checkpoint(checkpoint)
     state = read_checkpoint(content)
     conversion = _complete(deduce(network, state), read_plan(content), settings, checkpoint)
     built = _build(conversion.found)
     _fill(built, state, conversion.found)
-    _write(output, built, conversion)
-    return Bundle(output.resolve())
+    return _write(output, built, conversion)
 
 
 def _complete(
@@ -164,29 +161,28 @@ def _fill(network: Any, state: StateDict, found: Deduction) -> None:
     network.load_published(state, **options)
 
 
-def _write(output: Path, network: nn.Module, conversion: Conversion) -> None:
-    partial = output.with_name(f".partial-{output.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        for folder in ("configs", "models", "docs"):
-            (partial / folder).mkdir(parents=True)
-        weights = partial / "models" / "model.pt"
-        torch.save({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
-        _check_window(network, conversion)
-        files = {
-            "configs/inference.json": _json(inference_config(conversion)),
-            "configs/metadata.json": _json(metadata(conversion, output.name, sha256_of(weights))),
-            "docs/README.md": readme(conversion, output.name, sha256_of(conversion.checkpoint)),
-            "LICENSE": licence_note(conversion, sha256_of(conversion.checkpoint)),
+def _write(output: Path, network: nn.Module, conversion: Conversion) -> Bundle:
+    # Tensors in the file share no memory and keep the precision that they were published in.
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    _check_window(network, conversion)
+    checkpoint = sha256_of(conversion.checkpoint)
+
+    def save(path: Path) -> None:
+        torch.save(state, path)
+
+    def contents(weights: Path) -> dict[str, str]:
+        specification = {
+            "template": "segmentation",
+            "inference": inference_section(conversion),
+            "metadata": metadata_section(conversion, output.name, sha256_of(weights)),
         }
-        shutil.copy(find_bundle(TEMPLATE).path / "configs" / "logging.conf", partial / "configs")
-        for name, text in files.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        if output.is_dir():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        return {
+            **bundle_files(output.name, specification, ("inference",)),
+            "docs/README.md": readme(conversion, output.name, checkpoint),
+            "LICENSE": licence_note(conversion, checkpoint),
+        }
+
+    return write_bundle(output, save, contents)
 
 
 def _check_window(network: nn.Module, conversion: Conversion) -> None:
@@ -198,7 +194,3 @@ def _check_window(network: nn.Module, conversion: Conversion) -> None:
             network.eval().to("meta")(torch.empty(shape, device="meta"))
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{found.target} cannot take windows of {shape[2:]}: {error}") from error
-
-
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=4) + "\n"

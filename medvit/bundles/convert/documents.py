@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from medvit import __version__
 from medvit.bundles.convert.settings import Conversion
+from medvit.bundles.write import card, first_version
 from medvit.studies.labels import parse_label_table
 
-INTENDED_USE = "Research and teaching. Not a medical device; not for diagnosis or treatment."
-SCHEMA = (
-    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-)
 PAPERS = {
     "SegFormer3D": "Perera, Navard, Yilmaz: SegFormer3D, CVPR workshops 2024, arXiv 2404.10156",
     "SwinUNETR": "Hatamizadeh et al.: Swin UNETR, 2022, arXiv 2201.01266",
@@ -26,28 +21,22 @@ PAPERS = {
 }
 
 
-def metadata(conversion: Conversion, name: str, weights_sha256: str) -> dict[str, Any]:
-    """Content of ``configs/metadata.json``, for the model zoo's schema of July 2024."""
+def metadata_section(conversion: Conversion, name: str, weights_sha256: str) -> dict[str, Any]:
+    """What the metadata of the template ``segmentation`` leaves open."""
     found, table = conversion.found, parse_label_table(conversion.labels)
     computed_tomography = conversion.settings.intensity.startswith("window")
-    regions = bool(conversion.settings.paint_order)
-    channels = {str(s.value - 1): s.name for s in table} if regions else table.channel_def
     structures = ", ".join(s.name for s in table)
-    modality = "CT" if computed_tomography else "n/a"
-    window = conversion.roi[-found.spatial_dims :]
-    return {
+    entries = {
         **first_version(f"converted from {conversion.checkpoint.name}"),
         "name": f"{name} ({found.target})",
         "task": f"Segmentation of {structures}",
         "description": f"Published weights of {found.target}, converted from {conversion.checkpoint.name}.",
         "authors": "The authors of the weights",
         "copyright": "Copyright of the weights: their authors; see LICENSE",
-        "intended_use": INTENDED_USE,
         "references": [PAPERS[found.target]],
-        "network_data_format": {
-            "inputs": {"image": tensor_format("magnitude", modality, window, _images(conversion))},
-            "outputs": {"pred": tensor_format("segmentation", modality, window, channels)},
-        },
+        "network_data_format#inputs#image#modality": "CT" if computed_tomography else "n/a",
+        "network_data_format#inputs#image#spatial_shape": list(conversion.roi[-found.spatial_dims :]),
+        "network_data_format#inputs#image#channel_def": _images(conversion),
         "medvit": {
             "labels": conversion.labels,
             "modality": ["CT"] if computed_tomography else [],
@@ -55,37 +44,10 @@ def metadata(conversion: Conversion, name: str, weights_sha256: str) -> dict[str
             "weights_sha256": weights_sha256,
         },
     }
-
-
-def first_version(change: str) -> dict[str, Any]:
-    """What the metadata says of a new bundle's version, and the software that it was made with."""
-    packages = {package: version(package) for package in ("monai", "torch", "numpy")}
-    return {
-        "schema": SCHEMA,
-        "version": "0.1.0",
-        "changelog": {"0.1.0": change},
-        "monai_version": packages["monai"],
-        "pytorch_version": packages["torch"],
-        "numpy_version": packages["numpy"],
-        "required_packages_version": {"medvit": __version__},
-    }
-
-
-def tensor_format(
-    kind: str, modality: str, window: Sequence[int], channels: dict[str, str]
-) -> dict[str, Any]:
-    """The metadata of a network's input or output: windows of so many voxels with these channels."""
-    return {
-        "type": "image",
-        "format": kind,
-        "modality": modality,
-        "num_channels": len(channels),
-        "spatial_shape": list(window),
-        "dtype": "float32",
-        "value_range": [0, 1],
-        "is_patch_data": True,
-        "channel_def": channels,
-    }
+    if conversion.settings.paint_order:  # regions have no channel for the background
+        regions = {str(s.value - 1): s.name for s in table}
+        entries["network_data_format#outputs#pred#channel_def"] = regions
+    return entries
 
 
 def _images(conversion: Conversion) -> dict[str, str]:
@@ -96,7 +58,7 @@ def _images(conversion: Conversion) -> dict[str, str]:
 
 
 def readme(conversion: Conversion, name: str, checkpoint_sha256: str) -> str:
-    """Content of ``docs/README.md``: whence the weights, what was told and what taken for granted."""
+    """Content of ``docs/README.md``: the origin of the weights, what was told and what was assumed."""
     found, settings = conversion.found, conversion.settings
     size = " x ".join(map(str, conversion.roi))
     grid = (
@@ -104,33 +66,28 @@ def readme(conversion: Conversion, name: str, checkpoint_sha256: str) -> str:
         if conversion.spacing is None
         else f"{' x '.join(f'{mm:g}' for mm in conversion.spacing)} mm, windows of {size}"
     )
-    assumed = "".join(f"- {sentence}\n" for sentence in found.assumed) or "- nothing\n"
-    return f"""# {name}
+    facts = {
+        "checkpoint": f"`{conversion.checkpoint.name}`, SHA-256 `{checkpoint_sha256}`",
+        "paper": PAPERS[found.target],
+        "directions of the array axes": settings.orientation,
+        "grid": grid,
+        "images": ", ".join(_images(conversion).values()),
+        "intensities": settings.intensity,
+        "structures": ", ".join(s.name for s in parse_label_table(conversion.labels)),
+    }
+    introduction = f"""Published weights of {found.target}, converted by medvit {__version__}. Their quality
+in this pipeline has not been measured: compare it with the published figures before relying on it.
 
-Published weights of {found.target}, converted by medvit {__version__}. Their quality in this pipeline has
-not been measured: compare it with the published figures before relying on it.
-
-Run it: `medvit run ./{name} STUDY -o OUT --trust`
-
-| | |
-| --- | --- |
-| checkpoint | `{conversion.checkpoint.name}`, SHA-256 `{checkpoint_sha256}` |
-| paper | {PAPERS[found.target]} |
-| axes of the array run to | {settings.orientation} |
-| grid | {grid} |
-| images | {", ".join(_images(conversion).values())} |
-| intensities | {settings.intensity} |
-| structures | {", ".join(s.name for s in parse_label_table(conversion.labels))} |
-
-Taken for granted, since the weights do not tell:
-
-{assumed}
-The network:
-
-```json
-{json.dumps(found.arguments, indent=2)}
-```
-"""
+Run it: `medvit run ./{name} STUDY -o OUT --trust`"""
+    assumed = "\n".join(f"- {sentence}" for sentence in found.assumed) or "- nothing"
+    network = json.dumps(found.arguments, indent=2)
+    return card(
+        name,
+        introduction,
+        facts,
+        f"## Assumptions\n\nThe weights do not tell these, so they were assumed:\n\n{assumed}",
+        f"## Network\n\n```json\n{network}\n```",
+    )
 
 
 def licence_note(conversion: Conversion, checkpoint_sha256: str) -> str:
