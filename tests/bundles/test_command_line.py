@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medvit.bundles import check_flags, find_bundle, locate, open_bundle
 from medvit.bundles.find import Bundle
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, root_cause
 
 NAME = "segformer3d_brain"
 
@@ -35,9 +35,11 @@ def test_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     copy = copy_of(tmp_path / "elsewhere" / NAME)
     parser = ConfigParser()
     parser.read_config(str(copy / "configs" / "inference.json"))
-    with pytest.raises(Exception, match="bundle_root") as error:
+    with pytest.raises(RuntimeError) as error:
         parser.get_parsed_content("bundle_root")
-    assert NAME in str(error.getrepr())
+    cause = root_cause(error.value)
+    assert isinstance(cause, MedvitError)
+    assert "set bundle_root to the folder" in str(cause)
 
 
 def test_a_workflow_knows_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_bundle_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     def fail(weights: Path) -> dict[str, str]:
         raise MedvitError(f"{weights.name} does not fit")
 
-    with pytest.raises(MedvitError, match="model.pt does not fit"):
+    with pytest.raises(MedvitError, match=r"model\.pt does not fit"):
         write_bundle(tmp_path / "mine", save, fail)
     assert list(tmp_path.iterdir()) == []
     bundle = write_bundle(tmp_path / "mine", save, lambda _: {"docs/README.md": "text"})
