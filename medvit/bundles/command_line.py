@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, did_you_mean
 
 # Flags of `monai.bundle run` itself.
 _OF_MONAI = {
@@ -70,10 +69,8 @@ def check_flags() -> None:
     for flag in flags:
         top = re.split("#|::", flag.replace("-", "_"))[0].lstrip("+")
         if top not in known and known > _OF_MONAI:
-            close = difflib.get_close_matches(top, known, 1)
-            hint = f"; did you mean --{close[0]}?" if close else ""
             # Unlike an exception, this passes through MONAI without two tracebacks around it.
-            sys.exit(f"medvit: the configuration has nothing named {flag!r}{hint}")
+            sys.exit(f"medvit: the configuration has nothing named {flag!r}{did_you_mean(top, known)}")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -86,12 +83,14 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _folders_of_workflow() -> list[Path]:
     """The bundle folder of MONAI's workflow that is evaluating an expression at this moment."""
+    from monai.bundle import ConfigWorkflow
+
     frame = inspect.currentframe()
     while frame is not None:
         # MONAI hands no path to an expression; the workflow on the stack knows it.
-        root = getattr(frame.f_locals.get("self"), "config_root_path", None)
-        if isinstance(root, Path):
-            return [root.resolve().parent]
+        workflow = frame.f_locals.get("self")
+        if isinstance(workflow, ConfigWorkflow):
+            return [workflow.config_root_path.resolve().parent]
         frame = frame.f_back
     return []
 
