@@ -96,6 +96,7 @@ def _plainly(make: Callable[[], Any]) -> Any:
         return make()
     except Exception as error:
         cause = root_cause(error)
-        if isinstance(cause, MedvitError) and cause is not error:
-            raise cause from None
-        raise
+        if not isinstance(cause, MedvitError):
+            raise
+    # Raised here and not within the handler, where its wrappers would become its context, in a circle.
+    raise cause.with_traceback(None) from None
