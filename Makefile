@@ -7,7 +7,7 @@ LABEL := .venv-label
 LABEL_INSTALLED := $(LABEL)/.installed
 STUDY = $(shell $(BIN)/python -c "import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec('nilearn').origin).parent / 'datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz')")
 
-.PHONY: demo test test-slow lint clean label-env test-label
+.PHONY: demo test test-slow lint docs docs-serve clean label-env test-label
 
 demo: $(INSTALLED)
 	$(BIN)/python -m monai.bundle run --config_file bundles/segformer3d_brain/configs/inference.json \
@@ -28,6 +28,14 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site goes to out/site; `make docs-serve` shows it while it is written.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --site-dir out/site
+
+docs-serve: docs
+	$(BIN)/python -m mkdocs serve
 
 # torch comes first and by itself, so that nothing pulls another build of it.
 $(INSTALLED): pyproject.toml constraints.txt
