@@ -152,7 +152,7 @@ class CoarseRegion(RegionFinder):
     >>> image = MetaTensor(image, affine=torch.eye(4))
     >>> labels = inferer.segment(image, lambda x: torch.cat([0.5 - x, x - 0.5], 1))
     >>> int(labels.sum()), inferer.report.region
-    (4096, [[15, 42], [15, 42], [15, 42]])
+    (4096, [[15, 40], [15, 40], [15, 40]])
     """
 
     def __init__(
