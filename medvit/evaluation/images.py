@@ -8,11 +8,12 @@ from medvit.errors import StudyError
 from medvit.evaluation.measure import StudyScores
 from medvit.evaluation.pairing import Pair
 from medvit.evaluation.sides import check_grids
-from medvit.metrics import block_biases, psnr, rmse, ssim
+from medvit.metrics import block_biases, hfen, nrmse, psnr, rmse, ssim
 from medvit.studies.formats import read_voxels, series_at
 from medvit.studies.grids import place
 
 IMAGE = "image"
+_FOREGROUND = 0.1  # share of the window above its lowest value
 
 
 def measure_images(pair: Pair, window: tuple[float, float]) -> StudyScores:
@@ -27,7 +28,8 @@ def measure_images(pair: Pair, window: tuple[float, float]) -> StudyScores:
     Returns
     -------
     StudyScores
-        SSIM is the mean over slices along the third axis; ``bias`` that over homogeneous blocks, and
+        SSIM is the mean over slices along the third axis; NRMSE and HFEN count the foreground alone, which is
+        above a tenth of the window, since air without error would flatter; ``bias`` that over homogeneous blocks, and
         ``bias_p95`` what 95 % of these stay below.
 
     Raises
@@ -48,10 +50,14 @@ def measure_images(pair: Pair, window: tuple[float, float]) -> StudyScores:
     except ValueError as error:
         raise StudyError("image-too-small", str(error), path=pair.prediction, do="leave it out") from error
     biases = block_biases(restored, reference, window=window)
+    # From the bottom of the window, so that HU and magnitudes are measured alike.
+    ours, theirs, foreground = a - low, b - low, b > low + _FOREGROUND * (high - low)
     values = {
         "psnr_db": psnr(a, b, data_range=high - low),
         "ssim": float(similarity),
         "rmse": rmse(a, b),
+        "nrmse": nrmse(ours, theirs, mask=foreground) if foreground.any() else float("nan"),
+        "hfen": hfen(ours, theirs, mask=foreground) if foreground.any() else float("nan"),
         "bias": float(biases.mean()) if biases.size else float("nan"),
         "bias_p95": float(np.quantile(np.abs(biases), 0.95)) if biases.size else float("nan"),
     }

@@ -33,6 +33,8 @@ SHOWN = {
     "psnr_db": ("PSNR", "dB", 2),
     "ssim": ("SSIM", "", 4),
     "rmse": ("RMSE", "", 2),
+    "nrmse": ("NRMSE", "", 4),
+    "hfen": ("HFEN", "", 3),
     "bias": ("Bias", "", 2),
     "bias_p95": ("95 % of biases below", "", 2),
 }

@@ -30,6 +30,71 @@ def rmse(restored: ArrayLike, reference: ArrayLike) -> float:
     return float(np.sqrt(np.mean((a - b) ** 2)))
 
 
+def nrmse(restored: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None) -> float:
+    """Root mean squared difference over the root mean square of the reference; 0 for equal images.
+
+    Parameters
+    ----------
+    restored, reference
+        Images of one shape, any number of axes.
+    mask
+        Voxels that count, such as the foreground: air without error flatters. All by default.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the mask is empty, or the reference is 0 wherever it counts.
+    """
+    a, b, counted = _masked(restored, reference, mask)
+    return _ratio(a[counted] - b[counted], b[counted])
+
+
+def hfen(
+    restored: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, sigma: float = 1.5
+) -> float:
+    """High-frequency error norm: the difference of edges over the edges of the reference.
+
+    Parameters
+    ----------
+    restored, reference
+        Images of one shape, any number of axes.
+    mask
+        Voxels that count; all by default.
+    sigma
+        Width of the Laplacian of Gaussian that finds edges, in voxels.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the mask is empty, or the reference has no edges where it counts.
+
+    References
+    ----------
+    Ravishankar, Bresler: MR image reconstruction from highly undersampled k-space data by dictionary learning,
+    IEEE Transactions on Medical Imaging 2011.
+    """
+    a, b, counted = _masked(restored, reference, mask)
+    edges = [ndimage.gaussian_laplace(image, sigma)[counted] for image in (a, b)]
+    return _ratio(edges[0] - edges[1], edges[1])
+
+
+def _masked(
+    restored: ArrayLike, reference: ArrayLike, mask: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    a, b = _pair(restored, reference)
+    counted = np.ones(a.shape, bool) if mask is None else np.asarray(mask, bool)
+    if counted.shape != a.shape or not counted.any():
+        raise ValueError(f"the mask must have the shape {a.shape} and hold a voxel, not {counted.shape}")
+    return a, b, counted
+
+
+def _ratio(error: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    size = np.linalg.norm(reference)
+    if size == 0:
+        raise ValueError("the reference is 0 wherever it counts")
+    return float(np.linalg.norm(error) / size)
+
+
 def psnr(restored: ArrayLike, reference: ArrayLike, *, data_range: float) -> float:
     """Peak signal-to-noise ratio, ``20 log10(data_range / rmse)``, in dB; infinite for equal images.
 

@@ -7,8 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from medvit.metrics import block_biases, hu_bias, psnr, psnr_y_of_bgr, rmse, ssim, ssim_y_of_bgr
+from medvit.metrics import (
+    block_biases,
+    hfen,
+    hu_bias,
+    nrmse,
+    psnr,
+    psnr_y_of_bgr,
+    rmse,
+    ssim,
+    ssim_y_of_bgr,
+)
 from tests.networks.goldens import FOLDER
 
 CASES = sorted(FOLDER.glob("restoration_metrics*.json"))
@@ -94,3 +105,33 @@ def test_blocks_tell_a_shift_of_tissue_and_leave_out_air_and_edges() -> None:
     assert block_biases(restored, reference, window=(1000, 1400)).size == 0
     with pytest.raises(ValueError, match="must be positive"):
         block_biases(restored, reference, window=(240, -160))
+
+
+def test_relative_errors_by_hand() -> None:
+    reference = np.zeros((12, 12))
+    reference[2:10, 2:10] = 4.0
+    restored = reference.copy()
+    restored[2:10, 2:10] = 5.0
+    assert nrmse(restored, reference) == pytest.approx(0.25)
+    # Half the voxels are air without error, which an error that is not relative would be flattered by.
+    assert nrmse(restored, reference, mask=reference > 0) == pytest.approx(0.25)
+    assert hfen(restored, reference) == pytest.approx(0.25)  # edges a quarter too strong
+    assert hfen(reference + 3, reference) == pytest.approx(0, abs=1e-12)  # a shift has no edges
+    assert nrmse(reference + 3, reference, mask=reference > 0) == pytest.approx(0.75)
+
+
+def test_high_frequencies_tell_blur_from_noise_of_the_same_size() -> None:
+    rng = np.random.default_rng(0)
+    reference = ndimage.gaussian_filter(rng.random((48, 48)), 2)
+    blurred = ndimage.gaussian_filter(reference, 1)
+    smooth = ndimage.gaussian_filter(rng.standard_normal((48, 48)), 8)
+    shaded = reference + smooth * (np.linalg.norm(blurred - reference) / np.linalg.norm(smooth))
+    assert nrmse(shaded, reference) == pytest.approx(nrmse(blurred, reference))
+    assert hfen(blurred, reference) > 5 * hfen(shaded, reference)
+
+
+def test_relative_errors_refuse_what_has_no_size() -> None:
+    with pytest.raises(ValueError, match="is 0 wherever it counts"):
+        nrmse(np.ones((4, 4)), np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="hold a voxel"):
+        hfen(np.ones((4, 4)), np.ones((4, 4)), mask=np.zeros((4, 4)))
