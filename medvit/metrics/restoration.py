@@ -70,8 +70,8 @@ def hfen(
 
     References
     ----------
-    Ravishankar, Bresler: MR image reconstruction from highly undersampled k-space data by dictionary learning,
-    IEEE Transactions on Medical Imaging 2011.
+    Ravishankar, Bresler: MR image reconstruction from highly undersampled k-space data by dictionary
+    learning, IEEE Transactions on Medical Imaging 2011.
     """
     a, b, counted = _masked(restored, reference, mask)
     edges = [ndimage.gaussian_laplace(image, sigma)[counted] for image in (a, b)]
