@@ -29,8 +29,8 @@ def measure_images(pair: Pair, window: tuple[float, float]) -> StudyScores:
     -------
     StudyScores
         SSIM is the mean over slices along the third axis; NRMSE and HFEN count the foreground alone, which is
-        above a tenth of the window, since air without error would flatter; ``bias`` that over homogeneous blocks, and
-        ``bias_p95`` what 95 % of these stay below.
+        above a tenth of the window, since air without error would flatter; ``bias`` is the mean over
+        homogeneous blocks, and ``bias_p95`` what 95 % of these stay below.
 
     Raises
     ------
