@@ -300,7 +300,10 @@ def scanned(monkeypatch: pytest.MonkeyPatch, *facts: dict) -> dict[Path, Path]:
     from medvit.studies import dicom
 
     paths = [Path(f"Doe^John/{number}.dcm") for number in range(len(facts))]
-    series = [Series((path,), "dicom", own) for path, own in zip(paths, facts, strict=True)]
+    series = [
+        Series((path,), "dicom", {"instances": str(number)} | own)
+        for number, (path, own) in enumerate(zip(paths, facts, strict=True))
+    ]
     result = dicom.ScanResult(series, [], [{"name": "Doe^John"}] * len(facts))
     monkeypatch.setattr(dicom, "scan", lambda _: result)
     return {path: path for path in paths}

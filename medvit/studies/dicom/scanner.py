@@ -227,6 +227,10 @@ def _facts(headers: Sequence[Header]) -> dict[str, Any]:
     ):
         uid = first.text(tag)
         facts[name] = hashlib.sha256(uid.encode()).hexdigest()[:16] if uid else ""
+    instances = sorted({header.text("SOPInstanceUID") for header in headers})
+    facts["instances"] = (
+        hashlib.sha256(" ".join(instances).encode()).hexdigest()[:16] if all(instances) else ""
+    )
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -35,8 +35,8 @@ def dicom_studies(
     result = dicom.scan(files)
     yield from (LeftOut(one.path, one.why) for one in result.left_out)
     studies = [
-        Study(_id_of(series, files), (series,), patient=dict(patient))
-        for series, patient in zip(result.series, result.patients, strict=True)
+        Study(study_id, (series,), patient=dict(patient))
+        for study_id, series, patient in zip(_ids(result.series), result.series, result.patients, strict=True)
     ]
     if len(names) > 1:
         yield from _with_channels(studies, names, rules)
@@ -77,18 +77,36 @@ def _one_study(members: list[Study], names: Sequence[str], rules: Rules) -> Iter
             yield LeftOut(study.path, "no channel asks for this series")
 
 
-def _id_of(series: Series, files: Mapping[Path, Path]) -> str:
-    # A digest, since neither UIDs nor the paths of exports are free of a patient's identity.
-    facts = series.facts
-    names = " ".join(path.name for path in series.paths)
-    known_by = facts.get("series") or f"{files.get(series.paths[0], series.paths[0]).parent} {names}"
-    identity = f"{known_by}|{facts.get('volume', '')}"
-    return safe_name(f"{facts.get('modality', 'DICOM')}-{_digest(identity)}")
+def _ids(found: Sequence[Series]) -> list[str]:
+    """Ids that name no patient, and are the same however the files were given: alone, or in any folder.
+
+    They are digests of the instances' UIDs, or else of the files' contents; where several volumes lie in the
+    same files, of what tells these apart as well.
+    """
+    identities = [_identity(series) for series in found]
+    times = Counter(identities)
+    volumes = [
+        f"|{s.facts.get('volume', '')}" if times[i] > 1 else ""
+        for s, i in zip(found, identities, strict=True)
+    ]
+    return [
+        safe_name(f"{series.facts.get('modality', 'DICOM')}-{_digest(identity + volume)}")
+        for series, identity, volume in zip(found, identities, volumes, strict=True)
+    ]
+
+
+def _identity(series: Series) -> str:
+    if known := series.facts.get("instances"):
+        return str(known)
+    contents = []
+    for path in series.paths:
+        with path.open("rb") as file:
+            contents.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return " ".join(sorted(contents))
 
 
 def _joint_id(first: str, series: Sequence[Series]) -> str:
-    identity = "|".join(str(one.facts.get("series") or one.paths[0]) for one in series)
-    return f"{first.split('-')[0]}-{_digest(identity)}"
+    return f"{first.split('-')[0]}-{_digest('|'.join(map(_identity, series)))}"
 
 
 def _digest(identity: str) -> str:
