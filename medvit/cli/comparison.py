@@ -18,10 +18,14 @@ def evaluate(
     reference: Annotated[
         Path, typer.Argument(help="Reference label map, or a folder of them.", metavar="REF")
     ],
-    output: Output,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for CSV, JSON and the page. Default: print.")
+    ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(metavar="TABLE", help="Name of a label table, or a JSON file with names of the values."),
+        typer.Option(
+            metavar="TABLE", help="Label table by name, a manifest, or a JSON file with names of values."
+        ),
     ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, metavar="MM", help="Tolerance of the surface Dice in mm.")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from medvit.errors import StudyError
 from medvit.evaluation.pairing import Pair
 from medvit.evaluation.sides import Regions, Side, on_one_grid, read_probabilities, read_side, regions_of
-from medvit.evaluation.structures import Region, regions_beside, regions_of_values
+from medvit.evaluation.structures import Region, regions_of_values
 from medvit.metrics import (
     Reliability,
     centreline_dice,
@@ -36,7 +36,7 @@ class Options:
     Parameters
     ----------
     tolerance
-        Of the surface Dice, in mm.
+        Tolerance of the surface Dice, in mm.
     lesions
         Score lesion by lesion as well (BraTS 2023, settings for gliomas).
     centreline
@@ -44,7 +44,9 @@ class Options:
     probabilities
         The predictions are probability maps: score their calibration as well.
     window
-        The pairs are images, compared within these values (in HU for CT), and no label maps.
+        The pairs are images, not label maps, compared within these values (in HU for CT).
+    ignore
+        The value in references of voxels that nobody labelled, which are not compared.
     """
 
     tolerance: float = 1.0
@@ -52,6 +54,7 @@ class Options:
     centreline: bool = False
     probabilities: bool = False
     window: tuple[float, float] | None = None
+    ignore: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,14 @@ def measure_pair(
     """
     read = read_probabilities if options.probabilities else read_side
     prediction, reference = on_one_grid(read(pair.prediction), read_side(pair.reference))
+    if options.ignore is not None:
+        prediction, reference = _without(options.ignore, prediction, reference)
     known = regions or _regions_known(prediction, reference)
-    ours, theirs = regions_of(prediction, known), regions_of(reference, drawn or known)
+    if drawn is None:
+        ours, theirs = regions_of(prediction, known), regions_of(reference, known)
+        _check_named(prediction, ours, reference, theirs)
+    else:
+        ours, theirs = known, drawn
     notes = (_unnamed(prediction, ours, reference, theirs), _not_in_both(prediction, ours, reference, theirs))
     scores = StudyScores(pair.study, notes=tuple(note for note in notes if note))
     for region, own, other in zip(known, ours, theirs, strict=True):
@@ -121,7 +130,8 @@ def measure_pair(
             scores.reliability[region.name] = found
             scores.values[region.name]["ece"] = found.ece
     if known and not scores.values:
-        names = [", ".join(r.name for r in side.segments or known) for side in (prediction, reference)]
+        sides = (prediction, reference)
+        names = [", ".join(r.name for r in side.segments or side.names or known) for side in sides]
         what = f"has no structure in common with its reference ({names[0]}; reference: {names[1]})"
         do = "give a label table with the names of the segments (--labels)"
         raise StudyError("no-common-structure", what, path=pair.prediction, do=do)
@@ -130,22 +140,54 @@ def measure_pair(
 
 def _regions_known(prediction: Side, reference: Side) -> tuple[Region, ...]:
     """What files themselves say: names beside them or of segments, or else every value that occurs."""
-    plain = [side for side in (reference, prediction) if not side.segments]
-    named = next((found for side in plain if (found := regions_beside(side.path))), ())
-    if named or not plain:
-        return named or reference.segments
-    if len(plain) == 1:
-        what = "has values without names, which cannot be matched to the segments of the other side"
-        raise StudyError("no-names", what, path=plain[0].path, do="name them by a label table (--labels)")
+    sides = (reference, prediction)
+    if named := next((side.names or side.segments for side in sides if side.names or side.segments), ()):
+        for side in sides:
+            if not (side.names or side.segments) and any(other.segments for other in sides):
+                what = "has values without names, which cannot be matched to the segments of the other side"
+                raise StudyError("no-names", what, path=side.path, do="name them by a label table (--labels)")
+        return named
     return regions_of_values(prediction.values | reference.values)
 
 
+def _nameless(side: Side, regions: Regions) -> set[int]:
+    """The values of a label map that neither its own names nor `regions` have."""
+    named = [*side.segments, *side.names, *(region for region in regions if region)]
+    return side.values - {value for region in named for value in region.values}
+
+
+def _check_named(prediction: Side, ours: Regions, reference: Side, theirs: Regions) -> None:
+    """Refuse a structure that is on one side alone where it may be a value without a name on the other.
+
+    Its score would be 0, as if it had been missed.
+    """
+    sides = ((prediction, ours), (reference, theirs))
+    for (side, own), (other, others) in (sides, sides[::-1]):
+        if not (nameless := _nameless(side, own)):
+            continue
+        for region, counterpart in zip(own, others, strict=True):
+            if region is None or counterpart is None or side.values & {*region.values}:
+                continue
+            if other.values & {*counterpart.values}:
+                shown = ", ".join(map(str, sorted(nameless)[:5]))
+                what = f"has no {region.name}, but values without a name ({shown})"
+                do = "name its values by --labels, or in a .json beside it"
+                raise StudyError("unnamed-values", what, path=side.path, do=do)
+
+
+def _without(ignore: int, prediction: Side, reference: Side) -> tuple[Side, Side]:
+    """Both sides with background where the reference says that nobody labelled a voxel."""
+    ignored = reference.label_map == ignore
+    sides = (replace(s, label_map=np.where(ignored, 0, s.label_map)) for s in (prediction, reference))
+    ours, theirs = sides
+    if ours.probabilities is not None:
+        ours = replace(ours, probabilities=np.where(ignored, 0, ours.probabilities))
+    return ours, theirs
+
+
 def _unnamed(prediction: Side, ours: Regions, reference: Side, theirs: Regions) -> str:
-    """A note on values that no region has; those of a segmentation are all named."""
-    values: set[int] = set()
-    for side, regions in ((prediction, ours), (reference, theirs)):
-        if not side.segments:
-            values |= side.values - {value for region in regions if region for value in region.values}
+    """A note on values that have no name; those of a segmentation all have one."""
+    values = _nameless(prediction, ours) | _nameless(reference, theirs)
     if not values:
         return ""
     return f"Values without a name were not compared: {', '.join(map(str, sorted(values)))}."

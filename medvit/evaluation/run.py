@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from medvit.evaluation.images import measure_images
 from medvit.evaluation.measure import Options, StudyScores, measure_pair
 from medvit.evaluation.page import SHOWN, write_page
 from medvit.evaluation.pairing import find_pairs
-from medvit.evaluation.structures import read_regions
+from medvit.evaluation.structures import IGNORE, read_regions
 from medvit.evaluation.summary import (
     LEVEL,
     RESAMPLES,
@@ -40,7 +40,7 @@ _PRINTED = ("dice", "surface_dice", "hd95_mm", "ece", "psnr_db", "ssim", "rmse",
 def evaluate(
     prediction: Path | str,
     reference: Path | str,
-    output_dir: Path | str,
+    output_dir: Path | str | None = None,
     *,
     labels: str | Path | None = None,
     options: Options | None = None,
@@ -53,7 +53,7 @@ def evaluate(
         Files or folders, paired as `find_pairs` says.
     output_dir
         Gets ``evaluation.csv`` (a line for each structure of each study), ``evaluation.json`` and
-        ``evaluation.html``.
+        ``evaluation.html``. Without it the table is printed and nothing written.
     labels
         As `read_regions`; by default the names beside the label maps, or else their values.
     options
@@ -76,6 +76,9 @@ def evaluate(
     if options.window is not None and not options.window[0] < options.window[1]:
         raise MedvitError(f"the window must run from a lower to a higher value, not {options.window}")
     regions = read_regions(labels) if labels is not None else None
+    if ignored := [region for region in regions or () if region.name == IGNORE]:
+        regions = tuple(region for region in regions or () if region.name != IGNORE)
+        options = replace(options, ignore=ignored[0].values[0])
     pairing = find_pairs(prediction, reference, images=options.window is not None)
     console = Console(stderr=True)
     if not pairing.pairs and not pairing.refused:
@@ -92,15 +95,26 @@ def evaluate(
         except StudyError as error:
             refused.append(Refused(pair.study, error))
     summaries = summarise(scores)
-    output = Path(output_dir)
+    if output_dir is not None:
+        _write(Path(output_dir), scores, summaries, refused, pairing.left_out, options)
+    _show(scores, summaries, refused, output_dir)
+    return SOME_FAILED if refused else ALL_WELL
+
+
+def _write(
+    output: Path,
+    scores: Sequence[StudyScores],
+    summaries: Sequence[Summary],
+    refused: Sequence[Refused],
+    left_out: Sequence[LeftOut],
+    options: Options,
+) -> None:
     with atomic_path(output / "evaluation.csv") as partial:
         partial.write_text(csv_text(_lines(scores, refused)), encoding="utf-8")
-    content = _content(scores, summaries, refused, pairing.left_out, options)
+    content = _content(scores, summaries, refused, left_out, options)
     # JSON has neither NaN nor infinity; which of them null stands for, `presence` tells.
     write_json(output / "evaluation.json", plain(content))
-    write_page(output / "evaluation.html", scores, summaries, refused, pairing.left_out, options)
-    _show(scores, summaries, refused, output)
-    return SOME_FAILED if refused else ALL_WELL
+    write_page(output / "evaluation.html", scores, summaries, refused, left_out, options)
 
 
 def _lines(scores: Sequence[StudyScores], refused: Sequence[Refused]) -> Iterator[dict[str, Any]]:
@@ -153,7 +167,10 @@ def _content(
 
 
 def _show(
-    scores: Sequence[StudyScores], summaries: Sequence[Summary], refused: Sequence[Refused], output: Path
+    scores: Sequence[StudyScores],
+    summaries: Sequence[Summary],
+    refused: Sequence[Refused],
+    output: Path | str | None,
 ) -> None:
     """The means of each structure, what failed, and where the results are."""
     console = Console()
@@ -161,7 +178,7 @@ def _show(
     table = Table("structure", *(SHOWN[m][0] for m in metrics))
     found = {(s.structure, s.metric): s for s in summaries}
     for name in names_of(summaries):
-        table.add_row(escape(name), *(f"{found[name, m].mean:.{SHOWN[m][2]}f}" for m in metrics))
+        table.add_row(escape(name), *(_figure(found[name, m].mean, SHOWN[m][2]) for m in metrics))
     if summaries:
         console.print(table, markup=False)
     for one in scores:
@@ -169,8 +186,11 @@ def _show(
             console.print(f"{one.study}: {note}", markup=False, soft_wrap=True)
     for r in refused:
         console.print(f"FAILED {r.id}: {r.error}", style="red", markup=False, soft_wrap=True)
-    console.print(
-        f"{len(scores)} of {len(scores) + len(refused)} studies compared: {output / 'evaluation.html'}",
-        markup=False,
-        soft_wrap=True,
-    )
+    where = f": {Path(output) / 'evaluation.html'}" if output is not None else ""
+    done = f"{len(scores)} of {len(scores) + len(refused)} studies compared{where}"
+    console.print(done, markup=False, soft_wrap=True)
+
+
+def _figure(value: float, digits: int) -> str:
+    """A mean; of a structure that no study has on both sides, the distance is infinite."""
+    return "-" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.{digits}f}"

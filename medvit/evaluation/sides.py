@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medvit.errors import StudyError
-from medvit.evaluation.structures import Region, matched, regions_of_segments
+from medvit.evaluation.structures import Region, matched, regions_beside, regions_of_segments
 from medvit.studies.formats import format_of, read_header, read_label_map, read_voxels, series_at
 from medvit.studies.grids import SAME_VOXEL, describe, joint_grid, place, same_voxels
 from medvit.studies.study import Grid
@@ -38,6 +38,8 @@ class Side:
         Where it lies.
     segments
         What a DICOM segmentation says of its values; empty for other formats.
+    names
+        What the ``.json`` beside a label map says of its values; empty where there is none.
     probabilities
         (C, X, Y, Z) float32, C being the values of the label map from 0 on, where they are known.
     """
@@ -46,6 +48,7 @@ class Side:
     label_map: np.ndarray
     grid: Grid
     segments: tuple[Region, ...] = ()
+    names: tuple[Region, ...] = ()
     probabilities: np.ndarray | None = None
 
     @cached_property
@@ -66,7 +69,7 @@ def read_side(path: Path) -> Side:
 
     if format_of(path) != "dicom":
         plain = read_label_map(path)
-        return Side(path, plain.array, plain.grid)
+        return Side(path, plain.array, plain.grid, names=regions_beside(path))
     found = read_segmentation(path)
     return Side(path, found.label_map, found.grid, regions_of_segments(found.segments))
 
@@ -91,12 +94,29 @@ def read_probabilities(path: Path) -> Side:
     if len(p) < 2 or p.min() < 0 or np.abs(p.sum(axis=0) - 1).max() > _ROUNDING:
         what = "does not hold probabilities that sum to 1 over its volumes"
         raise StudyError("not-probabilities", what, path=path, do=do)
-    return Side(path, p.argmax(axis=0).astype(np.uint16), header.grid, probabilities=p)
+    return Side(
+        path, p.argmax(axis=0).astype(np.uint16), header.grid, names=regions_beside(path), probabilities=p
+    )
 
 
 def regions_of(side: Side, regions: Sequence[Region]) -> Regions:
-    """`regions` as `side` has them: of a DICOM segmentation by name or code, or else by their values."""
-    return matched(regions, side.segments) if side.segments else regions
+    """`regions` as `side` has them: by name or code where it names its values, or else by their values.
+
+    A region that is put together of several values, which no single name can match, is taken by its values
+    where the names that do match have the values of `regions`.
+    """
+    own = side.segments or side.names
+    found = matched(regions, own) if own else tuple(regions)
+    same = all(
+        b is None or len(a.values) > 1 or a.values == b.values for a, b in zip(regions, found, strict=True)
+    )
+    if not side.names or not same or side.segments:
+        return found
+    known = {value for region in own for value in region.values}
+    return tuple(
+        b or (a if len(a.values) > 1 and known.issuperset(a.values) else None)
+        for a, b in zip(regions, found, strict=True)
+    )
 
 
 def on_one_grid(prediction: Side, reference: Side) -> tuple[Side, Side]:

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,13 @@ import numpy as np
 from medvit.errors import MedvitError
 from medvit.studies.channels import stem_of
 from medvit.studies.labels import Code, LabelTable, load_label_table, parse_label_table
+from medvit.studies.manifests import read_manifest
 
 if TYPE_CHECKING:
     from medvit.studies.dicom.seg import Segment
+
+
+IGNORE = "ignore"  # nnU-Net's name of the value of voxels that nobody labelled
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,9 @@ def read_regions(table: str | Path) -> tuple[Region, ...]:
     Parameters
     ----------
     table
-        A table that ships with medvit (``"brain"``), or a JSON file: a label table, the ``dataset.json`` of
-        nnU-Net, or names to values or lists of values, or values to names.
+        A table that ships with medvit (``"brain"``); a manifest, such as nnU-Net's ``dataset.json``; or a
+        JSON file: a label table, or names to values or lists of values, or values to names. A value that
+        nnU-Net calls ``ignore`` becomes the region `IGNORE`.
 
     Raises
     ------
@@ -66,13 +71,31 @@ def read_regions(table: str | Path) -> tuple[Region, ...]:
         if not (files("medvit.studies") / "label_tables" / f"{table}.json").is_file():
             raise MedvitError(f"{table}: is neither a file nor a label table that ships with medvit")
         return regions_of_table(load_label_table(str(table)))
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _regions_of_manifest(path)
     try:
         content = json.loads(path.read_text("utf-8"))
+        if "layouts" in content or "cases" in content:
+            return _regions_of_manifest(path)
         if "structures" in content:
             return regions_of_table(parse_label_table(content))
         return _parse(content.get("labels", content))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MedvitError(f"{path}: is not a readable label table ({error}); see docs/evaluate.md") from error
+
+
+def _regions_of_manifest(path: Path) -> tuple[Region, ...]:
+    """The structures of a data set in the values of its files, and what it scores together."""
+    manifest = read_manifest(path)
+    if manifest.labels is None:
+        raise MedvitError(f"{path}: names no structure")
+    found = [
+        replace(r, values=(s.file_value,))
+        for r, s in zip(regions_of_table(manifest.labels), manifest.labels, strict=True)
+    ]
+    values = {region.name: region.values[0] for region in found}
+    found += [Region(name, tuple(values[part] for part in parts)) for name, parts in manifest.regions.items()]
+    return (*found, *([] if manifest.ignore is None else [Region(IGNORE, (manifest.ignore,))]))
 
 
 def regions_beside(path: Path) -> tuple[Region, ...]:
@@ -117,8 +140,8 @@ def _code(code: Code, side: str) -> str:
 
 
 def regions_of_table(table: LabelTable) -> tuple[Region, ...]:
-    """A region for each structure of a label table."""
-    return tuple(Region(s.name, (s.value,), _code(s.code, s.side)) for s in table)
+    """A region for each structure of a label table, in the values of files."""
+    return tuple(Region(s.name, (s.file_value,), _code(s.code, s.side)) for s in table)
 
 
 def _parse(labels: dict[str, Any]) -> tuple[Region, ...]:

@@ -29,7 +29,7 @@ class Summary:
     one_sided
         How many have an infinite distance, for the structure is on one side only; in no mean, but the median.
     mean, median
-        Of the metric.
+        Mean and median of the metric; infinite where some studies have an infinite value and none a finite.
     low, high
         95 % confidence interval of the mean by bootstrap over studies; ``nan`` for fewer than two.
     """
@@ -93,6 +93,8 @@ def summarise(scores: Sequence[StudyScores], *, seed: int = 0) -> list[Summary]:
         medians = np.nanmedian(np.concatenate([values, finite[:, -1:]], axis=1), axis=0)
     counts = np.isfinite(finite).sum(axis=0)
     infinite = np.concatenate([np.isinf(values).sum(axis=0), np.isinf(values).sum(axis=(0, 1))[None]])
+    # A structure that is never on both sides has infinite distances, which are not undefined.
+    means = np.where((counts == 0) & (infinite > 0), np.inf, means)
     return [
         Summary(
             structure, metric, int(counts[i, j]), int(infinite[i, j]),

@@ -186,7 +186,7 @@ def structure_entry(m: StructureMeasurement) -> dict[str, Any]:
     """One structure as it stands in ``measurements.json``."""
     s = m.structure
     return {
-        "value": s.value,
+        "value": s.file_value,
         "name": s.name,
         "side": s.side,
         "code": asdict(s.code),

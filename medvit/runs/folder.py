@@ -150,8 +150,7 @@ class StudyWriter:
                 write_image(folder / "image.nii.gz", voxels, study)
                 self._write_restoration(folder, study, voxels, outcome)
             else:
-                names = {s.value: s.name for s in table}
-                write_label_map(folder / "labels.nii.gz", voxels, study, names)
+                write_label_map(folder / "labels.nii.gz", table.to_files(voxels), study, table.file_names)
                 self._write_segmentation(folder, study, voxels, table, outcome)
             outcome.outputs = sorted(
                 p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()

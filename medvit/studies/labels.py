@@ -11,6 +11,8 @@ from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from medvit.errors import MedvitError
 
 
@@ -43,6 +45,8 @@ class Structure:
         ``"left"``, ``"right"`` or ``""`` for what is not paired.
     plausible_ml
         Volumes outside these bounds are flagged in reports; ``None`` where there is no published range.
+    stored
+        The value in files, where the data that a network was trained on has another than `value`.
     """
 
     value: int
@@ -52,6 +56,12 @@ class Structure:
     category: Code
     side: str = ""
     plausible_ml: tuple[float, float] | None = None
+    stored: int | None = None
+
+    @property
+    def file_value(self) -> int:
+        """The value in the label maps that are written."""
+        return self.value if self.stored is None else self.stored
 
     @property
     def unsided_name(self) -> str:
@@ -66,7 +76,7 @@ class LabelTable:
     Parameters
     ----------
     name
-        Of the table ("brain").
+        Name of the table ("brain").
     structures
         Values run from 1 without a gap, since viewers bind names to values by position.
     source
@@ -80,6 +90,8 @@ class LabelTable:
     def __post_init__(self) -> None:
         if [s.value for s in self.structures] != list(range(1, len(self.structures) + 1)):
             raise MedvitError(f"label table {self.name!r}: values must run from 1 without a gap")
+        if len({s.file_value for s in self.structures}) < len(self.structures):
+            raise MedvitError(f"label table {self.name!r}: two structures are stored under one value")
 
     def __iter__(self) -> Iterator[Structure]:
         return iter(self.structures)
@@ -91,6 +103,18 @@ class LabelTable:
     def by_name(self) -> dict[str, Structure]:
         """Structures by name."""
         return {s.name: s for s in self.structures}
+
+    @property
+    def file_names(self) -> dict[int, str]:
+        """Name of each value in files."""
+        return {s.file_value: s.name for s in self.structures}
+
+    def to_files(self, label_map: np.ndarray) -> np.ndarray:
+        """A label map of this table's values in the values of files; the same array where these are alike."""
+        if all(s.stored is None for s in self.structures):
+            return label_map
+        values = np.array([0, *(s.file_value for s in self.structures)])
+        return values.astype(np.uint8 if values.max() < 256 else np.uint16)[label_map]
 
     @property
     def channel_def(self) -> dict[str, str]:
@@ -119,6 +143,7 @@ class LabelTable:
                     "code": asdict(s.code),
                     "color": list(s.color),
                     "plausible_ml": list(s.plausible_ml) if s.plausible_ml else None,
+                    **({"stored": s.stored} if s.stored is not None else {}),
                 }
                 for s in self.structures
             ],
@@ -165,6 +190,7 @@ def parse_label_table(content: dict[str, Any]) -> LabelTable:
                     category=category,
                     side=side or entry.get("side", ""),
                     plausible_ml=tuple(plausible) if plausible else None,
+                    stored=entry.get("stored"),
                 )
             )
     return LabelTable(content["name"], tuple(structures), content.get("source", ""))

@@ -179,6 +179,7 @@ class Plan:
             ("network", f"{self.architecture}, from {self.base}"),
             ("images", f"{', '.join(self.channels)} ({self.modality or 'modality not stated'})"),
             ("structures", f"{len(names)}: {shown}"),
+            *self._stored_values(),
             ("cases", f"{self.cases['training']} to train on, {held_out} to validate on ({self.split})"),
             ("spacing", f"{' x '.join(f'{mm:.4g}' for mm in self.spacing)} mm"),
             (
@@ -190,6 +191,11 @@ class Plan:
             ("schedule", self._schedule()),
             *(("note", note) for note in self.notes),
         ]
+
+    def _stored_values(self) -> list[tuple[str, str]]:
+        values = [str(s.get("stored", n)) for n, s in enumerate(self.labels["structures"], start=1)]
+        renumbered = any("stored" in s for s in self.labels["structures"])
+        return [("label values", f"{', '.join(values)}, as in the data set")] if renumbered else []
 
     def _schedule(self) -> str:
         s = self.settings
@@ -268,7 +274,7 @@ def make_plan(
     return Plan(
         base.name, manifest.name, manifest.modality, labels, tuple(manifest.channels), spacing, patch,
         slice_axis, intensity(manifest, facts), network, mirror, pairs, settings,
-        notes=(*_unseen(table.by_name, facts), *notes), shape=(x, y, z),
+        notes=(*_regions_note(manifest), *_unseen(table.by_name, facts), *notes), shape=(x, y, z),
         # Images in two bytes a voxel, label maps in one.
         disk=round(sum(s.prod() for s in shapes) * (2 * channels + 1)), **cases,
     )  # fmt: skip
@@ -371,6 +377,15 @@ def _mirroring(
     if wanted or pairs:
         return pairs, wanted, []
     return pairs, False, ["No structure is named left or right, so windows are not mirrored (--mirror)."]
+
+
+def _regions_note(manifest: Manifest) -> list[str]:
+    if not manifest.regions:
+        return []
+    regions, parts = ", ".join(manifest.regions), ", ".join(s.name for s in manifest.labels or ())
+    return [
+        f"The parts are learned ({parts}), not the regions {regions}, which are put together to be scored."
+    ]
 
 
 def _unseen(names: Mapping[str, Any], facts: Sequence[CaseFacts]) -> list[str]:

@@ -38,14 +38,70 @@ def test_scores_are_those_of_the_metrics_on_the_grid(tmp_path: Path) -> None:
 
 
 def test_one_sided_structures_and_unnamed_values(tmp_path: Path) -> None:
-    ours = two_balls()
-    ours[ours == 2] = 5
-    scores = measured(tmp_path, save(tmp_path / "p.nii", ours), save(tmp_path / "r.nii", two_balls()))
+    ours, theirs = two_balls(), two_balls()
+    ours[ours == 2] = 0
+    ours[0, 0, 0] = 5
+    (tmp_path / "p.json").write_text(json.dumps({"labels": {"1": "left", "2": "right", "5": "more"}}))
+    theirs[0, 0, 0] = 6
+    scores = measured(tmp_path, save(tmp_path / "p.nii", ours), save(tmp_path / "r.nii", theirs))
     assert scores.presence["right"] == "reference"
     assert scores.values["right"]["dice"] == 0
     assert scores.values["right"]["hd95_mm"] == np.inf
     assert scores.values["right"]["volume_error_percent"] == -100
-    assert scores.notes == ("Values without a name were not compared: 5.",)
+    assert scores.notes[0] == "Values without a name were not compared: 6."
+
+
+def test_a_structure_that_may_be_a_value_without_a_name_is_an_error_and_not_a_zero(tmp_path: Path) -> None:
+    theirs = np.where(two_balls() == 2, 4, two_balls()).astype(np.uint8)
+    ours, reference = save(tmp_path / "p.nii", two_balls()), save(tmp_path / "r.nii", theirs)
+    (tmp_path / "p.json").write_text(json.dumps({"labels": {"1": "heart", "2": "lung"}}))
+    with pytest.raises(StudyError, match=r"r\.nii: has no lung, but values without a name \(4\)"):
+        measure_pair(Pair("s", ours, reference), None, Options())
+
+
+def test_each_side_is_read_by_its_own_names(tmp_path: Path) -> None:
+    theirs = np.where(two_balls() == 2, 4, two_balls()).astype(np.uint8)
+    ours, reference = save(tmp_path / "p.nii", two_balls()), save(tmp_path / "r.nii", theirs)
+    (tmp_path / "p.json").write_text(json.dumps({"labels": {"1": "heart", "2": "lung"}}))
+    (tmp_path / "table.json").write_text(json.dumps({"heart": 1, "Lung": 4}))
+    scores = measure_pair(Pair("s", ours, reference), read_regions(tmp_path / "table.json"), Options())
+    assert {name: values["dice"] for name, values in scores.values.items()} == {"heart": 1, "Lung": 1}
+    (tmp_path / "r.json").write_text(json.dumps({"heart": 1, "lung": 4}))
+    scores = measure_pair(Pair("s", ours, reference), None, Options())
+    assert {name: values["dice"] for name, values in scores.values.items()} == {"heart": 1, "lung": 1}
+
+
+def test_regions_are_put_together_of_parts_that_have_names(tmp_path: Path) -> None:
+    ours, reference = save(tmp_path / "p.nii", two_balls()), save(tmp_path / "r.nii", two_balls())
+    (tmp_path / "p.json").write_text(json.dumps({"labels": {"1": "label 1", "2": "core"}}))
+    table = tmp_path / "dataset.json"
+    table.write_text(json.dumps({"labels": {"background": 0, "whole": [1, 2], "core": 2}}))
+    scores = measure_pair(Pair("s", ours, reference), read_regions(table), Options())
+    assert {name: values["dice"] for name, values in scores.values.items()} == {"whole": 1, "core": 1}
+
+
+def test_what_nobody_labelled_is_not_compared(tmp_path: Path) -> None:
+    theirs = two_balls()
+    theirs[:16][theirs[:16] > 0] = 9
+    ours, reference = save(tmp_path / "p.nii", two_balls()), save(tmp_path / "r.nii", theirs)
+    table = read_regions(_written(tmp_path, {"labels": {"left": 1, "right": 2, "ignore": 9}}))
+    assert [region.name for region in table] == ["left", "right", "ignore"]
+    scores = measure_pair(Pair("s", ours, reference), table[:2], Options(ignore=9))
+    assert scores.values["right"]["dice"] == 1 and scores.presence["left"] == "neither"
+
+
+def test_a_manifest_is_a_table_too(tmp_path: Path) -> None:
+    content = {
+        "labels": {"1": "liver", "4": "cyst"}, "regions": {"all": ["liver", "cyst"]},
+        "layouts": [{"images": "{case}.nii"}],
+    }  # fmt: skip
+    regions = read_regions(_written(tmp_path, content))
+    assert [(r.name, r.values) for r in regions] == [("liver", (1,)), ("cyst", (4,)), ("all", (1, 4))]
+
+
+def _written(folder: Path, content: dict) -> Path:
+    (folder / "own.json").write_text(json.dumps(content))
+    return folder / "own.json"
 
 
 def test_formats_may_differ_where_grids_agree(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -35,6 +36,23 @@ def test_files_agree_with_each_other(tmp_path: Path) -> None:
     assert f"{mean:.3f}" in page
     assert page.count("<circle") == 3 * 2 * 4  # in three drawings of scores and one of volumes
     assert not re.search(r"(src|href)=|https?:", page)
+
+
+def test_without_a_folder_the_table_is_printed(tmp_path: Path) -> None:
+    pred, ref = write_cohort(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = CliRunner().invoke(app, ["evaluate", str(pred), str(ref)])
+    assert done.exit_code == 0 and "label 2" in done.output and "3 of 3 studies compared" in done.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_structure_on_one_side_only_has_an_infinite_distance(tmp_path: Path) -> None:
+    pred, ref = write_cohort(tmp_path, studies=1)
+    save(pred / "case_0" / "labels.nii.gz", np.where(two_balls() == 2, 0, two_balls()).astype(np.uint8))
+    done = CliRunner().invoke(app, ["evaluate", str(pred), str(ref), "-o", str(tmp_path / "out")])
+    assert done.exit_code == 0 and "∞" in done.output and "nan" not in done.output
+    page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    assert "∞" in page and "nan" not in page
 
 
 def test_a_failure_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from MedViTLib.errors import MedViTError
 from MedViTLib.nifti import read_nifti, write_nifti
-from MedViTLib.volume import Volume, as_label_map, volumes_ml
+from MedViTLib.volume import Volume, as_label_map, renumbered, volumes_ml
 
 from tests.slicer.grids import AFFINES, phantom
 
@@ -132,3 +132,9 @@ def test_label_maps_come_as_integers_that_have_names() -> None:
         voxels[1, 1, 1] = wrong
         with pytest.raises(MedViTError, match="names the values 1 to 2"):
             as_label_map(Volume(voxels.copy(), np.eye(4)), ("liver", "spleen"))
+
+
+def test_values_with_gaps_are_renumbered_for_names_by_position() -> None:
+    volume = Volume(np.array([0, 1, 4, 2]).reshape(2, 2, 1), np.eye(4), "labels")
+    assert renumbered(volume, [1, 4]).voxels.ravel().tolist() == [0, 1, 2, -1]
+    assert renumbered(volume, [1, 2, 3, 4]) is volume

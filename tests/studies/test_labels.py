@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from medvit.errors import MedvitError
@@ -36,3 +37,13 @@ def test_gaps_and_unknown_tables_are_refused() -> None:
         LabelTable("odd", (liver,))
     with pytest.raises(MedvitError, match="no label table named 'nothing'"):
         load_label_table("nothing")
+
+
+def test_values_of_files_are_kept_beside_those_of_the_table() -> None:
+    content = {"name": "mine", "structures": [{"name": "liver"}, {"name": "cyst", "stored": 4}]}
+    table = parse_label_table(content)
+    assert [s.value for s in table] == [1, 2] and table.file_names == {1: "liver", 4: "cyst"}
+    np.testing.assert_array_equal(table.to_files(np.array([0, 1, 2], np.uint8)), [0, 1, 4])
+    assert parse_label_table(table.as_dict()) == table
+    with pytest.raises(MedvitError, match="two structures are stored under one value"):
+        parse_label_table({"name": "mine", "structures": [{"name": "liver", "stored": 2}, {"name": "cyst"}]})

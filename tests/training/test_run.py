@@ -14,6 +14,7 @@ from rich.console import Console
 
 from medvit.bundles import Bundle, find_bundle
 from medvit.errors import MedvitError
+from medvit.evaluation import Options, Pair, measure_pair
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Versions
 from medvit.runs import run_bundle
@@ -64,15 +65,27 @@ def test_the_bundle_is_whole_and_says_what_it_was_measured_at(trained: Bundle, t
     assert "no tensor of base fits" in (trained.path / "docs" / "README.md").read_text()
 
 
-def test_it_finds_what_it_was_trained_on_with_the_values_of_its_table(
+def test_it_finds_what_it_was_trained_on_and_writes_the_values_of_the_training_data(
     trained: Bundle, data: Path, tmp_path: Path
 ) -> None:
     found = find_bundle(str(trained.path), trust=True)
     assert run_bundle(found, [data.parent / "case1_0000.nii.gz"], tmp_path, report=False) == 0
     labels = np.asarray(nib.load(tmp_path / "case1_0000" / "labels.nii.gz").dataobj)
     truth = boxes(shift=1)
-    for value, drawn in ((1, truth == 3), (2, truth == 7)):
+    for value, drawn in ((3, truth == 3), (7, truth == 7)):
         assert 2 * ((labels == value) & drawn).sum() / ((labels == value).sum() + drawn.sum()) > 0.9
+    assert json.loads((tmp_path / "case1_0000" / "labels.json").read_text())["labels"] == {
+        "3": "low box", "7": "high box",
+    }  # fmt: skip
+    assert "3, 7, as in the data set" in (trained.path / "docs" / "README.md").read_text()
+    scores = measure_pair(
+        Pair("case1", tmp_path / "case1_0000" / "labels.nii.gz", data.parent / "case1_seg.nii.gz"),
+        None,
+        Options(),
+    )
+    assert min(values["dice"] for values in scores.values.values()) > 0.9 and set(scores.values) == {
+        "low box", "high box",
+    }  # fmt: skip
 
 
 def test_it_is_served_like_ours(trained: Bundle, tmp_path: Path) -> None:

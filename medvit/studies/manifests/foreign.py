@@ -225,12 +225,17 @@ def _nnunet_labels(file: Path, stated: dict[str, Any]) -> dict[str, Any]:
     regions = {name: tuple(named[value] for value in values) for name, values in parts.items()}
     note = (
         f"The regions {', '.join(regions)} may overlap, so their parts are learned "
-        f"({', '.join(named.values())}), and the regions are put together from them and scored."
+        f"({', '.join(named.values())}); the regions are put together from these to be scored, as by "
+        f"medvit evaluate --labels {file.name}."
     )
     return found | {"regions": regions, "notes": (note,)}
 
 
 def _table(file: Path, names: dict[int, str]) -> tuple[LabelTable, tuple[int, ...]]:
     values = tuple(sorted(names))
-    structures: Iterable[dict[str, str]] = [{"name": names[value]} for value in values]
+    # Structures are numbered from 1 inside; results are written in the values of the files again.
+    structures: Iterable[dict[str, Any]] = [
+        {"name": names[value]} | ({"stored": value} if value != number else {})
+        for number, value in enumerate(values, start=1)
+    ]
     return parse_label_table({"name": file.absolute().parent.name, "structures": structures}), values

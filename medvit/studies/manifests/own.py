@@ -224,7 +224,12 @@ def _labels(file: Path, labels: tuple[_Label, ...] | None) -> tuple[LabelTable |
         raise MedvitError(f"{file}: labels names no structure; leave it out for restoration")
     check_unique(file, "labels", [label.value for label in labels])
     check_unique(file, "labels", [label.name for label in labels])
-    entries = [label.model_dump(exclude_none=True, exclude={"value"}) for label in labels]
+    # Structures are numbered from 1 inside; results are written in the values of the files again.
+    entries = [
+        label.model_dump(exclude_none=True, exclude={"value"})
+        | ({"stored": label.value} if label.value != number else {})
+        for number, label in enumerate(labels, start=1)
+    ]
     content = {"name": file.stem, "categories": _CATEGORIES, "structures": entries}
     return parse_label_table(content), tuple(label.value for label in labels)
 

@@ -15,7 +15,7 @@ from typing import Any
 from .compute import BundleInfo, Job, Result
 from .errors import MedViTError
 from .nifti import read_nifti, write_nifti
-from .volume import Volume, as_label_map
+from .volume import Volume, as_label_map, renumbered
 
 _NOTHING_TO_DO, _SOME_FAILED = 2, 3
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -152,6 +152,7 @@ def _read_results(results: Path, name: str) -> Result:
     structures = sorted(measurements["structures"], key=lambda s: s["value"])
     labels = tuple(s["name"] for s in structures)
     label_map = read_nifti((folder / "labels.nii.gz").read_bytes(), name)
+    label_map = renumbered(label_map, [s["value"] for s in structures])
     volumes = {s["name"]: float(s["volume_ml"]) for s in structures}
     return Result(as_label_map(label_map, labels), labels, volumes, **shared)
 

@@ -78,6 +78,16 @@ class Volume:
         return bool(np.abs(corners @ to_other.T - corners).max() < 1e-3)
 
 
+def renumbered(volume: Volume, values: list[int]) -> Volume:
+    """The same label map with 1, 2, ... in place of `values`; a value that is none of them stays no label."""
+    if values == list(range(1, len(values) + 1)):
+        return volume
+    voxels = np.where(volume.voxels == 0, 0, -1)
+    for number, value in enumerate(values, start=1):
+        voxels[volume.voxels == value] = number
+    return Volume(voxels, volume.affine, volume.name)
+
+
 def as_label_map(volume: Volume, labels: tuple[str, ...]) -> Volume:
     """The same volume with integer values, each of which has a name.
 
