@@ -92,32 +92,27 @@ class BrainchopWork:
         except RuntimeError as error:
             raise WeightsError(f"{self.model / 'model.pth'}: {error}") from None
 
-    def perform(self, study: Study) -> StudyOutcome:
-        """Segment `study`; its label map lies on its own grid."""
+    def perform(self, study: Study, outcome: StudyOutcome) -> None:
+        """Segment `study`; its label map lies on its own grid. Stages are timed in `outcome`."""
         from nibabel.nifti1 import Nifti1Image
         from nibabel.processing import resample_from_to
 
-        outcome = StudyOutcome(study.id)
-        try:
-            with outcome.timed("read"):
-                loaded = read_study(study)
-                assert loaded.image is not None and loaded.grid is not None, "it has been read"
-                image = Nifti1Image(loaded.image[0].numpy(), loaded.grid.affine)
-            with outcome.timed("preprocess"):
-                box, window, affine = conformed(image)
-            with outcome.timed("infer"), torch.inference_mode():
-                inside = self.network(torch.from_numpy(window)[None, None])[0].argmax(0).numpy()
-            with outcome.timed("postprocess"):
-                labels = np.zeros((_EDGE,) * 3, np.uint8)
-                labels[box] = largest_components(inside.astype(np.uint8), frozenset())
-                labels = resample_from_to(Nifti1Image(labels, affine), image, order=0).dataobj
-            with outcome.timed("write"):
-                path = self.output_dir / study.id / "labels.nii.gz"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_label_map(path, np.asarray(labels), loaded.grid)
-        except Exception as error:
-            outcome.fail(error)
-        return outcome
+        with outcome.timed("read"):
+            loaded = read_study(study)
+            assert loaded.image is not None and loaded.grid is not None, "it has been read"
+            image = Nifti1Image(loaded.image[0].numpy(), loaded.grid.affine)
+        with outcome.timed("preprocess"):
+            box, window, affine = conformed(image)
+        with outcome.timed("infer"), torch.inference_mode():
+            inside = self.network(torch.from_numpy(window)[None, None])[0].argmax(0).numpy()
+        with outcome.timed("postprocess"):
+            labels = np.zeros((_EDGE,) * 3, np.uint8)
+            labels[box] = largest_components(inside.astype(np.uint8), frozenset())
+            labels = resample_from_to(Nifti1Image(labels, affine), image, order=0).dataobj
+        with outcome.timed("write"):
+            path = self.output_dir / study.id / "labels.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_label_map(path, np.asarray(labels), loaded.grid)
 
 
 def conformed(image: Any) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:

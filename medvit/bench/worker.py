@@ -17,8 +17,8 @@ from medvit.bench import costs
 from medvit.bench.cache import write_record
 from medvit.bundles import Bundle
 from medvit.runs.bundle_work import BundleWork
-from medvit.runs.folder import software_versions
 from medvit.runs.outcome import StudyOutcome
+from medvit.runs.record import software_versions
 from medvit.studies import only_study
 from medvit.studies.study import Study
 
@@ -59,8 +59,8 @@ class Work(Protocol):
     def open(self) -> None:
         """Load the network."""
 
-    def perform(self, study: Study) -> StudyOutcome:
-        """Segment `study` and write its label map."""
+    def perform(self, study: Study, outcome: StudyOutcome) -> None:
+        """Segment `study` and write its label map; what becomes of it is noted in `outcome`."""
 
 
 def _work(work: Work, folder: Path, request: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def _work(work: Work, folder: Path, request: dict[str, Any]) -> None:
     for wanted in request["studies"]:
         study = replace(only_study(wanted["image"]), id=wanted["id"])
         with costs.watched_shapes(network) as shapes:
-            outcome = work.perform(study)
+            outcome = _perform(work, study)
         timed = wanted["cost_key"] and outcome.status == "done"
         measured = _time(work, study, request["rounds"]) if timed else {}
         write_record(folder / f"{study.id}.json", wanted["key"], outcome.as_dict())
@@ -78,12 +78,21 @@ def _work(work: Work, folder: Path, request: dict[str, Any]) -> None:
             write_record(folder / "costs.json", wanted["cost_key"], measured)
 
 
+def _perform(work: Work, study: Study) -> StudyOutcome:
+    outcome = StudyOutcome(study.id)
+    try:
+        work.perform(study, outcome)
+    except Exception as error:
+        outcome.fail(error)
+    return outcome
+
+
 def _time(work: Work, study: Study, rounds: int) -> dict[str, Any]:
     """What `study` costs, done `rounds` times; once before has warmed up what there is to warm up."""
     times, cpu_times = [], []
     for _ in range(rounds):
         started = time.process_time()
-        times.append(work.perform(study).seconds)
+        times.append(_perform(work, study).seconds)
         cpu_times.append(time.process_time() - started)
     device = costs.device_of(work.network)
     return {

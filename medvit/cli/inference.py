@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medvit.cli.options import AsJson, BundleName, Output, Studies, Trust, inference_settings, sharing
 from medvit.runs.options import checked_priors
+
+if TYPE_CHECKING:
+    from medvit.bundles import Bundle
 
 
 @sharing(inference_settings)
@@ -41,6 +44,7 @@ def run(
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
+    _begin(found)
     from medvit.runs import run_bundle
 
     stated = {"age": age, "sex": sex, "study_date": date}
@@ -59,9 +63,6 @@ def cohort(
             min=0, help="Number of processes on this machine; 0 for one for each CPU, at most four."
         ),
     ] = 0,
-    resume: Annotated[
-        bool, typer.Option(help="Keep studies that are done with this input and these settings.")
-    ] = True,
     scheduler: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do the studies.")
     ] = "",
@@ -80,13 +81,19 @@ def cohort(
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
+    _begin(found)
     from medvit.runs import run_cohort
 
     exit_code = run_cohort(
-        found, studies, output, workers=workers, resume=resume, scheduler=scheduler, time_limit=time_limit,
+        found, studies, output, workers=workers, scheduler=scheduler, time_limit=time_limit,
         retries=retries, gpu="cuda" in settings.get("device", ""), **settings,
     )  # fmt: skip
     raise typer.Exit(exit_code)
+
+
+def _begin(bundle: Bundle) -> None:
+    # What comes next imports torch, which takes seconds.
+    typer.echo(f"{bundle.name} {bundle.version}: looking for studies", err=True)
 
 
 def status(

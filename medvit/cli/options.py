@@ -58,6 +58,10 @@ def inference_settings(
     dicom: Annotated[
         bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")
     ] = False,
+    dicom_anyway: Annotated[
+        bool,
+        typer.Option("--dicom-anyway", help="Write DICOM results of red studies as well."),
+    ] = False,
     anonymous: Annotated[
         bool, typer.Option("--deidentify", help="Remove from the DICOM results what could identify a person.")
     ] = False,
@@ -66,14 +70,27 @@ def inference_settings(
         str, typer.Option(help="Language of the reports: en, de or fr.", callback=checks.checked_language)
     ] = "en",
     show_patient: Annotated[bool, typer.Option(help="Name the patient in the reports.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Keep studies that are done with this input and these settings, and do not try again what "
+            "was refused."
+        ),
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results of another input or another bundle.")
+    ] = False,
 ) -> dict[str, Any]:
-    """What `medvit run` and `medvit cohort` set in the configuration of a bundle, by identifier."""
+    """How `medvit run` and `medvit cohort` run, and what they set in the configuration, by identifier."""
     overrides: dict[str, Any] = {
+        "resume": resume, "overwrite": overwrite,
         "tta": tta, "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
         "language": language, "show_patient": show_patient,
     }  # fmt: skip
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
+    if dicom_anyway:
+        overrides["writer#options#dicom_anyway"] = True
     if overlap is not None:
         overrides["overlap"] = overlap
     return overrides

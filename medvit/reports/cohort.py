@@ -11,6 +11,7 @@ import numpy as np
 
 from medvit.reports.html import templates
 from medvit.reports.language import Language, load_language
+from medvit.reports.quality import Verdict
 from medvit.reports.report import parse_date
 from medvit.reports.tables import csv_text, long_rows, wide_row
 from medvit.studies.files import atomic_path
@@ -31,17 +32,20 @@ class CohortRow:
     study
         Its identifier.
     content
-        Of its `measurements.json`; `None` when it failed.
+        Content of its `measurements.json`; `None` when it failed, or nothing was measured.
     cause
-        Why it failed, in a sentence.
+        Why it failed, in a sentence; empty when it is done.
     report
         Link to its report, relative to the cohort's page.
+    missing
+        Outputs that were asked for and not written, and why.
     """
 
     study: str
     content: Mapping[str, Any] | None = field(default=None, repr=False)
     cause: str = ""
     report: str = ""
+    missing: str = ""
 
     @property
     def volumes(self) -> dict[str, float]:
@@ -133,7 +137,7 @@ def cohort_page(
             rows=[_cells(row, distributions, i, words) for i, row in enumerate(done)],
             distributions=[_bars(d, words) for d in distributions],
             outliers=_outliers(done, distributions, words),
-            failures=[row for row in rows if row.content is None],
+            failures=[row for row in rows if row.cause],
             done=len(done),
         )
     )
@@ -149,11 +153,15 @@ def write_cohort_csv(rows: Iterable[CohortRow], path: Path | str, *, long: bool 
     """
     lines: list[dict[str, Any]] = []
     for row in rows:
-        head = {"study": row.study, "status": "failed" if row.content is None else "done", "cause": row.cause}
-        if row.content is None:
-            lines.append(head)
-        else:
-            lines += [head | line for line in (long_rows(row.content) if long else [wide_row(row.content)])]
+        verdict = Verdict.of(row.content) if row.content else None
+        head = {
+            "study": row.study, "status": "failed" if row.cause else "done",
+            "light": verdict.light if verdict else "", "finding": verdict.finding if verdict else "",
+            "cause": row.cause, "missing": row.missing,
+        }  # fmt: skip
+        content = [{}] if row.content is None else long_rows(row.content) if long else [wide_row(row.content)]
+        stated = {*head, "quality"}
+        lines += [head | {k: v for k, v in line.items() if k not in stated} for line in content]
     with atomic_path(path) as partial:
         partial.write_text(csv_text(lines), encoding="utf-8")
     return Path(path)

@@ -1,13 +1,12 @@
-"""The one runner: what is done to studies, one after another or in many processes, and the record of it."""
+"""The one runner: what is done to studies, one after another or in many processes, and its record."""
 
 import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "attempt": ["Attempt", "Work", "attempt"],
-        "bundle_work": ["BundleWork"],
-        "claim": ["claim"],
+        "bundle_work": ["BundleWork", "EvaluatorWork"],
+        "claims": ["claim"],
         "cluster": ["ClusterExecutor"],
         "dataset": ["StudyDataset", "StudyItem", "study_loader"],
         "done": ["study_folder"],
@@ -15,9 +14,11 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "folder": ["ResultOptions", "StudyWriter"],
         "journal": ["Journal"],
         "outcome": ["StudyOutcome"],
-        "run": ["Plan", "run_cohort", "run_work"],
-        "serial": ["finish", "run_bundle", "run_studies"],
-        "status": ["CohortStatus", "read_status"],
+        "plan": ["Plan"],
+        "run": ["run_cohort", "run_work"],
+        "serial": ["SerialExecutor", "finish", "run_bundle", "run_studies"],
+        "status": ["RunStatus", "read_status"],
+        "work": ["Attempt", "Work", "attempt"],
         "workers": ["LocalExecutor"],
     },
 )

@@ -1,14 +1,17 @@
-"""The work of a bundle: its workflow built once in a worker, then one study after another."""
+"""The work of a bundle: its workflow built once in a process, then one study after another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.bundles import Bundle
-from medvit.errors import WeightsError
+from medvit.errors import MedvitError, StudyError, WeightsError
+from medvit.runs.done import input_sha256, input_stamps
 from medvit.runs.outcome import StudyOutcome
 from medvit.studies import Found, Study
 
@@ -16,7 +19,105 @@ if TYPE_CHECKING:
     from torch import nn
 
     from medvit.bundles import OpenBundle
+    from medvit.runs.dataset import StudyDataset
+    from medvit.runs.evaluator import StudyEvaluator
     from medvit.runs.folder import StudyWriter
+
+# Told how many windows of a study have been seen, and how many there are.
+WindowListener = Callable[[int, int], None]
+
+
+class StoppedError(MedvitError):
+    """The run was interrupted while the study was worked on."""
+
+
+@dataclass
+class EvaluatorWork:
+    """What the evaluator of a configuration does to a study.
+
+    Studies may come from several threads: one is read while another is inferred and a third one written, but
+    no stage works on two at a time, so that memory stays bounded.
+
+    Parameters
+    ----------
+    evaluator, dataset
+        Their configuration's own, with network and writer.
+    output_dir
+        Absolute folder of the results.
+    """
+
+    evaluator: StudyEvaluator
+    dataset: StudyDataset
+    output_dir: Path
+    preload: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._reading, self._inferring, self._finishing = (threading.Lock() for _ in range(3))
+        self._stopped = threading.Event()
+        self._windows: WindowListener | None = None
+        self._made_by: dict[str, Any] = {}
+
+    @property
+    def writer(self) -> StudyWriter:
+        """What writes the results.
+
+        Raises
+        ------
+        MedvitError
+            If the configuration has no writer.
+        """
+        if self.evaluator.writer is None:
+            raise MedvitError("the evaluator has no writer; a run needs one, or its results would be lost")
+        return self.evaluator.writer
+
+    def open(self) -> None:
+        """Watch the network, which the configuration has loaded."""
+        self.evaluator.network.register_forward_pre_hook(self._before_window)
+        self.evaluator.network.register_forward_hook(self._after_window)
+
+    def made_by(self) -> dict[str, Any]:
+        """Bundle, configuration, weights and settings."""
+        self._made_by = self._made_by or self.writer.made_by()
+        return self._made_by
+
+    def watch_windows(self, listener: WindowListener) -> None:
+        """Have `listener` told of each window that is done."""
+        self._windows = listener
+
+    def stop(self) -> None:
+        """Have the study that is being inferred fail with its next window."""
+        self._stopped.set()
+
+    def perform(self, study: Study, outcome: StudyOutcome) -> None:
+        """Read, infer and write `study`."""
+        with self._reading:
+            self._check_stopped()
+            before = _stamps(study)
+            # Read here, where the reader finds it in memory; what cannot be read is for the reader to say.
+            with outcome.timed("read"), contextlib.suppress(OSError, StudyError):
+                outcome.inputs = input_sha256(study)
+            item = self.dataset.prepare(study, outcome)
+            if item.image is not None and (not outcome.inputs or _stamps(study) != before):
+                what = "changed while it was read"
+                raise StudyError("input-changed", what, path=study.path, do="run it again")
+            self.writer.foresee(item.study, outcome)
+        with self._inferring:
+            prediction = self.evaluator.infer(item)
+        with self._finishing:
+            self._check_stopped()
+            self.evaluator.finish(item, prediction)
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise StoppedError("the run was interrupted")
+
+    def _before_window(self, *_: Any) -> None:
+        self._check_stopped()
+
+    def _after_window(self, *_: Any) -> None:
+        if self._windows is not None:
+            report = self.evaluator.inferer.report
+            self._windows(report.forward_passes, max(report.windows, report.forward_passes))
 
 
 @dataclass
@@ -40,11 +141,14 @@ class BundleWork:
     overrides: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
     preload: tuple[str, ...] = field(default=("medvit.runs.evaluator",), init=False, repr=False)
-    _opened: OpenBundle | None = field(default=None, init=False, repr=False)
+    _configuration: OpenBundle | None = field(default=None, init=False, repr=False)
+    _opened: EvaluatorWork | None = field(default=None, init=False, repr=False)
+    _made_by: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
-    def find(self, inputs: Sequence[str]) -> Found:
+    def find(self, inputs: Sequence[str | Path]) -> Found:
         """The studies in `inputs`, by the rules of the bundle."""
-        return self._open(inputs).part("dataset").found
+        self._configuration = self._configured(inputs)
+        return self._configuration.part("dataset").found
 
     def open(self) -> None:
         """Load the network."""
@@ -52,14 +156,20 @@ class BundleWork:
 
         if self.threads:
             torch.set_num_threads(min(self.threads, torch.get_num_threads()))
-        self._opened = self._open([])
-        self._opened.part("evaluator")
+        opened = self._configuration = self._configuration or self._configured([])
+        self._opened = EvaluatorWork(opened.part("evaluator"), opened.part("dataset"), self.output_dir)
+        self._opened.open()
+
+    @property
+    def opened(self) -> EvaluatorWork:
+        """The work with its network, once that is loaded."""
+        assert self._opened is not None, "a worker opens its work first"
+        return self._opened
 
     @property
     def network(self) -> nn.Module:
         """The network, once it is loaded."""
-        assert self._opened is not None, "a worker opens its work first"
-        return self._opened.part("network")
+        return self.opened.evaluator.network
 
     @property
     def writer(self) -> StudyWriter:
@@ -70,34 +180,48 @@ class BundleWork:
         WeightsError
             If the bundle has no weights.
         """
-        if self._opened is None:
-            self._opened = self._open([])
-        writer: StudyWriter = self._opened.part("writer")
+        if self._configuration is None:
+            self._configuration = self._configured([])
+        writer: StudyWriter = self._configuration.part("writer")
         if not writer.checkpoint.is_file():
             raise WeightsError(f"{writer.checkpoint}: bundle {self.bundle.name} has no weights")
         return writer
 
     def made_by(self) -> dict[str, Any]:
         """Bundle, configuration, weights and settings."""
-        return self.writer.made_by()
+        self._made_by = self._made_by or self.writer.made_by()
+        return self._made_by
 
-    def perform(self, study: Study) -> StudyOutcome:
+    def perform(self, study: Study, outcome: StudyOutcome) -> None:
         """Read, infer and write `study`."""
-        assert self._opened is not None, "a worker opens its work first"
-        item = self._opened.part("dataset").prepare(study)
-        return self._opened.part("evaluator").process(item)
+        self.opened.perform(study, outcome)
+
+    def watch_windows(self, listener: WindowListener) -> None:
+        """As in `EvaluatorWork`, once it is open."""
+        self.opened.watch_windows(listener)
+
+    def stop(self) -> None:
+        """As in `EvaluatorWork`, once it is open."""
+        self.opened.stop()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
+        return self.__dict__ | {"_configuration": None, "_opened": None}
 
-    def _open(self, inputs: Sequence[str]) -> OpenBundle:
+    def _configured(self, inputs: Sequence[str | Path]) -> OpenBundle:
         from medvit.bundles import open_bundle
 
         return open_bundle(
             self.bundle,
             input=[str(Path(i).absolute()) if Path(i).exists() else str(i) for i in inputs],
             output_dir=str(self.output_dir),
-            # Equal studies shall have equal results, however often a run was broken off.
+            # Equal studies shall have equal results, however often a run was interrupted.
             timings=False,
             **self.overrides,
         )
+
+
+def _stamps(study: Study) -> list[list[Any]]:
+    try:
+        return input_stamps(study)
+    except (OSError, StudyError):
+        return []

@@ -11,9 +11,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from medvit.errors import MedvitError, MissingExtraError
-from medvit.runs.attempt import Attempt, Work
 from medvit.runs.outcome import StudyOutcome
-from medvit.runs.workers import WORKER_DIED, Worker, lost
+from medvit.runs.refusals import WORKER_DIED
+from medvit.runs.work import Attempt, Work
+from medvit.runs.workers import Worker, lost
 from medvit.studies import Study
 
 CONNECT_SECONDS = 30.0
@@ -31,9 +32,9 @@ class ClusterExecutor:
     work, time_limit
         As in `medvit.runs.workers.Worker`.
     address
-        Of the scheduler, such as ``"tcp://host:8786"``.
+        Address of the scheduler, such as ``"tcp://host:8786"``.
     resources
-        What a study needs of a Dask worker, such as ``{"GPU": 1}``.
+        Resources that a study needs of a Dask worker, such as ``{"GPU": 1}``.
 
     Raises
     ------

@@ -55,9 +55,9 @@ class StudyDataset(Dataset):
     def __getitem__(self, index: int) -> StudyItem:
         return self.prepare(self.found.studies[index])
 
-    def prepare(self, study: Study) -> StudyItem:
-        """`study`, read and preprocessed as far as it goes."""
-        item = StudyItem(study, StudyOutcome(study.id))
+    def prepare(self, study: Study, outcome: StudyOutcome | None = None) -> StudyItem:
+        """`study`, read and preprocessed as far as it goes; what becomes of it is noted in `outcome`."""
+        item = StudyItem(study, outcome or StudyOutcome(study.id))
         try:
             with item.outcome.timed("read"):
                 item.study = read_study(study)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,17 +12,15 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from medvit.errors import MedvitError
-from medvit.runs.attempt import Attempt
 from medvit.runs.outcome import StudyOutcome
-from medvit.runs.workers import TIME_LIMIT, WORKER_DIED
+from medvit.runs.refusals import PASSING, TIME_LIMIT, WORKER_DIED
+from medvit.runs.work import Attempt
 from medvit.studies import Study
 
 # A study that has cost this many workers is set aside, whatever the number of retries.
 MAX_LOST = 2
 # So many attempts, each of which cost a worker, and no other: the fault is not the studies'.
 ALL_LOST = 8
-# Failures that may pass; all others would only happen again.
-PASSING = (WORKER_DIED, TIME_LIMIT, "MemoryError", "OutOfMemoryError", "OSError", "input-changed")
 _PAUSE = 0.5
 
 
@@ -76,20 +74,18 @@ class _Waiting:
 
 
 def attempts(
-    executor: Executor, studies: Sequence[Study], retries: int, beat: Callable[[], None]
+    executor: Executor, studies: Sequence[Study], retries: int
 ) -> Iterator[tuple[StudyOutcome, str]]:
     """Have all `studies` done, as many at once as the executor takes.
 
     Parameters
     ----------
     executor
-        Of one machine or several.
+        Whoever does the attempts, on one machine or several.
     studies
         In the order in which to begin them.
     retries
         How often a study is tried again after a failure that may pass.
-    beat
-        Called twice a second or oftener.
 
     Yields
     ------
@@ -109,7 +105,6 @@ def attempts(
         while running < executor.capacity and (task := waiting.take()):
             executor.submit(task.study).add_done_callback(partial(_deliver, results, task))
             running += 1
-        beat()
         try:
             task, future = results.get(timeout=_PAUSE)
         except Empty:

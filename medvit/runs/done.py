@@ -1,4 +1,4 @@
-"""The done mark of a study: what its results were made from and what they are, to the last bit."""
+"""The done mark of a study: what its results were made from and what they are, byte for byte."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from medvit.studies.study import Series
 DONE = "done.json"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHANGED = {
-    "inputs": "its input changed",
     "weights_sha256": "the weights changed",
     "medvit": "it was made by another version of medvit",
 }
@@ -37,13 +37,27 @@ def input_sha256(study: Study) -> list[str]:
     return [_digest([sha256_of(path) for path in _files_of(series)]) for series in study.series]
 
 
-def seal(folder: Path, made_from: Mapping[str, Any]) -> None:
+def input_stamps(study: Study) -> list[list[Any]]:
+    """Path, size and time of change of each file of `study`: cheap to compare, without reading any.
+
+    Raises
+    ------
+    OSError, StudyError
+        If a file cannot be found.
+    """
+    files = [path for series in study.series for path in _files_of(series)]
+    return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
+
+
+def seal(folder: Path, made_from: Mapping[str, Any], missing: Mapping[str, str] | None = None) -> None:
     """Bring all files of `folder` to the disk and write its done mark, last of all.
 
     Parameters
     ----------
     made_from
         Input, weights and settings, for JSON; the results count as done only for the same ones.
+    missing
+        Why an output that was asked for is not there, by its name.
     """
     outputs = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -51,7 +65,8 @@ def seal(folder: Path, made_from: Mapping[str, Any]) -> None:
         outputs[path.relative_to(folder).as_posix()] = sha256_of(path)
     for subfolder in (p for p in folder.rglob("*") if p.is_dir()):
         _sync(subfolder)
-    write_json(folder / DONE, {"made_from": made_from, "outputs": outputs})
+    mark = {"made_from": made_from, "outputs": outputs}
+    write_json(folder / DONE, mark | ({"missing": dict(missing)} if missing else {}))
 
 
 def read_mark(folder: Path) -> dict[str, Any] | None:
@@ -64,29 +79,62 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
     return mark if whole else None
 
 
-def why_not_done(folder: Path, made_from: Mapping[str, Any]) -> str:
-    """Why a study has to be done, in a clause; empty when its results are whole and of `made_from`."""
+def void_mark(folder: Path) -> None:
+    """Have the results of a study count no longer; what they were made from stays known."""
+    if (mark := read_mark(folder)) is not None:
+        write_json(folder / DONE, mark | {"void": True})
+
+
+def lies_in_results(path: Path) -> bool:
+    """Whether a file or folder lies beside or below a done mark: a result, and not an input."""
+    return any(_is_result(parent) for parent in path.absolute().parents)
+
+
+@cache
+def _is_result(folder: Path) -> bool:
+    # Another program may well write a file of this name.
+    return (folder / DONE).is_file() and read_mark(folder) is not None
+
+
+def why_not_done(folder: Path, made_by: Mapping[str, Any], inputs: Callable[[], list[str]]) -> str:
+    """Why a study has to be done, in a clause; empty when its results are whole and count.
+
+    Parameters
+    ----------
+    folder
+        Folder of the study's results.
+    made_by
+        Weights and settings that are asked for.
+    inputs
+        Gives the digests of the study's input, read only when all else fits.
+    """
     if not folder.exists():
         return "it is missing"
     mark = read_mark(folder)
     if mark is None:
         return "it was not finished"
-    wanted = json.loads(json.dumps(made_from))
-    differing = [key for key in wanted | mark["made_from"] if wanted.get(key) != mark["made_from"].get(key)]
+    if mark.get("void"):
+        return "it is to be done anew"
+    wanted, made_from = json.loads(json.dumps(made_by)), dict(mark["made_from"])
+    made_from_inputs = made_from.pop("inputs", None)
+    differing = [key for key in wanted | made_from if wanted.get(key) != made_from.get(key)]
     if differing:
         return _CHANGED.get(differing[0], "the bundle or its settings changed")
     for name, digest in mark["outputs"].items():
         file = safe_join(folder, name)
         if not file.is_file() or sha256_of(file) != digest:
             return f"{name} is damaged or gone"
-    return ""
+    return "" if inputs() == made_from_inputs else "its input changed"
 
 
 @contextmanager
-def study_folder(output_dir: Path, study_id: str, made_from: Mapping[str, Any]) -> Iterator[Path]:
+def study_folder(
+    output_dir: Path, study_id: str, made_from: Mapping[str, Any], missing: Mapping[str, str] | None = None
+) -> Iterator[Path]:
     """A folder to fill that becomes ``output_dir/study_id``, with its done mark, once the block ends well.
 
-    Whatever stood there before is replaced as a whole; when the block fails it stays as it was.
+    Whatever stood there before is replaced as a whole; when the block fails it stays as it was. The block may
+    add to `missing` until it ends.
 
     Raises
     ------
@@ -99,7 +147,7 @@ def study_folder(output_dir: Path, study_id: str, made_from: Mapping[str, Any]) 
     try:
         partial.mkdir(parents=True)
         yield partial
-        seal(partial, made_from)
+        seal(partial, made_from, missing)
         if final.exists():
             final.rename(earlier)
         partial.rename(final)
@@ -107,7 +155,7 @@ def study_folder(output_dir: Path, study_id: str, made_from: Mapping[str, Any]) 
     except BaseException as error:
         if earlier.exists() and not final.exists():
             earlier.rename(final)
-        if (reason := _disk_full(error)) is not None:
+        if (reason := disk_full(error)) is not None:
             what = f"cannot be written: {reason}"
             raise StudyError("disk-full", what, path=final, do="free space, then resume") from None
         raise
@@ -127,8 +175,13 @@ def _beside(output_dir: Path, study_id: str) -> tuple[Path, Path]:
 
 
 def _files_of(series: Series) -> Sequence[Path]:
-    # A header may stand apart from its voxels.
-    return series.paths if series.format == "dicom" else sorted(read_header(series).files)
+    # A header may stand apart from its voxels; a broken one is for the reader to refuse.
+    if series.format == "dicom":
+        return series.paths
+    try:
+        return sorted(read_header(series).files)
+    except StudyError:
+        return series.paths
 
 
 def _digest(digests: Sequence[str]) -> str:
@@ -137,8 +190,8 @@ def _digest(digests: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
-def _disk_full(error: BaseException) -> str | None:
-    # The system's words for it, also where another error was raised from it.
+def disk_full(error: BaseException) -> str | None:
+    """The system's words for a full disk, also where another error was raised from it; else `None`."""
     cause = error.__cause__ if isinstance(error, MedvitError) else error
     return cause.strerror if isinstance(cause, OSError) and cause.errno in _DISK_FULL else None
 

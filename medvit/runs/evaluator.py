@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -22,8 +21,7 @@ from medvit.runs.outcome import StudyOutcome
 class StudyEvaluator(SupervisedEvaluator):
     """Infers, post-processes and writes studies; one that fails is noted and the next one taken.
 
-    MONAI's evaluator ends with the first exception of a batch. Here the exception belongs to its study. While
-    one study is post-processed and written, in a thread, the next one is inferred.
+    MONAI's evaluator ends with the first exception of a batch. Here the exception belongs to its study.
 
     Parameters
     ----------
@@ -67,50 +65,32 @@ class StudyEvaluator(SupervisedEvaluator):
         self.writer = writer
         self.outcomes: list[StudyOutcome] = []
         self.last_prediction: MetaTensor | None = None
-        # One study at a time is finished beside the inference of the next: memory stays bounded.
-        self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish")
-        self._finishing: Future[None] | None = None
-
-    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
-        """Take every study of the loader; all results are written when it returns."""
-        try:
-            super().run(global_epoch)
-        finally:
-            self._wait()
 
     def _iteration(self, engine: Engine, item: StudyItem) -> StudyOutcome:  # type: ignore[override]
-        prediction = self._infer(item)
-        self._wait()
-        self._finishing = self._finisher.submit(self._finish, item, prediction)
-        self.outcomes.append(item.outcome)
+        self.outcomes.append(self.process(item))
         self.state.output = item.outcome
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return item.outcome
 
     def process(self, item: StudyItem) -> StudyOutcome:
         """Take one study from its preprocessed image to its written results."""
-        self._finish(item, self._infer(item))
+        self.finish(item, self.infer(item))
         return item.outcome
 
-    def _wait(self) -> None:
-        if self._finishing is not None:
-            self._finishing.result()
-            self._finishing = None
-
-    def _infer(self, item: StudyItem) -> MetaTensor | None:
+    def infer(self, item: StudyItem) -> MetaTensor | None:
         """The inferer's result (1, X, Y, Z); `None` when there is none, and why is in the outcome."""
         if item.image is None:
             return None
         try:
             with item.outcome.timed("infer"):
                 prediction = self.inferer(item.image[None].to(self.state.device), self.network)[0]
-                item.outcome.details = self.inferer.report.as_dict()
+                item.outcome.details = self.inferer.report.as_dict() | {"device": str(self.state.device)}
             return prediction
         except Exception as error:
             item.outcome.fail(error)
             return None
 
-    def _finish(self, item: StudyItem, prediction: MetaTensor | None) -> None:
+    def finish(self, item: StudyItem, prediction: MetaTensor | None) -> None:
         """Post-process and write the result of a study."""
         self.last_prediction = None
         if prediction is None:
@@ -118,10 +98,10 @@ class StudyEvaluator(SupervisedEvaluator):
         try:
             with item.outcome.timed("postprocess"):
                 case = {"pred": prediction, "image": item.image, "source": item.study.image}
-                self.last_prediction = self.postprocess(case)["pred"]
+                prediction = self.last_prediction = self.postprocess(case)["pred"]
             if self.writer is not None:
                 with item.outcome.timed("write"):
-                    self.writer.write(item.study, self.last_prediction, item.outcome)
+                    self.writer.write(item.study, prediction, item.outcome)
         except Exception as error:
             item.outcome.fail(error)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,11 @@ from monai.data import MetaTensor
 
 from medvit import __version__
 from medvit.bundles import Bundle
-from medvit.runs.done import input_sha256, study_folder
-from medvit.runs.outcome import StudyOutcome
+from medvit.errors import MedvitError
+from medvit.runs.done import disk_full, input_sha256, study_folder
+from medvit.runs.outcome import StudyOutcome, cause_of
+from medvit.runs.record import software_versions
+from medvit.runs.work import note_verdict
 from medvit.studies import Study, sha256_of, write_image, write_label_map
 from medvit.studies.labels import LabelTable
 from medvit.studies.study import Series
@@ -21,8 +26,6 @@ from medvit.studies.study import Series
 if TYPE_CHECKING:
     from medvit.reports import StudyReport
     from medvit.studies.dicom_out import Algorithm
-
-SOFTWARE = ("medvit", "monai", "torch", "numpy", "nibabel", "pydicom")
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,10 @@ class ResultOptions:
     deidentify
         Whether the DICOM results, and a copy of the images beside them, go without what could identify a
         person (DICOM PS3.15, Basic Profile).
+    dicom_anyway
+        Whether to write DICOM results of studies whose light is red as well.
     language
-        Of the reports: ``"en"``, ``"de"`` or ``"fr"``.
+        Language of the reports: ``"en"``, ``"de"`` or ``"fr"``.
     show_patient
         Whether reports show the patient's name and identifier.
     timings
@@ -62,6 +67,7 @@ class ResultOptions:
     viewer: bool = False
     pdf: bool = False
     dicom: bool = False
+    dicom_anyway: bool = False
     deidentify: bool = False
     language: str = "en"
     show_patient: bool = False
@@ -134,63 +140,92 @@ class StudyWriter:
             "bundle": f"{self.bundle.name} {self.bundle.version}",
             "config_sha256": sha256_of(self.bundle.config("inference")),
             "weights_sha256": self.provenance["weights_sha256"],
-            "settings": self.settings | asdict(self.options),
+            "settings": self.settings | {k: v for k, v in asdict(self.options).items() if k != "timings"},
         }
 
-    def made_from(self, study: Study) -> dict[str, Any]:
-        """What the results of `study` are made from, for its done mark."""
-        return self.made_by() | {"inputs": input_sha256(study)}
+    def foresee(self, study: Study, outcome: StudyOutcome) -> None:
+        """Say before `study` is inferred which of the outputs that were asked for cannot be made."""
+        if self._as_dicom(study) and (why := _why_no_dicom(study)):
+            outcome.missing["dicom"] = why
+            outcome.tell("note", f"DICOM results cannot be made: {why}")
 
     def write(self, study: Study, prediction: MetaTensor, outcome: StudyOutcome) -> None:
-        """Write what belongs to `study` and note it in `outcome`."""
+        """Write what belongs to `study` and note it in `outcome`.
+
+        Label map or image must be written. Whatever else goes wrong costs that output alone, which is then
+        named in `outcome.missing`.
+        """
         voxels = prediction.squeeze(0).cpu().numpy()
         table = self.bundle.label_table
-        with study_folder(self.output_dir, study.id, self.made_from(study)) as folder:
+        made_from = self.made_by() | {"inputs": outcome.inputs or input_sha256(study)}
+        with study_folder(self.output_dir, study.id, made_from, outcome.missing) as folder:
             if table is None:
                 write_image(folder / "image.nii.gz", voxels, study)
-                self._write_restoration(folder, study, voxels, outcome)
             else:
                 write_label_map(folder / "labels.nii.gz", table.to_files(voxels), study, table.file_names)
-                self._write_segmentation(folder, study, voxels, table, outcome)
+            with _optional("measurements and report", outcome):
+                report = self._report(study, voxels, table, outcome)
+                self._write_report(folder, study, report, outcome)
+                self._write_dicom(folder, study, report, outcome)
             outcome.outputs = sorted(
                 p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
             )
 
-    def _write_segmentation(
-        self, folder: Path, study: Study, label_map: np.ndarray, table: LabelTable, outcome: StudyOutcome
-    ) -> None:
-        from medvit.reports import make_report, read_prior
-        from medvit.studies.dicom_out import write_segmentation_results
+    def _report(
+        self, study: Study, voxels: np.ndarray, table: LabelTable | None, outcome: StudyOutcome
+    ) -> StudyReport:
+        from medvit.reports import make_report, make_restoration_report, read_prior
 
         assert study.image is not None and study.grid is not None, "a written study has been read"
-        report = make_report(
-            study.id, label_map, study.grid, table, study.image[0].numpy(),
-            priors=tuple(read_prior(path) for path in self.options.priors), **self._described(study, outcome),
-        )  # fmt: skip
-        outcome.volumes_ml = {m.structure.name: m.volume_ml for m in report.measurements.structures}
-        self._write_report(folder, report, pdf=self._as_dicom(study))
-        if self._as_dicom(study):
-            write_segmentation_results(
-                folder / "dicom", self._dicom_source(folder, study), label_map, study.grid, table,
-                outcome.volumes_ml, self._algorithm(), pdf=folder / "report.pdf",
-            )  # fmt: skip
+        source, described = study.image[0].numpy(), self._described(study, outcome)
+        if table is None:
+            return make_restoration_report(study.id, voxels, source, study.grid, **described)
 
-    def _write_restoration(
-        self, folder: Path, study: Study, restored: np.ndarray, outcome: StudyOutcome
-    ) -> None:
-        from medvit.reports import make_restoration_report
-        from medvit.studies.dicom_out import write_restoration_results
+        def make(*paths: str) -> StudyReport:
+            priors = tuple(read_prior(path) for path in paths)
+            return make_report(study.id, voxels, study.grid, table, source, priors=priors, **described)
 
-        assert study.image is not None and study.grid is not None, "a written study has been read"
-        report = make_restoration_report(
-            study.id, restored, study.image[0].numpy(), study.grid, **self._described(study, outcome)
-        )
-        self._write_report(folder, report, pdf=self._as_dicom(study))
-        if self._as_dicom(study):
-            write_restoration_results(
-                folder / "dicom", self._dicom_source(folder, study), restored, study.grid, self._algorithm(),
-                description=self.bundle.facts.get("restoration", "restored"), pdf=folder / "report.pdf",
-            )  # fmt: skip
+        if self.options.priors:
+            with _optional("comparison with earlier studies", outcome):
+                return make(*self.options.priors)
+        return make()
+
+    def _write_report(self, folder: Path, study: Study, report: StudyReport, outcome: StudyOutcome) -> None:
+        from medvit.reports import write_html, write_json, write_pdf
+
+        options = self.options
+        words: dict[str, Any] = {"language": options.language, "show_patient": options.show_patient}
+        write_json(report, folder / "measurements.json", show_patient=options.show_patient)
+        note_verdict(outcome, folder)
+        if options.report:
+            with _optional("report.html", outcome):
+                write_html(report, folder / "report.html", viewer=options.viewer, **words)
+        if options.pdf or self._as_dicom(study):
+            with _optional("report.pdf", outcome):
+                write_pdf(report, folder / "report.pdf", **words)
+
+    def _write_dicom(self, folder: Path, study: Study, report: StudyReport, outcome: StudyOutcome) -> None:
+        if not self._as_dicom(study) or "dicom" in outcome.missing:
+            return
+        if outcome.light == "red" and not self.options.dicom_anyway:
+            outcome.missing["dicom"] = f"the study is red ({outcome.finding}); --dicom-anyway writes it"
+            return
+        with _optional("dicom", outcome, folder / "dicom"):
+            from medvit.studies.dicom_out import write_restoration_results, write_segmentation_results
+
+            source = self._dicom_source(folder, study)
+            pdf = folder / "report.pdf" if (folder / "report.pdf").is_file() else None
+            if len(report.table):
+                write_segmentation_results(
+                    folder / "dicom", source, report.label_map, report.grid, report.table,
+                    outcome.volumes_ml, self._algorithm(), pdf=pdf,
+                )  # fmt: skip
+            else:
+                assert report.image is not None, "a restoration has its image"
+                write_restoration_results(
+                    folder / "dicom", source, report.image, report.grid, self._algorithm(),
+                    description=self.bundle.facts.get("restoration", "restored"), pdf=pdf,
+                )  # fmt: skip
 
     def _described(self, study: Study, outcome: StudyOutcome) -> dict[str, Any]:
         """What a report says beside its figures."""
@@ -205,17 +240,6 @@ class StudyWriter:
             "stated": stated_of(self.options.age, self.options.sex, self.options.study_date),
             "notes": study.notes,
         }
-
-    def _write_report(self, folder: Path, report: StudyReport, pdf: bool) -> None:
-        from medvit.reports import write_html, write_json, write_pdf
-
-        options = self.options
-        words: dict[str, Any] = {"language": options.language, "show_patient": options.show_patient}
-        write_json(report, folder / "measurements.json", show_patient=options.show_patient)
-        if options.report:
-            write_html(report, folder / "report.html", viewer=options.viewer, **words)
-        if options.pdf or pdf:
-            write_pdf(report, folder / "report.pdf", **words)
 
     def _as_dicom(self, study: Study) -> bool:
         return self.options.dicom and study.series[0].format == "dicom"
@@ -236,8 +260,25 @@ class StudyWriter:
         return Algorithm(self.bundle.name, self.bundle.version, self.provenance["weights_sha256"])
 
 
-def software_versions() -> dict[str, str]:
-    """Versions of what computed and wrote the results."""
-    from importlib.metadata import version
+@contextmanager
+def _optional(name: str, outcome: StudyOutcome, folder: Path | None = None) -> Iterator[None]:
+    """Note an output that cannot be made as missing, and go on; `folder` takes nothing half-made along."""
+    try:
+        yield
+    except Exception as error:
+        if disk_full(error) is not None:  # nothing else could be written either
+            raise
+        outcome.missing[name] = cause_of(error)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    return {name: __version__ if name == "medvit" else version(name) for name in SOFTWARE}
+
+def _why_no_dicom(study: Study) -> str:
+    """Why DICOM objects cannot be made from a study, by its headers; empty where they can."""
+    from medvit.studies.dicom_out import read_source
+
+    try:
+        read_source(study.series[0].paths)
+    except MedvitError as error:
+        return str(error)
+    return ""

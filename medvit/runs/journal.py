@@ -1,4 +1,4 @@
-"""The journal of a cohort: append-only JSON lines, one file for each process. Imports no torch."""
+"""The journal of a run: append-only JSON lines, one file for each process. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import json
 import os
 import secrets
 import socket
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,13 @@ class Journal:
     Parameters
     ----------
     output_dir
-        Of the cohort.
+        Folder with the results of the run.
     """
 
     def __init__(self, output_dir: Path) -> None:
         folder = output_dir / JOURNAL
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
-        self._beat = 0.0
 
     def note(self, event: str, **facts: Any) -> None:
         """Append an event, such as ``note("done", study="a")``."""
@@ -43,22 +44,31 @@ class Journal:
         with contextlib.suppress(OSError), self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
 
-    def beat(self) -> None:
-        """Show that the run is alive."""
-        if time.monotonic() - self._beat >= HEARTBEAT:
-            self._beat = time.monotonic()
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Show that the run is alive for the length of the block."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT):
+                with contextlib.suppress(OSError):
+                    os.utime(self.path)
+
+        threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 @functools.cache
 def journal_of(output_dir: Path) -> Journal:
-    """This process's own journal of a cohort."""
+    """This process's own journal of a run."""
     return Journal(output_dir)
 
 
 def read_events(output_dir: Path) -> list[dict[str, Any]]:
-    """All events of a cohort in order of time; a line that is being written is left out."""
+    """All events of an output folder in order of time; a line that is being written is left out."""
     events = []
     for path in (output_dir / JOURNAL).glob("*.jsonl"):
         for line in path.read_bytes().split(b"\n"):
@@ -86,3 +96,12 @@ def _lives(file: Path, begin: dict[str, Any]) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def last_stage(output_dir: Path, study: str) -> str:
+    """The stage that a study came to last; empty when it has not come to any."""
+    stage = ""
+    for event in read_events(output_dir):
+        if event.get("study") == study and event["event"] in ("started", "stage"):
+            stage = event.get("stage", "")
+    return stage

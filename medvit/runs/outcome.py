@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from medvit.errors import MedvitError, StudyError, root_cause
 
 Stage = Literal["read", "preprocess", "infer", "postprocess", "write"]
+Light = Literal["", "green", "amber", "red"]
+# Told of a study: its id, and ``"stage"`` with the stage that begins, or ``"note"`` with a sentence.
+Listener = Callable[[str, str, str], None]
 
 
 @dataclass
@@ -19,10 +22,6 @@ class StudyOutcome:
 
     Parameters
     ----------
-    study
-        Identifier of the study.
-    status
-        ``"done"`` or ``"failed"``.
     stage
         The stage that was reached last, or failed.
     error, code
@@ -35,6 +34,14 @@ class StudyOutcome:
         What the inferer reports of its work.
     volumes_ml
         Volume of each structure.
+    light, finding
+        Traffic light of quality control, and its first finding; empty where nothing was measured.
+    missing
+        Why each output that was asked for was not written, by the name of the output.
+    inputs
+        SHA-256 of what each series was read from.
+    listener
+        Told of each stage that begins; stays in its process.
     """
 
     study: str
@@ -46,24 +53,57 @@ class StudyOutcome:
     outputs: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     volumes_ml: dict[str, float] = field(default_factory=dict)
+    light: Light = ""
+    finding: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    listener: Listener | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def well(self) -> bool:
+        """Whether the study is done, nothing that was asked for is missing, and its light is not red."""
+        return self.status == "done" and not self.missing and self.light != "red"
+
+    @property
+    def verdict(self) -> str:
+        """Light, first finding and missing outputs in a clause; empty where there is nothing to say."""
+        seen = f"{self.light}: {self.finding.rstrip('.')}" if self.light and self.finding else self.light
+        return "; ".join(
+            filter(None, (seen, *(f"{name} is missing: {w}" for name, w in self.missing.items())))
+        )
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
         """Name and time a stage."""
         self.stage = stage
+        self.tell("stage", stage)
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] = round(time.perf_counter() - started, 3)
+            spent = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+            self.seconds[stage] = round(spent, 3)
+
+    def tell(self, kind: str, text: str) -> None:
+        """Let the listener know."""
+        if self.listener is not None:
+            self.listener(self.study, kind, text)
 
     def fail(self, error: Exception) -> None:
         """Note why the study failed, in one sentence."""
         self.status = "failed"
         self.code = error.code if isinstance(error, StudyError) else type(error).__name__
-        root = root_cause(error)
-        self.error = str(root) if isinstance(root, MedvitError) else f"{type(root).__name__}: {root}"
+        self.error = cause_of(error)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "listener"}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"listener": None}
+
+
+def cause_of(error: BaseException) -> str:
+    """What a person can put right, or else what started it, in one sentence."""
+    root = root_cause(error)
+    return str(root) if isinstance(root, MedvitError) else f"{type(root).__name__}: {root}"

@@ -1,31 +1,36 @@
-"""How a cohort gets on: a bar on a terminal, a line a study elsewhere."""
+"""How a run gets on: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 from medvit.runs.outcome import StudyOutcome
 
+# Seconds between two lines about the windows of one study.
+_PAUSE = 10.0
 
-class CohortProgress:
-    """Shows each study that ends.
+
+class RunProgress:
+    """Shows each study that ends, and the stages and windows of those that this process works on.
 
     Parameters
     ----------
     console
-        Where to.
-    total, kept
-        All studies, and those that an earlier run has done.
+        Where it is shown.
+    total
+        Number of all studies.
     """
 
-    def __init__(self, console: Console, total: int, kept: int) -> None:
-        self.console, self.total, self.ended, self.failed = console, total, kept, 0
-        self._began = time.monotonic()
+    def __init__(self, console: Console, total: int) -> None:
+        self.console, self.total, self.ended, self.failed = console, total, 0, 0
+        self._lock = threading.Lock()
+        self._said = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -35,9 +40,11 @@ class CohortProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("studies", total=total, completed=kept)
+        self._studies = self._bar.add_task("studies", total=total)
+        self._windows: TaskID | None = None
+        self._inferring, self._reading = "", ""
 
-    def __enter__(self) -> CohortProgress:
+    def __enter__(self) -> RunProgress:
         self._bar.start()
         return self
 
@@ -46,14 +53,45 @@ class CohortProgress:
     ) -> None:
         self._bar.stop()
 
+    def say(self, line: str, style: str = "") -> None:
+        """A line above the bars."""
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True, style=style or None)
+
+    def listen(self, study: str, kind: str, text: str) -> None:
+        """A study has come to a stage, or there is something to know about it."""
+        if kind == "note":
+            self.say(f"{study}: {text}", "yellow")
+        elif text == "read" and not self.console.is_terminal and study != self._reading:
+            self._reading = study
+            self.say(f"{study}: reading")
+        elif text == "infer":
+            with self._lock:
+                self._inferring, self._said = study, time.monotonic()
+
+    def window(self, done: int, total: int) -> None:
+        """`done` of `total` windows of the study that is being inferred have been seen."""
+        with self._lock:
+            if self.console.is_terminal:
+                if self._windows is None:
+                    self._windows = self._bar.add_task("windows", total=total)
+                self._bar.update(self._windows, completed=done, total=total)
+            elif time.monotonic() - self._said >= _PAUSE:
+                self._said = time.monotonic()
+                self.say(f"{self._inferring}: {done} of {total} windows")
+
     def show(self, outcome: StudyOutcome, event: str) -> None:
-        """One study has come to `event`: ``done``, ``kept``, ``failed`` or ``retry``."""
+        """A study has come to `event`: ``done``, ``kept``, ``failed``, ``refused`` or ``retry``."""
         if event != "retry":
             self.ended += 1
-            self.failed += event == "failed"
+            self.failed += event in ("failed", "refused")
         description = f"studies ({self.failed} failed)" if self.failed else "studies"
-        self._bar.update(self._task, completed=self.ended, description=description)
-        if not self.console.is_terminal or event in ("failed", "retry"):
-            text = outcome.error if outcome.status == "failed" else f"{sum(outcome.seconds.values()):.1f} s"
-            line = f"[{self.ended}/{self.total}] {event} {outcome.study}: {text}"
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._bar.update(self._studies, completed=self.ended, description=description)
+        if event == "kept":
+            return
+        if outcome.status == "failed":
+            text, style = outcome.error, "red"
+        else:
+            seconds = f"{sum(outcome.seconds.values()):.1f} s"
+            text = "; ".join(filter(None, (seconds, outcome.verdict)))
+            style = {"red": "red", "amber": "yellow"}.get(outcome.light, "")
+        self.say(f"[{self.ended}/{self.total}] {event} {outcome.study}: {text}", style)

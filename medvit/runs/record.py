@@ -1,4 +1,4 @@
-"""The record of a cohort: what became of each study, the failures, the table and the page."""
+"""The record of an output folder: what became of each study over all runs, the tables and the page."""
 
 from __future__ import annotations
 
@@ -6,115 +6,194 @@ import datetime
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rich.console import Console
+from rich.table import Table
 
+from medvit import __version__
 from medvit.reports.cohort import CohortRow, cohort_page, write_cohort_csv
 from medvit.reports.tables import csv_text
+from medvit.runs.done import DONE
 from medvit.runs.outcome import StudyOutcome
+from medvit.runs.plan import FAILURES, LONG_TABLE, OTHER_RESULTS, PAGE, RECORD, TABLE
 from medvit.studies import Found, atomic_path, safe_join, write_json
 
+# Version of what run.json holds.
+SCHEMA = "2.0"
+SOFTWARE = ("medvit", "monai", "torch", "numpy", "nibabel", "pydicom")
 _SHOWN = 20
+# For so many studies the files that were written are listed.
+_FEW = 3
 
 
-def write_record(
-    output_dir: Path,
-    outcomes: Sequence[StudyOutcome],
-    found: Found,
-    made_by: Mapping[str, Any],
-    redone: Mapping[str, str],
-    started: float,
-    console: Console,
-) -> None:
-    """Write ``run.json``, ``failures.csv``, ``cohort.csv``, ``cohort_long.csv``, ``cohort.html``; say so.
+@dataclass(frozen=True)
+class RunFacts:
+    """What there is to say of one run.
+
+    Parameters
+    ----------
+    made_by
+        Bundle, weights and settings.
+    started
+        When it began, in seconds since 1970.
+    exit_code
+        As it ends with.
+    kept
+        Studies that an earlier run had done.
+    redone
+        Studies whose earlier results did not count, and why.
+    """
+
+    made_by: Mapping[str, Any]
+    started: float
+    exit_code: int
+    kept: Collection[str] = ()
+    redone: Mapping[str, str] | None = None
+
+    def as_dict(self, outcomes: Sequence[StudyOutcome], found: Found) -> dict[str, Any]:
+        """The entry of the run in ``run.json``."""
+        known = {outcome.study for outcome in outcomes}
+        began = datetime.datetime.fromtimestamp(self.started, datetime.UTC)
+        return {
+            "started": began.isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.started, 3),
+            "exit_code": self.exit_code,
+            "made_by": dict(self.made_by),
+            "software": software_versions(),
+            "platform": {"python": platform.python_version(), "system": platform.system()},
+            "studies": [outcome.study for outcome in outcomes],
+            "kept": [outcome.study for outcome in outcomes if outcome.study in self.kept],
+            "redone": dict(self.redone or {}),
+            "not_reached": [s.id for s in found.studies if s.id not in known],
+            "left_out": [{"path": str(thing.path), "why": thing.why} for thing in found.left_out],
+        }
+
+
+def write_record(output_dir: Path, outcomes: Sequence[StudyOutcome], found: Found, facts: RunFacts) -> None:
+    """Add a run to ``run.json``; write ``failures.csv``, the tables ``cohort*.csv`` and ``cohort.html``.
+
+    What earlier runs recorded of other studies is kept, and so are the facts of a study that is kept.
 
     Parameters
     ----------
     outcomes
-        Of all studies that were come to, in the order of the cohort.
+        Outcomes of all studies that were come to, in the order of the run.
     found
         The search that the studies are from.
-    made_by
-        Bundle, weights and settings.
-    redone
-        Studies whose earlier results did not count, and why.
-    started
-        When the run began, in seconds since 1970.
     """
-    failures = [
-        {"study": o.study, "stage": o.stage, "code": o.code, "error": _cause(output_dir, o)}
-        for o in outcomes
-        if o.status == "failed"
-    ]
-    known = {o.study for o in outcomes}
-    content: dict[str, Any] = {
-        "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - started, 3),
-        "made_by": dict(made_by),
-        "platform": {"python": platform.python_version(), "system": platform.system()},
-        "studies": [o.as_dict() for o in outcomes],
-        "failures": failures,
-        "not_reached": [s.id for s in found.studies if s.id not in known],
-        "redone": dict(redone),
-        "left_out": [{"path": str(thing.path), "why": thing.why} for thing in found.left_out],
-    }
-    write_json(output_dir / "run.json", content)
-    _write_csv(output_dir / "failures.csv", ("study", "stage", "code", "error"), failures)
-    _write_tables(output_dir, outcomes)
-    _show(output_dir, outcomes, failures, content["not_reached"], console)
+    with FileLock(output_dir / ".cohort" / "record.lock"):
+        earlier = _read(output_dir / RECORD)
+        number = len(earlier["runs"]) + 1
+        # Results may have been deleted since.
+        studies = {
+            s["study"]: s
+            for s in earlier["studies"]
+            if s["status"] == "failed" or (safe_join(output_dir, s["study"]) / DONE).is_file()
+        }
+        refused = [o for o in outcomes if o.code == OTHER_RESULTS]
+        for outcome in outcomes:
+            known = studies.get(outcome.study)
+            same = known is not None and known["status"] == "done" and known["inputs"] == outcome.inputs
+            if outcome.code != OTHER_RESULTS and not (outcome.study in facts.kept and same):
+                studies[outcome.study] = outcome.as_dict() | {"run": number}
+                studies[outcome.study]["error"] = _cause(output_dir, outcome)
+        failed = [s for s in studies.values() if s["status"] == "failed"] + [o.as_dict() for o in refused]
+        failures = [{key: s[key] for key in ("study", "stage", "code", "error")} for s in failed]
+        content = {
+            "schema_version": SCHEMA,
+            "studies": list(studies.values()),
+            "failures": failures,
+            "runs": [*earlier["runs"], facts.as_dict(outcomes, found)],
+        }
+        write_json(output_dir / RECORD, content)
+        with atomic_path(output_dir / FAILURES) as partial:
+            partial.write_text(csv_text(failures, ("study", "stage", "code", "error")), encoding="utf-8")
+        _write_tables(output_dir, list(studies.values()))
 
 
-def _write_tables(output_dir: Path, outcomes: Sequence[StudyOutcome]) -> None:
-    rows = [_row(output_dir, outcome) for outcome in outcomes]
-    if any(row.content is not None for row in rows):
-        write_cohort_csv(rows, output_dir / "cohort.csv")
-        write_cohort_csv(rows, output_dir / "cohort_long.csv", long=True)
-        cohort_page(rows, output_dir / "cohort.html")
-        return
-    # Without measurements, as of restored images, the table says what became of the studies.
-    lines = [
-        {"study": o.study, "status": o.status, "cause": r.cause} for o, r in zip(outcomes, rows, strict=True)
-    ]
-    _write_csv(output_dir / "cohort.csv", ("study", "status", "cause"), lines)
+def show_summary(
+    output_dir: Path, outcomes: Sequence[StudyOutcome], total: int, *, interrupted: bool = False
+) -> None:
+    """Say what came of a run: figures of a single study, files of a few, and how many are done of all."""
+    console = Console()
+
+    def say(line: str, style: str = "") -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True, style=style or None)
+
+    done = [outcome for outcome in outcomes if outcome.status == "done"]
+    if len(outcomes) == 1 and done and done[0].volumes_ml:
+        console.print(_volume_table(done[0]))
+    if len(outcomes) <= _FEW:
+        for outcome in done:
+            say(f"{outcome.study}: {outcome.verdict or 'done'}")
+            for name in outcome.outputs:
+                say(f"  {output_dir / outcome.study / name}")
+    failures = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failures[:_SHOWN]:
+        say(f"FAILED {outcome.study} ({outcome.stage}): {outcome.error}", "red")
+    if len(failures) > _SHOWN:
+        say(f"... and {len(failures) - _SHOWN} more: {output_dir / FAILURES}")
+    if interrupted:
+        say("Interrupted; what is done is kept. Give the same command again to go on.", "bold red")
+    elif any(outcome.code == "disk-full" for outcome in failures):
+        say(
+            f"The disk is full: {total - len(outcomes)} studies were not begun; free space, then resume.",
+            "bold red",
+        )
+    red = sum(outcome.light == "red" for outcome in done)
+    incomplete = sum(bool(outcome.missing) for outcome in done)
+    but = [f"{red} red" if red else "", f"{incomplete} without all outputs" if incomplete else ""]
+    but_text = f" ({', '.join(filter(None, but))})" if any(but) else ""
+    say(f"{len(done)} of {total} studies done{but_text}; record: {output_dir / RECORD}")
 
 
-def _row(output_dir: Path, outcome: StudyOutcome) -> CohortRow:
-    if outcome.status == "failed":
-        return CohortRow(outcome.study, cause=_cause(output_dir, outcome))
-    folder = safe_join(output_dir, outcome.study)
+def software_versions() -> dict[str, str]:
+    """Versions of what computes and writes results."""
+    return {name: __version__ if name == "medvit" else version(name) for name in SOFTWARE}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = {}
+    return content if content.get("schema_version") == SCHEMA else {"studies": [], "runs": []}
+
+
+def _write_tables(output_dir: Path, studies: Sequence[Mapping[str, Any]]) -> None:
+    rows = [_row(output_dir, study) for study in studies]
+    write_cohort_csv(rows, output_dir / TABLE)
+    write_cohort_csv(rows, output_dir / LONG_TABLE, long=True)
+    cohort_page(rows, output_dir / PAGE)
+
+
+def _row(output_dir: Path, study: Mapping[str, Any]) -> CohortRow:
+    name = study["study"]
+    if study["status"] == "failed":
+        return CohortRow(name, cause=study["error"])
+    folder = safe_join(output_dir, name)
     measurements = folder / "measurements.json"
     content = json.loads(measurements.read_text(encoding="utf-8")) if measurements.is_file() else None
-    report = f"{outcome.study}/report.html" if (folder / "report.html").is_file() else ""
-    return CohortRow(outcome.study, content, report=report)
+    report = f"{name}/report.html" if (folder / "report.html").is_file() else ""
+    missing = "; ".join(f"{output}: {why}" for output, why in study["missing"].items())
+    return CohortRow(name, content, report=report, missing=missing)
 
 
 def _cause(output_dir: Path, outcome: StudyOutcome) -> str:
-    stale = safe_join(output_dir, outcome.study).exists()
+    stale = outcome.status == "failed" and safe_join(output_dir, outcome.study).exists()
     return outcome.error + ("; its folder still holds earlier results, which do not count" if stale else "")
 
 
-def _write_csv(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> None:
-    with atomic_path(path) as partial:
-        partial.write_text(csv_text(lines, columns), encoding="utf-8")
-
-
-def _show(
-    output_dir: Path,
-    outcomes: Sequence[StudyOutcome],
-    failures: Sequence[Mapping[str, Any]],
-    not_reached: Sequence[str],
-    console: Console,
-) -> None:
-    for failure in failures[:_SHOWN]:
-        line = f"FAILED {failure['study']} ({failure['stage']}): {failure['error']}"
-        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-    if len(failures) > _SHOWN:
-        console.print(f"... and {len(failures) - _SHOWN} more: {output_dir / 'failures.csv'}", soft_wrap=True)
-    if not_reached:
-        line = f"The disk is full: {len(not_reached)} studies were not begun; free space and run this again."
-        console.print(line, style="bold red")
-    done, total = len(outcomes) - len(failures), len(outcomes) + len(not_reached)
-    console.print(f"{done} of {total} studies done; record: {output_dir / 'run.json'}", soft_wrap=True)
+def _volume_table(outcome: StudyOutcome) -> Table:
+    table = Table(title=outcome.study)
+    table.add_column("structure")
+    table.add_column("ml", justify="right")
+    for name, volume in outcome.volumes_ml.items():
+        table.add_row(name, f"{volume:.2f}")
+    return table

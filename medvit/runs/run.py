@@ -1,4 +1,4 @@
-"""A cohort from its studies to its record: what is to do, who does it, and what came of it."""
+"""A run from its studies to its record: what is to do, who does it, and what came of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +15,22 @@ from rich.console import Console
 
 from medvit.bundles import Bundle
 from medvit.errors import MedvitError
-from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
-from medvit.runs.attempt import Work, clear_lost, finished, made_from
+from medvit.exits import ALL_WELL, INTERRUPTED, NOTHING_TO_DO, SOME_FAILED
 from medvit.runs.bundle_work import BundleWork
 from medvit.runs.cluster import ClusterExecutor
 from medvit.runs.dispatch import Executor, attempts
-from medvit.runs.done import DONE, why_not_done
+from medvit.runs.done import lies_in_results, read_mark
 from medvit.runs.journal import Journal, living_runs, read_events
 from medvit.runs.outcome import StudyOutcome
-from medvit.runs.progress import CohortProgress
-from medvit.runs.record import write_record
+from medvit.runs.plan import Plan, refuse_reserved_ids
+from medvit.runs.progress import RunProgress
+from medvit.runs.record import RunFacts, show_summary, write_record
+from medvit.runs.work import Work, clear_lost, finished
 from medvit.runs.workers import LocalExecutor, usable_cpus
 from medvit.studies import Found, LeftOut, Study, safe_join
 
-_CHECKERS = 4
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run has to do.
-
-    Parameters
-    ----------
-    kept
-        Studies that are done.
-    to_do
-        All others.
-    redone
-        Of those, the ones that have results which do not count, and why.
-    """
-
-    kept: tuple[Study, ...]
-    to_do: tuple[Study, ...]
-    redone: dict[str, str]
-
-    @classmethod
-    def of(cls, work: Work, studies: Sequence[Study], *, resume: bool = True) -> Plan:
-        """Compare done marks with the studies; without `resume`, all marks are taken away first."""
-        if not resume:
-            for study in studies:
-                (safe_join(work.output_dir, study.id) / DONE).unlink(missing_ok=True)
-
-        def why(study: Study) -> str:
-            try:
-                return why_not_done(safe_join(work.output_dir, study.id), made_from(work, study))
-            except (OSError, MedvitError):
-                return "its input cannot be read"
-
-        with ThreadPoolExecutor(_CHECKERS) as checkers:
-            reasons = list(checkers.map(why, studies))
-        both = list(zip(studies, reasons, strict=True))
-        has_results = [safe_join(work.output_dir, study.id).exists() for study in studies]
-        return cls(
-            tuple(study for study, reason in both if not reason),
-            tuple(study for study, reason in both if reason),
-            {s.id: why for (s, why), old in zip(both, has_results, strict=True) if why and old},
-        )
+# Files and folders that were left out are listed up to this number.
+_SHOWN = 20
 
 
 def run_cohort(
@@ -81,37 +40,36 @@ def run_cohort(
     *,
     workers: int = 0,
     resume: bool = True,
+    overwrite: bool = False,
     scheduler: str = "",
     time_limit: float | None = None,
     retries: int = 1,
     gpu: bool = False,
     **overrides: Any,
 ) -> int:
-    """Run the inference workflow of a bundle over many studies, each on its own.
+    """Run the inference workflow of a bundle over many studies, each on its own, in several processes.
 
     Parameters
     ----------
     bundle, inputs, overrides
-        As `medvit.runs.run_bundle`.
+        As in `medvit.runs.run_bundle`.
     output_dir
-        Where results go; a run that was broken off goes on here.
+        Folder of the results; a run that was interrupted goes on here.
     workers
-        Processes on this machine; 0 for one a CPU, at most four.
-    resume
-        Whether studies that are done stay as they are.
+        Number of processes on this machine; 0 for one for each CPU, at most four.
+    resume, overwrite, retries
+        As in `run_work`.
     scheduler
         Address of a Dask scheduler; its workers are used then, and not those of this machine.
     time_limit
-        Seconds a study may take.
-    retries
-        How often a study is tried again after a failure that may pass.
+        Seconds that a study may take.
     gpu
         Whether a study needs a Dask worker with a ``GPU`` resource.
 
     Returns
     -------
     int
-        Exit code: 0 all well, 2 nothing to do, 3 some studies failed.
+        As in `run_work`.
 
     Raises
     ------
@@ -122,18 +80,27 @@ def run_cohort(
     count = workers or min(4, usable_cpus())
     work = BundleWork(bundle, output, overrides, 0 if scheduler else max(1, usable_cpus() // count))
 
-    def start() -> Executor:
+    def start(progress: RunProgress) -> Executor:
         if scheduler:
             return ClusterExecutor(work, scheduler, time_limit, {"GPU": 1} if gpu else None)
         return LocalExecutor(work, count, time_limit)
 
-    return run_work(work, work.find(inputs), start, resume=resume, retries=retries)
+    return run_work(
+        work, work.find(inputs), start, resume=resume, overwrite=overwrite, retries=retries, named=inputs
+    )
 
 
 def run_work(
-    work: Work, found: Found, start: Callable[[], Executor], *, resume: bool = True, retries: int = 1
+    work: Work,
+    found: Found,
+    start: Callable[[RunProgress], Executor],
+    *,
+    resume: bool = True,
+    overwrite: bool = False,
+    retries: int = 1,
+    named: Sequence[str | Path] = (),
 ) -> int:
-    """Have `work` done to the studies of `found`, and record it; the exit code is that of `run_cohort`.
+    """Have `work` done to the studies of `found`, and record it.
 
     Parameters
     ----------
@@ -143,64 +110,134 @@ def run_work(
         The studies.
     start
         Gives the executor, once it is known that there is something to do.
-    resume, retries
-        As in `run_cohort`.
+    resume
+        Whether studies that are done stay as they are, and input that was refused is not tried again.
+    overwrite
+        Whether results of another input or another bundle may be replaced.
+    retries
+        Number of further attempts at a study after a failure that may pass.
+    named
+        Inputs as they were given; a result of another run is a study only if it was named itself.
+
+    Returns
+    -------
+    int
+        Exit code: 0 all well; 2 nothing to do; 3 some studies failed, lack an output that was asked for, or
+        are red; 130 interrupted.
+
+    Raises
+    ------
+    MedvitError
+        If no study could be done, or an id is one of the record's own names.
     """
     console, started = Console(stderr=True), time.time()
-    found = _without_results(found, work.output_dir)
-    for thing in found.left_out:
-        console.print(f"left out: {thing.path}: {thing.why}", markup=False, style="dim")
+    found = _without_results(found, work.output_dir, named)
+    _say_left_out(found.left_out, console)
     total = len(found.studies) + len(found.refused)
     if not total:
         console.print("Nothing to do: no study was found.", style="bold red")
         return NOTHING_TO_DO
+    refuse_reserved_ids(found)
     made_by = json.loads(json.dumps(work.made_by()))
     _refuse_other_settings(work.output_dir, made_by)
     journal = Journal(work.output_dir)
     journal.note("begin", host=socket.gethostname(), pid=os.getpid(), total=total, made_by=made_by)
-    plan = Plan.of(work, found.studies, resume=resume)
-    journal.note("planned", kept=[study.id for study in plan.kept])
-    _tell(console, plan)
-    outcomes = {s.id: finished(s, safe_join(work.output_dir, s.id)) for s in plan.kept}
-    with CohortProgress(console, total, len(plan.kept)) as progress:
-        for outcome, event in _outcomes(plan, found, start, retries, journal):
-            outcomes[outcome.study] = outcome
-            journal.note(event, **_facts(outcome))
-            if event == "failed":
-                clear_lost(work.output_dir, outcome.study)
-            progress.show(outcome, event)
+    outcomes: dict[str, StudyOutcome] = {}
+    kept: set[str] = set()
+    plan = Plan()
+    with journal.beating(), RunProgress(console, total) as progress:
+        try:
+            plan = Plan.of(
+                work.output_dir, made_by, found.studies, progress, resume=resume, overwrite=overwrite
+            )
+            journal.note("planned", kept=[study.id for study in plan.kept])
+            for outcome, event in _outcomes(work, plan, found, start, retries, progress):
+                outcomes[outcome.study] = outcome
+                kept |= {outcome.study} if event == "kept" else set()
+                journal.note(event, **_facts(outcome))
+                if event == "failed":
+                    clear_lost(work.output_dir, outcome.study)
+                progress.show(outcome, event)
+            interrupted = False
+        except KeyboardInterrupt:
+            interrupted = True
+            outcomes |= _done_meanwhile(work.output_dir, plan, outcomes)
     in_order = [outcomes[one.id] for one in (*found.refused, *found.studies) if one.id in outcomes]
-    write_record(work.output_dir, in_order, found, made_by, plan.redone, started, console)
-    well = len(in_order) == total and all(outcome.status == "done" for outcome in in_order)
-    journal.note("end", exit_code=ALL_WELL if well else SOME_FAILED)
-    return ALL_WELL if well else SOME_FAILED
+    well = len(in_order) == total and all(outcome.well for outcome in in_order)
+    code = INTERRUPTED if interrupted else ALL_WELL if well else SOME_FAILED
+    facts = RunFacts(made_by, started, code, kept, plan.redone)
+    write_record(work.output_dir, in_order, found, facts)
+    journal.note("end", exit_code=code)
+    show_summary(work.output_dir, in_order, total, interrupted=interrupted)
+    return code
 
 
 def _outcomes(
-    plan: Plan, found: Found, start: Callable[[], Executor], retries: int, journal: Journal
+    work: Work,
+    plan: Plan,
+    found: Found,
+    start: Callable[[RunProgress], Executor],
+    retries: int,
+    progress: RunProgress,
 ) -> Iterator[tuple[StudyOutcome, str]]:
     for refused in found.refused:
         outcome = StudyOutcome(refused.id)
         outcome.fail(refused.error)
         yield outcome, "failed"
+    for study in plan.kept:
+        yield finished(study, safe_join(work.output_dir, study.id)), "kept"
+    for outcome in plan.refused:
+        yield outcome, "refused"
     if plan.to_do:
-        executor = start()
+        executor = start(progress)
         try:
-            yield from attempts(executor, plan.to_do, retries, journal.beat)
+            yield from attempts(executor, plan.to_do, retries)
         finally:
             executor.close()
 
 
-def _without_results(found: Found, output: Path) -> Found:
-    # When the output folder lies within the input, results of an earlier run are no studies.
-    results = [s for s in found.studies if output.resolve() in s.path.resolve().parents]
-    left_out = tuple(LeftOut(s.path, "is a result of an earlier run") for s in results)
-    ids = {s.id for s in results}
+def _done_meanwhile(output: Path, plan: Plan, outcomes: dict[str, StudyOutcome]) -> dict[str, StudyOutcome]:
+    # What was just being written when the run was interrupted has been finished.
+    made = [s for s in plan.to_do if s.id not in outcomes and s.id not in plan.redone]
+    folders = {s.id: safe_join(output, s.id) for s in made}
+    return {s.id: finished(s, folders[s.id]) for s in made if read_mark(folders[s.id]) is not None}
+
+
+def _without_results(found: Found, output: Path, named: Sequence[str | Path]) -> Found:
+    """`found` without what lies in the output folder, or beside the done mark of any run."""
+    root, exempt = output.resolve(), {Path(path).resolve() for path in named}
+
+    def why(path: Path | None) -> str:
+        if path is None:
+            return ""
+        if root in path.resolve().parents:
+            return "lies in the output folder"
+        of_a_run = path.resolve() not in exempt and lies_in_results(path)
+        return "is a result of an earlier run" if of_a_run else ""
+
+    results = {s.id: LeftOut(s.path, said) for s in found.studies for p in _files(s) if (said := why(p))}
+    results |= {
+        r.id: LeftOut(r.error.path or output, said) for r in found.refused if (said := why(r.error.path))
+    }
     return replace(
         found,
-        studies=tuple(s for s in found.studies if s.id not in ids),
-        left_out=found.left_out + left_out,
+        studies=tuple(s for s in found.studies if s.id not in results),
+        refused=tuple(r for r in found.refused if r.id not in results),
+        left_out=(*found.left_out, *results.values()),
     )
+
+
+def _files(study: Study) -> Iterator[Path]:
+    for series in study.series:
+        yield from series.paths
+
+
+def _say_left_out(left_out: Sequence[LeftOut], console: Console) -> None:
+    lines = [f"left out: {thing.path}: {thing.why}" for thing in left_out[:_SHOWN]]
+    if len(left_out) > _SHOWN:
+        lines.append(f"left out: {len(left_out) - _SHOWN} more, which run.json lists")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True, style="dim")
 
 
 def _refuse_other_settings(output: Path, made_by: dict[str, Any]) -> None:
@@ -211,15 +248,8 @@ def _refuse_other_settings(output: Path, made_by: dict[str, Any]) -> None:
             raise MedvitError(f"{what}; take another folder")
 
 
-def _tell(console: Console, plan: Plan) -> None:
-    if plan.kept or plan.redone:
-        console.print(f"Resuming: {len(plan.kept)} done, {len(plan.to_do)} to do.", highlight=False)
-    for study, why in plan.redone.items():
-        console.print(f"  again: {study}: {why}", markup=False, highlight=False, soft_wrap=True)
-
-
 def _facts(outcome: StudyOutcome) -> dict[str, Any]:
     facts: dict[str, Any] = {"study": outcome.study}
     if outcome.status == "failed":
         return facts | {"stage": outcome.stage, "code": outcome.code, "error": outcome.error}
-    return facts | {"seconds": outcome.seconds}
+    return facts | {"seconds": outcome.seconds, "light": outcome.light}

@@ -1,4 +1,4 @@
-"""Where a cohort stands, read from its journal while it runs or after. Imports neither torch nor monai."""
+"""Where a run stands, read from its journal while it runs or after. Imports neither torch nor monai."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvit.errors import MedvitError
+from medvit.exits import INTERRUPTED
 from medvit.runs.journal import JOURNAL, living_runs, read_events
 
 
 @dataclass(frozen=True)
-class CohortStatus:
-    """Where a cohort stands.
+class RunStatus:
+    """Where a run stands.
 
     Parameters
     ----------
@@ -22,13 +23,15 @@ class CohortStatus:
     total, done
         Number of studies.
     running
-        Seconds since each of the studies was begun that are being worked on.
+        Seconds since each study was begun that is being worked on.
+    stages
+        Stage that each of these studies has come to.
     failed
         Cause for each study that failed.
     per_hour
-        Studies that the last run ended in an hour; `None` when it has ended none.
+        Number of studies that the last run ended in an hour; `None` when it has ended none.
     seconds_left
-        Until the end at this rate; `None` when it is not known or nothing runs.
+        Time until the end at this rate; `None` when it is not known or nothing runs.
     """
 
     state: Literal["running", "ended", "interrupted"]
@@ -36,6 +39,7 @@ class CohortStatus:
     done: int
     running: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
     per_hour: float | None = None
     seconds_left: float | None = None
 
@@ -56,40 +60,46 @@ class CohortStatus:
         if self.per_hour is not None:
             left = f", {_duration(self.seconds_left)} left" if self.seconds_left is not None else ""
             lines.append(f"{self.per_hour:.1f} studies an hour{left}")
-        lines += [f"  running {study} for {_duration(seconds)}" for study, seconds in self.running.items()]
+        for study, seconds in self.running.items():
+            stage = f" ({self.stages[study]})" if study in self.stages else ""
+            lines.append(f"  running {study} for {_duration(seconds)}{stage}")
         lines += [f"  FAILED {study}: {why}" for study, why in self.failed.items()]
         return "\n".join(lines)
 
 
-def read_status(output_dir: Path | str) -> CohortStatus:
-    """Read the journal of a cohort.
+def read_status(output_dir: Path | str) -> RunStatus:
+    """Read the journal of an output folder.
 
     Raises
     ------
     MedvitError
-        If no cohort was ever run there.
+        If nothing was ever run there.
     """
     output = Path(output_dir)
     events = read_events(output)
     begun = [event for event in events if event["event"] == "begin"]
     if not begun:
-        raise MedvitError(f"{output}: has no journal of a cohort ({JOURNAL})")
+        raise MedvitError(f"{output}: has no journal of a run ({JOURNAL})")
     alive = living_runs(output, events)
     now = time.time()
     running, done, failed = _replay(events, min((e["time"] for e in alive), default=now))
     last = begun[-1]
     since = next((e["time"] for e in reversed(events) if e["event"] == "planned"), last["time"])
-    over = [e for e in events if e["event"] == "end" and e["file"] == last["file"]]
+    over = [
+        e for e in events
+        if e["event"] == "end" and e["file"] == last["file"] and e.get("exit_code") != INTERRUPTED
+    ]  # fmt: skip
     ended = [e["time"] for e in events if e["event"] in ("done", "failed") and e["time"] >= since]
     until = now if alive else max(ended, default=now)
     per_second = len(ended) / max(until - since, 1e-3) if ended else None
     left = last["total"] - len(done) - len(failed)
-    return CohortStatus(
+    return RunStatus(
         "running" if alive else "ended" if over else "interrupted",
         last["total"],
         len(done),
         {study: round(now - begun_at, 1) for study, begun_at in running.items()},
         failed,
+        {e["study"]: e["stage"] for e in events if e["event"] == "stage" and e["study"] in running},
         round(3600 * per_second, 1) if per_second else None,
         round(left / per_second, 1) if per_second and alive else None,
     )
@@ -110,12 +120,12 @@ def _replay(
         elif event["event"] == "started":
             if event["time"] >= alive_since:
                 running[study] = event["time"]
-        elif study:
+        elif study and event["event"] not in ("stage", "note"):
             running.pop(study, None)
             failed.pop(study, None)
             if event["event"] in ("done", "kept"):
                 done.add(study)
-            elif event["event"] == "failed":
+            elif event["event"] in ("failed", "refused"):
                 failed[study] = event["error"]
     return running, done, failed
 

@@ -12,15 +12,17 @@ from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from queue import SimpleQueue
+from typing import cast
 
 from pebble import ProcessExpired, ProcessPool
 
 from medvit.errors import StudyError
-from medvit.runs.attempt import Attempt, Work, attempt
-from medvit.runs.outcome import StudyOutcome
+from medvit.runs.journal import last_stage
+from medvit.runs.outcome import Stage, StudyOutcome
+from medvit.runs.refusals import TIME_LIMIT, WORKER_DIED
+from medvit.runs.work import Attempt, Work, attempt
 from medvit.studies import Study
 
-WORKER_DIED, TIME_LIMIT = "worker-died", "time-limit"
 _PATIENCE = 1.0
 
 
@@ -32,7 +34,8 @@ class Worker:
     work
         What it does; opened with its first study.
     time_limit
-        Seconds that a study may take, with the loading of the network in a worker's first; `None` for ever.
+        Seconds that a study may take, including the loading of the network with a worker's first study;
+        `None` for no limit.
     """
 
     def __init__(self, work: Work, time_limit: float | None = None) -> None:
@@ -54,16 +57,23 @@ class Worker:
                     raise CancelledError
             return future.result()
         except TimeoutError:
-            return lost(study, TIME_LIMIT, f"took longer than {self.time_limit:g} seconds")
+            what = f"took longer than {self.time_limit:g} seconds and was stopped"
+            return self._lost(study, TIME_LIMIT, what)
         except ProcessExpired as error:
-            return lost(study, WORKER_DIED, f"ended its worker ({_ending(error.exitcode)})")
+            return self._lost(study, WORKER_DIED, f"ended its worker ({_ending(error.exitcode)})")
         except BrokenProcessPool:
-            return lost(study, WORKER_DIED, "ended its worker")
+            return self._lost(study, WORKER_DIED, "ended its worker")
 
     def close(self) -> None:
         """End the process, whatever it is at."""
         self._closed = True
         self._end()
+
+    def _lost(self, study: Study, code: str, what: str) -> Attempt:
+        stage = last_stage(self.work.output_dir, study.id)
+        return lost(
+            study, code, f"{what} in stage {stage!r}" if stage else f"{what} before it was begun", stage
+        )
 
     def _end(self) -> None:
         self._pool.stop()
@@ -86,7 +96,7 @@ class LocalExecutor:
     work, time_limit
         As in `Worker`.
     workers
-        How many.
+        Number of workers.
     """
 
     def __init__(self, work: Work, workers: int, time_limit: float | None = None) -> None:
@@ -115,9 +125,9 @@ class LocalExecutor:
             self._idle.put(worker)
 
 
-def lost(study: Study, code: str, what: str) -> Attempt:
+def lost(study: Study, code: str, what: str, stage: str = "") -> Attempt:
     """The attempt of a study that took its worker with it."""
-    outcome = StudyOutcome(study.id)
+    outcome = StudyOutcome(study.id, stage=cast(Stage, stage or "read"))
     outcome.fail(StudyError(code, what, path=study.path))
     return Attempt(outcome)
 

@@ -13,6 +13,7 @@ import torch
 from medvit.bench import BenchStudy, Reference, brainchop, read_peer
 from medvit.errors import MedvitError, WeightsError
 from medvit.evaluation.structures import Region
+from medvit.runs.outcome import StudyOutcome
 from medvit.studies import only_study
 
 
@@ -61,7 +62,8 @@ def test_labels_lie_where_the_study_is_bright(
     nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "head.nii.gz")
     work = brainchop.BrainchopWork(model, tmp_path / "out")
     work.open()
-    outcome = work.perform(only_study(tmp_path / "head.nii.gz"))
+    outcome = StudyOutcome("head")
+    work.perform(only_study(tmp_path / "head.nii.gz"), outcome)
     assert outcome.status == "done", outcome.error
     labels = nib.load(tmp_path / "out" / "head" / "labels.nii.gz")
     np.testing.assert_allclose(labels.affine, affine)

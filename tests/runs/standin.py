@@ -12,8 +12,7 @@ import numpy as np
 
 from medvit.errors import StudyError
 from medvit.runs import LocalExecutor, run_work
-from medvit.runs.attempt import made_from
-from medvit.runs.done import study_folder
+from medvit.runs.done import input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome
 from medvit.studies import Found, Series, Study
 
@@ -57,16 +56,20 @@ class StandIn:
     def made_by(self) -> dict[str, str]:
         return {"settings": self.setting}
 
-    def perform(self, study: Study) -> StudyOutcome:
-        outcome = StudyOutcome(study.id)
+    def perform(self, study: Study, outcome: StudyOutcome) -> None:
         with starts_of(self.output_dir).open("a") as file:
             file.write(f"{study.id}\n")
+        with outcome.timed("read"):
+            outcome.inputs = input_sha256(study)
+            kind = study.path.read_text().partition(" ")[0]
+        made_from = self.made_by() | {"inputs": outcome.inputs}
         try:
-            with study_folder(self.output_dir, study.id, made_from(self, study)) as folder:
-                process(study, folder)
+            with study_folder(self.output_dir, study.id, made_from) as folder:
+                with outcome.timed("read" if kind == "corrupt" else "infer"):
+                    process(study, folder)
+                outcome.stage = "write"
         except Exception as error:
             outcome.fail(error)
-        return outcome
 
 
 def starts_of(output_dir: Path) -> Path:
@@ -92,7 +95,7 @@ def run(
     work: StandIn, found: Found, workers: int = 2, time_limit: float | None = None, **options: object
 ) -> int:
     """`run_work` with workers on this machine."""
-    return run_work(work, found, lambda: LocalExecutor(work, workers, time_limit), **options)  # type: ignore[arg-type]
+    return run_work(work, found, lambda _: LocalExecutor(work, workers, time_limit), **options)  # type: ignore[arg-type]
 
 
 def tree(output: Path) -> dict[str, str]:
@@ -102,5 +105,5 @@ def tree(output: Path) -> dict[str, str]:
         if path.is_file()
         else ""
         for path in output.rglob("*")
-        if path.relative_to(output).parts[0] not in (".cohort", "run.json")
+        if path.relative_to(output).parts[0] not in (".cohort", "run.json", "failures.csv")
     }

@@ -67,7 +67,7 @@ def test_a_lost_worker_costs_no_study(
                 workers[1].kill()
             return super().submit(study)
 
-    assert run_work(work, found, lambda: Killing(work, address, 5.0)) == 3
+    assert run_work(work, found, lambda _: Killing(work, address, 5.0)) == 3
     assert workers[1].wait(10) < 0
     assert run(StandIn(tmp_path / "alone"), found, time_limit=5.0) == 3
     assert tree(output) == tree(tmp_path / "alone")
@@ -84,7 +84,7 @@ def test_studies_go_to_workers_with_the_resource(
     work = StandIn(tmp_path / "out")
     workers[1].kill()
     found = make_studies(tmp_path / "in", {"a": "ok 0 a", "b": "ok 0 b"})
-    assert run_work(work, found, lambda: ClusterExecutor(work, address, resources={"GPU": 1})) == 0
+    assert run_work(work, found, lambda _: ClusterExecutor(work, address, resources={"GPU": 1})) == 0
     executor = ClusterExecutor(work, address, resources={"TPU": 1})
     future = executor.submit(found.studies[0])
     time.sleep(1.0)

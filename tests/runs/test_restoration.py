@@ -21,7 +21,7 @@ def test_a_restored_series_comes_back_as_image_report_and_series(tmp_path: Path)
     options = {"_target_": "medvit.runs.ResultOptions", "dicom": True}
     bundle = Bundle(make_restorer(tmp_path / "restorer"))
     assert run_bundle(bundle, [tmp_path / "series"], tmp_path / "out", **{"writer#options": options}) == 0
-    folder = next(p for p in (tmp_path / "out").iterdir() if p.is_dir())
+    folder = next(p.parent for p in (tmp_path / "out").glob("*/done.json"))
     source = read_study(find_studies(tmp_path / "series").studies[0])
     assert source.image is not None
     expected = 1.5 * source.image[0].numpy() + 0.25
