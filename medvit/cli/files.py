@@ -18,13 +18,8 @@ def check(studies: Studies, as_json: AsJson = False) -> None:
     from medvit.studies.check import check_studies
 
     checked = check_studies(studies)
-    if as_json:
-        typer.echo(json.dumps([c.as_dict() for c in checked], indent=2))
-    else:
-        for c in checked:
-            typer.echo(str(c))
-    well = all(c.ok for c in checked)
-    raise typer.Exit(NOTHING_TO_DO if not checked else ALL_WELL if well else SOME_FAILED)
+    typer.echo(json.dumps(checked.as_dict(), indent=2) if as_json else str(checked))
+    raise typer.Exit(NOTHING_TO_DO if not checked else ALL_WELL if checked.ok else SOME_FAILED)
 
 
 def deidentify(

@@ -5,7 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "check": ["Preflight", "check_studies", "check_study"],
+        "check": ["Checked", "Preflight", "check_studies", "check_study"],
         "discover": ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies", "only_study"],
         "labels": ["LabelTable", "Structure", "load_label_table"],
         "formats": ["read_study"],

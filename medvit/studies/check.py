@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from medvit.errors import StudyError
 from medvit.studies.discover import ANY_SERIES, find_studies
 from medvit.studies.formats import check_single
-from medvit.studies.found import Refused
+from medvit.studies.found import LeftOut, Refused
 from medvit.studies.grids import axis_codes
 from medvit.studies.series_rules import Rules
 from medvit.studies.study import Grid, Study
@@ -23,9 +23,9 @@ class Preflight:
     Parameters
     ----------
     id, path
-        Of the study, and its first file.
+        Id of the study, and its first file.
     format
-        ``"nifti"``, ``"dicom"`` or ``"itk"``.
+        As in `medvit.studies.formats.SUFFIXES`.
     channels
         How many images it has.
     shape
@@ -69,12 +69,49 @@ class Preflight:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a preflight of an input came to.
+
+    Parameters
+    ----------
+    studies
+        Those that would be read or refused; what `len` and iteration are over.
+    left_out
+        Everything else that was seen, with the reason.
+    """
+
+    studies: tuple[Preflight, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are studies, and none would be refused."""
+        return bool(self.studies) and all(one.ok for one in self.studies)
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __iter__(self) -> Iterator[Preflight]:
+        return iter(self.studies)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        left_out = [{"path": str(one.path), "why": one.why} for one in self.left_out]
+        return {"studies": [one.as_dict() for one in self.studies], "left_out": left_out}
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [*map(str, self.studies), *(f"left out: {one.path}: {one.why}" for one in self.left_out)]
+        )
+
+
 def check_studies(
     input: str | Path | Sequence[str | Path],
     *,
     channels: int | Sequence[str] = 1,
     rules: Rules = ANY_SERIES,
-) -> list[Preflight]:
+) -> Checked:
     """What each study in the input is, and every problem that its headers show; no voxel is read.
 
     Parameters
@@ -88,7 +125,8 @@ def check_studies(
         If the input does not exist, or is a manifest that cannot be understood.
     """
     found = find_studies(input, channels=channels, rules=rules)
-    return [*map(check_study, found.studies), *map(_of_refused, found.refused)]
+    studies = (*map(check_study, found.studies), *map(_of_refused, found.refused))
+    return Checked(studies, found.left_out)
 
 
 def check_study(study: Study) -> Preflight:

@@ -92,7 +92,13 @@ def find_studies(
         found = [one for one in found if one not in strays]
         dicoms |= {one.path: sources.files[one.path] for one in strays}
         found += dicom_studies(dicoms, names, rules)
-    return _with_unique_ids(found)
+    shown = sources.unpacked
+    return _with_unique_ids(
+        [
+            replace(one, path=shown.get(one.path, one.path)) if isinstance(one, LeftOut) else one
+            for one in found
+        ]
+    )
 
 
 def only_study(
@@ -140,13 +146,17 @@ def the_only(found: Found, input: str | Path | Sequence[str | Path]) -> Study:
 
 @dataclass
 class _Sources:
-    """What the inputs come down to: files, each with the path it is known by, and entries of manifests."""
+    """What the inputs come down to: files, each with the path it is known by, and entries of manifests.
+
+    Files that were unpacked are shown by their place in the archive.
+    """
 
     given: list[Path]
     files: dict[Path, Path] = field(default_factory=dict)
     named: set[Path] = field(default_factory=set)
     entries: list[Case] = field(default_factory=list)
     set_aside: list[Outcome] = field(default_factory=list)
+    unpacked: dict[Path, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for path, known_below in zip(self.given, _roots(self.given), strict=True):
@@ -160,6 +170,12 @@ class _Sources:
                 else:  # a JSON or CSV file that is not a manifest, as stand beside images
                     self.set_aside.append(LeftOut(path, str(error)))
 
+    def shown(self, one: Outcome) -> Outcome:
+        """What was left out, by the path that a person knows."""
+        if not isinstance(one, LeftOut):
+            return one
+        return replace(one, path=self.unpacked.get(one.path, one.path))
+
     def _add(self, path: Path, known_below: Path) -> None:
         path = voxels_of(path) or path
         root, found = _expand(path)
@@ -169,10 +185,14 @@ class _Sources:
             self._add_manifest(path)
         elif path.suffix.lower() == ".zip" and path.is_file():
             self._add_zip(path)
-        elif found:
-            self.files |= {f: known_below / f.relative_to(root) for f in found if f not in self.files}
+        elif fresh := {f: known_below / f.relative_to(root) for f in found if f not in self.files}:
+            self.files |= fresh
             self.named |= {path} & set(found)
-        elif not path.is_dir():
+        elif found:
+            self.set_aside.append(LeftOut(path, "was given before"))
+        elif path.is_dir():
+            self.set_aside.append(LeftOut(path, "is a folder without files"))
+        else:
             raise StudyError("missing-file", "does not exist", path=path, do="check the path")
 
     def _add_manifest(self, path: Path) -> None:
@@ -197,6 +217,7 @@ class _Sources:
                 self.set_aside.append(LeftOut(path / below, why))
             else:
                 self.files[file] = path.stem / below
+                self.unpacked[file] = path / below
 
 
 def _roots(given: list[Path]) -> list[Path]:

@@ -109,7 +109,7 @@ def test_folder_named_by_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_empty_folder_is_no_study(tmp_path: Path) -> None:
-    assert find_studies(tmp_path) == Found()
+    assert find_studies(tmp_path) == Found(left_out=(LeftOut(tmp_path, "is a folder without files"),))
 
 
 def test_results_of_an_earlier_run_are_left_out(tmp_path: Path) -> None:
@@ -262,6 +262,26 @@ def test_preflight_says_what_it_is_and_what_is_wrong(tmp_path: Path) -> None:
     assert [code for code, _ in second.problems] == ["nifti-truncated"] and not second.ok
 
 
+def test_preflight_says_something_of_everything_that_was_given(tmp_path: Path) -> None:
+    put(tmp_path, "a/scan.nii", "a/scan_seg.nii")
+    (tmp_path / "a/notes.txt").write_text("nothing")
+    (tmp_path / "empty").mkdir()
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    given = [tmp_path / name for name in ("a", "a/scan.nii", "empty", "more.zip", "missing.nii")]
+    checked = check_studies(given)
+    assert [(one.id, one.ok) for one in checked] == [("a_scan", True), ("missing", False)] and not checked.ok
+    assert {(one.path.relative_to(tmp_path).as_posix(), one.why) for one in checked.left_out} == {
+        ("a/scan.nii", "was given before"),
+        ("a/scan_seg.nii", "is named as a label map"),
+        ("a/notes.txt", "is not an image"),
+        ("empty", "is a folder without files"),
+        ("more.zip/readme.txt", "is not an image"),
+    }
+    assert f"left out: {tmp_path}/empty: is a folder without files" in str(checked)
+    assert json.loads(json.dumps(checked.as_dict()))["left_out"][0]["why"]
+
+
 FACTS = {
     "modality": "MR",
     "image_type": ("ORIGINAL", "PRIMARY", "M"),
@@ -337,7 +357,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "here/again").symlink_to(tmp_path / "here")
     (tmp_path / "here/gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
     assert ids(find_studies(tmp_path / "here")) == ["b", "gone", "away_a"]
-    assert check_studies(tmp_path / "here")[1].problems[0][0] == "unreadable"
+    assert check_studies(tmp_path / "here").studies[1].problems[0][0] == "unreadable"
 
 
 def test_dicom_channels_come_from_one_frame_of_reference(monkeypatch: pytest.MonkeyPatch) -> None:
