@@ -26,7 +26,7 @@ FACTS = {
     "slice_thickness": ("slice_thickness",),
 }
 # Norms that are drawn over age.
-CHARTED = ("hippocampus", "ventricles", "cerebral cortex")
+CHARTED = ("hippocampus", "ventricles", "thalamus")
 LEVEL_SIGN = {"info": "i", "warning": "!", "serious": "✕"}
 
 

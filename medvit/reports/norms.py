@@ -111,7 +111,8 @@ def norm_of(name: str, covariates: Covariates) -> Norm | None:
 
     References
     ----------
-    Potvin et al., NeuroImage 137:9-20, 2016, and 156:315-339, 2017.
+    Potvin et al., NeuroImage 137:9-20, 2016. Its amygdala and ventral diencephalon are left out, since the
+    networks here draw them larger than FreeSurfer does (docs/report.md).
     """
     table = regressions()
     youngest, oldest = table["ages"]
@@ -127,7 +128,7 @@ def norm_of(name: str, covariates: Covariates) -> Norm | None:
 
 
 def _predicted(model: dict[str, Any], table: dict[str, Any], covariates: Covariates) -> Norm:
-    values = covariates.terms(table["centres"][model["centre"]])
+    values = covariates.terms(table["centre"])
     mean = sum(weight * values[term] for term, weight in model["terms"].items())
     if model["log10"]:
         return Norm(mean - 3.0, model["residual_sd"], log10=True)  # mm^3 to ml

@@ -53,9 +53,9 @@ def _head(sheet: Sheet, content: Content) -> None:
 
 def _quality(sheet: Sheet, content: Content) -> None:
     words = content.words
-    sheet.heading(words["quality"])
     if not content.report.flags:
-        sheet.paragraph(words["no_flags"])
+        return
+    sheet.heading(words["quality"])
     for flag in content.flags():
         sheet.need(12)
         sheet.paragraph(f"{flag['sign']} {flag['name']}: {flag['seen']}")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medvit.reports.brain import brain_totals
 from medvit.reports.image_quality import ImageQuality
 from medvit.reports.measurement import INTRACRANIAL, Measurements, StructureMeasurement
 from medvit.studies.study import Grid
@@ -21,6 +22,8 @@ CUT_MM2 = 100.0
 BRAIN_CUT_MM2 = 1000.0
 # Intracranial volumes of adults, in litres; what lies beyond is another body part or a failed segmentation.
 INTRACRANIAL_L = (0.9, 2.1)
+# Share of brain in the inside of the skull; more means that the fluid around the brain is missing.
+MOST_BRAIN = 0.9
 # With more than this share of the structures of a table missing, the rest cannot be relied on.
 MANY_ABSENT = 0.25
 # The midpoint between both sides of a pair may lie this far from the plane between the hemispheres.
@@ -156,6 +159,9 @@ def _brain_findings(measurements: Measurements) -> Iterator[Flag]:
     if cut_mm2 > BRAIN_CUT_MM2:
         faces = sorted({face for m in organs for face in m.border})
         yield Flag("brain_cut", "serious", values={"faces": faces, "area_cm2": cut_mm2 / 100})
+    totals = brain_totals(measurements)
+    if totals is not None and totals.parenchymal_fraction > MOST_BRAIN:
+        yield Flag("fluid_missing", "warning", values={"percent": 100 * totals.parenchymal_fraction})
     yield from _mirror_findings(measurements)
 
 

@@ -27,7 +27,7 @@ from medvit.studies.labels import LabelTable
 from medvit.studies.study import Grid
 
 # Findings after which a volume must not be held against a norm.
-NO_NORMS = frozenset({"intracranial_volume", "brain_cut", "modality", "sides_exchanged", "not_mr", "forced"})
+NO_NORMS = frozenset({"intracranial_volume", "brain_cut", "fluid_missing", "modality", "sides_exchanged"})
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,10 @@ def enlarge_the_head(image: np.ndarray, labels: np.ndarray) -> None:
     labels[labels == 0] = value("cerebrospinal fluid")
 
 
+def strip_the_skull(image: np.ndarray, labels: np.ndarray) -> None:
+    labels[labels == value("cerebrospinal fluid")] = 0
+
+
 def exchange_the_sides(image: np.ndarray, labels: np.ndarray) -> None:
     labels[:] = labels[::-1].copy()
 
@@ -105,6 +109,7 @@ def flatten(image: np.ndarray, labels: np.ndarray) -> None:
         (fill_the_edge, "field_of_view", "warning"),
         (cut_the_brain, "brain_cut", "serious"),
         (enlarge_the_head, "intracranial_volume", "serious"),
+        (strip_the_skull, "fluid_missing", "warning"),
         (exchange_the_sides, "sides_exchanged", "serious"),
         (shift_a_pair, "sides_do_not_mirror", "warning"),
         (add_noise, "noise", "warning"),
@@ -208,7 +213,7 @@ def test_the_verdict_is_the_light_and_the_first_serious_finding() -> None:
 def test_every_flag_has_words_in_every_language() -> None:
     changes = (
         erase, lose_a_putamen, grow_a_ventricle, fill_the_edge, add_noise, lose_voxels, cut_the_brain,
-        enlarge_the_head, exchange_the_sides, shift_a_pair,
+        strip_the_skull, enlarge_the_head, exchange_the_sides, shift_a_pair,
     )  # fmt: skip
     flags = [flag for change in changes for flag in flags_after(change)]
     english = load_language("en")
