@@ -95,6 +95,10 @@ def label(
     workspace: Annotated[
         Path | None, typer.Option(help="Folder for trained versions and fetched series.")
     ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(help="Series of an archive to list, such as StudyDate=2026*; may be repeated."),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Serve bundles to 3D Slicer and other viewers, over MONAI Label."""
@@ -102,6 +106,6 @@ def label(
 
     code = serve(
         studies, models=models or (), trust=trust, host=host, port=port, token=token, folder=workspace,
-        say=typer.echo,
+        query=query or (), say=typer.echo,
     )  # fmt: skip
     raise typer.Exit(code)

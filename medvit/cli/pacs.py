@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medvit.cli.options import sharing
-from medvit.studies.pacs import Access, PacsError, pull, push
+from medvit.studies.pacs import Access, PacsError, dicom_files, pull, push
 
 app = typer.Typer(
     help="Fetch from a PACS and store in it, over DICOMweb.",
@@ -31,11 +31,18 @@ def _access(
         str, typer.Option(envvar="MEDVIT_PACS_TOKEN", help="Bearer token, instead of a user.")
     ] = "",
     ca_file: Annotated[
-        Path | None, typer.Option(help="PEM file that signed the server's certificate.")
+        Path | None,
+        typer.Option(envvar="MEDVIT_PACS_CA_FILE", help="PEM file that signed the server's certificate."),
     ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="PEM file that identifies this client.")] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="MEDVIT_PACS_CERTIFICATE", help="PEM file that identifies this client."),
+    ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="Key of the client certificate, if it is not in that file.")
+        Path | None,
+        typer.Option(
+            envvar="MEDVIT_PACS_KEY", help="Key of the client certificate, if it is not in that file."
+        ),
     ] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Allow credentials without TLS.")] = False,
 ) -> Access:
@@ -53,13 +60,12 @@ def pull_command(url: Url, query: Query, output: Output, access: Access) -> None
 @app.command("push")
 @sharing(_access)
 def push_command(url: Url, files: Files, access: Access) -> None:
-    """Store DICOM files; of a folder, all files in it that end in .dcm."""
-    found = [f for path in files for f in ([path] if path.is_file() else sorted(path.rglob("*.dcm")))]
-    typer.echo(f"{push(url, found, access)} files stored")
+    """Store DICOM files; of a folder, all DICOM files below it."""
+    typer.echo(f"{push(url, dicom_files(files), access)} files stored")
 
 
 def _parse(query: list[str]) -> dict[str, str]:
     wrong = [item for item in query if "=" not in item]
     if wrong:
-        raise PacsError(f"{wrong[0]!r} is no query; write it as PatientID=17")
+        raise PacsError(f"{wrong[0]!r} is not a query; write it as PatientID=17")
     return dict(item.split("=", 1) for item in query)

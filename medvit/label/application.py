@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from medvit.label.errors import RequestError, not_found
 from medvit.label.infer import BundleInfer
 from medvit.label.scoring import Anyone, MostUncertain, Uncertainty
 from medvit.label.serving import ServedBundle
+from medvit.label.sessions import CappedSessions
 from medvit.label.stores import FileStore, PacsStore
 from medvit.label.training import FineTune
 from medvit.label.versions import Versions
@@ -86,9 +88,16 @@ class MedvitLabelApp(MONAILabelApp):
         modalities = {m for s in self.served.values() for m in s.pristine.facts.get("modality", ())}
         tables = {name: s.table for name, s in self.segmenters.items() if s.table is not None}
         self.workspace.mkdir(parents=True, exist_ok=True)
-        access = Access(settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
+        query = json.loads(self.conf.get("query") or "{}")
         listed = tuple(sorted(modalities or {"CT", "MR"}))
-        return PacsStore(self.studies.rstrip("/"), self.workspace, listed, tables, access)
+        return PacsStore(
+            self.studies.rstrip("/"), self.workspace, listed, tables, Access.from_environment(), query
+        )
+
+    def _load_sessions(self, load: bool = False) -> CappedSessions | None:
+        if not load:
+            return None
+        return CappedSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
 
     def init_infers(self) -> dict[str, InferTask]:
         """One task a bundle."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from pydicom import Dataset
 
 from medvit.label.errors import RequestError
 from medvit.label.volumes import labels_on
@@ -14,9 +15,15 @@ from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segment
 
 
 def write_segmentation(
-    path: Path, labels: np.ndarray, study: Study, table: LabelTable, algorithm: Algorithm
+    path: Path,
+    labels: np.ndarray,
+    study: Study,
+    table: LabelTable,
+    algorithm: Algorithm,
+    *,
+    by_hand: bool = False,
 ) -> Path:
-    """Write (X, Y, Z) `labels` on the grid of `study` as DICOM SEG.
+    """Write (X, Y, Z) `labels` on the grid of `study` as DICOM SEG; `by_hand` says that a person saved them.
 
     Raises
     ------
@@ -27,8 +34,15 @@ def write_segmentation(
     if series.format != "dicom" or study.grid is None:
         raise RequestError("DICOM SEG can only be made of studies that are DICOM; ask for an image instead")
     labels = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
-    save_dicom(segmentation(labels, study.grid, read_source(series.paths), table, algorithm), path)
+    source = read_source(series.paths)
+    save_dicom(segmentation(labels, study.grid, source, table, algorithm, by_hand=by_hand), path)
     return path
+
+
+def is_by_hand(header: Dataset) -> bool:
+    """Whether a DICOM SEG is a person's work, by what it says of how its segments were made."""
+    types = {str(segment.get("SegmentAlgorithmType")) for segment in header.get("SegmentSequence", [])}
+    return bool(types) and types <= {"MANUAL", "SEMIAUTOMATIC"}
 
 
 def read_segmentation(path: Path, target: Grid) -> tuple[np.ndarray, list[str]]:

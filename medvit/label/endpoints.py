@@ -107,6 +107,8 @@ def _parsed(params: str) -> dict[str, Any]:
         parsed = json.loads(params or "{}")
     except json.JSONDecodeError as error:
         raise RequestError(f"params is not JSON: {error}", 400) from None
+    except RecursionError:
+        raise RequestError("params is nested too deeply", 400) from None
     if not isinstance(parsed, dict):
         raise RequestError("params must be a JSON object", 400)
     return parsed

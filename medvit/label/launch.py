@@ -52,6 +52,7 @@ def serve(
     port: int = 8000,
     token: str = "",
     folder: Path | None = None,
+    query: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> int:
     """Run the server until it ends or is interrupted; its exit code.
@@ -70,6 +71,8 @@ def serve(
         What clients must know.
     folder
         For trained versions and fetched series; `workspace` by default.
+    query
+        Which series of an archive to list, as ``KEYWORD=VALUE``.
     say
         Called with the address, once the server answers.
 
@@ -84,6 +87,8 @@ def serve(
     remote = studies.startswith(("http://", "https://"))
     if not remote and not Path(studies).is_dir():
         raise MedvitError(f"{studies}: is neither a folder of images nor the address of a DICOMweb service")
+    if wrong := [part for part in query if "=" not in part]:
+        raise MedvitError(f"{wrong[0]!r} is not a query; write it as PatientID=17")
     _check_port(host, port)
     command = [
         str(label_python()),
@@ -93,6 +98,7 @@ def serve(
     ]
     command += ["--host", host, "--port", str(port), "--workspace", str(folder or workspace())]
     command += [part for model in models for part in ("--models", model)] + ["--trust"] * trust
+    command += [f"--query={part}" for part in query]
     # In the environment, since arguments are seen by everybody on the machine.
     environment = {**os.environ, "MEDVIT_LABEL_TOKEN": token}
     process = subprocess.Popen(command, env=environment)

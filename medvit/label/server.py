@@ -57,6 +57,7 @@ def configure(arguments: argparse.Namespace, workspace: Path) -> None:
     conf = {
         "models": ",".join(_found_from_anywhere(m) for m in arguments.models),
         "trust": "true" if arguments.trust else "false",
+        "query": json.dumps(dict(part.split("=", 1) for part in arguments.query)),
         "workspace": str(workspace),
     }
     os.environ |= {
@@ -201,6 +202,10 @@ def _answer_errors(app: Any) -> None:
     def not_json(_: Request, error: json.JSONDecodeError) -> JSONResponse:
         return answer(400, f"params is not JSON: {error}")
 
+    @app.exception_handler(RecursionError)
+    def too_deep(_: Request, error: RecursionError) -> JSONResponse:
+        return answer(400, "params is nested too deeply")
+
     @app.exception_handler(Exception)
     def fallen(_: Request, error: Exception) -> JSONResponse:
         return answer(500, f"the server failed with {type(error).__name__}: {error}; its log has more")
@@ -249,6 +254,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--models", action="append", default=[])
     parser.add_argument("--trust", action="store_true")
+    parser.add_argument("--query", action="append", default=[])
     parser.add_argument("--workspace", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.host not in LOOPBACK and not os.environ.get("MEDVIT_LABEL_TOKEN"):

@@ -18,7 +18,7 @@ from medvit.errors import MedvitError
 from medvit.inference import StreamingWindowInferer
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import label_table
-from medvit.label.versions import Versions
+from medvit.label.versions import Versions, is_better
 from medvit.runs import StudyEvaluator
 from medvit.studies import Found, Study, sha256_of
 from medvit.studies.discover import the_only
@@ -91,11 +91,16 @@ class ServedBundle:
         return {s.name: s.value for s in self.table or ()}
 
     def bundles(self) -> dict[str, Bundle]:
-        """All versions by number, the one that is used unless another is asked for first."""
-        return {b.version: b for b in [*self.versions.of(self.name), self.pristine]}
+        """All versions by number, newest first, but before them the one that is used by default.
+
+        That is the newest that was measured on held-out studies and is no worse for its training.
+        """
+        every = [*self.versions.of(self.name), self.pristine]
+        default = next(b for b in every if b is self.pristine or is_better(b))
+        return {b.version: b for b in [default, *every]}
 
     def bundle(self, version: str = "") -> Bundle:
-        """The bundle of a version, or the newest."""
+        """The bundle of a version, or the one that is used by default."""
         bundles = self.bundles()
         version = version or next(iter(bundles))
         if version not in bundles:

@@ -6,28 +6,29 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import requests
-from dicomweb_client.api import DICOMwebClient
 from monailabel.datastore.local import LocalDatastore
 from pydicom import Dataset
 
 from medvit.errors import MedvitError
-from medvit.label.dicom_seg import read_segmentation, write_segmentation
+from medvit.label.dicom_seg import is_by_hand, read_segmentation, write_segmentation
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import named_table
 from medvit.label.volumes import read_label_map
 from medvit.studies import LabelTable, Study, only_study, read_study, safe_join, write_image, write_label_map
 from medvit.studies.dicom_out import Algorithm
-from medvit.studies.pacs import Access, pull, push
+from medvit.studies.pacs import Access, dicomweb_client, pull, push
 
 FINAL = "final"
 PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
 # Long enough for a viewer that asks for one thing after another, short enough to see what was sent meanwhile.
 _SECONDS = 20.0
+# Series to ask for at once, and the rest after a listing, in times of what it took.
+_PAGE, _REST = 500, 20.0
 
 
 class FileStore(LocalDatastore):
@@ -67,7 +68,7 @@ class FileStore(LocalDatastore):
         Raises
         ------
         MedvitError
-            If it is no label map, or has values that the names sent with it do not reach.
+            If it is not a label map, or has values that the names sent with it do not reach.
         """
         self.get_image_uri(image_id)
         if label_tag == FINAL:
@@ -111,7 +112,9 @@ class PacsStore(FileStore):
     tables
         Label tables by name of the bundle; they code the labels that are saved.
     access
-        User and password.
+        Credentials and certificates.
+    query
+        Which series to list, DICOM keyword to value, as `pull` takes it; all of the modalities by default.
     """
 
     def __init__(
@@ -121,17 +124,18 @@ class PacsStore(FileStore):
         modalities: tuple[str, ...],
         tables: dict[str, LabelTable],
         access: Access | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url
         self.modalities = modalities
         self.tables = tables
         self.access = access or Access()
-        self.access.check(url)
+        self.query = dict(query or {})
         self._cache = cache
-        session = requests.Session()
-        session.auth = (self.access.user, self.access.password) if self.access.user else None
-        self._client = DICOMwebClient(url, session=session)
-        self._listed: tuple[float, list[str], dict[str, str]] = (-_SECONDS, [], {})
+        self._client = dicomweb_client(url, self.access)
+        self._listed: tuple[float, list[str], dict[str, str]] = (0.0, [], {})
+        # A stored segmentation never changes, so that each is looked into once.
+        self._saved_for: dict[str, tuple[str, ...]] = {}
         super().__init__(cache / "images", watch=False)
 
     def name(self) -> str:
@@ -143,7 +147,7 @@ class PacsStore(FileStore):
         return self._listing()[0]
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """The images that a DICOM SEG in the archive refers to."""
+        """The images of which the archive holds a DICOM SEG that a person saved."""
         images, segmentations = self._listing()
         return [uid for uid in images if uid in segmentations]
 
@@ -183,9 +187,9 @@ class PacsStore(FileStore):
         labels = read_label_map(label_filename, study.grid)
         with tempfile.TemporaryDirectory() as folder:
             seg = Path(folder) / "seg.dcm"
-            write_segmentation(seg, labels, study, table, Algorithm("MONAI Label", "1"))
+            write_segmentation(seg, labels, study, table, Algorithm("MONAI Label", "1"), by_hand=True)
             push(self.url, [seg], self.access)
-        self._listed = (-_SECONDS, [], {})
+        self._listed = (0.0, [], {})
         names = [{"name": s.name, "idx": s.value} for s in table]
         return super().save_label(image_id, label_filename, label_tag, {**label_info, "label_info": names})
 
@@ -236,21 +240,48 @@ class PacsStore(FileStore):
         return folder
 
     def _listing(self) -> tuple[list[str], dict[str, str]]:
-        """Image series, and for those with a segmentation the series of the newest one."""
-        if time.monotonic() - self._listed[0] > _SECONDS:
-            images = [s.SeriesInstanceUID for modality in self.modalities for s in self._search(modality)]
+        """Image series, and for those with a saved segmentation the series of the newest one."""
+        if time.monotonic() >= self._listed[0]:
+            start = time.monotonic()
+            images = {s.SeriesInstanceUID for modality in self.modalities for s in self._search(modality)}
             segmentations: dict[str, str] = {}
             for seg in sorted(self._search("SEG"), key=lambda s: str(s.get("ContentDate", ""))):
-                headers = self._client.retrieve_series_metadata(seg.StudyInstanceUID, seg.SeriesInstanceUID)
-                for header in map(Dataset.from_json, headers):
-                    for referenced in header.get("ReferencedSeriesSequence", []):
-                        segmentations[str(referenced.SeriesInstanceUID)] = str(seg.SeriesInstanceUID)
-            self._listed = (time.monotonic(), sorted(images), segmentations)
+                uid = str(seg.SeriesInstanceUID)
+                if uid not in self._saved_for:
+                    self._saved_for[uid] = self._images_saved_in(seg)
+                segmentations |= dict.fromkeys(self._saved_for[uid], uid)
+            now = time.monotonic()
+            # An archive in which listing takes long is not asked to do little else.
+            again = now + max(_SECONDS, _REST * (now - start))
+            self._listed = (again, sorted(images), segmentations)
         return self._listed[1], self._listed[2]
 
-    def _search(self, modality: str) -> list[Dataset]:
-        found = self._client.search_for_series(search_filters={"Modality": modality}, get_remaining=True)
-        return [Dataset.from_json(series) for series in found]
+    def _images_saved_in(self, seg: Dataset) -> tuple[str, ...]:
+        """The series that a segmentation is of, none where it is not a person's work."""
+        headers = self._client.retrieve_series_metadata(seg.StudyInstanceUID, seg.SeriesInstanceUID)
+        return tuple(
+            str(referenced.SeriesInstanceUID)
+            for header in map(Dataset.from_json, headers)
+            if is_by_hand(header)
+            for referenced in header.get("ReferencedSeriesSequence", [])
+        )
+
+    def _search(self, modality: str) -> Iterator[Dataset]:
+        """Series of a modality, a page at a time; segmentations of all studies that the query leaves."""
+        levels = ("Series", "Modality", "BodyPart")
+        query = {k: v for k, v in self.query.items() if modality != "SEG" or not k.startswith(levels)}
+        seen: set[str] = set()
+        while True:
+            page = self._client.search_for_series(
+                search_filters={**query, "Modality": modality}, limit=_PAGE, offset=len(seen) or None
+            )
+            found = [Dataset.from_json(series) for series in page]
+            new = [series for series in found if series.SeriesInstanceUID not in seen]
+            yield from new
+            seen |= {str(series.SeriesInstanceUID) for series in new}
+            # A server that ignores the limit has given all at once, and one that ignores the offset repeats.
+            if not new or len(found) != _PAGE:
+                return
 
 
 def label_names(label_info: dict[str, Any]) -> list[str] | None:
@@ -267,5 +298,5 @@ def label_names(label_info: dict[str, Any]) -> list[str] | None:
 
 def _safe(name: str) -> str:
     if not re.fullmatch(r"[^/\\\x00]*", name) or name.startswith("."):
-        raise MedvitError(f"{name!r} is no name for a file; leave out slashes and leading dots")
+        raise MedvitError(f"{name!r} is not a name for a file; leave out slashes and leading dots")
     return name

@@ -48,7 +48,10 @@ class Training:
     def quality(self) -> str:
         """The measured quality, in one clause."""
         if self.dice is None or self.dice_before is None:
-            return f"not measured: all {self.studies} annotated studies were trained on"
+            return (
+                f"not measured: all {self.studies} annotated studies were trained on; "
+                "served only where this version is asked for"
+            )
         return (
             f"mean Dice {self.dice:.3f} on {self.held_out} held-out studies (before: {self.dice_before:.3f})"
         )
@@ -89,6 +92,13 @@ class Versions:
         finally:
             with suppress(OSError):  # the folder of a version that could not be written is empty
                 final.parent.rmdir()
+
+
+def is_better(bundle: Bundle) -> bool:
+    """Whether a trained version was measured on held-out studies, and is no worse than what it came from."""
+    trained = bundle.facts.get("trained") or {}
+    before, after = trained.get("dice_before"), trained.get("dice")
+    return bool(trained.get("held_out")) and before is not None and after is not None and after >= before
 
 
 def export(bundle: Bundle, folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pydicom.errors import InvalidDicomError
 
 from medvit.errors import MedvitError, MissingExtraError, StudyError
 from medvit.studies.dicom_out.common import save_dicom
+from medvit.studies.formats import format_of
 
 if TYPE_CHECKING:
     from dicomweb_client.api import DICOMwebClient
@@ -58,6 +60,18 @@ class Access:
     plain_http: bool = False
     timeout: float = 120.0
 
+    @classmethod
+    def from_environment(cls) -> Access:
+        """Settings from the variables ``MEDVIT_PACS_USER``, ``_PASSWORD``, ``_TOKEN``, ``_CA_FILE``,
+        ``_CERTIFICATE`` and ``_KEY``.
+        """
+
+        def given(name: str) -> str:
+            return os.environ.get(f"MEDVIT_PACS_{name}", "")
+
+        files = {n.lower(): Path(given(n)) for n in ("CA_FILE", "CERTIFICATE", "KEY") if given(n)}
+        return cls(given("USER"), given("PASSWORD"), given("TOKEN"), **files)  # type: ignore[arg-type]
+
     def check(self, url: str) -> None:
         """Raise `PacsError` where the settings contradict each other or would expose a secret."""
         parts = urlsplit(url)
@@ -86,7 +100,7 @@ def pull(url: str, query: Mapping[str, str], folder: Path, access: Access | None
     Parameters
     ----------
     url
-        Of the DICOMweb service, such as ``"https://pacs:8042/dicom-web"``.
+        Address of the DICOMweb service, such as ``"https://pacs:8042/dicom-web"``.
     query
         DICOM keyword to value, of study or series level ({"PatientID": "17", "Modality": "CT"}); ``*`` and
         date ranges as PS3.18 8.3.4 has them.
@@ -107,7 +121,7 @@ def pull(url: str, query: Mapping[str, str], folder: Path, access: Access | None
         If nothing matches, the service cannot be used, or fewer instances came than it said it had.
     """
     _check_query(query)
-    client = _client(url, access or Access())
+    client = dicomweb_client(url, access or Access())
     found = _search(client, url, query)
     if not found:
         raise PacsError(f"{url} has no series that matches {', '.join(query)}; check the values")
@@ -129,7 +143,7 @@ def push(url: str, files: Iterable[Path], access: Access | None = None) -> int:
         raise PacsError("there is no file to store; pass DICOM files")
     for file in files:
         _read(file, stop_before_pixels=True)
-    client = _client(url, access or Access())
+    client = dicomweb_client(url, access or Access())
     refused = [why for file in files if (why := _store(client, url, file))]
     if refused:
         raise PacsError(f"{url} refused {len(refused)} of {len(files)} files; first {refused[0]}")
@@ -144,11 +158,27 @@ def _check_query(query: Mapping[str, str]) -> None:
     unknown = [keyword for keyword in query if tag_for_keyword(keyword) is None]
     if unknown:
         raise PacsError(
-            f"{', '.join(unknown)} is no DICOM keyword; write it as in 'PatientID' or 'StudyDate'"
+            f"{', '.join(unknown)} is not a DICOM keyword; write it as in 'PatientID' or 'StudyDate'"
         )
 
 
-def _client(url: str, access: Access) -> DICOMwebClient:
+def dicom_files(paths: Iterable[Path]) -> list[Path]:
+    """The files that are given, and of folders all DICOM files below them, whatever their names are."""
+    files: list[Path] = []
+    for path in paths:
+        below = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+        files += [path] if path.is_file() else [p for p in below if format_of(p) == "dicom"]
+    return files
+
+
+def dicomweb_client(url: str, access: Access) -> DICOMwebClient:
+    """A client of a DICOMweb service that lets itself in as `access` says, and tries once.
+
+    Raises
+    ------
+    PacsError, MissingExtraError
+        If the settings contradict each other or would expose a secret; or the extra is not installed.
+    """
     try:
         import requests
         from dicomweb_client.api import DICOMwebClient
@@ -264,9 +294,10 @@ def _store(client: DICOMwebClient, url: str, file: Path) -> str:
     """Store one file; why it was refused, or nothing."""
     import requests
 
+    sent = _read(file)
     with _clear_errors(url):
         try:
-            answer: Any = client.store_instances([_read(file)])
+            answer: Any = client.store_instances([sent])
         except requests.exceptions.HTTPError as error:
             # 409: none of the instances sent was stored, PS3.18 10.5.3.
             if _code(error) != 409:
@@ -276,7 +307,9 @@ def _store(client: DICOMwebClient, url: str, file: Path) -> str:
     failed = answer.get("FailedSOPSequence")
     if failed:
         return f"{file}: failure reason {int(failed[0].get('FailureReason') or 0):#06x}"
-    return ""
+    # Success is what is named as stored, PS3.18 10.5.3; some servers answer 200 having stored nothing.
+    stored = {str(item.get("ReferencedSOPInstanceUID")) for item in answer.get("ReferencedSOPSequence") or ()}
+    return "" if str(sent.SOPInstanceUID) in stored else f"{file}: the answer does not name it as stored"
 
 
 def _read(file: Path, **options: bool) -> pydicom.Dataset:

@@ -87,6 +87,25 @@ def test_dicom_seg_has_names_by_value_and_refers_to_its_series(
     assert set(np.unique(volume.array)) == {0, 2, 3}
 
 
+def test_a_segmentation_that_nobody_saved_is_no_final_label(
+    archive: tuple[Server, dict[str, str]], tmp_path: Path
+) -> None:
+    server, series = archive
+    answer = requests.post(f"{server.url}/infer/steps?image={series['MR']}&output=dicom_seg", timeout=60)
+    (tmp_path / "automatic.dcm").write_bytes(answer.content)
+    push(str(server.studies), [tmp_path / "automatic.dcm"], USER)
+    from medvit.label import compat
+
+    compat.install()
+    from medvit.label.stores import PacsStore
+
+    fresh = PacsStore(str(server.studies), tmp_path / "fresh", ("CT", "MR"), {"steps": TABLE}, USER)
+    assert sorted(fresh.list_images()) == sorted(series.values())
+    assert fresh.get_labeled_images() == [] and fresh.datalist() == []
+    query = {"PatientID": "nobody"}
+    assert PacsStore(str(server.studies), tmp_path / "q", ("CT",), {}, USER, query).list_images() == []
+
+
 def test_a_saved_label_comes_back_from_the_archive(
     archive: tuple[Server, dict[str, str]], tmp_path: Path
 ) -> None:

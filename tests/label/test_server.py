@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,35 @@ def test_the_image_to_annotate_next_is_the_least_certain(server: Server) -> None
     assert all(0 <= score <= np.log(31) for score in scores.values())
     assert "broken.nii.gz" in scored["failed"]["broken"]
     assert server.client.next_sample("uncertainty", {})["id"] == "noise"
+
+
+def test_what_nests_too_deeply_is_a_bad_request(server: Server) -> None:
+    deep = "[" * 200_000 + "]" * 200_000
+    for path in ("infer/steps?image=ras", "activelearning/first"):
+        answer = requests.post(f"{server.url}/{path}", data={"params": deep}, timeout=30)
+        assert answer.status_code in (400, 422), (path, answer.text)
+    answer = requests.post(
+        f"{server.url}/activelearning/first",
+        data=deep,
+        headers={"Content-Type": "application/json"},
+        timeout=30,
+    )
+    assert answer.status_code in (400, 422), answer.text
+
+
+def test_an_upload_that_unpacks_too_far_is_refused(server: Server, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for k in range(8):
+            archive.writestr(f"{k}.dcm", bytes(2**24))
+    with (tmp_path / "bomb.zip").open("rb") as file:
+        url = f"{server.url}/session/?uncompress=true"
+        answer = requests.put(url, files={"files": ("bomb.zip", file)}, timeout=60)
+    assert answer.status_code == 413 and "unpacks to more" in answer.json()["detail"]
+    with zipfile.ZipFile(tmp_path / "good.zip", "w") as archive:
+        archive.write(server.studies / "ras.nii.gz", "ras.nii.gz")
+    with (tmp_path / "good.zip").open("rb") as file:
+        answer = requests.put(url, files={"files": ("good.zip", file)}, timeout=60)
+    assert answer.status_code == 200
 
 
 def test_training_makes_a_version_and_leaves_the_weights(server: Server, tmp_path: Path) -> None:

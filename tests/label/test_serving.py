@@ -173,5 +173,9 @@ def test_a_trained_version_is_a_bundle_beside_the_pristine_one(tmp_path: Path) -
     assert archive.testzip() is None
     assert json.loads(archive.read("steps/configs/metadata.json"))["version"] == second.version
     assert bundle.bundle().version == second.version and bundle.bundle("1.0.0").path == root
+    unmeasured = bundle.versions.keep(second, network, Training(1, 0, 2, None, None, facts.date))
+    worse = bundle.versions.keep(second, network, Training(3, 1, 2, 0.75, 0.5, facts.date))
+    assert bundle.bundle().version == second.version
+    assert {unmeasured.version, worse.version} < set(bundle.bundles())
     with pytest.raises(RequestError, match=r"1\.0\.0\+label\.1"):
         bundle.bundle("9")

@@ -30,7 +30,7 @@ from medvit.studies.dicom_out import (
     segmentation,
 )
 from medvit.studies.labels import load_label_table
-from medvit.studies.pacs import Access, PacsError, pull, push
+from medvit.studies.pacs import Access, PacsError, dicom_files, pull, push
 from tests.studies.dicom_out.synthetic import write_series
 
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -146,21 +146,50 @@ def test_a_series_comes_whole_or_not_at_all(promised, server, tmp_path):
         assert list((tmp_path / "in").iterdir()) == []
 
 
-@pytest.mark.parametrize(("failed", "refused"), [([], False), ([0xA700], True)])
-def test_a_refused_file_is_named_and_an_empty_failure_list_is_none(failed, refused, server, tmp_path):
-    (path,), _ = write_series(tmp_path / "ct", (20, 16, 1))
+def store_answer(stored: list[str], reasons: list[int]) -> bytes:
+    """What a service answers to a store: the instances that it names, and the reasons of failures."""
     answer = pydicom.Dataset()
-    answer.FailedSOPSequence = []
-    for reason in failed:
-        item = pydicom.Dataset()
-        item.FailureReason = reason
-        answer.FailedSOPSequence.append(item)
-    server.content = answer.to_json().encode()
-    if refused:
-        with pytest.raises(PacsError, match=r"refused 1 of 1 files; first .*IM0000\.dcm.*0xa700"):
-            push(server.url, [path])
-    else:
-        assert push(server.url, [path]) == 1
+    for sequence, keyword, values in (
+        ("ReferencedSOPSequence", "ReferencedSOPInstanceUID", stored),
+        ("FailedSOPSequence", "FailureReason", reasons),
+    ):
+        items = [pydicom.Dataset() for _ in values]
+        for item, value in zip(items, values, strict=True):
+            setattr(item, keyword, value)
+        setattr(answer, sequence, items)
+    return answer.to_json().encode()
+
+
+def test_a_file_is_stored_where_the_answer_names_it(server, tmp_path):
+    (path,), _ = write_series(tmp_path / "ct", (20, 16, 1))
+    uid = str(pydicom.dcmread(path).SOPInstanceUID)
+    server.content = store_answer([uid], [])
+    assert push(server.url, [path]) == 1
+
+
+@pytest.mark.parametrize(
+    ("stored", "reasons", "why"),
+    [([], [0xA700], "0xa700"), ([], [], "does not name it"), (["1.2.3"], [], "does not name it")],
+)
+def test_a_file_that_was_not_stored_is_named(stored, reasons, why, server, tmp_path):
+    (path,), _ = write_series(tmp_path / "ct", (20, 16, 1))
+    server.content = store_answer(stored, reasons)
+    with pytest.raises(PacsError, match=rf"refused 1 of 1 files; first .*IM0000\.dcm.*{why}"):
+        push(server.url, [path])
+
+
+def test_of_a_folder_all_dicom_files_are_meant(tmp_path):
+    paths, _ = write_series(tmp_path / "ct", (8, 8, 2))
+    bare = paths[0].rename(tmp_path / "ct" / "IM0000")
+    (tmp_path / "ct" / "notes.txt").write_text("x")
+    assert dicom_files([tmp_path / "ct"]) == [bare, paths[1]]
+    assert dicom_files([bare]) == [bare]
+
+
+def test_access_from_the_environment(monkeypatch):
+    for name in ("TOKEN", "CA_FILE", "KEY"):
+        monkeypatch.setenv(f"MEDVIT_PACS_{name}", f"a{name}")
+    assert Access.from_environment() == Access(token="aTOKEN", ca_file=Path("aCA_FILE"), key=Path("aKEY"))
 
 
 def test_a_conflict_names_the_file(server, tmp_path):
@@ -197,7 +226,7 @@ def test_settings_that_contradict_or_expose(url, access, message, tmp_path):
 def test_queries_and_files_that_make_no_sense(tmp_path):
     with pytest.raises(PacsError, match="whole archive"):
         pull("http://localhost/dicom-web", {"PatientID": ""}, tmp_path)
-    with pytest.raises(PacsError, match="PatentID is no DICOM keyword"):
+    with pytest.raises(PacsError, match="PatentID is not a DICOM keyword"):
         pull("http://localhost/dicom-web", {"PatentID": "1"}, tmp_path)
     with pytest.raises(PacsError, match="no file"):
         push("http://localhost/dicom-web", [])

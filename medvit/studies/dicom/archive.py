@@ -15,7 +15,7 @@ MAX_MEMBERS = 200_000
 MAX_UNPACKED_BYTES = 64 * 2**30
 
 
-def unzip(path: Path, folder: Path) -> list[Path]:
+def unzip(path: Path, folder: Path, *, limit: int = MAX_UNPACKED_BYTES) -> list[Path]:
     """Unpack a zip of images into an empty folder.
 
     Parameters
@@ -24,6 +24,8 @@ def unzip(path: Path, folder: Path) -> list[Path]:
         The archive.
     folder
         Where to unpack; the members keep their paths below it.
+    limit
+        Bytes that the members may have together.
 
     Returns
     -------
@@ -39,7 +41,7 @@ def unzip(path: Path, folder: Path) -> list[Path]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
-            _check_members(path, members)
+            _check_members(path, members, limit)
             for member in members:
                 _unpack(archive, member, folder.joinpath(*_parts(member.filename)))
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
@@ -53,14 +55,17 @@ def _parts(name: str) -> tuple[str, ...]:
     return PurePosixPath(name.replace("\\", "/")).parts
 
 
-def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+def _check_members(path: Path, members: list[zipfile.ZipInfo], limit: int) -> None:
     def refuse(code: str, what: str) -> StudyError:
         return StudyError(code, what, path=path, do="take it only from a source that is known to be good")
 
     if len(members) > MAX_MEMBERS:
         raise refuse("zip-too-large", f"the zip holds {len(members)} files")
-    if sum(m.file_size for m in members) > MAX_UNPACKED_BYTES:
-        raise refuse("zip-too-large", f"the zip unpacks to more than {MAX_UNPACKED_BYTES // 2**30} GiB")
+    size, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
+    if size > limit:
+        raise refuse("zip-too-large", f"the zip unpacks to more than {limit / 2**30:.3g} GiB")
+    if size > LARGE_BYTES and size > MAX_RATIO * packed:
+        raise refuse("zip-too-large", "the zip unpacks to more than images would")
     seen = set()
     for member in members:
         parts = _parts(member.filename)

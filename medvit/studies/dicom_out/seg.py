@@ -39,6 +39,7 @@ def segmentation(
     algorithm: Algorithm,
     *,
     encoding: Encoding = "auto",
+    by_hand: bool = False,
 ) -> Segmentation:
     """A label map as a DICOM SEG in the study of its source.
 
@@ -60,11 +61,14 @@ def segmentation(
     encoding
         ``"binary"`` is what most viewers read; ``"labelmap"`` (with JPEG-LS) stays small;
         ``"auto"`` takes BINARY up to 2,000 frames.
+    by_hand
+        Whether a person made or corrected the segments: they are then stated as SEMIAUTOMATIC, and else as
+        AUTOMATIC.
 
     Raises
     ------
     MedvitError
-        If the label map has not the shape of `grid` or holds values that the table has not.
+        If the label map does not have the shape of `grid`, or holds values that are not in the table.
     StudyError
         If a slice does not lie on a frame of the source.
     """
@@ -79,7 +83,7 @@ def segmentation(
         pixel_array=planes,
         **_placed(frames),
         segmentation_type="BINARY" if binary else "LABELMAP",
-        segment_descriptions=[_describe(s, algorithm) for s in table],
+        segment_descriptions=[_describe(s, algorithm, by_hand) for s in table],
         transfer_syntax_uid=ExplicitVRLittleEndian if binary else JPEGLSLossless,
         omit_empty_frames=bool(planes.any()),
         content_label="SEGMENTATION",
@@ -131,13 +135,13 @@ def _placed(frames: list[Frame]) -> dict[str, Any]:
     }
 
 
-def _describe(structure: Structure, algorithm: Algorithm) -> SegmentDescription:
+def _describe(structure: Structure, algorithm: Algorithm, by_hand: bool) -> SegmentDescription:
     description = SegmentDescription(
         segment_number=structure.value,
         segment_label=structure.name[:64],
         segmented_property_category=sr_code(structure.category),
         segmented_property_type=sr_code(structure.code),
-        algorithm_type="AUTOMATIC",
+        algorithm_type="SEMIAUTOMATIC" if by_hand else "AUTOMATIC",
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=algorithm.name,
             family=codes.DCM.ArtificialIntelligence,

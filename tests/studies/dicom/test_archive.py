@@ -73,6 +73,15 @@ def test_too_many_members_and_damage_are_refused(tmp_path: Path, monkeypatch: py
         unzip(path, tmp_path / "out")
 
 
+def test_many_members_that_unpack_too_far_together(tmp_path: Path) -> None:
+    path = packed(tmp_path / "bomb.zip", *((str(k), bytes(2**24)) for k in range(5)))
+    with pytest.raises(StudyError, match="unpacks to more than images would"):
+        unzip(path, tmp_path / "out")
+    path = packed(tmp_path / "large.zip", ("a", b"x" * 1000))
+    with pytest.raises(StudyError, match="zip-too-large"):
+        unzip(path, tmp_path / "out", limit=999)
+
+
 def test_a_dicomdir_stands_for_its_files(tmp_path: Path) -> None:
     truth = made_up()
     index = FileSet()
