@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "command_line": ["check_flags", "locate"],
         "find": ["Bundle", "find_bundle", "installed_bundles"],
+        "finder": ["StructureFinder"],
         "workflow": ["OpenBundle", "open_bundle"],
     },
 )

@@ -5,6 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "cut_outs": ["CutOutInferer"],
         "inferer": ["Inference", "RestorationInferer", "StreamingWindowInferer"],
         "predict": ["Execution", "Flips", "InferenceReport", "lateral_flips"],
         "region": ["CoarseRegion", "ForegroundRegion", "Region"],
