@@ -148,12 +148,14 @@ def measure(
     ml = counts * (grid.voxel_volume / 1000.0)
     whole_name, whole_ml = _whole(table, float(ml[1:].sum()), grid, image, modality)
     boxes = ndimage.find_objects(label_map, max_label=len(table))
+    shown = table.shown(np.flatnonzero(counts).tolist())
     structures = tuple(
-        _measure_one(s, label_map, boxes[s.value - 1], grid, image, confidence, whole_ml) for s in table
+        _measure_one(s, label_map, boxes[s.value - 1], grid, image, confidence, whole_ml) for s in shown
     )
     asymmetries = tuple(
         Asymmetry(left.unsided_name, float(ml[left.value]), float(ml[right.value]))
         for left, right in table.pairs()
+        if left in shown
     )
     return Measurements(structures, asymmetries, whole_name, whole_ml)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -47,6 +47,9 @@ class Structure:
         Volumes outside these bounds are flagged in reports; ``None`` where there is no published range.
     stored
         The value in files, where the data that a network was trained on has another than `value`.
+    group
+        Name of a set of structures that a study shows together or not at all, as sides that are known and
+        sides that are not; empty for what every study should show.
     """
 
     value: int
@@ -57,6 +60,7 @@ class Structure:
     side: str = ""
     plausible_ml: tuple[float, float] | None = None
     stored: int | None = None
+    group: str = ""
 
     @property
     def file_value(self) -> int:
@@ -121,6 +125,14 @@ class LabelTable:
         """Channel to name, background included, as a bundle's metadata states it."""
         return {"0": "background"} | {str(s.value): s.name for s in self.structures}
 
+    def shown(self, found: Collection[int]) -> tuple[Structure, ...]:
+        """The structures that a study of which `found` are the values should have.
+
+        A group of which nothing was found is left out where another group has something.
+        """
+        groups = {s.group for s in self.structures if s.group and s.value in found}
+        return tuple(s for s in self.structures if not s.group or not groups or s.group in groups)
+
     def pairs(self) -> Iterator[tuple[Structure, Structure]]:
         """Left and right of every paired structure."""
         for left in self.structures:
@@ -144,6 +156,7 @@ class LabelTable:
                     "color": list(s.color),
                     "plausible_ml": list(s.plausible_ml) if s.plausible_ml else None,
                     **({"stored": s.stored} if s.stored is not None else {}),
+                    **({"group": s.group} if s.group else {}),
                 }
                 for s in self.structures
             ],
@@ -191,6 +204,7 @@ def parse_label_table(content: dict[str, Any]) -> LabelTable:
                     side=side or entry.get("side", ""),
                     plausible_ml=tuple(plausible) if plausible else None,
                     stored=entry.get("stored"),
+                    group=entry.get("group", ""),
                 )
             )
     return LabelTable(content["name"], tuple(structures), content.get("source", ""))

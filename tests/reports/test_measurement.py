@@ -7,6 +7,7 @@ import pytest
 
 from medvit.errors import MedvitError
 from medvit.reports import measure
+from medvit.studies.labels import load_label_table
 from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN
 
@@ -128,3 +129,15 @@ def test_label_maps_that_do_not_fit_are_refused(labels: np.ndarray, says: str) -
 def test_an_image_on_another_grid_is_refused() -> None:
     with pytest.raises(MedvitError, match="image has shape"):
         measure(np.zeros((4, 4, 4), np.uint8), Grid((4, 4, 4), np.eye(4)), BRAIN, np.zeros((4, 4, 5)))
+
+
+def test_sides_that_are_not_known_are_neither_measured_nor_missed_beside_those_that_are() -> None:
+    table = load_label_table("hippocampus")
+    labels = np.zeros((10, 10, 10), np.uint8)
+    labels[:2], labels[4:6, :5], labels[4:6, 5:] = 3, 5, 6
+    found = measure(labels, Grid((10, 10, 10), np.eye(4)), table)
+    assert [m.structure.name for m in found.absent] == ["right hippocampal head"]
+    assert [a.name for a in found.asymmetries] == ["hippocampal head", "hippocampal body and tail"]
+    assert found.asymmetries[1].index == 0
+    alone = measure(np.minimum(labels, 1), Grid((10, 10, 10), np.eye(4)), table)
+    assert len(alone.structures) == 2 and not alone.asymmetries

@@ -47,3 +47,15 @@ def test_values_of_files_are_kept_beside_those_of_the_table() -> None:
     assert parse_label_table(table.as_dict()) == table
     with pytest.raises(MedvitError, match="two structures are stored under one value"):
         parse_label_table({"name": "mine", "structures": [{"name": "liver", "stored": 2}, {"name": "cyst"}]})
+
+
+def test_a_group_of_which_nothing_was_found_is_left_out_where_another_has_something() -> None:
+    table = load_label_table("hippocampus")
+    sided = ["left hippocampal head", "right hippocampal head"]
+    sided += ["left hippocampal body and tail", "right hippocampal body and tail"]
+    assert [s.name for s in table] == ["hippocampal head", "hippocampal body and tail", *sided]
+    assert [s.name for s in table.shown({1})] == ["hippocampal head", "hippocampal body and tail"]
+    assert [s.name for s in table.shown({0, 3, 5})] == sided
+    assert table.shown(set()) == table.structures
+    assert parse_label_table(table.as_dict()) == table
+    assert load_label_table("brain").shown({1}) == load_label_table("brain").structures
