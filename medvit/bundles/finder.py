@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from medvit.bundles.find import find_bundle
+from medvit.bundles.workflow import open_bundle
 from medvit.errors import MedvitError
 
 
@@ -30,12 +30,9 @@ class StructureFinder:
 
     @cached_property
     def _parts(self) -> dict[str, Any]:
-        parser = ConfigParser()
-        parser.read_config(str(self.bundle.config("inference")))
-        parser["bundle_root"] = str(self.bundle.path)
-        parser["device"] = "$torch.device('cpu')"
+        opened = open_bundle(self.bundle, device="$torch.device('cpu')")
         names = ("preprocessing", "network", "inferer", "postprocessing")
-        return {name: parser.get_parsed_content(name) for name in names}
+        return {name: opened.part(name) for name in names}
 
     def __call__(self, image: MetaTensor) -> dict[str, np.ndarray]:
         """Places in RAS+ mm (N, 3) of the voxels of each structure that is found, by its name.

@@ -135,4 +135,4 @@ def _cut(image: MetaTensor, box: Box) -> MetaTensor:
     affine = image.affine.clone()
     start = torch.tensor([part.start for part in box], dtype=affine.dtype, device=affine.device)
     affine[:3, 3] += affine[:3, :3] @ start
-    return MetaTensor(scaled, affine=affine, meta={**image.meta, "affine": affine})
+    return MetaTensor(scaled, affine=affine, meta={k: v for k, v in image.meta.items() if k != "affine"})
