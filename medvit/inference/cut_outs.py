@@ -108,7 +108,7 @@ class CutOutInferer(StreamingWindowInferer):
                 "structure-not-found",
                 f"shows no {' or '.join(self.values)}",
                 path=image.meta.get("filename_or_obj"),
-                do="check that the bundle is for such images, and that the image is oriented as its header says",
+                do="check that the bundle is for such images and that the header has the right orientation",
             )
         return [(self._box(image, affine, spacing, mm), self.values[name]) for name, mm in found.items()]
 
