@@ -1,4 +1,4 @@
-"""`medvit train` and `medvit label`: bundles that learn from one's own label maps."""
+"""`medvit train`, `pretrain` and `label`: bundles that learn from one's own studies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.options import Device, Output, Spacing, Trust, WindowSize
+from medvit.cli.options import BundleName, Device, Output, Spacing, Studies, Trust, WindowSize
 
 
 def train(
@@ -57,6 +57,9 @@ def train(
         Path | None, typer.Option(help="Folder for prepared cases, about 3 bytes for each voxel.")
     ] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave broken cases out instead of refusing.")] = False,
+    pretrained: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Encoder to start from, written by medvit pretrain.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with a training that was interrupted.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show the plan and its costs, measured by a few steps, and stop.")
@@ -66,7 +69,7 @@ def train(
     """Train a network on your labelled studies; the result is a bundle that runs."""
     from medvit.training import Choices, find_base, train_bundle
 
-    found = find_base(base, size=size, from_scratch=from_scratch, trust=trust)
+    found = find_base(base, size=size, from_scratch=from_scratch, pretrained=pretrained, trust=trust)
     choices = Choices(
         spacing, patch_size, epochs, epoch_length, minutes, batch_size, learning_rate, val_fraction, seed,
         patience, mirror, device,
@@ -75,6 +78,43 @@ def train(
         found, manifest, output, choices, data=data or "", scratch=scratch, resume=resume,
         skip_bad=skip_bad, plan_only=plan,
     )  # fmt: skip
+
+
+def pretrain(
+    bundle: BundleName,
+    studies: Studies,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File of the encoder, named .safetensors.", metavar="FILE")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="Number of optimiser steps.")] = 1000,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Time for the training, used to the end; instead of --steps."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of windows in a step.")] = 2,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 5e-4,
+    mask_ratio: Annotated[float, typer.Option(help="Share of the cells that are masked.")] = 0.6,
+    cell: Annotated[int, typer.Option(help="Edge of a masked cell in voxels.")] = 8,
+    patch_size: WindowSize = None,
+    start: Annotated[
+        str, typer.Option("--from", help="Start from the bundle's weights, or from scratch.")
+    ] = "weights",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option(help="Go on with a pre-training that was interrupted.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Pre-train a bundle's network on studies without labels; `medvit train --pretrained` starts from it."""
+    from medvit.bundles import find_bundle
+
+    found = find_bundle(bundle, trust=trust)
+    from medvit.training import PretrainingChoices, pretrain_bundle
+
+    choices = PretrainingChoices(
+        steps=steps, minutes=minutes, batch_size=batch_size, learning_rate=learning_rate,
+        mask_ratio=mask_ratio, cell=cell, patch_size=patch_size, start=start, seed=seed, device=device,
+    )  # fmt: skip
+    pretrain_bundle(found, studies, output, choices, resume=resume)
 
 
 def label(

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "run": ["train_bundle"],
         "schedule": ["Schedule"],
         "distributed": ["data_parallel", "join_process_group", "leave_process_group", "world_size"],
+        "pretraining": ["PretrainingChoices", "pretrain_bundle"],
         "steps": [
             "MixedPrecisionStep",
             "TrainingLog",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from medvit.bundles import Bundle, find_bundle
@@ -10,6 +11,7 @@ from medvit.errors import MedvitError
 from medvit.inference import SliceInferer, StreamingWindowInferer
 from medvit.training import inference_component
 from medvit.training.architectures import NETWORKS, SLICEWISE, definition_of, network_named
+from medvit.training.encoder_file import read_encoder
 from medvit.training.network import is_lateral, network_definition
 
 # Edges of the window where no bundle states one: over slices, and over volumes.
@@ -34,6 +36,8 @@ class Base:
         Whether left and right are told apart by a channel of their own.
     weights_of
         Bundle whose weights are carried over; ``None`` to start from random ones.
+    encoder
+        File of `medvit pretrain` that fills all but the readout; weights of a bundle then fill the readout.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Base:
     slicewise: bool
     lateral: bool
     weights_of: Bundle | None = None
+    encoder: Path | None = None
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, from_scratch: bool = False) -> Base:
@@ -77,7 +82,14 @@ class Base:
         )  # fmt: skip
 
 
-def find_base(name: str, *, size: str | None = None, from_scratch: bool = False, trust: bool = False) -> Base:
+def find_base(
+    name: str,
+    *,
+    size: str | None = None,
+    from_scratch: bool = False,
+    pretrained: Path | None = None,
+    trust: bool = False,
+) -> Base:
     """The network of a bundle, or one by name.
 
     Parameters
@@ -88,6 +100,8 @@ def find_base(name: str, *, size: str | None = None, from_scratch: bool = False,
         Size of a network that is named; ``"small"`` by default.
     from_scratch
         Leave a bundle's weights out.
+    pretrained
+        File of `medvit pretrain` to start from.
     trust
         Whether a bundle's folder may be taken.
 
@@ -96,13 +110,15 @@ def find_base(name: str, *, size: str | None = None, from_scratch: bool = False,
     MedvitError
         If there is nothing of that name, or a size is given for a bundle, whose network has one already.
     """
+    if pretrained is not None:
+        read_encoder(pretrained)  # refused before any work
     network = network_named(name)
     if network is not None:
-        return Base.of_network(network, size or "small")
+        return replace(Base.of_network(network, size or "small"), encoder=pretrained)
     try:
         bundle = find_bundle(name, trust=trust)
     except MedvitError as error:
         raise MedvitError(f"{error}; networks that can be trained: {', '.join(NETWORKS)}") from None
     if size is not None:
         raise MedvitError(f"--size is for a network by name; that of {bundle.name} has its size already")
-    return Base.of_bundle(bundle, from_scratch)
+    return replace(Base.of_bundle(bundle, from_scratch), encoder=pretrained)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.bundles.write import bundle_files, refuse_existing, write_files
 from medvit.datasets import read_manifest
 from medvit.errors import MedvitError, root_cause
+from medvit.networks import LateralSegmenter
 from medvit.studies import sha256_of, write_json
 from medvit.studies.labels import parse_label_table
 from medvit.training import save_weights
@@ -24,8 +26,9 @@ from medvit.training.cases import Split, split_cases
 from medvit.training.configuration import WORKFLOWS, specification
 from medvit.training.costs import measure
 from medvit.training.documents import Outcome, go_on, licence_note, metadata_section, readme
+from medvit.training.encoder_file import load_encoder, readout_names
 from medvit.training.history import EVENTS, PICTURE, TABLE, draw, read_history, still_improving
-from medvit.training.network import CarriedOver, build, carry_over
+from medvit.training.network import CarriedOver, build, carry_over, fitted
 from medvit.training.plan import Choices, Plan, make_plan
 from medvit.training.survey import survey
 from medvit.training.windows import smaller_window
@@ -221,6 +224,8 @@ def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
     if base.weights_of is not None:
         carried = carry_over(network, base.weights_of, parse_label_table(plan.labels))
     sentence = carried.sentence(base.name) if base.weights_of else "random: training starts from scratch"
+    if base.encoder is not None:
+        sentence = _pretrained(network, base, base.encoder, plan)
     plan = replace(plan, carried=sentence)
     try:
         save_weights(network, work.bundle.weights)
@@ -231,6 +236,16 @@ def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
         shutil.rmtree(work.folder, ignore_errors=True)
         raise
     return plan
+
+
+def _pretrained(network: nn.Module, base: Base, encoder: Path, plan: Plan) -> str:
+    """Fill all but the readout from a pre-trained encoder; what it is, in a sentence."""
+    inner = network.network if isinstance(network, LateralSegmenter) else network
+    channels = int(plan.network.get("network", plan.network)["in_channels"])
+    both = (build(fitted(base.network, channels, classes, plan.window)) for classes in (2, 3))
+    readout = readout_names(*both)
+    matched, header = load_encoder(inner, encoder, readout=readout)
+    return f"{matched} of {len(inner.state_dict())} tensors {header.sentence()}; the readout is new"
 
 
 def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcome:

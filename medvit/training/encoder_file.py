@@ -1,0 +1,176 @@
+"""The file of a pre-trained encoder: tensors with a header that says what they are, and nothing of whom."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from medvit.errors import WeightsError
+from medvit.studies.files import atomic_path
+
+_HEADER = "medvit_pretraining"
+
+
+@dataclass(frozen=True)
+class PretrainingHeader:
+    """What a pre-trained encoder is and how it came about. It names no path, study or patient.
+
+    Parameters
+    ----------
+    network
+        Configuration of the network, whose readout is left out of the file.
+    base
+        Bundle whose network it is.
+    start
+        ``"weights"`` of the bundle or ``"scratch"``.
+    task, mask_ratio, cell
+        Self-supervised task; share and edge in voxels of the masked cells.
+    window, spacing
+        In voxels and in mm.
+    modality
+        Of the studies, as far as they say.
+    studies, patients
+        How many there were.
+    studies_sha256
+        Digest of the sorted digests of the images' voxels, by which equal sets are known.
+    steps, seed
+        Optimiser steps and seed.
+    loss
+        Masked error over the training, and on the studies kept apart, as (step, value).
+    medvit
+        Version.
+    """
+
+    network: dict[str, Any]
+    base: str
+    start: str
+    task: str
+    mask_ratio: float
+    cell: int
+    window: list[int]
+    spacing: list[float] | None
+    modality: str
+    studies: int
+    patients: int
+    studies_sha256: str
+    steps: int
+    seed: int
+    medvit: str
+    loss: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+    def sentence(self) -> str:
+        """What the card of a bundle that starts from it says."""
+        return (
+            f"pre-trained without labels on {self.studies} studies of {self.patients} patients "
+            f"({self.task}, {self.mask_ratio:.0%} of cells of {self.cell} voxels, {self.steps} steps, "
+            f"from {'the weights of ' + self.base if self.start == 'weights' else 'scratch'})"
+        )
+
+
+def save_encoder(path: str | Path, state: Mapping[str, Tensor], header: PretrainingHeader) -> None:
+    """Write an encoder and its header as one safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with atomic_path(Path(path)) as partial:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        save_file(tensors, os.fspath(partial), metadata={_HEADER: json.dumps(asdict(header))})
+
+
+def read_encoder(path: str | Path) -> tuple[dict[str, Tensor], PretrainingHeader]:
+    """The tensors and the header of a pre-trained encoder.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, broken, or not one that `medvit pretrain` wrote.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise WeightsError(f"{path}: no such file of pre-trained weights")
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(_HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a sound safetensors file ({error})") from error
+    if text is None:
+        raise WeightsError(f"{path}: was not written by medvit pretrain, so nothing says what it holds")
+    try:
+        return tensors, PretrainingHeader(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: its header cannot be read; write it anew with this version") from error
+
+
+def readout_names(network: nn.Module, wider: nn.Module) -> set[str]:
+    """Entries whose shape depends on the number of output channels: those of the readout."""
+    own, other = network.state_dict(), wider.state_dict()
+    return {name for name in own if name not in other or own[name].shape != other[name].shape}
+
+
+def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> tuple[int, PretrainingHeader]:
+    """Fill all of `network` but its readout from a pre-trained encoder, every entry of it or none.
+
+    A first layer of one channel is spread over several: repeated and divided by their number.
+
+    Parameters
+    ----------
+    network
+        To fill, in place.
+    path
+        Written by `medvit pretrain`.
+    readout
+        Names of the network's entries that keep what they have.
+
+    Returns
+    -------
+    matched
+        Number of entries that were filled.
+    header
+        What the file says of itself.
+
+    Raises
+    ------
+    WeightsError
+        If an entry is missing, left over or misshapen, or the network is another.
+    """
+    state, header = read_encoder(path)
+    own = network.state_dict()
+    wanted = {name for name in own if name not in readout}
+    missing, left_over = sorted(wanted - set(state)), sorted(set(state) - wanted)
+    spread = {}
+    misshapen = []
+    for name in sorted(wanted & set(state)):
+        value, target = state[name], own[name]
+        if times := _more_channels(value, target, header):
+            value = value.repeat(1, times, *(1,) * (value.ndim - 2)) / times
+        if value.shape != target.shape:
+            misshapen.append(name)
+        spread[name] = value.to(target.dtype)
+    problems = [
+        f"{word}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        for word, names in (("missing", missing), ("left over", left_over), ("wrong shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise WeightsError(
+            f"{path}: pre-trained for the network of {header.base}, it does not fit this one; "
+            + "; ".join(problems)
+        )
+    network.load_state_dict({**own, **spread})
+    return len(spread), header
+
+
+def _more_channels(value: Tensor, target: Tensor, header: PretrainingHeader) -> int:
+    """How many image channels a layer has for each one that it was pre-trained with; 0 if it is no such layer."""
+    if header.network.get("in_channels") != 1 or value.ndim != target.ndim or value.ndim < 3:
+        return 0
+    alike = value.shape[0] == target.shape[0] and value.shape[2:] == target.shape[2:]
+    times, rest = divmod(target.shape[1], value.shape[1])
+    return times if alike and rest == 0 and times > 1 else 0

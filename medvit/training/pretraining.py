@@ -1,0 +1,422 @@
+"""`medvit pretrain`: an encoder from unlabelled studies, by predicting masked cells of their images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from medvit import __version__
+from medvit.bundles import Bundle, open_bundle
+from medvit.errors import MedvitError
+from medvit.networks.published import read_checkpoint
+from medvit.studies import read_study, write_json
+from medvit.studies.study import Study
+from medvit.training.base import Base
+from medvit.training.encoder_file import PretrainingHeader, readout_names, save_encoder
+from medvit.training.masking import WindowSampler, masked_l1
+from medvit.training.network import build, fitted
+from medvit.training.pretraining_page import write_page
+
+LEAST_STUDIES = 5
+_WARM_UP = 0.05
+_LABEL_VALUES = 64
+_SAVE_SECONDS = 120
+_WATCH_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class PretrainingChoices:
+    """What a person may say of a pre-training.
+
+    Parameters
+    ----------
+    steps
+        Optimiser steps, unless `minutes` is given.
+    minutes
+        Time of the training; the learning rate then follows the clock.
+    batch_size
+        Windows of a step.
+    learning_rate
+        The highest, of AdamW.
+    mask_ratio, cell
+        Share of the cells that are masked, and their edge in voxels.
+    patch_size
+        Edges of a window in voxels; that of the bundle by default.
+    start
+        ``"weights"``: go on from the bundle's weights; ``"scratch"``: from random ones.
+    watch_fraction
+        Share of the patients whose studies are kept apart to watch the error.
+    seed
+        Of all random numbers.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    """
+
+    steps: int = 1000
+    minutes: float | None = None
+    batch_size: int = 2
+    learning_rate: float = 5e-4
+    mask_ratio: float = 0.6
+    cell: int = 8
+    patch_size: tuple[int, ...] | None = None
+    start: str = "weights"
+    watch_fraction: float = 0.1
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise MedvitError(f"--mask-ratio lies between 0 and 1, not {self.mask_ratio}")
+        if self.cell < 2:
+            raise MedvitError(f"--cell is 2 voxels or more, not {self.cell}")
+        if self.start not in ("weights", "scratch"):
+            raise MedvitError(f"--from is weights or scratch, not {self.start!r}")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Volumes on disk, and what is known of them: digest, patient and modality."""
+
+    files: list[Path]
+    digests: list[str]
+    patients: list[str]
+    modality: str
+
+    def split(self, fraction: float, seed: int) -> tuple[list[Path], list[Path]]:
+        """Files to train on and to watch; no patient is in both."""
+        people = sorted(set(self.patients), key=lambda p: hashlib.sha256(f"{seed}:{p}".encode()).hexdigest())
+        watched = set(people[: max(1, round(fraction * len(people)))]) if len(people) > 1 else set()
+        both = list(zip(self.files, self.patients, strict=True))
+        return [f for f, p in both if p not in watched], [f for f, p in both if p in watched]
+
+
+def pretrain_bundle(
+    bundle: Bundle,
+    inputs: Sequence[str],
+    output: str | Path,
+    choices: PretrainingChoices | None = None,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Pre-train the network of a bundle on unlabelled studies.
+
+    Cells of each window are filled with noise, and the network predicts what was there; its readout, which
+    predicts voxels and not labels, is left out of the result.
+
+    Parameters
+    ----------
+    bundle
+        Its network, preparation of studies and, unless `choices` say otherwise, weights are taken.
+    inputs
+        What `medvit run` reads: files, folders, manifests, DICOM.
+    output
+        File of the encoder, ``.safetensors``; a page with pictures and the error goes beside it.
+    choices
+        What is not to be taken from the bundle.
+    resume
+        Go on with a pre-training that was broken off.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    MedvitError
+        If there are too few studies, they mix modalities, or the error is no longer a number.
+    """
+    choices, console = choices or PretrainingChoices(), console or Console(stderr=True)
+    path = Path(output).absolute()
+    work = path.with_name(f"{path.name}.pretraining")
+    _refuse(path, work, resume)
+    try:
+        run = _Run(bundle, choices, path, work, console)
+        run.prepare(inputs, resume)
+        run.train(resume)
+    except BaseException:
+        if not (work / "last.pt").is_file():
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    run.finish()
+    shutil.rmtree(work)
+    return path
+
+
+def _refuse(path: Path, work: Path, resume: bool) -> None:
+    if path.suffix != ".safetensors":
+        raise MedvitError(f"{path}: name the file of the encoder .safetensors")
+    if path.exists():
+        raise MedvitError(f"{path} is there already: name another file")
+    if resume and not (work / "settings.json").is_file():
+        raise MedvitError(f"{work} holds no pre-training to resume; start one without --resume")
+    if not resume and work.exists():
+        raise MedvitError(
+            f"{work} holds a pre-training that was broken off: go on with --resume, or remove it"
+        )
+
+
+class _Run:
+    """One pre-training, with what it has come to so far."""
+
+    def __init__(
+        self, bundle: Bundle, choices: PretrainingChoices, path: Path, work: Path, console: Console
+    ) -> None:
+        self.bundle, self.choices, self.path, self.work, self.console = bundle, choices, path, work, console
+        base = Base.of_bundle(bundle)
+        self.window = tuple(choices.patch_size or base.window)
+        if len(self.window) != len(base.window):
+            raise MedvitError(f"--patch-size takes {len(base.window)} edges for the network of {bundle.name}")
+        if choices.device == "auto":
+            self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        else:
+            self.device = torch.device(choices.device)
+        self.base = base
+        self.step, self.seconds = 0, 0.0
+        self.loss: dict[str, list[tuple[int, float]]] = {"training": [], "watched": []}
+
+    def prepare(self, inputs: Sequence[str], resume: bool) -> None:
+        """Read and prepare the studies, build the network and the samplers."""
+        settings = json.loads(json.dumps(asdict(self.choices)))
+        if resume:
+            before = json.loads((self.work / "settings.json").read_text(encoding="utf-8"))
+            kept = ("steps", "minutes", "device")
+            if any(before[k] != v for k, v in settings.items() if k not in kept):
+                raise MedvitError(f"{self.work} was begun with other settings; resume it with the same ones")
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.prepared = self._prepared(inputs)
+        write_json(self.work / "settings.json", settings)
+        torch.manual_seed(self.choices.seed)
+        channels = int(np.load(self.prepared.files[0], mmap_mode="r").shape[0])
+        definition = fitted(self.base.network, channels, channels, self.window)
+        self.network = build(definition)
+        wider = build(fitted(self.base.network, channels, channels + 1, self.window))
+        self.readout = readout_names(self.network, wider)
+        self.definition = definition
+        if self.choices.start == "weights":
+            self._carry_over()
+        self.network.to(self.device)
+        training, watched = self.prepared.split(self.choices.watch_fraction, self.choices.seed)
+        self.training, self.watched = self._sampler(training, 0), self._sampler(watched, 1)
+        self.console.print(
+            f"{len(training)} studies to train on, {len(watched)} to watch, "
+            f"windows of {' x '.join(map(str, self.window))} voxels",
+            highlight=False,
+        )
+
+    def _sampler(self, files: list[Path], offset: int) -> WindowSampler | None:
+        if not files:
+            return None
+        volumes = [torch.from_numpy(np.load(f, mmap_mode="c")) for f in files]
+        seed = 2 * self.choices.seed + offset
+        return WindowSampler(
+            volumes, self.window, cell=self.choices.cell, mask_ratio=self.choices.mask_ratio, seed=seed
+        )
+
+    def _carry_over(self) -> None:
+        """Fill the network from the bundle's weights, all but the readout."""
+        given = {n.removeprefix("network."): v for n, v in read_checkpoint(self.bundle.weights).items()}
+        own = self.network.state_dict()
+        fits = {
+            n: given[n].to(v.dtype)
+            for n, v in own.items()
+            if n not in self.readout and n in given and given[n].shape == v.shape
+        }
+        self.network.load_state_dict({**own, **fits})
+        self.console.print(
+            f"{len(fits)} of {len(own) - len(self.readout)} tensors taken from {self.bundle.name}",
+            highlight=False,
+        )
+
+    def _prepared(self, inputs: Sequence[str]) -> _Prepared:
+        """The studies as arrays on disk; what is no image to learn from is left out and named."""
+        opened = open_bundle(self.bundle, input=list(inputs))
+        dataset, transform = opened.part("dataset"), opened.part("preprocessing")
+        found = dataset.found
+        for refused in found.refused:
+            self.console.print(f"left out: {refused.error}", markup=False, soft_wrap=True)
+        files: list[Path] = []
+        digests: list[str] = []
+        patients: list[str] = []
+        modalities: dict[str, str] = {}
+        for study in found.studies:
+            array = self._array(study, transform)
+            if array is None:
+                continue
+            digest = hashlib.sha256(array.tobytes()).hexdigest()
+            if digest in digests:
+                self.console.print(f"left out: {study.id}: the same image as another study", markup=False)
+                continue
+            file = self.work / f"{len(files)}.npy"
+            np.save(file, array)
+            files.append(file)
+            digests.append(digest)
+            patients.append(str(study.patient.get("id") or study.id))
+            if modality := study.series[0].facts.get("modality"):
+                modalities.setdefault(str(modality), study.id)
+        if len(modalities) > 1:
+            examples = ", ".join(f"{m} ({s})" for m, s in sorted(modalities.items()))
+            raise MedvitError(f"the studies mix modalities: {examples}; pre-train on one at a time")
+        if len(files) < LEAST_STUDIES:
+            raise MedvitError(
+                f"{len(files)} usable studies are too few to learn from; give at least {LEAST_STUDIES}"
+            )
+        return _Prepared(files, digests, patients, next(iter(modalities), ""))
+
+    def _array(self, study: Study, transform: Any) -> np.ndarray | None:
+        try:
+            loaded = read_study(study)
+            values = loaded.image.numpy()
+            reason = _why_unfit(values)
+            if not reason:
+                return transform({"image": loaded})["image"].numpy().astype(np.float16)
+        except MedvitError as error:
+            reason = str(error)
+        self.console.print(f"left out: {study.id}: {reason}", markup=False, soft_wrap=True)
+        return None
+
+    def train(self, resume: bool) -> None:
+        """Take steps until they or the time are used up; the state is saved on the way."""
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(), self.choices.learning_rate, weight_decay=0.01
+        )
+        checkpoint = self.work / "last.pt"
+        if resume and checkpoint.is_file():
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            self.network.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seconds, self.loss = state["step"], state["seconds"], state["loss"]
+        started = saved = time.monotonic() - self.seconds
+        saved = time.monotonic()
+        recent: list[float] = []
+        try:
+            while (fraction := self._fraction(time.monotonic() - started)) < 1:
+                rate = min(1.0, (fraction + 1e-3) / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * fraction))
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * self.choices.learning_rate
+                recent.append(self._take_step(optimiser))
+                self.step += 1
+                if len(recent) == max(self.choices.steps // 40, 5):
+                    self._note(recent)
+                if time.monotonic() - saved > _SAVE_SECONDS:
+                    self.seconds, saved = time.monotonic() - started, time.monotonic()
+                    self._save(checkpoint, optimiser)
+        except KeyboardInterrupt:
+            self.seconds = time.monotonic() - started
+            self._save(checkpoint, optimiser)
+            raise MedvitError(
+                f"interrupted after {self.step} steps; the same command with --resume goes on"
+            ) from None
+        if recent:
+            self._note(recent)
+
+    def _fraction(self, seconds: float) -> float:
+        if self.choices.minutes is not None:
+            return seconds / (60 * self.choices.minutes)
+        return self.step / self.choices.steps
+
+    def _take_step(self, optimiser: torch.optim.Optimizer) -> float:
+        assert self.training is not None
+        self.network.train()
+        loss = self._loss(self.training, self.step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        optimiser.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise MedvitError(
+                f"the error is not a number after {self.step} steps; start anew with a lower --learning-rate"
+            )
+        return value
+
+    def _loss(self, sampler: WindowSampler, step: int) -> Tensor:
+        windows = sampler.batch(step, self.choices.batch_size)
+        on_device = type(windows)(
+            *(x.to(self.device) for x in (windows.target, windows.masked, windows.mask))
+        )
+        prediction = self.network(on_device.masked)
+        if isinstance(prediction, list | tuple):  # deep supervision: the full resolution comes first
+            prediction = prediction[0]
+        return masked_l1(prediction, on_device)
+
+    def _note(self, recent: list[float]) -> None:
+        """Put the mean error since the last note, and that of the watched studies, on the curves."""
+        self.loss["training"].append((self.step, sum(recent) / len(recent)))
+        recent.clear()
+        line = f"step {self.step}: masked error {self.loss['training'][-1][1]:.3f}"
+        if self.watched is not None:
+            self.network.eval()
+            with torch.no_grad():
+                errors = [float(self._loss(self.watched, n)) for n in range(_WATCH_BATCHES)]
+            self.loss["watched"].append((self.step, sum(errors) / len(errors)))
+            line += f", watched {self.loss['watched'][-1][1]:.3f}"
+        self.console.print(line, highlight=False)
+
+    def _save(self, checkpoint: Path, optimiser: torch.optim.Optimizer) -> None:
+        partial = checkpoint.with_suffix(".partial")
+        state = {
+            "network": self.network.state_dict(), "optimiser": optimiser.state_dict(), "step": self.step,
+            "seconds": self.seconds, "loss": self.loss,
+        }  # fmt: skip
+        torch.save(state, partial)
+        partial.replace(checkpoint)
+
+    def finish(self) -> None:
+        """Write the encoder, its header and the page."""
+        spacing = open_bundle(self.bundle).stated("spacing")
+        header = PretrainingHeader(
+            network=self.definition,
+            base=self.bundle.name,
+            start=self.choices.start,
+            task="masked cells",
+            mask_ratio=self.choices.mask_ratio,
+            cell=self.choices.cell,
+            window=list(self.window),
+            spacing=list(spacing) if isinstance(spacing, list) else None,
+            modality=self.prepared.modality,
+            studies=len(self.prepared.files),
+            patients=len(set(self.prepared.patients)),
+            studies_sha256=hashlib.sha256("\n".join(sorted(self.prepared.digests)).encode()).hexdigest(),
+            steps=self.step,
+            seed=self.choices.seed,
+            medvit=__version__,
+            loss=self.loss,
+        )
+        state = {n: v for n, v in self.network.state_dict().items() if n not in self.readout}
+        sampler = self.watched or self.training
+        assert sampler is not None
+        self.network.eval()
+        with torch.no_grad():
+            windows = sampler.batch(10**6, 3)
+            prediction = self.network(windows.masked.to(self.device))
+            prediction = (prediction[0] if isinstance(prediction, list | tuple) else prediction).cpu()
+        write_page(self.path.with_suffix(".html"), header, windows, prediction)
+        save_encoder(self.path, state, header)
+        self.console.print(f"{self.path}: {header.sentence()}", soft_wrap=True, highlight=False)
+
+
+def _why_unfit(values: np.ndarray) -> str:
+    """Why an image is nothing to learn from; empty if it is."""
+    if not np.isfinite(values).all():
+        return "holds values that are not numbers"
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return f"is constant ({low:g} everywhere)"
+    sample = values.reshape(-1)[:: max(values.size // 200_000, 1)]
+    if np.array_equal(sample, np.round(sample)) and len(np.unique(sample)) < _LABEL_VALUES:
+        return f"looks like a label map: {len(np.unique(sample))} whole values"
+    return ""
