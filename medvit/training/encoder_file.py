@@ -168,7 +168,7 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
 
 
 def _more_channels(value: Tensor, target: Tensor, header: PretrainingHeader) -> int:
-    """How many image channels a layer has for each one that it was pre-trained with; 0 if it is no such layer."""
+    """How many image channels a layer has for each one it was pre-trained with; 0 if it sees no image."""
     if header.network.get("in_channels") != 1 or value.ndim != target.ndim or value.ndim < 3:
         return 0
     alike = value.shape[0] == target.shape[0] and value.shape[2:] == target.shape[2:]
