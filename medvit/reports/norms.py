@@ -19,7 +19,7 @@ LIMIT_95 = 1.959964
 
 # 90 % of 2082 adults lie within this asymmetry, in per cent of the mean of both sides.
 ASYMMETRY_90_PERCENT = {"hippocampus": 8.8}
-ASYMMETRY_SOURCE = "Lucarelli et al., AJNR 34:752-757, 2013 (FreeSurfer, 2082 adults)"
+ASYMMETRY_SOURCE = "Lucarelli et al., AJNR 34:752-757, 2013; FreeSurfer, 2082 adults"
 
 
 @dataclass(frozen=True)
