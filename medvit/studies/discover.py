@@ -92,13 +92,7 @@ def find_studies(
         found = [one for one in found if one not in strays]
         dicoms |= {one.path: sources.files[one.path] for one in strays}
         found += dicom_studies(dicoms, names, rules)
-    shown = sources.unpacked
-    return _with_unique_ids(
-        [
-            replace(one, path=shown.get(one.path, one.path)) if isinstance(one, LeftOut) else one
-            for one in found
-        ]
-    )
+    return _with_unique_ids([sources.shown(one) for one in found])
 
 
 def only_study(

@@ -23,6 +23,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
             "start_training",
         ],
         "survey": ["CaseFacts", "survey"],
-        "transforms": ["MirrorLeftRightd"],
+        "transforms": ["MirrorLeftRightd", "UnlabelledAsBackgroundd"],
     },
 )

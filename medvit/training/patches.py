@@ -86,7 +86,9 @@ def prepare_samples(
     """
     preprocessing = inference_component(bundle_root, "preprocessing")
     config = json.loads((Path(bundle_root) / "configs" / "inference.json").read_text(encoding="utf-8"))
-    recipe = json.dumps([config["preprocessing"], config["spacing"], manifest.labels and manifest.values])
+    recipe = json.dumps(
+        [config["preprocessing"], config["spacing"], manifest.labels and [manifest.values, manifest.ignore]]
+    )
     return [_prepared(case, manifest, preprocessing, recipe, Path(folder)) for case in cases]
 
 
@@ -104,7 +106,11 @@ def _prepared(
         for file, array in ((image_file, image), (label_file, label)):
             with atomic_path(file) as partial:
                 np.save(partial, array)
-    return Sample(image_file, label_file, centres_of(np.load(label_file)))
+    centres = centres_of(np.load(label_file))
+    # Windows need not be looked for where nobody labelled.
+    return Sample(
+        image_file, label_file, {v: c for v, c in centres.items() if v <= len(manifest.labels or ())}
+    )
 
 
 def _on_network_grid(

@@ -88,6 +88,9 @@ class SmallGridsInFloat32(TorchFunctionMode):
             return func(*exact, **kwargs)
 
 
+_CERTAIN = 20.0  # logits so far apart leave a loss of nothing
+
+
 class MixedPrecisionStep:
     """The ``iteration_update`` of a trainer: bfloat16 autocast and clipped gradients.
 
@@ -99,11 +102,14 @@ class MixedPrecisionStep:
         Largest norm of the gradient.
     enabled
         Whether to use autocast.
+    unlabelled
+        The value in label maps of voxels that nobody labelled, from which nothing is learned.
     """
 
-    def __init__(self, max_norm: float = 1.0, enabled: bool = True) -> None:
+    def __init__(self, max_norm: float = 1.0, enabled: bool = True, unlabelled: int | None = None) -> None:
         self.max_norm = max_norm
         self.enabled = enabled
+        self.unlabelled = unlabelled
 
     def __call__(self, engine: SupervisedTrainer, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and prediction of a batch of ``image`` and ``label``, under MONAI's keys."""
@@ -114,6 +120,8 @@ class MixedPrecisionStep:
         small_grids = SmallGridsInFloat32() if self.enabled and device.type == "cpu" else nullcontext()
         with torch.autocast(device.type, torch.bfloat16, enabled=self.enabled), small_grids:
             prediction = engine.inferer(image, engine.network)
+        if self.unlabelled is not None:
+            prediction, label = where_labelled(prediction, label, self.unlabelled)
         loss = engine.loss_function(prediction, label)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_norm)
@@ -129,6 +137,35 @@ class MixedPrecisionStep:
             CommonKeys.PRED: full.detach(),
             CommonKeys.LOSS: loss.item(),
         }
+
+
+def where_labelled(prediction: Any, label: Tensor, value: int) -> tuple[Any, Tensor]:
+    """Logits and labels, certain background where nobody labelled, so that no loss learns from there.
+
+    Parameters
+    ----------
+    prediction
+        (B, C, ...) logits, or several of them, the full resolution first.
+    label
+        (B, 1, ...).
+    value
+        Value of the voxels that nobody labelled (`Manifest.to_table`).
+    """
+    unlabelled = label == value
+    if not unlabelled.any():
+        return prediction, label
+    if isinstance(prediction, list | tuple):
+        return [_certain(p, unlabelled) for p in prediction], label.masked_fill(unlabelled, 0)
+    return _certain(prediction, unlabelled), label.masked_fill(unlabelled, 0)
+
+
+def _certain(logits: Tensor, unlabelled: Tensor) -> Tensor:
+    there = unlabelled
+    if logits.shape[2:] != unlabelled.shape[2:]:
+        there = torch.nn.functional.interpolate(unlabelled.float(), logits.shape[2:], mode="nearest") > 0
+    background = logits.new_full((1, logits.shape[1], *[1] * (logits.ndim - 2)), -_CERTAIN)
+    background[:, 0] = _CERTAIN
+    return torch.where(there, background, logits)
 
 
 def start_training(

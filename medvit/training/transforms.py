@@ -10,6 +10,33 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
 
+class UnlabelledAsBackgroundd(MapTransform):
+    """Background in prediction and label map where nobody labelled, so that no score counts these voxels.
+
+    Parameters
+    ----------
+    keys
+        Predictions.
+    value
+        Value in the label map of the voxels that nobody labelled (`Manifest.to_table`).
+    label_key
+        Key of the label map.
+    """
+
+    def __init__(self, keys: KeysCollection, value: int, label_key: str = "label") -> None:
+        super().__init__(keys)
+        self.value, self.label_key = value, label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """`data` with both set to 0 there."""
+        result = dict(data)
+        unlabelled = result[self.label_key] == self.value
+        if unlabelled.any():
+            for key in (*self.key_iterator(result), self.label_key):
+                result[key] = result[key].masked_fill(unlabelled, 0)
+        return result
+
+
 class MirrorLeftRightd(RandomizableTransform, MapTransform):
     """Mirrors images and their label map, in which left and right structures then swap.
 

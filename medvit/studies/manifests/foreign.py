@@ -214,6 +214,8 @@ def _nnunet_labels(file: Path, stated: dict[str, Any]) -> dict[str, Any]:
             raise MedvitError(f"{file}: labels.{name} must be a whole number from 1, or a list of them")
     ignore = stated.get("ignore")
     distinct = sorted({value for values in parts.values() for value in values})
+    if ignore in distinct:
+        raise MedvitError(f"{file}: labels gives the value of ignore, {ignore}, to a structure as well")
     alone = {values[0]: name for name, values in parts.items() if len(values) == 1}
     if len(alone) < sum(len(values) == 1 for values in parts.values()):
         raise MedvitError(f"{file}: labels gives one value to two names")

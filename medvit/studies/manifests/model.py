@@ -195,7 +195,8 @@ class Manifest:
         Returns
         -------
         np.ndarray
-            uint8, or uint16 from 256 structures on, of the same shape.
+            uint8, or uint16 from 255 structures on, of the same shape. Voxels that nobody labelled (`ignore`)
+            have the value after the last structure's.
 
         Raises
         ------
@@ -206,6 +207,8 @@ class Manifest:
         unknown = [f"{value:g}" for value in present if value not in self.known_values]
         if unknown:
             raise MedvitError(f"the label map holds {', '.join(unknown)}, which {self.name} does not know")
-        table = np.zeros(max(self.known_values) + 1, np.uint8 if len(self.values) < 256 else np.uint16)
+        table = np.zeros(max(self.known_values) + 1, np.uint8 if len(self.values) < 255 else np.uint16)
         table[list(self.values)] = np.arange(1, len(self.values) + 1)
+        if self.ignore is not None:
+            table[self.ignore] = len(self.values) + 1
         return table[label_map.astype(np.intp)]

@@ -156,6 +156,7 @@ class _File(Part):
     channels: Texts = ("image",)
     labels: Annotated[tuple[_Label, ...], BeforeValidator(_as_list)] | None = None
     background: tuple[Value, ...] = ()
+    ignore: Annotated[Value, Field(ge=1)] | None = None
     regions: dict[Text, Texts] = Field(default_factory=dict)
     splits: dict[Text, Texts] = Field(default_factory=dict)
     split_sizes: dict[Text, Count] = Field(default_factory=dict)
@@ -186,6 +187,8 @@ def of_own(file: Path, content: Any) -> Manifest:
     labels, values = (table, tuple(s.value for s in table)) if table else _labels(file, stated.labels)
     if both := set(values) & set(stated.background):
         raise MedvitError(f"{file}: background repeats {sorted(both)}, which labels name")
+    if stated.ignore in (*values, *stated.background):
+        raise MedvitError(f"{file}: ignore repeats {stated.ignore}, which labels or background name")
     _check_names(file, "expected.absent", stated.expected.absent, labels)
     for name, parts in stated.regions.items():
         _check_names(file, f"regions.{name}", parts, labels)
@@ -204,6 +207,7 @@ def of_own(file: Path, content: Any) -> Manifest:
         labels=labels,
         values=values,
         background=stated.background,
+        ignore=stated.ignore,
         regions=stated.regions,
         splits=_splits(file, stated),
         split_sizes=stated.split_sizes,

@@ -59,6 +59,7 @@ def test_a_split_may_be_the_rest(tmp_path):
         ("name: cyst", "name: no", r"labels\[1\].name must be text, not False: put it in quotes"),
         ("side: left", "side: middle", r"labels\[0\].side must be left or right"),
         ("lesion", "illness", r"labels\[1\].category must be anatomy or lesion"),
+        ("[7]", "[7]\nignore: 7", "ignore repeats 7"),
         ("[7]", "[4]", r"background repeats \[4\]"),
         ("[left kidney, cyst]", "[spleen]", "regions.all names spleen, which labels do not"),
         ("[b, ", '["!train", ', "splits.train leaves out a split that is a rest itself"),
@@ -141,6 +142,7 @@ def test_nnunet_regions_are_made_of_values(tmp_path):
     assert "their parts are learned (label 1, label 2, enhancing)" in manifest.notes[0]
     for labels, complaint in (
         ({"a": 1, "b": 1}, "labels gives one value to two names"),
+        ({"a": 1, "ignore": 1}, "labels gives the value of ignore, 1, to a structure"),
         ({"a": "1"}, "labels.a must be a whole number"),
     ):
         written(tmp_path, json.dumps(content | {"labels": labels}), "dataset.json")
