@@ -27,7 +27,7 @@ def centreline_dice(prediction: ArrayLike, reference: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the shapes differ, a mask is no mask, or there are not two or three axes.
+        If the shapes differ, a mask holds other values than 0 and 1, or there are not two or three axes.
 
     References
     ----------

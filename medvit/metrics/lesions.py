@@ -83,7 +83,8 @@ def lesion_scores(
     Raises
     ------
     ValueError
-        If the shapes differ, a mask is no mask or not three-dimensional, or `dilation` is below 1.
+        If the shapes differ, a mask holds other values than 0 and 1 or is not three-dimensional, or
+        `dilation` is below 1.
 
     References
     ----------

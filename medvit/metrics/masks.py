@@ -14,7 +14,7 @@ def mask_pair(prediction: ArrayLike, reference: ArrayLike) -> tuple[Mask, Mask]:
     Parameters
     ----------
     prediction, reference
-        Of one shape, any number of axes; booleans, or numbers that are 0 or 1.
+        Arrays of one shape with any number of axes; booleans, or numbers that are 0 or 1.
 
     Raises
     ------

@@ -18,7 +18,7 @@ class VolumeError(NamedTuple):
     ml
         In millilitres.
     percent
-        Of the reference's volume; ``nan`` where the reference is empty.
+        Share of the reference's volume; ``nan`` where the reference is empty.
     """
 
     ml: float
@@ -41,7 +41,7 @@ def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the shapes differ or a mask is no mask.
+        If the shapes differ or a mask holds other values than 0 and 1.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def volume_error(prediction: ArrayLike, reference: ArrayLike, voxel_volume: floa
     Raises
     ------
     ValueError
-        If the shapes differ or a mask is no mask.
+        If the shapes differ or a mask holds other values than 0 and 1.
     """
     _, p, r = _counts(prediction, reference)
     return VolumeError((p - r) * voxel_volume / 1000, 100 * (p - r) / r if r else float("nan"))

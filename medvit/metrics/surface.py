@@ -78,7 +78,7 @@ def surface_distances(prediction: ArrayLike, reference: ArrayLike, spacing: Arra
     Raises
     ------
     ValueError
-        If the shapes differ, a mask is no mask, or `spacing` does not fit.
+        If the shapes differ, a mask holds other values than 0 and 1, or `spacing` does not fit.
     """
     a, b = mask_pair(prediction, reference)
     steps = _steps(spacing, a.ndim)

@@ -34,7 +34,7 @@ def transunet_scores(prediction: ArrayLike, reference: ArrayLike) -> TransUNetSc
     Raises
     ------
     ValueError
-        If the shapes differ or a mask is no mask.
+        If the shapes differ or a mask holds other values than 0 and 1.
 
     References
     ----------

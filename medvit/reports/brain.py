@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medvit.reports.measurement import INTRACRANIAL, Measurements
 
+HIPPOCAMPAL_PARTS = frozenset({"hippocampal head", "hippocampal body and tail"})
 VENTRICLES = ("left lateral ventricle", "right lateral ventricle", "third ventricle", "fourth ventricle")
 
 
@@ -33,6 +34,15 @@ def brain_totals(measurements: Measurements) -> BrainTotals | None:
     fluid_ml = ventricles + sum(m.volume_ml for m in fluid)
     whole = measurements.whole_ml
     return BrainTotals(whole, whole - fluid_ml, ventricles, fluid_ml)
+
+
+def hippocampus_totals(measurements: Measurements) -> dict[str, float]:
+    """Volume in ml of head, body and tail together, by side; the side is ``""`` where it is unknown."""
+    totals: dict[str, float] = {}
+    for m in measurements.present:
+        if m.structure.unsided_name in HIPPOCAMPAL_PARTS:
+            totals[m.structure.side] = totals.get(m.structure.side, 0.0) + m.volume_ml
+    return totals
 
 
 def pair_totals(measurements: Measurements) -> dict[str, float]:

@@ -64,7 +64,7 @@ class Distribution:
     Parameters
     ----------
     name
-        Of the structure.
+        Name of the structure.
     values
         (studies,) volumes in ml, ``nan`` where it was not found.
     plausible_ml
@@ -113,11 +113,11 @@ def cohort_page(
     rows
         The studies, done or failed.
     path
-        Of the file; it appears whole or not at all.
+        The file; it appears whole or not at all.
     language
         As in `write_html`.
     title
-        Of the cohort.
+        Title of the cohort.
 
     Raises
     ------

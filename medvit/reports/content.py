@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from medvit.reports.brain import hippocampus_totals
 from medvit.reports.changes import Changes
 from medvit.reports.chart import norm_chart
 from medvit.reports.language import MISSING, Language
@@ -166,10 +167,10 @@ class Content:
         return "< 1" if percentile < 1 else "> 99"
 
     def totals(self) -> list[tuple[str, str, str, str]]:
-        """Totals of a head: name, ml, per cent of the intracranial volume, percentile."""
+        """Totals of a head or of its hippocampi: name, ml, per cent of the whole, percentile."""
         totals, words = self.report.totals, self.words
         if totals is None:
-            return []
+            return self._hippocampi()
         low, high = INTRACRANIAL_L
         within = low <= totals.intracranial_ml / 1000 <= high
         rows = [(words["intracranial"], words.ml(totals.intracranial_ml) + ("" if within else " ✕"), "", "")]
@@ -180,6 +181,16 @@ class Content:
         ):
             share = 100 * ml / totals.intracranial_ml if totals.intracranial_ml else None
             rows.append((words[name], words.ml(ml), words.number(share, 1), norm))
+        return rows
+
+    def _hippocampi(self) -> list[tuple[str, str, str, str]]:
+        """Head, body and tail together, by side."""
+        words, measured = self.words, self.report.measurements
+        rows = []
+        for side, ml in hippocampus_totals(measured).items():
+            name = f"{words.pair('hippocampus')} ({words[side]})" if side else words.pair("hippocampus")
+            share = 100 * ml / measured.whole_ml if measured.whole_ml else None
+            rows.append((name, words.ml(ml), words.number(share, 1), ""))
         return rows
 
     def norm_notes(self) -> list[str]:

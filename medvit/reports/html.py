@@ -47,9 +47,9 @@ def write_html(
     Parameters
     ----------
     report
-        What to say.
+        Content of the report.
     path
-        Of the file; it appears whole or not at all.
+        The file; it appears whole or not at all.
     language
         ``"en"``, ``"de"`` or ``"fr"``, or a locale that begins so.
     show_patient

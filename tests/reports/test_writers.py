@@ -33,7 +33,7 @@ from medvit.reports import (
     write_json,
     write_pdf,
 )
-from medvit.studies.labels import LabelTable
+from medvit.studies.labels import LabelTable, load_label_table
 from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head, ras_affine
 
@@ -251,3 +251,15 @@ def test_a_restoration_is_reported_by_noise_and_sharpness(tmp_path: Path) -> Non
     text = Page(write_html(result, tmp_path / "r.html").read_text()).text
     assert "Noise, a.u." in text and "Published range" not in text
     assert write_pdf(result, tmp_path / "r.pdf").stat().st_size > 10_000
+
+
+def test_a_hippocampus_is_summed_over_its_parts(tmp_path: Path) -> None:
+    table = load_label_table("hippocampus")
+    labels = np.zeros((40, 40, 40), np.uint8)
+    for start, name in ((4, "left hippocampal head"), (24, "right hippocampal head")):
+        labels[start : start + 10, 10:20, 10:20] = table.by_name[name].value
+        labels[start : start + 10, 20:30, 10:20] = table.by_name[name.replace("head", "body and tail")].value
+    result = make_report("hc", labels, Grid(labels.shape, ras_affine(1.0, labels.shape)), table)
+    text = write_html(result, tmp_path / "r.html", language="de").read_text()
+    assert re.search(r"Hippocampus \(links\)</th><td>2,00</td><td>50,0</td>", text)
+    assert "Hippocampuskopf" in text
