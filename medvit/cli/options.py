@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -33,6 +34,16 @@ Device = Annotated[
     str, typer.Option(help=f"Device to compute on: {checks.DEVICES}.", callback=checks.checked_device)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
+
+class SegType(StrEnum):
+    """Kinds of DICOM segmentation."""
+
+    auto = "auto"
+    binary = "binary"
+    labelmap = "labelmap"
+
+
 Spacing = Annotated[
     tuple[float, float, float] | None,
     typer.Option(metavar="X Y Z", help="Voxel size in mm, left-right, front-back and feet-head."),
@@ -65,6 +76,12 @@ def inference_settings(
     anonymous: Annotated[
         bool, typer.Option("--deidentify", help="Remove from the DICOM results what could identify a person.")
     ] = False,
+    seg_type: Annotated[
+        SegType, typer.Option(help="Kind of DICOM segmentation; auto takes what stays small.")
+    ] = SegType.auto,
+    rtstruct: Annotated[
+        bool, typer.Option("--rtstruct", help="Write a DICOM RT structure set beside the segmentation.")
+    ] = False,
     viewer: Annotated[bool, typer.Option(help="Put an interactive viewer into report.html.")] = False,
     language: Annotated[
         str, typer.Option(help="Language of the reports: en, de or fr.", callback=checks.checked_language)
@@ -89,6 +106,10 @@ def inference_settings(
     }  # fmt: skip
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
+    if seg_type is not SegType.auto:
+        overrides["writer#options#seg_type"] = seg_type.value
+    if rtstruct:
+        overrides["writer#options#rtstruct"] = True
     if dicom_anyway:
         overrides["writer#options#dicom_anyway"] = True
     if overlap is not None:

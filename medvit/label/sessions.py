@@ -30,6 +30,7 @@ class CappedSessions(Sessions):
         """
         if not uncompress or Path(data_file).is_dir():
             return super().add_session(data_file, expiry, False, session_id)
+        Path(self.store_path).mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self.store_path))
         try:
             unzip(Path(data_file), folder, limit=MAX_UPLOADED_BYTES)

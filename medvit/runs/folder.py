@@ -14,7 +14,6 @@ from monai.data import MetaTensor
 
 from medvit import __version__
 from medvit.bundles import Bundle
-from medvit.errors import MedvitError
 from medvit.runs.done import disk_full, input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome, cause_of
 from medvit.runs.record import software_versions
@@ -26,6 +25,7 @@ from medvit.studies.study import Series
 if TYPE_CHECKING:
     from medvit.reports import StudyReport
     from medvit.studies.dicom_out import Algorithm
+    from medvit.studies.dicom_out.seg import Encoding
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class ResultOptions:
         person (DICOM PS3.15, Basic Profile).
     dicom_anyway
         Whether to write DICOM results of studies whose light is red as well.
+    seg_type
+        ``"binary"`` or ``"labelmap"`` DICOM segmentations; ``"auto"`` takes what stays small.
+    rtstruct
+        Whether to write a DICOM RT structure set as well.
     language
         Language of the reports: ``"en"``, ``"de"`` or ``"fr"``.
     show_patient
@@ -69,6 +73,8 @@ class ResultOptions:
     dicom: bool = False
     dicom_anyway: bool = False
     deidentify: bool = False
+    seg_type: Encoding = "auto"
+    rtstruct: bool = False
     language: str = "en"
     show_patient: bool = False
     timings: bool = True
@@ -145,7 +151,11 @@ class StudyWriter:
 
     def foresee(self, study: Study, outcome: StudyOutcome) -> None:
         """Say before `study` is inferred which of the outputs that were asked for cannot be made."""
-        if self._as_dicom(study) and (why := _why_no_dicom(study)):
+        if not self._as_dicom(study):
+            return
+        from medvit.studies.dicom_out import can_write_dicom
+
+        if why := can_write_dicom(study):
             outcome.missing["dicom"] = why
             outcome.tell("note", f"DICOM results cannot be made: {why}")
 
@@ -218,7 +228,8 @@ class StudyWriter:
             if len(report.table):
                 write_segmentation_results(
                     folder / "dicom", source, report.label_map, report.grid, report.table,
-                    outcome.volumes_ml, self._algorithm(), pdf=pdf,
+                    outcome.volumes_ml, self._algorithm(), pdf=pdf, encoding=self.options.seg_type,
+                    rtstruct=self.options.rtstruct, verdict=str(report.verdict()),
                 )  # fmt: skip
             else:
                 assert report.image is not None, "a restoration has its image"
@@ -271,14 +282,3 @@ def _optional(name: str, outcome: StudyOutcome, folder: Path | None = None) -> I
         outcome.missing[name] = cause_of(error)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _why_no_dicom(study: Study) -> str:
-    """Why DICOM objects cannot be made from a study, by its headers; empty where they can."""
-    from medvit.studies.dicom_out import read_source
-
-    try:
-        read_source(study.series[0].paths)
-    except MedvitError as error:
-        return str(error)
-    return ""

@@ -11,6 +11,7 @@ from pydicom import Dataset
 from medvit.studies.dicom_out.common import Algorithm, save_dicom
 from medvit.studies.dicom_out.derived import derived_series
 from medvit.studies.dicom_out.pdf import encapsulated_pdf
+from medvit.studies.dicom_out.rtstruct import structure_set
 from medvit.studies.dicom_out.seg import Encoding, segmentation
 from medvit.studies.dicom_out.source import read_source
 from medvit.studies.dicom_out.sr import measurement_report
@@ -29,8 +30,10 @@ def write_segmentation_results(
     *,
     pdf: Path | None = None,
     encoding: Encoding = "auto",
+    rtstruct: bool = False,
+    verdict: str = "",
 ) -> list[Path]:
-    """Write ``seg.dcm``, ``sr.dcm`` and, given a report, ``report.dcm``; give their paths.
+    """Write ``seg.dcm``, ``sr.dcm``, and ``rtstruct.dcm`` and ``report.dcm`` on request; give their paths.
 
     Parameters
     ----------
@@ -46,6 +49,10 @@ def write_segmentation_results(
         What made the label map.
     pdf
         The report.
+    rtstruct
+        Whether to write the structures as contours as well; of an empty label map there are none.
+    verdict
+        What quality control says, as `measurement_report` takes it.
 
     Raises
     ------
@@ -57,7 +64,9 @@ def write_segmentation_results(
     source = read_source(series.paths)
     seg = segmentation(label_map, grid, source, table, algorithm, encoding=encoding)
     objects: dict[str, Dataset] = {"seg": seg}
-    objects["sr"] = measurement_report(volumes, seg, source, table, algorithm)
+    objects["sr"] = measurement_report(volumes, seg, source, table, algorithm, verdict=verdict)
+    if rtstruct and label_map.any():
+        objects["rtstruct"] = structure_set(label_map, grid, source, table, algorithm)
     if pdf is not None:
         objects["report"] = encapsulated_pdf(pdf, source, algorithm, title=f"{algorithm.name} report")
     # All are made before the first is written, so that a wrong one leaves nothing behind.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,10 +15,14 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from medvit.errors import StudyError
-from medvit.studies.study import Grid
+from medvit.studies.study import Grid, Study
 
 # A voxel of a result and a voxel of the source are the same one when they lie closer than this part of it.
 _TOLERANCE = 0.2
+
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_NO_UID = "the source has no {}, so that results could not be filed with it"
+_FETCH_AGAIN = "fetch the series from its archive again, or write NIfTI"
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -108,16 +111,33 @@ class Source:
         )
 
 
+def can_write_dicom(study: Study) -> str:
+    """Why DICOM results of a study could not be written, as a clause; empty if nothing stands in the way.
+
+    Cheap enough to ask before inference: headers alone are read. Results go with the first series.
+    """
+    series = study.series[0]
+    if series.format != "dicom":
+        return "the study did not come as DICOM"
+    if "MOSAIC" in series.facts.get("image_type", ()):
+        return "the slices of a Siemens mosaic are not images of their own that results could refer to"
+    try:
+        read_source(series.paths)
+    except StudyError as error:
+        return error.what
+    return ""
+
+
 def read_source(files: Sequence[Path | str | Dataset]) -> Source:
     """Read the headers of one series (paths, or datasets already read, which are not changed).
 
-    Empty UIDs get generated ones, the same each time for the same headers; missing attributes of the
-    Patient and Study modules become empty; text becomes UTF-8.
+    Missing attributes of the Patient and Study modules become empty; text becomes UTF-8.
 
     Raises
     ------
     StudyError
-        If a file is not DICOM, if there is none, or if the files are of more than one series.
+        If a file is not DICOM, if there is none, if the files are of more than one series, or if a UID of
+        study, series or instance is missing.
     """
     images = [_read_header(f) for f in files]
     path = next((Path(f) for f in files if not isinstance(f, Dataset)), None)
@@ -132,7 +152,7 @@ def read_source(files: Sequence[Path | str | Dataset]) -> Source:
             path=path,
             do="pass one series",
         )
-    _fill_uids(images)
+    _check_uids(images, path)
     images = list({i.SOPInstanceUID: i for i in images}.values())
     for image in images:
         _complete(image)
@@ -167,17 +187,12 @@ def _read_header(file: Path | str | Dataset) -> Dataset:
     return header
 
 
-def _fill_uids(images: list[Dataset]) -> None:
-    """Generate the UIDs that are missing or empty, from a hash of the headers."""
-    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-    if all(image.get(keyword) for image in images for keyword in keywords):
-        return
-    digests = [hashlib.sha256(i.to_json(suppress_invalid_tags=True).encode()).hexdigest() for i in images]
-    series = "".join(sorted(digests))
-    for image, digest in zip(images, digests, strict=True):
-        for keyword, entropy in zip(keywords, (series, series, digest), strict=True):
+def _check_uids(images: list[Dataset], path: Path | None) -> None:
+    """Refuse a source that results could not be filed with: UIDs that we make up are in no archive."""
+    for image in images:
+        for keyword in _UIDS:
             if not image.get(keyword):
-                setattr(image, keyword, generate_uid(entropy_srcs=[keyword, entropy]))
+                raise StudyError("dicom-out-no-uid", _NO_UID.format(keyword), path=path, do=_FETCH_AGAIN)
 
 
 def _complete(image: Dataset) -> None:

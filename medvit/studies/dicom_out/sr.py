@@ -24,6 +24,7 @@ from medvit.studies.dicom_out.source import Source
 from medvit.studies.labels import LabelTable, Structure
 
 _MILLILITER = Code("mL", "UCUM", "milliliter")
+_QUALITY = Code("QUALITY_CONTROL", "99MEDVIT", "Quality control")
 _IMAGING = Code("363679005", "SCT", "Imaging procedure")
 
 
@@ -33,6 +34,8 @@ def measurement_report(
     source: Source,
     table: LabelTable,
     algorithm: Algorithm,
+    *,
+    verdict: str = "",
 ) -> sr.ComprehensiveSR:
     """One measurement group for each structure: its volume, its code and side, its segment in the SEG.
 
@@ -48,6 +51,9 @@ def measurement_report(
         Says which segment and code a name has.
     algorithm
         What made the segmentation.
+    verdict
+        What quality control says of the result, such as ``"red: no brain was found"``; it stands in the
+        report as text.
 
     Raises
     ------
@@ -71,6 +77,9 @@ def measurement_report(
             _group(table.by_name[name], ml, seg, source, algorithm) for name, ml in volumes.items()
         ],
     )
+    if verdict:
+        said = sr.TextContentItem(_QUALITY, verdict, relationship_type=sr.RelationshipTypeValues.CONTAINS)
+        content[0].ContentSequence.append(said)
     result = sr.ComprehensiveSR(
         evidence=[*evidence, nameless(seg)],
         content=content,

@@ -64,3 +64,22 @@ def test_compressed_series_comes_back_voxel_for_voxel(table, algorithm, tmp_path
     again, its_grid, _ = read(scan(sorted((tmp_path / "derived").iterdir())).series[0])
     np.testing.assert_array_equal(again, image)
     assert its_grid.matches(grid)
+
+
+@pytest.mark.parametrize(("encoding", "kind"), [("binary", "BINARY"), ("labelmap", "LABELMAP")])
+def test_kind_of_segmentation_and_contours_on_request(
+    encoding, kind, series, label_map, table, algorithm, tmp_path
+):
+    found, volumes = scan(series[0]).series[0], {"liver": 1.0}
+    more = {"encoding": encoding, "rtstruct": True, "verdict": "amber: small"}
+    paths = write_segmentation_results(
+        tmp_path / "out", found, label_map, series[1], table, volumes, algorithm, **more
+    )
+    assert [p.name for p in paths] == ["seg.dcm", "sr.dcm", "rtstruct.dcm"]
+    assert pydicom.dcmread(paths[0]).SegmentationType == kind
+    assert "amber: small" in pydicom.dcmread(paths[1]).to_json()
+    empty = np.zeros_like(label_map)
+    paths = write_segmentation_results(
+        tmp_path / "empty", found, empty, series[1], table, volumes, algorithm, **more
+    )
+    assert [p.name for p in paths] == ["seg.dcm", "sr.dcm"]

@@ -10,7 +10,8 @@ import pytest
 from pydicom.uid import JPEGLSLossless
 
 from medvit.errors import MedvitError, StudyError
-from medvit.studies.dicom_out import read_source, save_dicom, segmentation, structure_set
+from medvit.studies import find_studies
+from medvit.studies.dicom_out import can_write_dicom, read_source, save_dicom, segmentation, structure_set
 from medvit.studies.dicom_out import seg as seg_module
 from medvit.studies.study import Grid
 from tests.studies.dicom_out.synthetic import write_series
@@ -126,16 +127,23 @@ def test_many_frames_become_a_labelmap(monkeypatch, series, label_map, table, al
     assert result.file_meta.TransferSyntaxUID == JPEGLSLossless
 
 
-def test_empty_uids_get_the_same_new_ones_each_time(tmp_path, label_map, table, algorithm):
-    paths, grid = write_series(
-        tmp_path / "a", StudyInstanceUID="", SeriesInstanceUID="", FrameOfReferenceUID=""
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_a_source_without_uids_is_refused_and_none_are_invented(keyword, tmp_path):
+    paths, _ = write_series(tmp_path / "a", **{keyword: ""})
+    with pytest.raises(StudyError, match=f"has no {keyword}"):
+        read_source(paths)
+    (study,) = find_studies(tmp_path / "a").studies
+    assert (
+        can_write_dicom(study) == f"the source has no {keyword}, so that results could not be filed with it"
     )
-    first, second = read_source(paths), read_source(paths[::-1])
-    assert first.first.StudyInstanceUID.is_valid and first.first.SeriesInstanceUID.is_valid
-    assert first.first.StudyInstanceUID == second.first.StudyInstanceUID != first.first.SeriesInstanceUID
-    assert len({i.FrameOfReferenceUID for i in first.images + second.images}) == 1
-    result = segmentation(label_map, grid, first, table, algorithm)
-    assert result.StudyInstanceUID == first.first.StudyInstanceUID
+
+
+def test_what_can_be_written_is_known_from_headers(series, tmp_path):
+    (study,) = find_studies(series[0][0].parent).studies
+    assert can_write_dicom(study) == ""
+    mosaic = replace(study.series[0], facts={"image_type": ("ORIGINAL", "PRIMARY", "M", "MOSAIC")})
+    assert "mosaic" in can_write_dicom(replace(study, series=(mosaic,)))
+    assert "not come as DICOM" in can_write_dicom(replace(study, series=(replace(mosaic, format="nifti"),)))
 
 
 def test_instance_uids_from_the_file_meta_information(tmp_path, label_map, table, algorithm):

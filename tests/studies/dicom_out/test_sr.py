@@ -64,3 +64,19 @@ def test_refers_to_the_segmentation_and_names_the_algorithm(series, table, algor
 def test_bad_volumes_are_named(volumes, message, series, table, algorithm, seg):
     with pytest.raises(MedvitError, match=message):
         measurement_report(volumes, seg, read_source(series[0]), table, algorithm)
+
+
+def test_the_verdict_stands_in_the_report(series, table, algorithm, seg, tmp_path):
+    verdict = "red: The brain is cut by the field of view."
+    report = measurement_report(
+        {"spleen": 2.5}, seg, read_source(series[0]), table, algorithm, verdict=verdict
+    )
+    save_dicom(report, tmp_path / "sr.dcm")
+    read = hd.sr.srread(tmp_path / "sr.dcm")
+    said = [
+        item.TextValue
+        for item in read.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "QUALITY_CONTROL"
+    ]
+    assert said == [verdict]
+    assert len(read.content.get_volumetric_roi_measurement_groups()) == 1
