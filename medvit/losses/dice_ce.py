@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_BLOCK = 2**20  # voxels that are compared with all classes at once
+
 
 class SparseDiceCELoss(nn.Module):
     """Mean cross-entropy plus `dice_weight` times the mean soft Dice loss over the classes.
@@ -47,6 +49,27 @@ class SparseDiceCELoss(nn.Module):
         return _DiceCE.apply(logits.float(), target.long(), self.smooth, first, self.dice_weight)
 
 
+def sums_by_label(labels: Tensor, values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Sum of `values` (N,) over the places of each label, and how many places it has, both (classes,)."""
+    if labels.device.type == "cpu":
+        overlap = values.new_zeros(classes).index_add_(0, labels, values)
+        return overlap, torch.bincount(labels, minlength=classes).to(values)
+    return _sums_in_blocks(labels, values, classes)
+
+
+def _sums_in_blocks(labels: Tensor, values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    # On a GPU, index_add_ is one atomic addition a voxel into a handful of places, and bincount asks the
+    # device for the largest label. Comparing a block with every class does neither.
+    total, count = values.new_zeros(classes), values.new_zeros(classes)
+    every = torch.arange(classes, device=labels.device)[:, None]
+    zero = values.new_zeros(())
+    for block, of_block in zip(labels.split(_BLOCK), values.split(_BLOCK), strict=True):
+        hit = block == every
+        total += torch.where(hit, of_block, zero).sum(dim=1)
+        count += hit.sum(dim=1)
+    return total, count
+
+
 class _DiceCE(torch.autograd.Function):
     """With p the softmax, t the label of a voxel and N voxels:
 
@@ -60,9 +83,7 @@ class _DiceCE(torch.autograd.Function):
         of_target = probability.gather(1, target)
         classes = logits.shape[1]
         spatial = [d for d in range(logits.ndim) if d != 1]
-        labels = target.flatten()
-        overlap = of_target.new_zeros(classes).index_add_(0, labels, of_target.flatten())
-        count = torch.bincount(labels, minlength=classes).to(overlap)
+        overlap, count = sums_by_label(target.flatten(), of_target.flatten(), classes)
         total = probability.sum(dim=spatial) + count + smooth
         ctx.save_for_backward(probability, of_target, target, overlap, total)
         ctx.smooth, ctx.first, ctx.weight = smooth, first, weight

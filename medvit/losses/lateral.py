@@ -42,9 +42,10 @@ class LateralDiceCELoss(nn.Module):
         """Loss of channels (B, structures + 2, ...) against label values (B, 1, ...)."""
         target = target.long()
         side = self.side_of[target]
-        paired = side >= 0
+        paired = (side >= 0).float()
         loss = self.dice_ce(logits[:, :-1], self.structure_of[target])
-        if paired.any():
-            predicted = logits[:, -1:].float()[paired]
-            loss = loss + F.binary_cross_entropy_with_logits(predicted, side[paired].to(predicted))
-        return loss
+        # A masked mean, for picking the paired voxels out would ask the device how many there are.
+        each = F.binary_cross_entropy_with_logits(
+            logits[:, -1:].float(), side.clamp_min(0).float(), reduction="none"
+        )
+        return loss + (each * paired).sum() / paired.sum().clamp_min(1)

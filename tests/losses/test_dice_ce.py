@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from monai.losses import DiceCELoss
 
-from medvit.losses import LateralDiceCELoss, SparseDiceCELoss
+from medvit.losses import LateralDiceCELoss, SparseDiceCELoss, dice_ce
 from medvit.networks import LateralSegmenter
 from medvit.studies.labels import load_label_table
 
@@ -28,6 +29,32 @@ def test_value_and_gradient_are_monais(include_background: bool, dice_weight: fl
         torch.autograd.grad(3 * ours, logits), torch.autograd.grad(3 * theirs, logits), strict=True
     ):
         torch.testing.assert_close(mine, other)
+
+
+def test_sums_by_label_are_the_same_on_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dice_ce, "_BLOCK", 64)
+    labels = torch.randint(0, 4, (1000,))  # class 4 has no voxel
+    values = torch.rand(1000)
+    for mine, other in zip(
+        dice_ce._sums_in_blocks(labels, values, 5), dice_ce.sums_by_label(labels, values, 5), strict=True
+    ):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_lateral_loss_asks_the_device_nothing(paired: bool) -> None:
+    """Meta tensors hold no values, so that any question after one fails."""
+    table = load_label_table("brain")
+    names = {s.unsided_name for s in table}
+    target = torch.full((1, 1, 4, 4, 4), table.by_name["left thalamus" if paired else "brain-stem"].value)
+    loss = LateralDiceCELoss("brain")
+    logits = torch.randn(1, len(names) + 2, 4, 4, 4)
+    side = F.softplus(logits[:, -1]).mean() if paired else torch.zeros(())
+    expected = SparseDiceCELoss()(logits[:, :-1], loss.structure_of[target]) + side
+    torch.testing.assert_close(loss(logits, target), expected)
+    meta = logits.to("meta").requires_grad_()
+    loss.to("meta")(meta, target.to("meta")).backward()
+    assert meta.grad is not None and meta.grad.shape == logits.shape
 
 
 def test_labels_must_fit_the_logits() -> None:
