@@ -21,6 +21,8 @@ from medvit.studies.study import Grid
 GROUP = "synthetic, held out"
 _FIELD_OF_VIEW = (160, 192, 160)  # mm, around the brain
 _SEED = 20
+# What would remove a part of the reference, or is no property of the recipe.
+_NOT = ("skull_strip", "deface", "crop", "wrap", "thick_slices", "ringing", "motion", "zero")
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,7 @@ def _make(label_map: Path, recipe: Recipe, seed: int, image_path: Path, labels_p
         contrasts={recipe.contrast: 1.0},
         translation=4.0,
         flip=0.0,
-        skull_strip=0.0,
-        crop=0.0,
-        thick_slices=0.0,
+        **dict.fromkeys(_NOT, 0.0),
     )
     generator = torch.Generator().manual_seed(seed)
     image, labels = (

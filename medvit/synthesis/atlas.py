@@ -28,6 +28,8 @@ class Anatomy:
         Label value to index of tissue, and to value in `table` (0 where a label is not to be learnt).
     extracerebral
         For each tissue, whether skull stripping removes it.
+    fluid
+        For each tissue, whether it is the fluid around the brain, which tight strips take along.
     priors
         Contrast name to the mean intensity (0 to 1) of each tissue; NaN where it is drawn at random.
     table
@@ -38,6 +40,7 @@ class Anatomy:
     tissue_of: dict[int, int]
     structure_of: dict[int, int]
     extracerebral: Tensor
+    fluid: Tensor
     priors: dict[str, Tensor]
     table: LabelTable
 
@@ -55,6 +58,7 @@ def brain_anatomy() -> Anatomy:
         structure_of={0: 0}
         | {e["label"]: table.by_name[e["structure"]].value if e["structure"] else 0 for e in labels},
         extracerebral=torch.tensor([name in outside for name in tissues]),
+        fluid=torch.tensor([name == "cerebrospinal fluid" for name in tissues]),
         priors={
             name: torch.tensor([means.get(tissue, float("nan")) for tissue in tissues])
             for name, means in content["priors"].items()

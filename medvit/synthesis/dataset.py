@@ -12,8 +12,10 @@ from monai.transforms import MapTransform, Randomizable
 
 from medvit.errors import StudyError
 from medvit.synthesis.atlas import HeadMap, brain_anatomy, read_head_map
-from medvit.synthesis.generator import SynthesisSettings, Synthesizer
+from medvit.synthesis.generator import Synthesizer
+from medvit.synthesis.heads import HeadBank
 from medvit.synthesis.seeded import SeededDataset
+from medvit.synthesis.settings import SynthesisSettings
 
 
 def find_label_maps(
@@ -76,6 +78,43 @@ class SyntheticDataset(SeededDataset):
         """``image`` (1, X, Y, Z) float32 and ``label`` (1, X, Y, Z) uint8."""
         number = self.number(index)
         image, label = self.synthesizer(self.heads[number % len(self.heads)], self.generator(number))
+        return {"image": image, "label": label}
+
+
+class SyntheticBatches(SeededDataset):
+    """Whole batches, made together on one device; for a loader with ``batch_size=None`` and no workers.
+
+    Parameters
+    ----------
+    label_maps, settings, seed
+        As of `SyntheticDataset`.
+    length, batch_size
+        Batches of an epoch, and samples of each.
+    device
+        Where they are made.
+    """
+
+    def __init__(
+        self,
+        label_maps: Sequence[str | Path],
+        length: int,
+        batch_size: int,
+        settings: SynthesisSettings | Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(length, seed)
+        samples = SyntheticDataset(label_maps, length, settings, seed)
+        self.synthesizer = samples.synthesizer
+        self.bank = HeadBank([head.to(device) for head in samples.heads])
+        self.batch_size = batch_size
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """``image`` (B, 1, X, Y, Z) float32 and ``label`` (B, 1, X, Y, Z) uint8 on the device."""
+        number = self.number(index)
+        first = number * self.batch_size
+        which = [n % len(self.bank) for n in range(first, first + self.batch_size)]
+        image, label = self.synthesizer.batch(self.bank, which, self.generator(number))
         return {"image": image, "label": label}
 
 
@@ -150,6 +189,6 @@ class SynthesizeImaged(Randomizable, MapTransform):
         rest = dict(data)
         head: HeadMap = rest.pop(self.keys[0])
         self.randomize()
-        generator = torch.Generator(head.tissue.device).manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(self._seed)
         image, label = self.synthesizer(head, generator)
         return rest | {"image": image, "label": label}

@@ -128,7 +128,11 @@ class MixedPrecisionStep:
         if torch.isfinite(norm):
             engine.optimizer.step()
         else:
-            _log.warning("iteration %d: gradient is not finite, step left out", engine.state.iteration)
+            _log.warning(
+                "iteration %d: gradient is not finite in %s, step left out",
+                engine.state.iteration,
+                ", ".join(_not_finite(engine.network)),
+            )
         # Deeply supervised networks give a list in training, the full resolution first.
         full = prediction[0] if isinstance(prediction, list | tuple) else prediction
         return {
@@ -166,6 +170,12 @@ def _certain(logits: Tensor, unlabelled: Tensor) -> Tensor:
     background = logits.new_full((1, logits.shape[1], *[1] * (logits.ndim - 2)), -_CERTAIN)
     background[:, 0] = _CERTAIN
     return torch.where(there, background, logits)
+
+
+def _not_finite(network: nn.Module, most: int = 3) -> list[str]:
+    """Names of the first parameters whose gradient has values that are not finite."""
+    named = ((name, p.grad) for name, p in network.named_parameters() if p.grad is not None)
+    return [name for name, gradient in named if not torch.isfinite(gradient).all()][:most]
 
 
 def start_training(
@@ -215,7 +225,7 @@ def start_training(
         part.load_state_dict(checkpoint[name])
     trainer.state.max_epochs = epochs
     loader: Any = trainer.data_loader
-    loader.dataset.offset = trainer.state.iteration * loader.batch_size * world_size()
+    loader.dataset.offset = trainer.state.iteration * (loader.batch_size or 1) * world_size()
 
 
 def save_weights(network: nn.Module, path: str | Path) -> Path:

@@ -9,7 +9,14 @@ import torch
 from monai.transforms import Compose
 
 from medvit.errors import StudyError
-from medvit.synthesis import SynthesizeImaged, SyntheticDataset, brain_anatomy, find_label_maps, read_head_map
+from medvit.synthesis import (
+    SynthesizeImaged,
+    SyntheticBatches,
+    SyntheticDataset,
+    brain_anatomy,
+    find_label_maps,
+    read_head_map,
+)
 from tests.phantoms import write_head
 
 
@@ -33,6 +40,15 @@ def test_items_depend_on_seed_and_number_alone(maps: Path) -> None:
     )
     with pytest.raises(IndexError):
         first[4]
+
+
+def test_batches_depend_on_seed_and_number_alone(maps: Path) -> None:
+    settings = {"shape": (24, 24, 24)}
+    first, resumed = (SyntheticBatches(find_label_maps(maps), 3, 2, settings, seed=5) for _ in range(2))
+    resumed.offset = 1
+    assert first[0]["image"].shape == first[0]["label"].shape == (2, 1, 24, 24, 24)
+    assert torch.equal(first[2]["image"], resumed[1]["image"])
+    assert not torch.equal(first[0]["image"], first[1]["image"])
 
 
 def test_maps_are_held_out_by_name(maps: Path) -> None:

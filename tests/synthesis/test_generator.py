@@ -10,16 +10,25 @@ import pytest
 import torch
 
 from medvit.errors import StudyError
-from medvit.synthesis import SynthesisSettings, Synthesizer, brain_anatomy, normalise, read_head_map
+from medvit.synthesis import (
+    HeadBank,
+    SynthesisSettings,
+    Synthesizer,
+    brain_anatomy,
+    generator,
+    normalise,
+    read_head_map,
+)
 from medvit.synthesis.atlas import HeadMap
-from medvit.synthesis.generator import _thick_slices
+from medvit.synthesis.draw import Draw
 from tests.phantoms import SHAPE, head_labels, write_head
 
 ANATOMY = brain_anatomy()
 STILL = {
     "rotation": 0.0, "scaling": 0.0, "shear": 0.0, "elastic": 0.0, "translation": 0.0, "flip": 0.0,
     "skull_strip": 0.0, "crop": 0.0, "thick_slices": 0.0, "blur": 0.0, "bias": 0.0, "noise": 0.0,
-    "gamma": 0.0, "texture": 0.01,
+    "gamma": 0.0, "texture": 0.01, "shading": 0.0, "deface": 0.0, "zero": 0.0, "wrap": 0.0, "ringing": 0.0,
+    "motion": 0.0, "tight_strip": 0.0, "rough_strip": 0.0,
 }  # fmt: skip
 
 
@@ -102,22 +111,104 @@ def test_voxels_at_a_border_hold_a_share_of_both_tissues(head: HeadMap) -> None:
     assert between > 0.005
 
 
-def test_thick_slices_blur_one_axis_only() -> None:
-    image = torch.zeros(24, 24, 24)
-    image[12, 12, 12] = 1
-    thick = _thick_slices(image, axis=2, thickness=4.0)
-    assert (thick[12, 12] > 0).sum() >= 4
-    assert thick[:12].max() == 0
-    assert thick[:, :12].max() == 0
-
-
-def test_normalise_cuts_at_its_quantiles() -> None:
+def test_normalise_cuts_each_sample_at_its_quantiles() -> None:
     image = torch.arange(7000, dtype=torch.float32)
-    scaled = normalise(image)
-    assert scaled[0] == 0
-    assert scaled[-1] == 1
-    assert abs(float(scaled[3500]) - 0.5) < 0.01
-    assert normalise(torch.zeros(10)).isfinite().all()
+    first, second = normalise(torch.stack([image, 5 - 3 * image]))
+    assert first[0] == second[-1] == 0
+    assert first[-1] == second[0] == 1
+    assert abs(float(first[3500]) - 0.5) < 0.01
+    torch.testing.assert_close(second, 1 - first, atol=0.01, rtol=0)
+    assert normalise(torch.zeros(1, 10)).isfinite().all()
+
+
+def test_strips_leave_exact_zeros_and_take_the_target_along(head: HeadMap) -> None:
+    settings = {**STILL, "skull_strip": 1.0, "zero": 1.0, "noise": 0.1, "contrasts": {"T1": 1.0}}
+    image, target = sample(head, **settings)
+    fluid = value("cerebrospinal fluid")
+    assert (image[target == 0] == 0).float().mean() > 0.97
+    assert (target == fluid).any()
+    tight_image, tight = sample(head, **{**settings, "tight_strip": 1.0})
+    assert (tight == fluid).sum() < 0.4 * (target == fluid).sum()
+    assert (tight_image[0][target[0] == fluid] == 0).float().mean() > 0.6
+    rough_image, rough = sample(head, seed=1, **{**settings, "rough_strip": 1.0})
+    assert (rough[rough_image == 0] == 0).float().mean() > 0.95
+
+
+def test_faces_are_removed_and_brains_are_not(head: HeadMap) -> None:
+    image, target = sample(
+        head, shape=(60, 120, 60), spacing=2.0, **{**STILL, "deface": 1.0, "contrasts": {"T1": 1.0}}
+    )
+    whole, intact = sample(head, shape=(60, 120, 60), spacing=2.0, **{**STILL, "contrasts": {"T1": 1.0}})
+    assert torch.equal(target, intact)
+    assert image.isfinite().all() and whole.isfinite().all()
+
+
+def test_a_cut_field_of_view_has_no_target(head: HeadMap) -> None:
+    image, target = sample(head, **{**STILL, "crop": 1.0, "contrasts": {"T1": 1.0}})
+    _, intact = sample(head, **{**STILL, "contrasts": {"T1": 1.0}})
+    lost = target != intact
+    assert lost.any()
+    assert (image[lost] == 0).all() and (target[lost] == 0).all()
+
+
+def test_far_windows_hold_little_or_no_head(head: HeadMap) -> None:
+    share = []
+    for far in (0.0, 1.0):
+        settings = {"translation": (20.0, 25.0, 25.0), "far": far}
+        share.append(sum((sample(head, seed, **settings)[1] > 0).float().mean() for seed in range(6)))
+    assert share[1] < 0.8 * share[0]
+
+
+def test_a_batch_is_a_function_of_its_generator(head: HeadMap) -> None:
+    synthesizer = Synthesizer(ANATOMY, SynthesisSettings(shape=(32, 32, 32)))
+    bank = HeadBank([head, head])
+    one, again, other = (
+        synthesizer.batch(bank, [0, 1, 0], torch.Generator().manual_seed(s)) for s in (3, 3, 4)
+    )
+    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
+    assert not torch.equal(one[0], other[0])
+    assert one[0].shape == one[1].shape == (3, 1, 32, 32, 32)
+    assert not torch.equal(one[0][0], one[0][2]), "samples of one head differ"
+
+
+def test_a_bank_looks_up_each_head_by_itself(head: HeadMap) -> None:
+    other = HeadMap(head.tissue[:50].clone(), head.structure[:50].clone(), head.centre)
+    bank = HeadBank([head, other])
+    points = (
+        torch.tensor([[-5.0, 40.2, 69.0], [49.6, 3.0, 500.0]]).T[None, :, :, None, None].repeat(2, 1, 1, 1, 1)
+    )
+    found = bank.structure[bank.nearest([0, 1], points)][..., 0, 0]
+    for row, chosen in zip(found, (head, other), strict=True):
+        edges = [n - 1 for n in chosen.structure.shape]
+        expected = [
+            chosen.structure[
+                min(max(round(float(x)), 0), edges[0]),
+                min(round(float(y)), edges[1]),
+                min(round(float(z)), edges[2]),
+            ]
+            for x, y, z in points[0, :, :, 0, 0].T
+        ]
+        assert row.tolist() == [int(e) for e in expected]
+
+
+class NoiseWithoutValues(Draw):
+    """Draws noise on the meta device, whose tensors hold no values: any question after one fails."""
+
+    def __init__(self, generator: torch.Generator, count: int, device: torch.device) -> None:
+        super().__init__(generator, count, torch.device("cpu"))
+        self.device = device
+
+    def field(self, *shape: int) -> torch.Tensor:
+        return torch.empty(self.count, *shape, device=self.device)
+
+
+def test_choices_are_made_without_asking_the_device(head: HeadMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "Draw", NoiseWithoutValues)
+    often = ("skull_strip", "rough_strip", "deface", "crop", "wrap", "thick_slices", "ringing", "motion")
+    settings = SynthesisSettings(shape=(32, 32, 32), **dict.fromkeys(often, 1.0))
+    bank = HeadBank([head.to("meta")])
+    image, target = Synthesizer(ANATOMY, settings).batch(bank, [0, 0], torch.Generator().manual_seed(0))
+    assert image.is_meta and image.shape == target.shape == (2, 1, 32, 32, 32)
 
 
 @pytest.mark.parametrize("axes", ["LIA", "PSR"])
