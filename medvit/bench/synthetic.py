@@ -107,8 +107,7 @@ def _make(label_map: Path, recipe: Recipe, seed: int, image_path: Path, labels_p
         contrasts={recipe.contrast: 1.0},
         translation=4.0,
         flip=0.0,
-        **dict.fromkeys(_NOT, 0.0),
-    )
+    ).without(*_NOT)
     generator = torch.Generator().manual_seed(seed)
     image, labels = (
         v[0].numpy() for v in Synthesizer(anatomy, settings)(read_head_map(label_map, anatomy), generator)

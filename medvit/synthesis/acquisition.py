@@ -116,7 +116,7 @@ def thick_slices(
 def truncated(sample: Tensor, axis: int, keep: float) -> Tensor:
     """(X, Y, Z) from the inner share `keep` of its k-space along `axis`: edges ring (Gibbs)."""
     spectrum = torch.fft.rfft(sample, dim=axis)
-    first = max(2, round(keep * spectrum.shape[axis]))
+    first = min(spectrum.shape[axis], max(2, round(keep * spectrum.shape[axis])))
     spectrum.narrow(axis, first, spectrum.shape[axis] - first).zero_()
     return torch.fft.irfft(spectrum, n=sample.shape[axis], dim=axis)
 

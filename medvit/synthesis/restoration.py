@@ -14,10 +14,14 @@ from torch import Tensor
 
 from medvit.synthesis.atlas import brain_anatomy, read_head_map
 from medvit.synthesis.body_phantom import BodyPhantom
-from medvit.synthesis.generator import SynthesisSettings, Synthesizer
+from medvit.synthesis.generator import Synthesizer
 from medvit.synthesis.low_dose_ct import Scan, low_dose
 from medvit.synthesis.seeded import SeededDataset
+from medvit.synthesis.settings import SynthesisSettings
 from medvit.transforms.region_channel import add_region_channel
+
+# What a clean slice must be free of: a network would learn to leave it.
+_FAULTS = ("noise", "thick_slices", "crop", "wrap", "ringing", "motion", "zero", "deface", "shading")
 
 Source = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
@@ -98,7 +102,7 @@ class NoisyMRSlices:
     ) -> None:
         anatomy = brain_anatomy()
         settings = SynthesisSettings(
-            (size, size, 1), noise=0.0, thick_slices=0.0, crop=0.0, texture=0.015, translation=40.0
+            (size, size, 1), texture=0.015, translation=40.0, **dict.fromkeys(_FAULTS, 0.0)
         )
         self.synthesizers = [Synthesizer(anatomy, replace(settings, spacing=s)) for s in spacings]
         self.heads = [read_head_map(path, anatomy) for path in label_maps]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,8 @@ class SynthesisSettings:
     gamma: float = 0.4
     texture: float = 0.08
     shading: float = 0.15
+
+    def without(self, *faults: str) -> SynthesisSettings:
+        """The same with each of the named settings at 0."""
+        none: dict[str, Any] = dict.fromkeys(faults, 0.0)
+        return replace(self, **none)
