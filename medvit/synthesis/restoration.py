@@ -101,9 +101,7 @@ class NoisyMRSlices:
         noise: tuple[float, float] = (0.01, 0.15),
     ) -> None:
         anatomy = brain_anatomy()
-        settings = SynthesisSettings(
-            (size, size, 1), texture=0.015, translation=40.0, **dict.fromkeys(_FAULTS, 0.0)
-        )
+        settings = SynthesisSettings((size, size, 1), texture=0.015, translation=40.0).without(*_FAULTS)
         self.synthesizers = [Synthesizer(anatomy, replace(settings, spacing=s)) for s in spacings]
         self.heads = [read_head_map(path, anatomy) for path in label_maps]
         self.noise = noise
