@@ -78,7 +78,7 @@ def command(verb: str, inputs: Path, output: Path, *options: str) -> list[str]:
 
 def tree(output: Path) -> dict[str, str]:
     """SHA-256 of every result; not of the journal and the record of the run, which tell times."""
-    files = [p for p in output.rglob("*") if p.is_file() and p.name != "run.json"]
+    files = [p for p in output.rglob("*") if p.is_file() and p.name not in ("run.json", "failures.csv")]
     return {
         p.relative_to(output).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in files

@@ -156,9 +156,13 @@ def open_checkpoint(path: str | Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
     try:
         with torch.serialization.safe_globals(_PLAIN_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)

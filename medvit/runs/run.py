@@ -28,6 +28,7 @@ from medvit.runs.record import RunFacts, show_summary, write_record
 from medvit.runs.work import Work, clear_lost, finished
 from medvit.runs.workers import LocalExecutor, usable_cpus
 from medvit.studies import Found, LeftOut, Study, safe_join
+from medvit.studies.scratch import clear_abandoned
 
 # Files and folders that were left out are listed up to this number.
 _SHOWN = 20
@@ -131,6 +132,7 @@ def run_work(
         If no study could be done, or an id is one of the record's own names.
     """
     console, started = Console(stderr=True), time.time()
+    clear_abandoned()
     found = _without_results(found, work.output_dir, named)
     _say_left_out(found.left_out, console)
     total = len(found.studies) + len(found.refused)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import glob
 import hashlib
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +17,7 @@ from medvit.studies.dicom.studies import dicom_studies
 from medvit.studies.files import safe_name
 from medvit.studies.formats import READABLE, format_of, read_header, series_at, voxels_of
 from medvit.studies.found import Found, LeftOut, Outcome, Refused
+from medvit.studies.scratch import lasting_scratch_folder
 from medvit.studies.series_rules import Rules, SeriesRules
 from medvit.studies.study import Series, Study
 
@@ -202,10 +201,9 @@ class _Sources:
     def _add_zip(self, path: Path) -> None:
         from medvit.studies import dicom
 
-        folder = tempfile.TemporaryDirectory(prefix="medvit-")
-        atexit.register(folder.cleanup)
-        for file in dicom.unzip(path, Path(folder.name)):
-            below = file.relative_to(folder.name)
+        folder = lasting_scratch_folder()
+        for file in dicom.unzip(path, folder):
+            below = file.relative_to(folder)
             if file.suffix.lower() == ".zip":
                 why = "is an archive in an archive; unpack it, and give the folder"
                 self.set_aside.append(LeftOut(path / below, why))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from medvit.errors import StudyError
+from medvit.studies.scratch import scratch_folder
 from medvit.studies.study import Grid, Series
 
 COMMAND = ("-m", "medvit.studies.dicom.child")
@@ -29,8 +29,8 @@ def read(series: Series, tilt: str, timeout: float) -> tuple[np.ndarray, Grid, t
         "volume": str(series.facts.get("volume", "")),
         "tilt": tilt,
     }
-    with tempfile.TemporaryDirectory(prefix="medvit-") as folder:
-        command = [sys.executable, *COMMAND, folder]
+    with scratch_folder() as folder:
+        command = [sys.executable, *COMMAND, str(folder)]
         try:
             done = subprocess.run(
                 command, input=json.dumps(request).encode(), capture_output=True, timeout=timeout
