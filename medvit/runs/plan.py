@@ -111,7 +111,7 @@ class Plan:
         if self.kept or self.redone or self.refused:
             progress.say(f"Resuming: {len(self.kept)} done{before}, {len(self.to_do)} to do.")
         else:
-            progress.say(f"{len(self.to_do)} studies to do.")
+            progress.say(f"Studies to do: {len(self.to_do)}.")
         for study, why in self.redone.items():
             progress.say(f"  again: {study}: {why}")
 

@@ -163,6 +163,8 @@ def run_work(
             interrupted = False
         except KeyboardInterrupt:
             interrupted = True
+            for study in plan.to_do:
+                clear_lost(work.output_dir, study.id)
             outcomes |= _done_meanwhile(work.output_dir, plan, outcomes)
     in_order = [outcomes[one.id] for one in (*found.refused, *found.studies) if one.id in outcomes]
     well = len(in_order) == total and all(outcome.well for outcome in in_order)

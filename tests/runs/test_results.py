@@ -1,0 +1,178 @@
+"""The results of a bundle: what is optional costs nothing else, and a red study gets no DICOM results."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medvit.bundles import Bundle
+from medvit.errors import MedvitError, StudyError
+from medvit.runs import run_bundle
+from medvit.runs.bundle_work import BundleWork
+from tests.label.phantoms import make_bundle, make_restorer, phantom
+from tests.studies.dicom_out.synthetic import write_series
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_image(path: Path, shift: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(phantom((20, 24, 22), shift=shift), np.diag([4.0, 4, 4, 1])), path)
+    return path
+
+
+def run(bundle: Path, study: Path, output: Path, **options: Any) -> tuple[int, dict[str, Any], Path]:
+    given = {f"writer#options#{name}": value for name, value in options.items()}
+    code = run_bundle(Bundle(bundle), [study], output, **given)
+    (entry,) = json.loads((output / "run.json").read_text())["studies"]
+    return code, entry, output / entry["study"]
+
+
+@pytest.fixture
+def restorer(tmp_path: Path) -> Path:
+    return make_restorer(tmp_path / "restorer")
+
+
+def test_a_report_that_cannot_be_written_costs_the_report(
+    restorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr("medvit.reports.write_pdf", fail)
+    study = write_image(tmp_path / "study.nii.gz")
+    for event in ("done", "kept"):
+        code, entry, folder = run(restorer, study, tmp_path / "out", pdf=True, report=True)
+        assert (code, entry["status"]) == (3, "done"), event
+        assert entry["missing"] == {"report.pdf": "ValueError: no font"}
+        assert {p.name for p in folder.iterdir()} >= {"image.nii.gz", "measurements.json", "report.html"}
+        said = capsys.readouterr()
+        assert "report.pdf is missing: ValueError: no font" in said.out
+        assert "1 of 1 studies done (1 without all outputs" in said.out
+    assert "no font" in (tmp_path / "out" / "cohort.csv").read_text()
+
+
+def test_measurements_that_fail_leave_the_label_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no measure")
+
+    monkeypatch.setattr("medvit.reports.make_report", fail)
+    bundle = make_bundle(tmp_path / "bundle")
+    code, entry, folder = run(bundle, write_image(tmp_path / "study.nii.gz"), tmp_path / "out")
+    assert (code, entry["status"], entry["light"]) == (3, "done", "")
+    assert "no measure" in entry["missing"]["measurements and report"]
+    assert (folder / "labels.nii.gz").is_file()
+
+
+def test_a_red_study_sends_no_dicom_unless_asked_to(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", (40, 36, 20), modality="MR")
+    bundle = make_bundle(tmp_path / "bundle")
+    code, entry, folder = run(bundle, tmp_path / "series", tmp_path / "out", dicom=True)
+    assert (code, entry["status"], entry["light"]) == (3, "done", "red")
+    assert "--dicom-anyway" in entry["missing"]["dicom"] and entry["finding"] in entry["missing"]["dicom"]
+    assert not (folder / "dicom").exists()
+    code, entry, folder = run(bundle, tmp_path / "series", tmp_path / "out", dicom=True, dicom_anyway=True)
+    assert (code, entry["missing"]) == (3, {})
+    assert (folder / "dicom" / "seg.dcm").is_file()
+
+
+def test_dicom_that_cannot_be_made_is_said_before_inference(
+    restorer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise StudyError("dicom-out-no-place", "has no StudyInstanceUID")
+
+    write_series(tmp_path / "series", (40, 36, 6), modality="MR")
+    monkeypatch.setattr("medvit.studies.dicom_out.source._frames", refuse)
+    code, entry, folder = run(restorer, tmp_path / "series", tmp_path / "out", dicom=True)
+    assert (code, entry["status"]) == (3, "done")
+    assert "StudyInstanceUID" in entry["missing"]["dicom"]
+    said = capsys.readouterr().err
+    assert said.index("DICOM results cannot be made") < said.index("] done ")
+    assert (folder / "image.nii.gz").is_file() and not (folder / "dicom").exists()
+
+
+def test_monai_bundle_run_is_the_same_runner(restorer: Path, tmp_path: Path) -> None:
+    def monai(study: Path) -> subprocess.CompletedProcess[str]:
+        config = restorer / "configs" / "inference.json"
+        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--input", study]
+        return subprocess.run(
+            [*map(str, command), "--output_dir", str(tmp_path / "out")],
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        )  # fmt: skip
+
+    study = write_image(tmp_path / "in" / "study.nii.gz")
+    first = monai(study)
+    assert "1 of 1 studies done" in first.stdout, first.stderr
+    mark = (tmp_path / "out" / "study" / "done.json").read_bytes()
+    # `medvit run` keeps what it did, and refuses another input of the same name.
+    code, entry, _ = run(restorer, study, tmp_path / "out")
+    assert (code, entry["run"]) == (first.returncode, 1)
+    write_image(study, shift=3)
+    assert monai(study).returncode == 3
+    assert (tmp_path / "out" / "study" / "done.json").read_bytes() == mark
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert len(record["runs"]) == 3 and record["failures"][0]["code"] == "other-results"
+
+
+def test_a_run_that_is_interrupted_says_what_is_kept(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.runs.standin import StandIn, make_studies, run\n"
+        "if __name__ == '__main__':\n"
+        "    found = make_studies(Path(sys.argv[1]), {'a': 'ok 0 a', 'b': 'ok 60 b'})\n"
+        "    sys.exit(run(StandIn(Path(sys.argv[2])), found, workers=1))\n"
+    )
+    output = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path / "in", output], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    while "done a" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Interrupted; what is done is kept" in said and "1 of 2 studies done" in said
+    assert "Traceback" not in errors
+    record = json.loads((output / "run.json").read_text())
+    assert [s["study"] for s in record["studies"]] == ["a"]
+    assert (record["runs"][0]["exit_code"], record["runs"][0]["not_reached"]) == (130, ["b"])
+    assert sorted(p.name for p in output.iterdir() if p.is_dir()) == [".cohort", "a"]
+
+
+def test_a_stopped_run_ends_at_the_next_window(restorer: Path, tmp_path: Path) -> None:
+    work = BundleWork(Bundle(restorer), tmp_path / "out")
+    (study,) = work.find([write_image(tmp_path / "study.nii.gz")]).studies
+    work.open()
+    seen: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        seen.append((done, total))
+        work.stop()
+
+    work.watch_windows(stop)
+    from medvit.runs import attempt
+
+    outcome = attempt(work, study).outcome
+    assert outcome.status == "failed" and "interrupted" in outcome.error
+    assert len(seen) == 1 and seen[0][1] > 1
+    assert not (tmp_path / "out" / "study").exists()
+
+
+def test_broken_weights_are_one_sentence(restorer: Path, tmp_path: Path) -> None:
+    broken = restorer / "models" / "model.safetensors"
+    broken.write_bytes(b"\x20\0\0\0\0\0\0\0{ not whole")
+    study = write_image(tmp_path / "study.nii.gz")
+    with pytest.raises(MedvitError, match=r"model\.safetensors: not a whole safetensors file"):
+        run_bundle(Bundle(restorer), [study], tmp_path / "out", checkpoint=str(broken))
