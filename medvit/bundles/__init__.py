@@ -8,6 +8,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "command_line": ["check_flags", "locate"],
         "find": ["Bundle", "find_bundle", "installed_bundles"],
         "finder": ["StructureFinder"],
+        "gate": ["Gate", "Scope"],
+        "segmentation": ["Result", "check_for", "segment"],
         "workflow": ["OpenBundle", "open_bundle"],
     },
 )

@@ -98,6 +98,12 @@ def installed_bundles() -> list[Bundle]:
     return []
 
 
+def is_bundle(name: str) -> bool:
+    """Whether a bundle is installed under `name`, or `name` is the folder of one."""
+    installed = any(bundle.name == name for bundle in installed_bundles())
+    return installed or (Path(name).expanduser() / "configs" / "metadata.json").is_file()
+
+
 def find_bundle(name: str, *, trust: bool = False) -> Bundle:
     """An installed bundle by name, or, when it is trusted, any bundle folder by path.
 

@@ -29,7 +29,7 @@ _WIDTH = 105
 # Components and steps in the order in which a study passes through them; settings come before them.
 _ORDER = (
     "displayable_configs", "network_def", "network", "loss", "loss_on_device", "optimizer", "lr_scheduler",
-    "ema", "best", "progress", "preprocessing", "datalist", "dataset", "dataloader", "inferer",
+    "ema", "best", "progress", "gate", "preprocessing", "datalist", "dataset", "dataloader", "inferer",
     "postprocessing", "writer", "train", "validate", "handlers", "evaluator", "initialize", "run", "finalize",
 )  # fmt: skip
 _LISTED = ("imports", "initialize", "run", "finalize")

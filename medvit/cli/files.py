@@ -8,16 +8,33 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.options import AsJson, Output, Studies
+from medvit.cli.options import AsJson, Output, Trust
 from medvit.errors import MedvitError
 from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
 
 
-def check(studies: Studies, as_json: AsJson = False) -> None:
-    """Look at the headers of studies and say what would be read or refused, and why."""
-    from medvit.studies.check import check_studies
+def check(
+    studies: Annotated[
+        list[str], typer.Argument(help="Studies, or a bundle and then studies.", metavar="[BUNDLE] STUDY...")
+    ],
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at the headers of studies and say what would be read or refused, and why.
 
-    checked = check_studies(studies)
+    After the name of a bundle, the studies are read and held against what the bundle is for as well.
+    """
+    from medvit.bundles.find import is_bundle
+    from medvit.runs.options import checked_inputs
+
+    if len(studies) > 1 and is_bundle(studies[0]):
+        from medvit.bundles import check_for, find_bundle
+
+        checked = check_for(find_bundle(studies[0], trust=trust), checked_inputs(studies[1:]))
+    else:
+        from medvit.studies.check import check_studies
+
+        checked = check_studies(checked_inputs(studies))
     typer.echo(json.dumps(checked.as_dict(), indent=2) if as_json else str(checked))
     raise typer.Exit(NOTHING_TO_DO if not checked else ALL_WELL if checked.ok else SOME_FAILED)
 

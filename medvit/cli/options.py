@@ -97,12 +97,15 @@ def inference_settings(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results of another input or another bundle.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take studies that the bundle is not for; every output is marked.")
+    ] = False,
 ) -> dict[str, Any]:
     """How `medvit run` and `medvit cohort` run, and what they set in the configuration, by identifier."""
     overrides: dict[str, Any] = {
         "resume": resume, "overwrite": overwrite,
         "tta": tta, "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
-        "language": language, "show_patient": show_patient,
+        "language": language, "show_patient": show_patient, "force": force,
     }  # fmt: skip
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"

@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from medvit.bundles import Result
 from medvit.label.errors import RequestError
-from medvit.label.serving import Prediction, ServedBundle
+from medvit.label.serving import ServedBundle
 from medvit.label.volumes import EXTENSIONS, write_volume
 
 #: What clients of MONAI Label send along that has no bearing on the result.
@@ -53,7 +53,7 @@ class BundleInfer(InferTask):
         """The weights in use."""
         return str(self.served.bundle().weights)
 
-    def predict(self, request: dict[str, Any]) -> Prediction:
+    def predict(self, request: dict[str, Any]) -> Result:
         """The result of a request, in memory.
 
         Raises
@@ -87,7 +87,7 @@ class BundleInfer(InferTask):
             raise
         return str(path), self.facts(prediction)
 
-    def facts(self, prediction: Prediction) -> dict[str, Any]:
+    def facts(self, prediction: Result) -> dict[str, Any]:
         """The names of the labels, their volumes, and what computed them, for JSON."""
         facts = {
             "label_names": self.served.labels,
@@ -97,10 +97,8 @@ class BundleInfer(InferTask):
             "notes": list(prediction.study.notes),
             "centroids": {},
         }
-        if self.served.table is not None and prediction.study.grid is not None:
-            voxels = np.bincount(prediction.voxels.ravel(), minlength=len(self.served.table) + 1)
-            ml = prediction.study.grid.voxel_volume / 1000
-            facts["volumes_ml"] = {s.name: round(float(voxels[s.value] * ml), 4) for s in self.served.table}
+        if prediction.table is not None:
+            facts["volumes_ml"] = {name: round(ml, 4) for name, ml in prediction.volumes_ml.items()}
         return facts
 
     def _extension(self, request: dict[str, Any]) -> str:

@@ -6,14 +6,13 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from medvit.bundles import Bundle, OpenBundle, open_bundle
+from medvit.bundles import Bundle, OpenBundle, Result, open_bundle, segment
+from medvit.bundles.segmentation import prepare, read
 from medvit.errors import MedvitError
 from medvit.inference import StreamingWindowInferer
 from medvit.label.errors import RequestError, not_found
@@ -23,33 +22,8 @@ from medvit.runs import StudyEvaluator
 from medvit.studies import Found, Study, sha256_of
 from medvit.studies.discover import the_only
 
-# Evaluators kept in memory: one with the usual options, one with those that someone is trying out.
+# Open bundles kept in memory: one with the usual options, one with those that someone is trying out.
 _KEPT = 2
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a bundle made of a study.
-
-    Parameters
-    ----------
-    study
-        As it was read.
-    voxels
-        (X, Y, Z) label map or restored image, on the grid of the study.
-    bundle
-        The version that was used.
-    seconds
-        Wall time of each stage.
-    details
-        What the inferer reports of its work.
-    """
-
-    study: Study
-    voxels: np.ndarray
-    bundle: Bundle
-    seconds: dict[str, float]
-    details: dict[str, Any]
 
 
 class ServedBundle:
@@ -83,7 +57,7 @@ class ServedBundle:
         shown = "displayable_configs"
         self.options: dict[str, Any] = dict(opened.part(shown)) if shown in opened else {}
         self._targets = {k: _target(k, opened.stated(shown)[k]) for k in self.options}
-        self._evaluators: OrderedDict[tuple, StudyEvaluator] = OrderedDict()
+        self._kept: OrderedDict[tuple, OpenBundle] = OrderedDict()
 
     @property
     def labels(self) -> dict[str, int]:
@@ -107,22 +81,32 @@ class ServedBundle:
             raise not_found(f"version of {self.name}", version, list(bundles))
         return bundles[version]
 
+    def opened(self, bundle: Bundle, options: Mapping[str, Any], device: str = "") -> OpenBundle:
+        """A version, open; shared between requests, so that its network must not be changed.
+
+        Raises
+        ------
+        MedvitError
+            If an option is not one of the bundle's.
+        """
+        overrides = self._overrides(options, device)
+        key = (bundle.version, bundle.weights.stat().st_mtime_ns, *sorted(overrides.items()))
+        if key not in self._kept:
+            self._kept[key] = self._open(bundle, overrides)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
     def evaluator(self, bundle: Bundle, options: Mapping[str, Any], device: str = "") -> StudyEvaluator:
-        """The evaluator of a version, its network loaded strictly; shared, so that it must not be changed.
+        """The evaluator of an open version, its network loaded strictly.
 
         Raises
         ------
         WeightsError
             If the weights do not fit.
         """
-        overrides = self._overrides(options, device)
-        key = (bundle.version, bundle.weights.stat().st_mtime_ns, *sorted(overrides.items()))
-        if key not in self._evaluators:
-            self._evaluators[key] = self.new_evaluator(bundle, options, device)
-            while len(self._evaluators) > _KEPT:
-                self._evaluators.popitem(last=False)
-        self._evaluators.move_to_end(key)
-        return self._evaluators[key]
+        return self.opened(bundle, options, device).part("evaluator")
 
     def new_evaluator(self, bundle: Bundle, options: Mapping[str, Any], device: str = "") -> StudyEvaluator:
         """As `evaluator`, but one of its own, to train."""
@@ -135,7 +119,7 @@ class ServedBundle:
 
     def predict(
         self, path: Path, options: Mapping[str, Any] | None = None, device: str = "", version: str = ""
-    ) -> Prediction:
+    ) -> Result:
         """The label map or restored image of the study at `path`.
 
         Raises
@@ -143,15 +127,7 @@ class ServedBundle:
         MedvitError
             If the study cannot be read or inferred, or an option is not one of the bundle's.
         """
-        bundle = self.bundle(version)
-        evaluator = self.evaluator(bundle, options or {}, device)
-        item = evaluator.data_loader.dataset.prepare(self.study(path))
-        outcome = evaluator.process(item)
-        if outcome.status == "failed" or evaluator.last_prediction is None:
-            raise RequestError(outcome.error)
-        voxels = evaluator.last_prediction.squeeze(0).cpu().numpy()
-        evaluator.last_prediction = None
-        return Prediction(item.study, voxels, bundle, dict(outcome.seconds), dict(outcome.details))
+        return segment(self.opened(self.bundle(version), options or {}, device), self.study(path))
 
     def uncertainty(self, path: Path, device: str = "") -> float:
         """Mean entropy of the softmax over the study at `path`: 0 is certain, ln(classes) is a guess.
@@ -162,16 +138,14 @@ class ServedBundle:
             If the study cannot be read, or the bundle has no entropy to give.
         """
         bundle = self.bundle()
-        evaluator = self.evaluator(bundle, {}, device)
-        if self.table is None or not isinstance(evaluator.inferer, StreamingWindowInferer):
+        opened = self.opened(bundle, {}, device)
+        if self.table is None or not isinstance(opened.part("inferer"), StreamingWindowInferer):
             raise RequestError(f"{self.name} gives no class probabilities, so it has no uncertainty")
         inferer = self._open(bundle, {"inferer#maps": ["entropy"]}).part("inferer")
-        item = evaluator.data_loader.dataset.prepare(self.study(path))
-        if item.image is None:
-            raise RequestError(item.outcome.error)
-        image = item.image.to(evaluator.state.device)
+        study = read(self.study(path), opened.part("gate") if "gate" in opened else None)
+        image = prepare(study, opened.part("preprocessing")).to(opened.part("device"))
         # The inferer's map is a share of the largest entropy that there is.
-        share = float(inferer.infer(image, evaluator.network).maps["entropy"].mean())
+        share = float(inferer.infer(image, opened.part("network")).maps["entropy"].mean())
         return share * math.log(len(self.table) + 1)
 
     def provenance(self, bundle: Bundle) -> dict[str, str]:

@@ -96,6 +96,7 @@ def check_quality(
     *,
     modality: str = "",
     expected_modalities: Collection[str] = (),
+    forced: str = "",
 ) -> tuple[Flag, ...]:
     """Everything that a reader should doubt about a result, serious findings first.
 
@@ -109,6 +110,8 @@ def check_quality(
         Quality of the image, where there is one.
     modality, expected_modalities
         DICOM modality of the study, and those that the bundle was made for; checked when both are known.
+    forced
+        Why the bundle refused the study, where the refusal was overruled.
     """
     flags = [*_findings(measurements), *_grid_findings(grid)]
     if image_quality is not None:
@@ -119,6 +122,8 @@ def check_quality(
                 "modality", "serious", values={"found": modality, "expected": ", ".join(expected_modalities)}
             )
         )
+    if forced:
+        flags.insert(0, Flag("forced", "serious", values={"why": forced}))
     rank = {"serious": 0, "warning": 1, "info": 2}
     return tuple(sorted(flags, key=lambda flag: rank[flag.level]))
 

@@ -235,6 +235,7 @@ def make_report(
     expected_modalities: Collection[str] = (),
     confidence: np.ndarray | None = None,
     restored_from: np.ndarray | None = None,
+    forced: str = "",
     **others: Any,
 ) -> StudyReport:
     """Measure a label map, check its quality and gather the report.
@@ -249,6 +250,8 @@ def make_report(
         (X, Y, Z) probability of the chosen label.
     restored_from
         (X, Y, Z) image before restoration, when `image` is its result.
+    forced
+        Why the bundle refused the study, where the refusal was overruled.
     others
         Further fields of `StudyReport` (provenance, timings, patient, notes, priors, stated).
 
@@ -263,7 +266,7 @@ def make_report(
     measured = label_map if len(table) or image is None else foreground(image)
     quality = assess_image(image, measured, grid) if image is not None else None
     flags = check_quality(
-        measurements, grid, quality, modality=modality, expected_modalities=expected_modalities
+        measurements, grid, quality, modality=modality, expected_modalities=expected_modalities, forced=forced
     )
     restoration = None
     if restored_from is not None and quality is not None:

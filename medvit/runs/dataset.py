@@ -9,8 +9,10 @@ from typing import Any
 from monai.data import MetaTensor, ThreadDataLoader
 from torch.utils.data import Dataset
 
+from medvit.bundles.gate import Gate
+from medvit.bundles.segmentation import prepare, read
 from medvit.runs.outcome import StudyOutcome
-from medvit.studies import Found, Study, read_study
+from medvit.studies import Found, Study
 
 
 @dataclass
@@ -41,13 +43,19 @@ class StudyDataset(Dataset):
         What `medvit.studies.find_studies` found, or studies.
     transform
         The bundle's preprocessing, from ``{"image": Study}`` to a tensor under ``"image"``.
+    gate
+        Refuses studies that the bundle is not for.
     """
 
     def __init__(
-        self, data: Found | Sequence[Study], transform: Callable[[dict[str, Any]], dict[str, Any]]
+        self,
+        data: Found | Sequence[Study],
+        transform: Callable[[dict[str, Any]], dict[str, Any]],
+        gate: Gate | None = None,
     ) -> None:
         self.found = data if isinstance(data, Found) else Found(tuple(data))
         self.transform = transform
+        self.gate = gate
 
     def __len__(self) -> int:
         return len(self.found.studies)
@@ -60,9 +68,9 @@ class StudyDataset(Dataset):
         item = StudyItem(study, outcome or StudyOutcome(study.id))
         try:
             with item.outcome.timed("read"):
-                item.study = read_study(study)
+                item.study = read(study, self.gate)
             with item.outcome.timed("preprocess"):
-                item.image = self.transform({"image": item.study})["image"]
+                item.image = prepare(item.study, self.transform)
         except Exception as error:
             item.outcome.fail(error)
         return item

@@ -12,6 +12,7 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from torch import nn
 
+from medvit.bundles.segmentation import finish, infer
 from medvit.inference.engine import WindowEngine
 from medvit.runs.dataset import StudyItem
 from medvit.runs.folder import StudyWriter
@@ -83,7 +84,7 @@ class StudyEvaluator(SupervisedEvaluator):
             return None
         try:
             with item.outcome.timed("infer"):
-                prediction = self.inferer(item.image[None].to(self.state.device), self.network)[0]
+                prediction = infer(item.image, self.network, self.inferer, self.state.device)
                 item.outcome.details = self.inferer.report.as_dict() | {"device": str(self.state.device)}
             return prediction
         except Exception as error:
@@ -93,12 +94,12 @@ class StudyEvaluator(SupervisedEvaluator):
     def finish(self, item: StudyItem, prediction: MetaTensor | None) -> None:
         """Post-process and write the result of a study."""
         self.last_prediction = None
-        if prediction is None:
+        if prediction is None or item.image is None:
             return
         try:
             with item.outcome.timed("postprocess"):
-                case = {"pred": prediction, "image": item.image, "source": item.study.image}
-                prediction = self.last_prediction = self.postprocess(case)["pred"]
+                prediction = finish(item.study, item.image, prediction, self.postprocess)
+                self.last_prediction = prediction
             if self.writer is not None:
                 with item.outcome.timed("write"):
                     self.writer.write(item.study, prediction, item.outcome)

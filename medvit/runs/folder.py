@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 
 from medvit import __version__
 from medvit.bundles import Bundle
+from medvit.bundles.gate import forced_reason
 from medvit.runs.done import disk_full, input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome, cause_of
 from medvit.runs.record import software_versions
@@ -245,6 +246,7 @@ class StudyWriter:
         return {
             "facts": study.series[0].facts,
             "expected_modalities": self.bundle.facts.get("modality", ()),
+            "forced": forced_reason(study),
             "provenance": self.provenance,
             "timings": dict(outcome.seconds) if self.options.timings else {},
             "patient": study.patient,

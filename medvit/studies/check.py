@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medvit.errors import StudyError
 from medvit.studies.discover import ANY_SERIES, find_studies
 from medvit.studies.formats import check_single
-from medvit.studies.found import LeftOut, Refused
+from medvit.studies.found import Found, LeftOut, Refused
 from medvit.studies.grids import axis_codes
 from medvit.studies.series_rules import Rules
 from medvit.studies.study import Grid, Study
@@ -124,9 +124,31 @@ def check_studies(
     MedvitError
         If the input does not exist, or is a manifest that cannot be understood.
     """
-    found = find_studies(input, channels=channels, rules=rules)
-    studies = (*map(check_study, found.studies), *map(_of_refused, found.refused))
-    return Checked(studies, found.left_out)
+    return check_found(find_studies(input, channels=channels, rules=rules))
+
+
+def check_found(found: Found, look: Callable[[Study], Study] | None = None) -> Checked:
+    """As `check_studies`, of studies that have been found.
+
+    Parameters
+    ----------
+    found
+        Studies, and what was refused when they were looked for.
+    look
+        Has a closer look at a study whose headers pass: raises `StudyError`, or gives the study with notes.
+    """
+    checked = []
+    for study in found.studies:
+        seen = check_study(study)
+        if look is not None and seen.ok:
+            try:
+                notes = look(study).notes
+            except StudyError as error:
+                seen = replace(seen, problems=((error.code, str(error)),))
+            else:
+                seen = replace(seen, notes=tuple(dict.fromkeys((*seen.notes, *notes))))
+        checked.append(seen)
+    return Checked((*checked, *map(_of_refused, found.refused)), found.left_out)
 
 
 def check_study(study: Study) -> Preflight:

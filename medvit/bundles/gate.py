@@ -1,0 +1,201 @@
+"""The gate before inference: what a bundle is for, held against the headers and the values of a study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvit.bundles.find import Bundle
+from medvit.errors import StudyError
+from medvit.studies.check import check_study
+from medvit.studies.study import Study
+
+#: How the note begins that marks every output of a study that was let through.
+FORCED = "Forced through the gate: "
+
+# Values of air in Hounsfield units, and the share of it that no MR shows by chance.
+_AIR_HU, _AIR_SHARE = (-1100.0, -900.0), 0.01
+_NEGATIVE = -200.0
+# A head without air around it: the quartiles of brain in Hounsfield units, and bone far above.
+_BRAIN_HU, _BRAIN_SPREAD, _BONE_HU = (20.0, 55.0), 15.0, 150.0
+# Words by which DICOM's Body Part Examined and descriptions name a body part.
+_BODY_PARTS = (
+    "ABDOMEN", "ANKLE", "ARM", "BLADDER", "BRAIN", "BREAST", "CARDIAC", "CHEST", "CSPINE", "ELBOW",
+    "EXTREMITY", "FOOT", "HAND", "HEAD", "HEART", "HIP", "KIDNEY", "KNEE", "LEG", "LIVER", "LSPINE",
+    "LUMBAR", "LUNG", "NECK", "PANCREAS", "PELVIS", "PROSTATE", "SHOULDER", "SKULL", "SPINE", "THIGH",
+    "THORAX", "TSPINE", "UTERUS", "WRIST",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a bundle is for, as its metadata states it under ``medvit``; what is empty is not checked.
+
+    Parameters
+    ----------
+    modality
+        DICOM modalities.
+    body_parts
+        Words of DICOM's Body Part Examined.
+    field_of_view_mm
+        Shortest and longest edge of a believable field of view; a shorter one is noted, a longer one refused.
+    coarsest_mm
+        Longest edge of a voxel.
+    """
+
+    modality: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    field_of_view_mm: tuple[float, float] = (0.0, np.inf)
+    coarsest_mm: float = np.inf
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Scope:
+        """The scope in a bundle's entry for medvit."""
+        stated = facts.get("scope", {})
+        shortest, longest = stated.get("field_of_view_mm", (0.0, np.inf))
+        return cls(
+            tuple(facts.get("modality", ())),
+            tuple(stated.get("body_parts", ())),
+            (float(shortest), float(longest)),
+            float(stated.get("coarsest_mm", np.inf)),
+        )
+
+
+@dataclass
+class Gate:
+    """Refuses a study that a bundle is not for, or marks it where the refusal is overruled.
+
+    Parameters
+    ----------
+    bundle_root
+        Folder of the bundle, whose metadata states its scope.
+    force
+        Let every study through, with a note that begins with `FORCED`.
+    """
+
+    bundle_root: str | Path
+    force: bool = False
+    scope: Scope = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scope = Scope.of(Bundle(Path(self.bundle_root)).facts)
+
+    def __call__(self, study: Study) -> Study:
+        """`study`, held against the scope by what is known of it: its headers, and its values once read.
+
+        Raises
+        ------
+        StudyError
+            If the study is known not to be what the bundle is for.
+        """
+        if forced_reason(study):
+            return study
+        reason = next(mismatches(self.scope, study), "")
+        notes = [] if study.image is None else list(_doubts(self.scope, study))
+        if reason and not self.force:
+            do = "choose another bundle, or go on with --force, which marks every output"
+            raise StudyError(
+                "outside-scope", reason, path=study.path if study.series[0].paths else None, do=do
+            )
+        if reason:
+            notes.append(f"{FORCED}{reason}")
+        return replace(study, notes=(*study.notes, *notes))
+
+
+def forced_reason(study: Study) -> str:
+    """Why the gate refused a study that was forced through it; empty for any other."""
+    return next((note.removeprefix(FORCED) for note in study.notes if note.startswith(FORCED)), "")
+
+
+def mismatches(scope: Scope, study: Study) -> Iterator[str]:
+    """Each reason for which a study is known to lie outside a scope, as a clause."""
+    facts = study.series[0].facts
+    modality = str(facts.get("modality") or "")
+    wanted = " or ".join(scope.modality)
+    if modality and scope.modality and modality not in scope.modality:
+        yield f"is {modality}, and the bundle is for {wanted}"
+    yield from _other_body_part(scope, facts)
+    yield from _field_of_view(scope, study)
+    if study.image is not None and not modality:
+        yield from _values(scope, study.image[0].numpy(), wanted)
+
+
+def _other_body_part(scope: Scope, facts: Mapping[str, Any]) -> Iterator[str]:
+    """What the headers name: the body part, or the descriptions where they state none."""
+    if not scope.body_parts:
+        return
+    stated = str(facts.get("body_part") or "")
+    described = " ".join(str(facts.get(name) or "") for name in ("series_description", "study_description"))
+    words = set(re.findall(r"[A-Z]+", (stated or described).upper()))
+    if words & {*scope.body_parts}:
+        return
+    others = sorted(words & {*_BODY_PARTS} - {*scope.body_parts})
+    if others:
+        where = "body part" if stated else "description"
+        yield f"has {others[0]} as its {where}, and the bundle is for the {scope.body_parts[0].lower()}"
+
+
+def _field_of_view(scope: Scope, study: Study) -> Iterator[str]:
+    shape, spacing = _grid(study)
+    if shape is None or spacing is None:
+        return
+    longest = max(n * mm for n, mm in zip(shape, spacing, strict=True))
+    part = scope.body_parts[0].lower() if scope.body_parts else "study"
+    if max(spacing) > scope.coarsest_mm:
+        yield (
+            f"has voxels of {max(spacing):.4g} mm, and the bundle needs {scope.coarsest_mm:g} mm or less; "
+            "the header may state another unit"
+        )
+    if longest > scope.field_of_view_mm[1]:
+        yield (
+            f"is {longest:.0f} mm long, and a {part} is scanned within {scope.field_of_view_mm[1]:g} mm: "
+            "another body part, or a wrong voxel size"
+        )
+
+
+def _doubts(scope: Scope, study: Study) -> Iterator[str]:
+    """What a person should know of a study that is let through."""
+    shape, spacing = _grid(study)
+    if shape is None or spacing is None:
+        return
+    shortest = min(n * mm for n, mm in zip(shape, spacing, strict=True))
+    if shortest < scope.field_of_view_mm[0]:
+        yield f"The field of view is only {shortest:.0f} mm in one direction, which shows a part of the head."
+
+
+def _grid(study: Study) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
+    if study.grid is not None:
+        return study.grid.shape, study.grid.spacing
+    header = check_study(study)
+    return header.shape, header.spacing
+
+
+def _values(scope: Scope, image: np.ndarray, wanted: str) -> Iterator[str]:
+    """What values tell of a study whose headers state no modality."""
+    finite = image[np.isfinite(image)]
+    if not finite.size or not scope.modality:
+        return
+    if "CT" not in scope.modality and _is_hounsfield(finite):
+        yield f"has the values of a CT in Hounsfield units, and the bundle is for {wanted}"
+    if scope.modality == ("CT",) and finite.min() >= 0:
+        yield (
+            f"has no value below {finite.min():g}, so it is not a CT in Hounsfield units, "
+            "which the bundle is for"
+        )
+
+
+def _is_hounsfield(values: np.ndarray) -> bool:
+    """Whether values are those of a CT: air around a body, or a brain with bone and nothing around it."""
+    air = np.mean((values > _AIR_HU[0]) & (values < _AIR_HU[1]))
+    if values.min() < _NEGATIVE and air > _AIR_SHARE:
+        return True
+    tissue = values[values != 0]
+    if not tissue.size or tissue.max() < _BONE_HU:
+        return False
+    low, high = np.percentile(tissue, (25, 75))
+    return bool(low > _BRAIN_HU[0] and high < _BRAIN_HU[1] and high - low < _BRAIN_SPREAD)
