@@ -95,7 +95,7 @@ def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides:
     opened = bundle if isinstance(bundle, OpenBundle) else open_bundle(bundle, **overrides)
     seconds: dict[str, float] = {}
     found = study if isinstance(study, Study) else only_study(study)
-    gate: Gate | None = opened.part("gate") if "gate" in opened else None
+    gate: Gate | None = opened.part("gate", None)
     with _timed(seconds, "read"):
         found = read(found, gate)
     with _timed(seconds, "preprocess"):
@@ -105,7 +105,7 @@ def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides:
         prediction = infer(image, opened.part("network"), inferer, opened.part("device"))
         details = inferer.report.as_dict()
     with _timed(seconds, "postprocess"):
-        prediction = finish(found, image, prediction, opened.part("postprocessing"))
+        prediction = finish(found, image, prediction, opened.part("postprocessing", unchanged))
     return Result(found, prediction.squeeze(0).cpu().numpy(), opened.bundle, seconds, details)
 
 
@@ -125,7 +125,7 @@ def check_for(bundle: Bundle, inputs: Sequence[str]) -> Checked:
         If the input does not exist, or is a manifest that cannot be understood.
     """
     opened = open_bundle(bundle, input=list(inputs))
-    gate: Gate | None = opened.part("gate") if "gate" in opened else None
+    gate: Gate | None = opened.part("gate", None)
     return check_found(opened.part("datalist"), lambda study: read(study, gate))
 
 
@@ -151,6 +151,11 @@ def infer(image: MetaTensor, network: nn.Module, inferer: WindowEngine, device: 
 def finish(study: Study, image: MetaTensor, prediction: MetaTensor, postprocessing: Transform) -> MetaTensor:
     """The result (1, X, Y, Z) after the bundle's post-processing."""
     return postprocessing({"pred": prediction, "image": image, "source": study.image})["pred"]
+
+
+def unchanged(data: dict[str, Any]) -> dict[str, Any]:
+    """The post-processing of a bundle that states none."""
+    return data
 
 
 @contextmanager

@@ -52,14 +52,23 @@ class OpenBundle:
         """An entry as it stands in the configuration, without making anything of it."""
         return self.parser.get(name)
 
-    def part(self, name: str) -> Any:
+    def part(self, name: str, default: Any = ...) -> Any:
         """A component of the configuration, made when it is first asked for.
+
+        Parameters
+        ----------
+        name
+            Identifier of the component.
+        default
+            What to give where the configuration has none of that name.
 
         Raises
         ------
         MedvitError
-            If the component refuses, or the configuration has none of that name.
+            If the component refuses, or there is none and no default.
         """
+        if name not in self.parser and default is not ...:
+            return default
         if name not in self.parser:
             raise MedvitError(f"{self.file} has no {name!r}")
         return _plainly(partial(self.parser.get_parsed_content, name))

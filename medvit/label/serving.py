@@ -55,7 +55,7 @@ class ServedBundle:
                 "serve it with MONAI Label's app monaibundle"
             )
         shown = "displayable_configs"
-        self.options: dict[str, Any] = dict(opened.part(shown)) if shown in opened else {}
+        self.options: dict[str, Any] = dict(opened.part(shown, {}))
         self._targets = {k: _target(k, opened.stated(shown)[k]) for k in self.options}
         self._kept: OrderedDict[tuple, OpenBundle] = OrderedDict()
 
@@ -142,7 +142,7 @@ class ServedBundle:
         if self.table is None or not isinstance(opened.part("inferer"), StreamingWindowInferer):
             raise RequestError(f"{self.name} gives no class probabilities, so it has no uncertainty")
         inferer = self._open(bundle, {"inferer#maps": ["entropy"]}).part("inferer")
-        study = read(self.study(path), opened.part("gate") if "gate" in opened else None)
+        study = read(self.study(path), opened.part("gate", None))
         image = prepare(study, opened.part("preprocessing")).to(opened.part("device"))
         # The inferer's map is a share of the largest entropy that there is.
         share = float(inferer.infer(image, opened.part("network")).maps["entropy"].mean())

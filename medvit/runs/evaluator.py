@@ -12,7 +12,7 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from torch import nn
 
-from medvit.bundles.segmentation import finish, infer
+from medvit.bundles.segmentation import finish, infer, unchanged
 from medvit.inference.engine import WindowEngine
 from medvit.runs.dataset import StudyItem
 from medvit.runs.folder import StudyWriter
@@ -62,7 +62,7 @@ class StudyEvaluator(SupervisedEvaluator):
             decollate=False,
         )
         self.inferer: WindowEngine = inferer
-        self.postprocess = postprocessing or _unchanged
+        self.postprocess = postprocessing or unchanged
         self.writer = writer
         self.outcomes: list[StudyOutcome] = []
         self.last_prediction: MetaTensor | None = None
@@ -105,7 +105,3 @@ class StudyEvaluator(SupervisedEvaluator):
                     self.writer.write(item.study, prediction, item.outcome)
         except Exception as error:
             item.outcome.fail(error)
-
-
-def _unchanged(data: dict[str, Any]) -> dict[str, Any]:
-    return data

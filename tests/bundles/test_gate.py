@@ -1,0 +1,102 @@
+"""What a bundle is not for is refused before inference, or marked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from medvit.bundles import Gate, find_bundle
+from medvit.bundles.gate import FORCED, Scope, forced_reason, mismatches
+from medvit.errors import StudyError
+from medvit.studies.study import Grid, Series, Study
+
+BRAIN, CT = find_bundle("segformer3d_brain").path, find_bundle("rat_ct_denoise").path
+
+
+def study(
+    values: np.ndarray | None = None,
+    shape: tuple[int, int, int] = (24, 28, 26),
+    spacing: float = 7.0,
+    **facts: Any,
+) -> Study:
+    """A study that has been read; magnitudes such as MR has them unless `values` are given."""
+    noise = np.random.default_rng(0).uniform(0, 1000, shape) if values is None else values
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    image = MetaTensor(torch.from_numpy(noise.astype(np.float32))[None], affine=torch.from_numpy(affine))
+    series = Series((Path("scan.nii.gz"),), "dicom" if facts else "nifti", facts)
+    return Study("scan", (series,)).with_image(image, Grid(noise.shape, affine))
+
+
+def body_ct() -> np.ndarray:
+    """Soft tissue in air, in Hounsfield units."""
+    values = np.full((24, 28, 26), -1000.0)
+    values[6:18, 6:22, 6:20] = np.random.default_rng(0).normal(40, 20, (12, 16, 14))
+    return values
+
+
+def stripped_head_ct() -> np.ndarray:
+    """Brain and a little bone, with zero around it."""
+    values = np.zeros((24, 28, 26))
+    values[6:18, 6:22, 6:20] = np.random.default_rng(0).normal(37, 6, (12, 16, 14))
+    values[6, 6:22, 6] = 380
+    return values
+
+
+def test_a_head_in_mr_passes_without_a_note() -> None:
+    given = study()
+    assert Gate(BRAIN)(given).notes == given.notes
+    assert Gate(BRAIN)(study(modality="MR", body_part="HEAD")).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("bundle", "wrong", "words"),
+    [
+        (BRAIN, study(modality="CT", body_part="HEAD"), "is CT, and the bundle is for MR"),
+        (BRAIN, study(modality="MR", body_part="ABDOMEN"), "has ABDOMEN as its body part"),
+        (BRAIN, study(modality="MR", series_description="T2 TSE Knee sag"), "has KNEE as its description"),
+        (BRAIN, study(body_ct()), "values of a CT in Hounsfield units"),
+        (BRAIN, study(stripped_head_ct()), "values of a CT in Hounsfield units"),
+        (BRAIN, study(spacing=30.0, shape=(8, 8, 8)), "voxels of 30 mm"),
+        (BRAIN, study(spacing=9.0, shape=(120, 20, 20)), "is 1080 mm long, and a head is scanned within 340"),
+        (CT, study(), "not a CT in Hounsfield units"),
+        (CT, study(modality="MR"), "is MR, and the bundle is for CT"),
+    ],
+)
+def test_a_known_mismatch_is_refused_in_one_sentence(bundle: Path, wrong: Study, words: str) -> None:
+    with pytest.raises(StudyError, match=words) as error:
+        Gate(bundle)(wrong)
+    assert error.value.code == "outside-scope"
+    assert "--force" in str(error.value)
+    forced = Gate(bundle, force=True)(wrong)
+    assert [note.startswith(FORCED) for note in forced.notes] == [True]
+    assert words in forced_reason(forced)
+    # A study that was forced through is not asked again.
+    assert Gate(bundle)(forced) is forced
+
+
+def test_a_ct_passes_the_gate_of_a_ct_bundle() -> None:
+    assert Gate(CT)(study(body_ct())).notes == ()
+
+
+def test_what_is_not_stated_is_not_checked() -> None:
+    assert list(mismatches(Scope(), study(body_ct(), spacing=99.0, body_part="KNEE"))) == []
+    # A description that names the head beside another part is no mismatch.
+    described = study(modality="MR", series_description="head and neck")
+    assert list(mismatches(Scope(("MR",), ("HEAD",)), described)) == []
+
+
+def test_a_thin_volume_is_noted() -> None:
+    (note,) = Gate(BRAIN)(study(shape=(24, 28, 4))).notes
+    assert note == "The field of view is only 28 mm in one direction, which shows a part of the head."
+
+
+def test_headers_suffice_for_what_headers_tell(tmp_path: Path) -> None:
+    """The voxels of the wrong modality are not read first."""
+    series = Series((tmp_path / "none.dcm",), "dicom", {"modality": "CT"})
+    with pytest.raises(StudyError, match="is CT"):
+        Gate(BRAIN)(Study("scan", (series,)))
