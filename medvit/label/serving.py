@@ -13,7 +13,7 @@ import torch
 
 from medvit.bundles import Bundle, OpenBundle, Result, open_bundle, segment
 from medvit.bundles.segmentation import prepare, read
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, StudyError
 from medvit.inference import StreamingWindowInferer
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import label_table
@@ -127,7 +127,11 @@ class ServedBundle:
         MedvitError
             If the study cannot be read or inferred, or an option is not one of the bundle's.
         """
-        return segment(self.opened(self.bundle(version), options or {}, device), self.study(path))
+        opened, study = self.opened(self.bundle(version), options or {}, device), self.study(path)
+        try:
+            return segment(opened, study)
+        except StudyError as error:
+            raise RequestError(str(error)) from error
 
     def uncertainty(self, path: Path, device: str = "") -> float:
         """Mean entropy of the softmax over the study at `path`: 0 is certain, ln(classes) is a guess.

@@ -143,7 +143,7 @@ def test_labels_come_onto_a_grid_with_other_axes() -> None:
 
 def test_an_image_is_no_label_map(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.full((4, 5, 6), 0.5, np.float32), np.eye(4)), tmp_path / "i.nii.gz")
-    with pytest.raises(StudyError, match="no labels"):
+    with pytest.raises(StudyError, match="not a label map"):
         read_label_map(tmp_path / "i.nii.gz", Grid((4, 5, 6), np.eye(4)))
 
 
