@@ -64,7 +64,7 @@ def read_label_map(path: Path | str, target: Grid) -> np.ndarray:
     Raises
     ------
     StudyError
-        If the file is no label map.
+        If the file is not a label map.
     """
     found = formats.read_label_map(Path(path))
     return labels_on(target, found.array, found.grid)
