@@ -64,6 +64,10 @@ def inference_settings(
         ),
     ] = None,
     tta: Annotated[bool, typer.Option(help="Average over left-right mirrored images as well.")] = False,
+    bias_correction: Annotated[
+        bool,
+        typer.Option("--bias-correction", help="Even out the brightness of head MR first (N4)."),
+    ] = False,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     pdf: Annotated[bool, typer.Option(help="Write report.pdf.")] = False,
     dicom: Annotated[
@@ -117,6 +121,8 @@ def inference_settings(
         overrides["writer#options#dicom_anyway"] = True
     if overlap is not None:
         overrides["overlap"] = overlap
+    if bias_correction:
+        overrides["bias_correction"] = True
     return overrides
 
 

@@ -5,6 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "bias": ["CorrectBiasd"],
         "brain": ["clean_brain_labels", "prepare_head_mr"],
         "components": ["LargestComponentd"],
         "load_study": ["LoadStudyd"],
