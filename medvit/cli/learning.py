@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medvit.cli.options import BundleName, Device, Output, Spacing, Studies, Trust, WindowSize
+from medvit.runs.options import checked_images, checked_manifest
 
 
 def train(
@@ -22,7 +23,9 @@ def train(
     manifest: Annotated[
         str,
         typer.Argument(
-            help="Manifest (YAML or JSON), or the dataset.json of MSD or nnU-Net.", metavar="MANIFEST"
+            help="Manifest (YAML or JSON), or the dataset.json of MSD or nnU-Net.",
+            metavar="MANIFEST",
+            callback=checked_manifest,
         ),
     ],
     output: Output,
@@ -119,7 +122,12 @@ def pretrain(
 
 def label(
     studies: Annotated[
-        str, typer.Argument(help="Folder of images, or the address of a DICOMweb service.", metavar="STUDIES")
+        str,
+        typer.Argument(
+            help="Folder of images, or the address of a DICOMweb service.",
+            metavar="STUDIES",
+            callback=checked_images,
+        ),
     ],
     models: Annotated[
         list[str] | None,

@@ -103,6 +103,34 @@ def checked_inputs(inputs: Sequence[str]) -> Sequence[str]:
     return inputs
 
 
+def checked_manifest(manifest: str) -> str:
+    """A manifest, by its path or by the name of one that came with medvit.
+
+    Raises
+    ------
+    MedvitError
+        If it does not exist.
+    """
+    from medvit.studies.manifests.read import installed_manifests
+
+    if not Path(manifest).expanduser().exists() and manifest not in (known := installed_manifests()):
+        raise MedvitError(f"there is no manifest {manifest}{did_you_mean(manifest, known)}; check the path")
+    return manifest
+
+
+def checked_images(place: str) -> str:
+    """A folder of images, or the address of a DICOMweb service.
+
+    Raises
+    ------
+    MedvitError
+        If it is neither.
+    """
+    if "://" not in place and not Path(place).is_dir():
+        raise MedvitError(f"{place} is neither a folder nor an address; give a folder of images")
+    return place
+
+
 def checked_language(code: str) -> str:
     """The code of a language that reports can be written in.
 

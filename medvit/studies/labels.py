@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ def load_label_table(name: str | dict[str, Any]) -> LabelTable:
         return parse_label_table(name)
     file = files("medvit.studies") / "label_tables" / f"{name}.json"
     if not file.is_file():
-        raise MedvitError(f"there is no label table named {name!r}")
+        known = [f.name.removesuffix(".json") for f in (files("medvit.studies") / "label_tables").iterdir()]
+        raise MedvitError(f"there is no label table named {name!r}{did_you_mean(name, known)}")
     return parse_label_table(json.loads(file.read_text()))
 
 

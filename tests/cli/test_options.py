@@ -71,6 +71,24 @@ def test_a_slip_costs_no_time(arguments: list[str], sentence: str, study: Path, 
     assert sentence in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", BUNDLE, "nowhere.yaml", "-o", "OUT"], "there is no manifest nowhere.yaml; check"),
+        (["train", BUNDLE, "brats2012", "-o", "OUT"], "did you mean 'brats2021'?"),
+        (["train", BUNDLE, "brats2021", "-o", "OUT", "--device", "tpu"], "there is no device 'tpu'"),
+        (["label", "nowhere"], "nowhere is neither a folder nor an address"),
+        (["bench", "brain", "-o", "STUDY"], "is a file; give a folder"),
+    ],
+)
+def test_other_verbs_are_checked_alike(
+    arguments: list[str], sentence: str, study: Path, tmp_path: Path
+) -> None:
+    given = [{"STUDY": str(study), "OUT": str(tmp_path / "out")}.get(a, a) for a in arguments]
+    done = CliRunner().invoke(app, given)
+    assert isinstance(done.exception, MedvitError) and sentence in str(done.exception)
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "gpu", "mps"])
 def test_hardware_that_is_missing_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "_has_driver", lambda: False)

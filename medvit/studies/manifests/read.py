@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import medvit
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, did_you_mean
 from medvit.studies.manifests.foreign import SECTIONS, of_csv, of_decathlon, of_list, of_nnunet
 from medvit.studies.manifests.model import Manifest
 from medvit.studies.manifests.own import of_own
@@ -45,7 +45,10 @@ def read_manifest(path: str | Path) -> Manifest:
     if file.is_dir():
         file /= "dataset.json"
     if not file.is_file():
-        raise MedvitError(f"there is no manifest {path}; medvit comes with {', '.join(installed) or 'none'}")
+        hint = did_you_mean(str(path), installed)
+        raise MedvitError(
+            f"there is no manifest {path}{hint}; medvit comes with {', '.join(installed) or 'none'}"
+        )
     if file.suffix.lower() not in SUFFIXES:
         raise MedvitError(f"{file} is not a manifest: its name must end in {', '.join(SUFFIXES)}")
     try:
