@@ -7,7 +7,7 @@ LABEL := .venv-label
 LABEL_INSTALLED := $(LABEL)/.installed
 STUDY = $(shell $(BIN)/python -c "import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec('nilearn').origin).parent / 'datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz')")
 
-.PHONY: demo test test-slow lint docs docs-serve clean label-env test-label
+.PHONY: demo test test-slow lint docs docs-serve clean label-env test-label bundles
 
 demo: $(INSTALLED)
 	$(BIN)/python -m monai.bundle run --config_file bundles/segformer3d_brain/configs/inference.json \
@@ -54,6 +54,9 @@ $(LABEL_INSTALLED): pyproject.toml constraints.txt label-constraints.txt
 	$(LABEL)/bin/python -m pip install --quiet --no-deps monailabel==0.8.5
 	$(LABEL)/bin/python -m pip install --quiet --constraint constraints.txt --requirement label-constraints.txt
 	touch $@
+
+bundles: $(INSTALLED)
+	$(BIN)/python -m medvit.bundles.write
 
 clean:
 	rm -rf $(VENV) $(LABEL) out dist

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submodules=[
+        "api",
         "bundles",
         "datasets",
         "evaluation",
@@ -21,4 +22,5 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "training",
         "transforms",
     ],
+    submod_attrs={"api": ["RestoredImage", "SegmentedImage", "Segmenter", "restore", "segment"]},
 )

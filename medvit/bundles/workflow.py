@@ -48,6 +48,11 @@ class OpenBundle:
     def __contains__(self, name: str) -> bool:
         return name in self.parser
 
+    @property
+    def names(self) -> list[str]:
+        """Identifiers of the configuration, outermost ones only."""
+        return [name for name in self.parser.get() if not name.startswith("_")]
+
     def stated(self, name: str) -> Any:
         """An entry as it stands in the configuration, without making anything of it."""
         return self.parser.get(name)

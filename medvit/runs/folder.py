@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 
 from medvit import __version__
-from medvit.bundles import Bundle
+from medvit.bundles import Bundle, Result
 from medvit.bundles.gate import forced_reason
+from medvit.errors import MedvitError
 from medvit.runs.done import disk_full, input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome, cause_of
 from medvit.runs.record import software_versions
@@ -159,6 +163,25 @@ class StudyWriter:
         if why := can_write_dicom(study):
             outcome.missing["dicom"] = why
             outcome.tell("note", f"DICOM results cannot be made: {why}")
+
+    def report(self, result: Result) -> StudyReport:
+        """Measurements and quality control of a result in memory."""
+        outcome = StudyOutcome(result.study.id, seconds=dict(result.seconds), details=dict(result.details))
+        return self._report(result.study, result.voxels, result.table, outcome)
+
+    def save(self, result: Result, folder: str | Path) -> Path:
+        """Write a result in memory below `folder`; the folder of its study."""
+        writer = copy.copy(self)
+        writer.output_dir = Path(folder)
+        outcome = StudyOutcome(result.study.id, seconds=dict(result.seconds), details=dict(result.details))
+        if not result.study.series[0].paths:  # an image in memory is its own input
+            assert result.study.image is not None, "a result belongs to a study that has been read"
+            outcome.inputs = [hashlib.sha256(result.study.image.numpy().tobytes()).hexdigest()]
+        writer.write(result.study, MetaTensor(torch.from_numpy(result.voxels)[None]), outcome)
+        if outcome.missing:
+            missing = "; ".join(f"{name}: {why}" for name, why in outcome.missing.items())
+            raise MedvitError(f"{folder}: not everything was written: {missing}")
+        return writer.output_dir / result.study.id
 
     def write(self, study: Study, prediction: MetaTensor, outcome: StudyOutcome) -> None:
         """Write what belongs to `study` and note it in `outcome`.

@@ -282,7 +282,7 @@ def read_study(
             image[channel] = array
     if image is None or grid is None:
         raise StudyError("no-series", f"study {study.id} has no images")
-    return study.with_image(_meta_tensor(image, grid, study.id), grid, *notes)
+    return study.with_image(meta_tensor(image, grid, study.id), grid, *notes)
 
 
 def without_image(study: Study) -> Study:
@@ -290,7 +290,8 @@ def without_image(study: Study) -> Study:
     return replace(study, image=None)
 
 
-def _meta_tensor(image: np.ndarray, grid: Grid, study_id: str) -> MetaTensor:
+def meta_tensor(image: np.ndarray, grid: Grid, study_id: str) -> MetaTensor:
+    """The image of a study, (C, X, Y, Z) on `grid`, as MONAI's transforms and our inferers take it."""
     import torch
     from monai.data import MetaTensor
 

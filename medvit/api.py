@@ -1,0 +1,318 @@
+"""What people import: an image in, a segmentation or a restored image out, in one call.
+
+Importing this module imports neither torch nor monai; the first call does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.errors import MedvitError
+from medvit.studies.study import Grid, Series, Study
+
+if TYPE_CHECKING:
+    import SimpleITK
+    from nibabel.nifti1 import Nifti1Image
+
+    from medvit.bundles import Result
+    from medvit.reports import StudyReport
+    from medvit.runs import StudyWriter
+
+# LPS, in which ITK counts millimetres, from RAS.
+_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A result on the grid of the input, with what medvit says of it.
+
+    Parameters
+    ----------
+    result
+        Study, voxels and bundle.
+    writer
+        What writes a result as the command does.
+    """
+
+    result: Result
+    writer: StudyWriter
+
+    @property
+    def affine(self) -> np.ndarray:
+        """4x4, voxel index to RAS+ patient millimetres."""
+        return self._grid.affine
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What reader and gate decided and a person should know."""
+        return self.result.study.notes
+
+    @cached_property
+    def report(self) -> StudyReport:
+        """Measurements and quality control, from which the report files are written."""
+        return self.writer.report(self.result)
+
+    @property
+    def light(self) -> str:
+        """The verdict of quality control: ``"green"``, ``"amber"`` or ``"red"``."""
+        return self._quality["light"]
+
+    @property
+    def findings(self) -> list[str]:
+        """What a reader should doubt, worst first, each in one English sentence."""
+        return [flag["seen"] for flag in self._quality["flags"]]
+
+    def to_nibabel(self) -> Nifti1Image:
+        """The result as an image of nibabel."""
+        import nibabel
+
+        return nibabel.Nifti1Image(self._stored, self.affine)
+
+    def to_sitk(self) -> SimpleITK.Image:
+        """The result as an image of SimpleITK."""
+        import SimpleITK
+
+        image = SimpleITK.GetImageFromArray(np.ascontiguousarray(self._stored.transpose(2, 1, 0)))
+        affine = _TO_LPS @ self.affine
+        image.SetSpacing(self._grid.spacing)
+        image.SetOrigin(affine[:3, 3].tolist())
+        image.SetDirection((affine[:3, :3] / self._grid.spacing).ravel().tolist())
+        return image
+
+    def save(self, folder: str | Path) -> Path:
+        """Write to ``folder/STUDY`` what ``medvit run`` would: result, measurements and report.
+
+        Returns
+        -------
+        Path
+            The folder of the study.
+
+        Raises
+        ------
+        MedvitError
+            If nothing can be written there.
+        """
+        return self.writer.save(self.result, folder)
+
+    @property
+    def _grid(self) -> Grid:
+        assert self.result.study.grid is not None, "a result belongs to a study that has been read"
+        return self.result.study.grid
+
+    @property
+    def _stored(self) -> np.ndarray:
+        return self.result.voxels
+
+    @cached_property
+    def _quality(self) -> dict[str, Any]:
+        from medvit.reports import to_json
+
+        return to_json(self.report)["quality"]
+
+
+@dataclass(frozen=True)
+class SegmentedImage(_Outcome):
+    """A label map on the grid of the input, with names, volumes and findings."""
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(X, Y, Z) label map, uint8 where that holds all values, else uint16."""
+        assert self.result.table is not None, "a segmentation has a label table"
+        values = self.result.table.to_files(self.result.voxels)
+        return values.astype(np.uint8 if max(self.names, default=0) < 256 else np.uint16)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Name of each label value."""
+        assert self.result.table is not None, "a segmentation has a label table"
+        return self.result.table.file_names
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Volume of each structure in millilitres."""
+        return self.result.volumes_ml
+
+    @property
+    def _stored(self) -> np.ndarray:
+        return self.labels
+
+
+@dataclass(frozen=True)
+class RestoredImage(_Outcome):
+    """A restored image on the grid of the input, in its intensities."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """(X, Y, Z) float32."""
+        return self.result.voxels
+
+
+class Segmenter:
+    """A bundle whose network stays loaded; one call a study, from any number of threads.
+
+    Parameters
+    ----------
+    bundle
+        Name of an installed bundle, or a bundle folder with `trust`. It may restore images as well.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"gpu"`` or ``"mps"``.
+    trust
+        Run the configuration of a folder that did not come with medvit.
+    options
+        Values of the bundle's configuration by identifier, such as ``overlap``, ``tta`` or ``force``.
+
+    Raises
+    ------
+    MedvitError
+        If there is no such bundle, device or option, or the weights do not fit.
+
+    Examples
+    --------
+    >>> import medvit
+    >>> segmenter = medvit.Segmenter("segformer3d_brain", device="cpu")
+    >>> result = segmenter("head.nii.gz")  # doctest: +SKIP
+    """
+
+    def __init__(self, bundle: str, device: str = "auto", *, trust: bool = False, **options: Any) -> None:
+        from medvit.runs.options import checked_device, checked_overlap
+
+        device = checked_device(device)
+        checked_overlap(options.get("overlap"))
+        from medvit.bundles import find_bundle, open_bundle
+        from medvit.errors import did_you_mean
+
+        if device != "auto":
+            options["device"] = f"$torch.device({device!r})"
+        found = find_bundle(bundle, trust=trust)
+        known = open_bundle(found)
+        for name in options:
+            if name.partition("#")[0] not in known:
+                hint = did_you_mean(name, known.names)
+                raise MedvitError(f"bundle {found.name} has no option {name!r}{hint}")
+        self.bundle = found
+        self._opened = open_bundle(found, input=[], **options)
+        self._opened.part("network")
+        # The inferer reports on its last study, and a second study at once would need twice the memory.
+        self._lock = Lock()
+
+    def __call__(
+        self, image: Any, affine: np.ndarray | None = None, *, name: str = "image"
+    ) -> SegmentedImage | RestoredImage:
+        """Segment or restore one study.
+
+        Parameters
+        ----------
+        image
+            Path of a file, or of a folder that holds one study; an image of nibabel or SimpleITK, a
+            MetaTensor (C, X, Y, Z) or (X, Y, Z), or an array (X, Y, Z), or (C, X, Y, Z) for several images.
+        affine
+            4x4, voxel index to RAS+ millimetres; needed with an array, and with nothing else.
+        name
+            Name of an image in memory, under which `save` files it.
+
+        Raises
+        ------
+        StudyError
+            If the study cannot be read, or is not what the bundle is for.
+        MedvitError
+            If the image is of another type, or an affine is missing.
+        """
+        from medvit.bundles import segment
+
+        study = image if isinstance(image, str | Path | Study) else study_in_memory(image, affine, name)
+        with self._lock:
+            result = segment(self._opened, study)
+            writer = self._opened.part("writer")
+        return (RestoredImage if result.table is None else SegmentedImage)(result, writer)
+
+
+def segment(
+    image: Any, bundle: str, affine: np.ndarray | None = None, *, device: str = "auto", **options: Any
+) -> SegmentedImage:
+    """Segment one study; `Segmenter` keeps the network for the next one.
+
+    Parameters
+    ----------
+    image, affine
+        As `Segmenter.__call__` takes them.
+    bundle, device, options
+        As `Segmenter` takes them.
+
+    Raises
+    ------
+    MedvitError
+        As `Segmenter` does, or if the bundle restores images.
+    """
+    result = Segmenter(bundle, device, **options)(image, affine)
+    if not isinstance(result, SegmentedImage):
+        raise MedvitError(f"bundle {bundle} restores images: use medvit.restore")
+    return result
+
+
+def restore(
+    image: Any, bundle: str, affine: np.ndarray | None = None, *, device: str = "auto", **options: Any
+) -> RestoredImage:
+    """Restore one image, such as a noisy one; parameters and errors as those of `segment`."""
+    result = Segmenter(bundle, device, **options)(image, affine)
+    if not isinstance(result, RestoredImage):
+        raise MedvitError(f"bundle {bundle} segments: use medvit.segment")
+    return result
+
+
+def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "image") -> Study:
+    """A study from an image in memory, as `Segmenter.__call__` takes it.
+
+    Raises
+    ------
+    MedvitError
+        If the image is of another type or shape, or its affine is missing or singular.
+    """
+    from medvit.studies.files import safe_name
+    from medvit.studies.formats import meta_tensor
+
+    voxels, own = _voxels_and_affine(image)
+    if own is None and affine is None:
+        raise MedvitError("an array needs its affine: give a 4x4 matrix from voxel index to RAS+ millimetres")
+    if own is not None and affine is not None:
+        raise MedvitError(f"{type(image).__name__} has an affine of its own: leave the argument out")
+    matrix = np.asarray(own if own is not None else affine, dtype=np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+        raise MedvitError("the affine must be an invertible 4x4 matrix of finite numbers")
+    voxels = voxels[None] if voxels.ndim == 3 else voxels
+    if voxels.ndim != 4 or not np.isfinite(voxels).all():
+        raise MedvitError(f"an image has three axes and finite values; this one has shape {voxels.shape}")
+    grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), matrix)
+    name = safe_name(name)
+    study = Study(name, (Series((), "memory"),) * len(voxels))
+    return study.with_image(meta_tensor(np.ascontiguousarray(voxels, np.float32), grid, name), grid)
+
+
+def _voxels_and_affine(image: Any) -> tuple[np.ndarray, Sequence[Any] | np.ndarray | None]:
+    """(X, Y, Z) or (C, X, Y, Z) voxels and their affine to RAS+ mm, as far as the type knows it."""
+    kind = f"{type(image).__module__}.{type(image).__name__}"
+    if kind.startswith("nibabel."):
+        return np.asarray(image.dataobj), image.affine
+    if kind.startswith("SimpleITK."):
+        import SimpleITK
+
+        if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+            raise MedvitError("an image of SimpleITK must have three axes and one component per voxel")
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+        affine[:3, 3] = image.GetOrigin()
+        return SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), _TO_LPS @ affine
+    if kind == "monai.data.meta_tensor.MetaTensor":
+        return image.as_tensor().cpu().numpy(), image.affine.cpu().numpy()
+    if isinstance(image, np.ndarray):
+        return image, None
+    raise MedvitError(
+        f"{kind} is not an image: give a path, an image of nibabel or SimpleITK, a MetaTensor, or an array "
+        "with its affine"
+    )

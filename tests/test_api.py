@@ -1,0 +1,136 @@
+"""One call from an image of any kind to labels, names, volumes, findings and files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from monai.data import MetaTensor
+
+import medvit
+from medvit.bundles import find_bundle
+from medvit.errors import MedvitError
+from medvit.runs import run_bundle
+from tests.phantoms import COARSE
+
+BRAIN = "segformer3d_brain"
+AFFINE = np.array([[0, -4.0, 0, 40], [4, 0, 0, -30], [0, 0, 4, 12], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def voxels() -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 900, (20, 22, 24)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def head(voxels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("in") / "head.nii.gz"
+    nib.save(nib.Nifti1Image(voxels, AFFINE), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> medvit.Segmenter:
+    return medvit.Segmenter(BRAIN, device="cpu", **COARSE)
+
+
+def test_every_kind_of_image_gives_the_same_labels(
+    segmenter: medvit.Segmenter, head: Path, voxels: np.ndarray
+) -> None:
+    expected = segmenter(head).labels
+    assert expected.shape == voxels.shape and expected.dtype == np.uint8 and expected.any()
+    meta = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(AFFINE))
+    for image in (str(head), head.parent, nib.load(head), SimpleITK.ReadImage(str(head)), meta):
+        np.testing.assert_array_equal(segmenter(image).labels, expected)
+    np.testing.assert_array_equal(segmenter(voxels, AFFINE).labels, expected)
+
+
+def test_a_result_tells_names_volumes_and_findings(segmenter: medvit.Segmenter, head: Path) -> None:
+    result = segmenter(head)
+    assert result.names[1] == "left cerebral white matter"
+    assert set(result.volumes_ml) == set(result.names.values())
+    value = {name: v for v, name in result.names.items()}["cerebrospinal fluid"]
+    expected = (result.labels == value).sum() * 0.064
+    assert result.volumes_ml["cerebrospinal fluid"] == pytest.approx(expected)
+    assert result.light == "red"
+    assert "intracranial volume" in result.findings[0].lower()
+
+
+def test_results_lie_where_the_input_lies(segmenter: medvit.Segmenter, head: Path) -> None:
+    result = segmenter(head)
+    image = result.to_nibabel()
+    np.testing.assert_allclose(image.affine, AFFINE)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), result.labels)
+    itk, source = result.to_sitk(), SimpleITK.ReadImage(str(head))
+    for of in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(itk, of)(), getattr(source, of)(), atol=1e-5)
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(itk).transpose(2, 1, 0), result.labels)
+
+
+def test_save_writes_what_the_command_writes(
+    segmenter: medvit.Segmenter, head: Path, voxels: np.ndarray, tmp_path: Path
+) -> None:
+    run_bundle(find_bundle(BRAIN), [head], tmp_path / "run", device="cpu", **COARSE)
+    written = {p.name for p in (tmp_path / "run" / "head").iterdir()}
+    folder = segmenter(head).save(tmp_path / "api")
+    assert folder == tmp_path / "api" / "head"
+    assert {p.name for p in folder.iterdir()} == written
+    for name in ("labels.nii.gz", "labels.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "run" / "head" / name).read_bytes()
+    memory = segmenter(voxels, AFFINE, name="mine").save(tmp_path / "api")
+    assert memory.name == "mine"
+    np.testing.assert_array_equal(
+        nib.load(memory / "labels.nii.gz").get_fdata(), nib.load(folder / "labels.nii.gz").get_fdata()
+    )
+
+
+def test_threads_share_a_segmenter(segmenter: medvit.Segmenter, voxels: np.ndarray) -> None:
+    images = [voxels, voxels[::-1].copy(), voxels[:, ::-1].copy()]
+    one_by_one = [segmenter(image, AFFINE).labels for image in images]
+    with ThreadPoolExecutor(3) as threads:
+        at_once = list(threads.map(lambda image: segmenter(image, AFFINE).labels, images))
+    for one, other in zip(one_by_one, at_once, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_restorer_gives_an_image() -> None:
+    values = np.full((40, 40, 4), -1000.0, np.float32)
+    values[8:32, 8:32] = np.random.default_rng(0).normal(40, 30, (24, 24, 4))
+    result = medvit.restore(values, "rat_ct_denoise", np.eye(4), device="cpu", overlap=0.0)
+    assert result.image.shape == values.shape and result.image.dtype == np.float32
+    assert result.image[10:30, 10:30].std() < values[10:30, 10:30].std()
+    with pytest.raises(MedvitError, match=r"use medvit\.restore"):
+        medvit.segment(values, "rat_ct_denoise", np.eye(4), device="cpu", overlap=0.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s, v: s(v), "an array needs its affine"),
+        (lambda s, v: s(v, np.zeros((4, 4))), "invertible 4x4"),
+        (lambda s, v: s(nib.Nifti1Image(v, AFFINE), AFFINE), "affine of its own"),
+        (lambda s, v: s(v[0], AFFINE), "three axes"),
+        (lambda s, v: s(np.where(v > 800, np.nan, v), AFFINE), "finite values"),
+        (lambda s, v: s({"image": v}), "builtins.dict is not an image"),
+        (lambda s, v: medvit.Segmenter(BRAIN, overlpa=0.1), "no option 'overlpa'; did you mean 'overlap'"),
+        (lambda s, v: medvit.Segmenter(BRAIN, overlap=1.5), "overlap"),
+        (lambda s, v: medvit.Segmenter(BRAIN, device="banana"), "no device 'banana'"),
+        (lambda s, v: medvit.Segmenter("segformer_brain"), "no bundle"),
+    ],
+)
+def test_what_cannot_be_is_refused(call, words: str, segmenter: medvit.Segmenter, voxels: np.ndarray) -> None:
+    with pytest.raises(MedvitError, match=words):
+        call(segmenter, voxels)
+
+
+def test_importing_stays_light() -> None:
+    code = "import sys, medvit; medvit.Segmenter; print({'torch', 'monai'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
