@@ -13,6 +13,8 @@ from medvit.reports.tables import structure_entry
 
 # Voxels of two studies whose sizes differ by more than this factor do not measure alike.
 ALIKE = 1.5
+# The inside of an adult's skull keeps its size; more than this share apart, one head was cut or is another's.
+SAME_SKULL = 0.05
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class Changes:
         for before, now in ((prior.weights_sha256, weights), (prior.contrast, self.contrast)):
             if before and now and before != now:
                 return False
+        skull = self.report.totals.intracranial_ml if self.report.totals else None
+        if skull and prior.intracranial_ml and abs(prior.intracranial_ml / skull - 1) > SAME_SKULL:
+            return False
         voxels = math.prod(prior.spacing) / self.report.grid.voxel_volume if prior.spacing else 1.0
         return 1 / ALIKE <= voxels <= ALIKE
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medvit.errors import MedvitError
+from medvit.reports.measurement import INTRACRANIAL
 from medvit.reports.quality import Verdict
 
 
@@ -34,6 +35,8 @@ class Prior:
         Name and version of the bundle.
     weights_sha256
         Digest of its weights.
+    intracranial_ml
+        Intracranial volume; `None` where the study does not show a head.
     patient_check
         As `medvit.reports.patient.patient_check`.
     sex
@@ -48,6 +51,7 @@ class Prior:
     spacing: tuple[float, ...] = ()
     bundle: str = ""
     weights_sha256: str = ""
+    intracranial_ml: float | None = None
     patient_check: str | None = None
     sex: str | None = None
 
@@ -78,6 +82,7 @@ def read_prior(path: Path | str) -> Prior:
             "spacing": tuple(float(s) for s in content["grid"]["spacing_mm"]),
             "bundle": f"{provenance.get('bundle', '')} {provenance.get('bundle_version', '')}".strip(),
             "weights_sha256": str(provenance.get("weights_sha256", "")),
+            "intracranial_ml": _intracranial(content["whole"]),
             "patient_check": study.get("patient_check"),
             "sex": study.get("sex"),
         }
@@ -90,6 +95,10 @@ def read_prior(path: Path | str) -> Prior:
             f"state it as {file.name}@YYYY-MM-DD"
         )
     return Prior(study_id, date, volumes, **prior_facts)
+
+
+def _intracranial(whole: Mapping[str, Any]) -> float | None:
+    return float(whole["volume_ml"]) if whole["name"] == INTRACRANIAL else None
 
 
 def check_priors(

@@ -71,7 +71,13 @@ def test_change_within_repeatability_is_not_printed_as_growth() -> None:
 
 
 @pytest.mark.parametrize(
-    "others", [{"weights_sha256": "cd" * 32}, {"spacing": (4.5, 4.5, 9.0)}, {"contrast": "T1-like"}]
+    "others",
+    [
+        {"weights_sha256": "cd" * 32},
+        {"spacing": (4.5, 4.5, 9.0)},
+        {"contrast": "T1-like"},
+        {"intracranial_ml": 1500.0},
+    ],
 )
 def test_studies_measured_otherwise_are_not_compared(others: dict[str, Any]) -> None:
     assert compared(1.84, **others)[1:] == ("–", "not comparable")
