@@ -120,6 +120,14 @@ def pretrain(
     pretrain_bundle(found, studies, output, choices, resume=resume)
 
 
+def _install(wanted: bool) -> None:
+    if wanted:
+        from medvit.label.environment import make_environment
+
+        make_environment(typer.echo)
+        raise typer.Exit()
+
+
 def label(
     studies: Annotated[
         str,
@@ -133,6 +141,15 @@ def label(
         list[str] | None,
         typer.Option(help="Bundle to serve; may be repeated. Default: all that are installed."),
     ] = None,
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install",
+            callback=_install,
+            is_eager=True,
+            help="Install MONAI Label into an environment of its own, once, and stop.",
+        ),
+    ] = False,
     host: Annotated[
         str, typer.Option(help="Address to bind; any other than loopback needs --token.")
     ] = "127.0.0.1",

@@ -15,16 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medvit.errors import MedvitError
+from medvit.label.environment import environment, interpreter, workspace
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-_ENVIRONMENT = Path(__file__).parents[2] / ".venv-label"
 _READY_AFTER = 300.0
-
-
-def workspace() -> Path:
-    """Where trained versions and fetched series go unless told otherwise."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "medvit" / "label"
 
 
 def label_python() -> Path:
@@ -37,10 +31,9 @@ def label_python() -> Path:
     """
     if importlib.util.find_spec("monailabel") is not None:
         return Path(sys.executable)
-    for name in ("bin/python", "Scripts/python.exe"):
-        if (_ENVIRONMENT / name).is_file():
-            return _ENVIRONMENT / name
-    raise MedvitError("MONAI Label is not installed; run `make label-env` in a checkout of medvit")
+    if (python := interpreter(environment())) is not None:
+        return python
+    raise MedvitError("MONAI Label is not installed; run `medvit label --install` once")
 
 
 def serve(
@@ -100,8 +93,8 @@ def serve(
     command += [part for model in models for part in ("--models", model)] + ["--trust"] * trust
     command += [f"--query={part}" for part in query]
     # In the environment, since arguments are seen by everybody on the machine.
-    environment = {**os.environ, "MEDVIT_LABEL_TOKEN": token}
-    process = subprocess.Popen(command, env=environment)
+    variables = {**os.environ, "MEDVIT_LABEL_TOKEN": token}
+    process = subprocess.Popen(command, env=variables)
     # Being terminated must not leave the server behind.
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
