@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import site
 import subprocess
-import sys
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +63,9 @@ def make_environment(say: Callable[[str], None] = print) -> Path:
     for what in (["--no-deps", MONAI_LABEL], ["--requirement", str(requirements())]):
         say(f"installing {what[-1]}")
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
-        done = subprocess.run(command, check=False, stdout=sys.stderr)
+        # Where all is well, pip only complains that MONAI Label lacks what was left out on purpose.
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            raise MedvitError(f"{what[-1]} could not be installed; what pip says stands above")
+            why = (done.stderr or "").strip().rpartition("\n")[2]
+            raise MedvitError(f"{what[-1]} could not be installed: {why or 'pip did not say why'}")
     return folder
