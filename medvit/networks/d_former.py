@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medvit.networks.layers.forms import on_device
 from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 
 # Tokens are channels-last throughout, (B, D, H, W, C).
@@ -226,7 +227,7 @@ class Head(nn.Module):
         """Tokens (B, D, H, W, C) to logits (B, out, D*pd, H*ph, W*pw)."""
         tokens = x.flatten(1, 3)
         # A CPU holds the voxels of some tokens in its cache, those of all of them in memory.
-        parts = tokens.split(_CACHED_TOKENS, dim=1) if x.device.type == "cpu" else (tokens,)
+        parts = (tokens,) if on_device(x) else tokens.split(_CACHED_TOKENS, dim=1)
         logits = torch.cat([self._voxel_logits(part) for part in parts], dim=1)
         return _shuffle(logits.unflatten(1, x.shape[1:4]), self.patch_size).permute(0, 4, 1, 2, 3)
 

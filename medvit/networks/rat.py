@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medvit.networks.layers.forms import on_device
 from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 
 # Feature maps are channels-last throughout, (B, H, W, C), so that a 1x1 convolution is a linear layer.
 
+# Tokens up to which a device compares all pairs in one call, rather than reading back the sizes of regions.
+_DENSE = 4096
 # Regions up to this many tokens are attended together with others of like size; larger ones alone.
 _PACKED = 128
 
@@ -344,7 +347,8 @@ class RAT(nn.Module):
         edge = self.stride * self.window_size
         padded, regions = _continue(image, edge), _continue(regions, edge)
         labels = regions[:, :: self.stride, :: self.stride].flatten(1)
-        residual = self._residual(padded, labels if _is_exporting() else group_regions(labels))
+        dense = _is_exporting() or (on_device(image) and labels.shape[1] <= _DENSE)
+        residual = self._residual(padded, labels if dense else group_regions(labels))
         return image + residual[:, :, :height, :width]
 
     def _residual(self, image: Tensor, regions: Sequence[RegionGroup] | Tensor) -> Tensor:

@@ -20,4 +20,4 @@ class RegionInput(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C + 1, H, W) to (B, C, H, W); the map is rounded to whole numbers."""
-        return self.network(image[:, :-1], image[:, -1:].round())
+        return self.network(image[:, :-1], image[:, -1:].round().long())

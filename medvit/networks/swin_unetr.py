@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medvit.errors import WeightsError
 from medvit.networks.layers import cpu_blocks
+from medvit.networks.layers.forms import on_device
 from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
 
 PatchMergingName = Literal["current", "legacy", "v2"]
@@ -323,10 +325,12 @@ def _windowed_attention(block: Any, x: Tensor) -> Tensor:
 
     Windows that lie alike are attended to together. Neither padding nor masks are made: what a mask would
     separate is attended to separately, and padding, whose keys and values are the bias of their projection,
-    enters as a single key.
+    enters as a single key. That makes many small operations: a device gets one call with a mask.
     """
     attention, grid = block.attn, [int(n) for n in x.shape[1:-1]]
     window, shift = monai_swin.get_window_size(grid, block.window_size, block.shift_size)
+    if on_device(x):
+        return _masked_attention(attention, x, window, shift)
     qkv = attention.qkv(x)
     attended = torch.empty_like(qkv[..., : x.shape[-1]])
     for runs in itertools.product(*map(_runs, grid, window, shift)):
@@ -334,6 +338,55 @@ def _windowed_attention(block: Any, x: Tensor) -> Tensor:
         target = _segments(attended[box], runs)
         target.copy_(_attend(attention, _segments(qkv[box], runs), *_biases(attention, window, runs)))
     return attention.proj_drop(attention.proj(attended))
+
+
+def _masked_attention(attention: Any, x: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
+    """All windows in one call, positions and mask in one tensor added to the scores."""
+    grid = [int(n) for n in x.shape[1:-1]]
+    axes, sizes = list(range(1, len(grid) + 1)), [n + -n % w for n, w in zip(grid, window, strict=True)]
+    widths = [
+        width for n, size in zip(reversed(grid), reversed(sizes), strict=True) for width in (0, size - n)
+    ]
+    qkv = attention.qkv(F.pad(x, (0, 0, *widths)))
+    if any(shift):
+        qkv = qkv.roll([-s for s in shift], axes)
+    runs = [Run(0, size // w, w, w, 0) for size, w in zip(sizes, window, strict=True)]
+    windows = _segments(qkv, runs)
+    voxels, heads = math.prod(window), attention.num_heads
+    tokens = windows.reshape(len(x), -1, voxels, 3, heads, x.shape[-1] // heads).permute(3, 0, 1, 4, 2, 5)
+    bias = _bias(attention, attention.relative_position_index[:voxels, :voxels])
+    if any(shift):
+        # Each window has its own mask, the same for all images: windows go beside the heads.
+        parts = _parts(tuple(sizes), tuple(window), tuple(shift), x.device)
+        apart = parts[:, None, :, None] != parts[:, None, None, :]
+        bias = torch.where(apart, bias - 100, bias).flatten(0, 1)[None]
+        query, key, value = tokens.flatten(2, 3)
+    else:
+        query, key, value = tokens.flatten(1, 2)
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    attended = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout)
+    attended = attended.reshape(tokens.shape[1:]).transpose(2, 3).reshape(*windows.shape[:-1], -1)
+    n = len(grid)
+    order = [axis for pair in zip(range(1, n + 1), range(n + 1, 2 * n + 1), strict=True) for axis in pair]
+    joined = attended.permute(0, *order, 2 * n + 1).reshape(len(x), *sizes, -1)
+    if any(shift):
+        joined = joined.roll(list(shift), axes)
+    return attention.proj_drop(attention.proj(joined[(slice(None), *(slice(n) for n in grid))]))
+
+
+# Never emptied: recorded launches read these tensors where they are.
+@cache
+def _parts(
+    sizes: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """(windows, voxels of a window): which part of the shifted grid a voxel is of; parts are kept apart."""
+    part = torch.zeros(sizes, dtype=torch.uint8)
+    for axis, (size, w, s) in enumerate(zip(sizes, window, shift, strict=True)):
+        place = torch.arange(size)
+        along = (place >= size - w).byte() + ((place >= size - s) & (s > 0)).byte()
+        part = 3 * part + along.reshape([-1 if a == axis else 1 for a in range(len(sizes))])
+    runs = [Run(0, size // w, w, w, 0) for size, w in zip(sizes, window, strict=True)]
+    return _segments(part[None, ..., None], runs).reshape(-1, math.prod(window)).to(device)
 
 
 def _segments(x: Tensor, runs: Sequence[Run]) -> Tensor:

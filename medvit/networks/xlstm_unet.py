@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.networks.layers.autocast import at_least_float32, without_autocast
+from medvit.networks.layers.forms import on_device
+from medvit.networks.layers.recurrence import linear_recurrence
 from medvit.networks.layers.residual_unet import (
     Decoder,
     Names,
@@ -80,16 +82,29 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, input_gate: Tensor, forget_gate: Tens
 
 def _memories(k: Tensor, v: Tensor, gain: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Memory (B, H, N, D, D + 1) that each chunk finds, and the logarithm of its scale (B, H, N)."""
-    scales = [torch.full_like(kept[:, :, 0], -math.inf)]
-    for faded, own in zip(kept.unbind(2), gain.amax(-1).unbind(2), strict=True):
-        scales.append(torch.maximum(faded + scales[-1], own))
-    scale = torch.stack(scales, 2)
+    scale = _scales(kept, gain.amax(-1))
     fading = torch.exp2(kept + scale[:, :, :-1] - scale[:, :, 1:])[..., None, None]
     own_memory = (k * torch.exp2(gain - scale[:, :, 1:, None])[..., None]).transpose(-1, -2) @ v
-    memories = [torch.zeros_like(own_memory[:, :, 0])]
-    for factor, own in zip(fading.unbind(2), own_memory.unbind(2), strict=True):
-        memories.append(torch.addcmul(own, factor, memories[-1]))
-    return torch.stack(memories[:-1], 2), scale[:, :, :-1]
+    if not on_device(k):
+        memories = [torch.zeros_like(own_memory[:, :, 0])]
+        for factor, own in zip(fading.unbind(2), own_memory.unbind(2), strict=True):
+            memories.append(torch.addcmul(own, factor, memories[-1]))
+        return torch.stack(memories[:-1], 2), scale[:, :, :-1]
+    found = linear_recurrence(fading.movedim(2, 0), own_memory.movedim(2, 0)).movedim(0, 2)
+    return F.pad(found[:, :, :-1], (0, 0, 0, 0, 1, 0)), scale[:, :, :-1]
+
+
+def _scales(kept: Tensor, gain: Tensor) -> Tensor:
+    """Logarithm of the scale of the memory before each chunk and after the last, (B, H, N + 1)."""
+    if on_device(kept):
+        # The largest of gains that fade, without a loop. Rounding of a scale cancels where it is used; the
+        # limit keeps it small, and what has faded that far is 0 in float32.
+        faded = kept.clamp(min=-1024).cumsum(2)
+        return F.pad((gain - faded).cummax(2).values + faded, (1, 0), value=-math.inf)
+    scales = [torch.full_like(kept[:, :, 0], -math.inf)]
+    for faded, own in zip(kept.unbind(2), gain.unbind(2), strict=True):
+        scales.append(torch.maximum(faded + scales[-1], own))
+    return torch.stack(scales, 2)
 
 
 class OffsetNorm(nn.Module):

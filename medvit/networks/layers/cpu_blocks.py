@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medvit.networks.layers.forms import on_device
+
 # Elements of a tensor that are worked on at once where several passes over it would leave the cache.
 CHUNK = 2**17
 
@@ -20,7 +22,7 @@ CHUNK = 2**17
 def apply(image: Tensor, weight: Tensor) -> bool:
     """Whether these functions may stand in for the blocks, given the image and any of the weights."""
     return (
-        image.device.type == "cpu"
+        not on_device(image)
         and image.dtype == weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and not torch.is_grad_enabled()

@@ -15,6 +15,8 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medvit.networks.layers.autocast import without_autocast
+from medvit.networks.layers.forms import on_device
+from medvit.networks.layers.recurrence import linear_recurrence
 
 # Inside, time comes first and the channels last: dt, du (L, B, D), rates (N, D), b, c (L, B, N) and a state
 # (B, N, D). Every exponent is a sum of steps times a negative rate, so nothing can overflow: the form that
@@ -58,9 +60,9 @@ def selective_scan(
     The names are those of ``mamba_ssm.selective_scan_fn``, whose kernel is used for CUDA tensors if it is
     installed and a first call succeeds. The sums are kept in float32, or float64 for a float64 `u`.
     Without the kernel an eager CPU call goes token by token, block by block, and stores one state a block
-    for the backward pass (which cannot be differentiated again). On CUDA and while a graph is recorded
-    (trace, export, compile) the chunks of sqrt(L) tokens advance together, so that a graph holds about
-    2 sqrt(L) steps; the length is fixed in such a graph.
+    for the backward pass (which cannot be differentiated again). On a device and while a graph is recorded
+    (trace, export, compile) all tokens advance together in log2(L) steps, and the length is fixed in such a
+    graph.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     tensors = (None if x is None else _plain(x.to(dtype)) for x in (u, delta, A, B, C, D, z, delta_bias))
@@ -78,7 +80,7 @@ def _scan(
     """The kernel's work in PyTorch."""
     steps = delta if delta_bias is None else delta + delta_bias[:, None]
     steps = F.softplus(steps) if delta_softplus else steps
-    scan = _lockstep_scan if u.is_cuda or _recording() else _BlockScan.apply
+    scan = _doubling_scan if on_device(u) or _recording() else _BlockScan.apply
     inner, state = scan(
         _time_first(steps), _time_first(steps * u), A.t().contiguous(), _time_first(B), _time_first(C)
     )
@@ -169,28 +171,11 @@ class _BlockScan(torch.autograd.Function):
         return tuple(grads)
 
 
-def _lockstep_scan(dt: Tensor, du: Tensor, rates: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """The scan with sqrt(L) chunks advancing together, then the carry from chunk to chunk."""
-    length = dt.shape[0]
-    size = max(1, round(math.sqrt(length)))
-    # A step of zero keeps the state, so padding changes nothing.
-    dt, du, b, c = (
-        F.pad(x, (0, 0, 0, 0, 0, -length % size)).unflatten(0, (-1, size)) for x in (dt, du, b, c)
-    )
-    exponents = rates * LOG2_E
-    factors = torch.exp2(dt[:, :, :, None] * exponents)
-    inputs = du[:, :, :, None] * b[..., None]
-    local = [inputs[:, 0]]
-    for t in range(1, size):
-        local.append(factors[:, t] * local[-1] + inputs[:, t])
-    states = torch.stack(local, 1)
-    through = torch.exp2(dt.cumsum(1)[:, :, :, None] * exponents)
-    carries = [torch.zeros_like(states[0, 0])]
-    for chunk in range(states.shape[0]):
-        carries.append(through[chunk, -1] * carries[-1] + states[chunk, -1])
-    states = states + through * torch.stack(carries[:-1])[:, None]
-    y = torch.matmul(c[..., None, :], states)[..., 0, :]
-    return y.flatten(0, 1)[:length], carries[-1]
+def _doubling_scan(dt: Tensor, du: Tensor, rates: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The scan of all tokens in log2(L) steps."""
+    factors = torch.exp2(dt[:, :, None] * (rates * LOG2_E))
+    states = linear_recurrence(factors, du[:, :, None] * b[..., None])
+    return torch.matmul(c[:, :, None], states)[:, :, 0], states[-1]
 
 
 @lru_cache

@@ -43,9 +43,9 @@ def run(arguments: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return y, state
 
 
-@pytest.fixture(params=["blocks", "lockstep"])
+@pytest.fixture(params=["blocks", "doubling"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(module, "_recording", lambda: request.param == "lockstep")
+    monkeypatch.setattr(module, "_recording", lambda: request.param == "doubling")
     return request.param
 
 

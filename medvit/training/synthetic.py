@@ -1,0 +1,216 @@
+"""A training on synthetic heads that uses a given time to the end, with nothing but torch and MONAI.
+
+`medvit train` and the bundles' ``train.json`` are the ways to train on studies and with metrics. This one is
+for minutes of a borrowed device: samples are made there, a step waits for the host once, and what was learnt
+is written every minute.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from medvit.losses import LateralDiceCELoss
+from medvit.networks.weights import load_weights
+from medvit.studies.files import atomic_path
+from medvit.synthesis import SynthesisSettings, Synthesizer, brain_anatomy, find_label_maps, read_head_map
+
+_WARM_UP = 0.03
+_SAVE_EVERY = 60.0
+
+
+class HeadTraining:
+    """Steps on batches of synthetic heads.
+
+    Parameters
+    ----------
+    network
+        A `LateralSegmenter` of the table ``"brain"``, on its device.
+    synthesizer, heads
+        What makes the samples, and from which annotated heads on the same device.
+    batch_size
+        Samples of a step.
+    learning_rate
+        Its highest value, after a warm-up; it falls to 0 as a cosine.
+    seed
+        Of the samples.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        synthesizer: Synthesizer,
+        heads: Sequence[Any],
+        *,
+        batch_size: int,
+        learning_rate: float,
+        seed: int,
+    ) -> None:
+        self.network, self.synthesizer, self.heads = network, synthesizer, heads
+        self.batch_size, self.learning_rate = batch_size, learning_rate
+        #: What gives the channels that the loss reads; the network itself joins sides and structures.
+        self.core: nn.Module = network.get_submodule("network")
+        self.device = next(network.parameters()).device
+        self.averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+        self.loss = LateralDiceCELoss("brain", dice_weight=0.5).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
+        self.generator = torch.Generator().manual_seed(seed)
+        self.steps = self.left_out = 0
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Images and targets (B, 1, X, Y, Z) of heads drawn by chance."""
+        chosen = torch.randint(len(self.heads), (self.batch_size,), generator=self.generator).tolist()
+        samples = [self.synthesizer(self.heads[number], self.generator) for number in chosen]
+        images, targets = zip(*samples, strict=True)
+        return torch.stack(images), torch.stack(targets)
+
+    def step(self, fraction: float) -> float:
+        """One step at a fraction of the time; its loss, not a number if its gradient is not finite."""
+        warm = min((fraction + 1e-3) / _WARM_UP, 1.0)
+        rate = self.learning_rate * warm * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        image, target = self.batch()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            channels = self.core(image)
+        loss = self.loss(channels.float(), target)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.steps += 1
+        value, size = torch.stack([loss.detach(), norm]).tolist()
+        if not math.isfinite(size):
+            self.left_out += 1
+            return math.nan
+        self.optimizer.step()
+        self.averaged.update_parameters(self.network)
+        return value
+
+    def save(self, folder: Path) -> None:
+        """``weights.pt``, as the bundle takes them, and ``checkpoint.pt``, from which a training goes on."""
+        weights = {name: value.half() if value.is_floating_point() else value
+                   for name, value in self.averaged.module.state_dict().items()}  # fmt: skip
+        state = {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "steps": self.steps,
+        }
+        for name, content in (("weights.pt", weights), ("checkpoint.pt", state)):
+            with atomic_path(folder / name) as path:
+                torch.save(content, path)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from what another machine left, on a schedule of this one's own."""
+        state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.steps = int(state["steps"])
+
+
+def train_on_synthetic_heads(
+    bundle: Path | str,
+    label_maps: Path | str,
+    output: Path | str,
+    *,
+    seconds: float,
+    device: torch.device | str = "cpu",
+    shape: tuple[int, int, int] = (128, 128, 128),
+    batch_size: int = 8,
+    learning_rate: float = 1e-3,
+    held_out: Sequence[str] = ("seg_09", "seg_14"),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Train a brain bundle's network on heads made from label maps, for a given time.
+
+    Parameters
+    ----------
+    bundle
+        Folder of the bundle, whose weights are the start and whose voxels are trained on.
+    label_maps
+        Folder of annotated heads of 1 mm.
+    output
+        Folder for ``weights.pt``, ``checkpoint.pt`` and ``training.json``. A checkpoint that lies there is
+        gone on from.
+    seconds
+        Time to use, from the call to the written files.
+    device
+        Where samples are made and learnt from; in bf16 on a GPU.
+    shape, batch_size
+        Voxels of a sample and samples of a step.
+    learning_rate
+        Highest learning rate.
+    held_out
+        Parts of names of maps that are not learnt from.
+    seed
+        Of the samples.
+
+    Returns
+    -------
+    dict
+        Steps, steps left out for a gradient that is not finite, seconds, and the mean loss of each tenth of
+        the time, as in ``training.json``.
+
+    Raises
+    ------
+    StudyError
+        If there are no label maps, or one cannot be read.
+    WeightsError
+        If the bundle's weights do not fit its network.
+    """
+    started = time.monotonic()
+    bundle, output = Path(bundle), Path(output)
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    network = ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
+    load_weights(network, bundle / "models" / "model.pt", device).train()
+    anatomy = brain_anatomy()
+    heads = [read_head_map(path, anatomy).to(device) for path in find_label_maps(label_maps, held_out)]
+    settings = SynthesisSettings(shape=shape, spacing=float(config["spacing"][0]))
+    training = HeadTraining(
+        network,
+        Synthesizer(anatomy, settings),
+        heads,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    if (output / "checkpoint.pt").exists():
+        training.resume(output / "checkpoint.pt")
+    tenths: list[list[float]] = [[] for _ in range(10)]
+    begun = saved = time.monotonic()
+    end, longest = started + seconds, 0.0
+    while (now := time.monotonic()) + 2 * longest < end or not training.steps:
+        fraction = min((now - begun) / max(end - begun, 1e-9), 1.0)
+        tenths[min(int(10 * fraction), 9)].append(training.step(fraction))
+        longest = max(longest, time.monotonic() - now) if training.steps > 3 else time.monotonic() - now
+        if now - saved > _SAVE_EVERY:
+            training.save(output)
+            saved = now
+    training.save(output)
+    found = {
+        "steps": training.steps,
+        "left_out": training.left_out,
+        "seconds": round(time.monotonic() - started, 1),
+        "losses": [_mean(losses) for losses in tenths],
+    }
+    (output / "training.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _mean(losses: Sequence[float]) -> float | None:
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return round(sum(finite) / len(finite), 4) if finite else None
