@@ -1,4 +1,4 @@
-"""`medvit pacs`: pull series from a PACS and push results to it."""
+"""`medvit pacs`: pull series from a PACS, push results to it, or listen for studies to work on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medvit.cli.options import sharing
+from medvit.studies import dimse
 from medvit.studies.pacs import Access, PacsError, dicom_files, pull, push
 
 app = typer.Typer(
@@ -16,9 +17,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Url = Annotated[str, typer.Argument(help="DICOMweb service, such as https://pacs:8042/dicom-web")]
+Address = Annotated[
+    str,
+    typer.Argument(
+        help="DICOMweb service, such as https://pacs:8042/dicom-web, or DICOM node TITLE@host:port."
+    ),
+]
+NodeText = Annotated[str, typer.Argument(help="DICOM node, as TITLE@host:port.", metavar="NODE")]
+Title = Annotated[str, typer.Option(help="Our own AE title.")]
 Query = Annotated[list[str], typer.Argument(help="What to fetch: PatientID=17 Modality=CT ...")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder that gets one folder a series.")]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for the series, or for what a listener keeps.")
+]
 Files = Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.", exists=True)]
 
 
@@ -51,17 +61,114 @@ def _access(
 
 @app.command("pull")
 @sharing(_access)
-def pull_command(url: Url, query: Query, output: Output, access: Access) -> None:
+def pull_command(
+    address: Address, query: Query, output: Output, title: Title = "MEDVIT", *, access: Access
+) -> None:
     """Fetch every series that matches, each into a folder of its own."""
-    for series in pull(url, _parse(query), output, access):
+    if _is_url(address):
+        folders = pull(address, _parse(query), output, access)
+    else:
+        folders = dimse.get(dimse.Node.parse(address), _parse(query), output, title=title)
+    for series in folders:
         typer.echo(series)
 
 
 @app.command("push")
 @sharing(_access)
-def push_command(url: Url, files: Files, access: Access) -> None:
+def push_command(address: Address, files: Files, title: Title = "MEDVIT", *, access: Access) -> None:
     """Store DICOM files; of a folder, all DICOM files below it."""
-    typer.echo(f"{push(url, dicom_files(files), access)} files stored")
+    found = dicom_files(files)
+    if _is_url(address):
+        count = push(address, found, access)
+    else:
+        count = dimse.store(dimse.Node.parse(address), found, title=title)
+    typer.echo(f"{count} files stored")
+
+
+@app.command()
+def echo(node: NodeText, title: Title = "MEDVIT") -> None:
+    """Ask a DICOM node whether it is there and takes our calls (C-ECHO)."""
+    dimse.echo(dimse.Node.parse(node), title=title)
+    typer.echo(f"{node} answers")
+
+
+@app.command()
+def find(node: NodeText, query: Query, title: Title = "MEDVIT") -> None:
+    """List the series that match, by modality, description and UID (C-FIND)."""
+    for series in dimse.find(dimse.Node.parse(node), _parse(query), title=title):
+        shown = (
+            series.get(k, "") for k in ("StudyDate", "Modality", "SeriesDescription", "SeriesInstanceUID")
+        )
+        typer.echo("\t".join(map(str, shown)))
+
+
+@app.command()
+def move(
+    node: NodeText,
+    query: Query,
+    to: Annotated[str, typer.Option(help="AE title of the receiver, as the node knows it.")],
+    title: Title = "MEDVIT",
+) -> None:
+    """Have a node send the series that match to another node (C-MOVE)."""
+    count = dimse.move(dimse.Node.parse(node), _parse(query), to, title=title)
+    typer.echo(f"{count} instances sent to {to}")
+
+
+@app.command()
+def listen(
+    output: Output,
+    bundle: Annotated[str, typer.Argument(help="Installed bundle to run; or give --rules.")] = "",
+    rules: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="JSON file of bundles and the series that each one takes."),
+    ] = None,
+    modality: Annotated[str, typer.Option(help="Modality of the series to take, such as MR.")] = "",
+    description: Annotated[
+        str, typer.Option(help="Regular expression that the series description must contain.")
+    ] = "",
+    body_part: Annotated[str, typer.Option(help="Regular expression that the body part must contain.")] = "",
+    host: Annotated[
+        str, typer.Option(help="Address to bind; any other than loopback needs --sender.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to bind.")] = 11112,
+    title: Title = "MEDVIT",
+    sender: Annotated[
+        list[str] | None, typer.Option(help="AE title that may send to us; may be repeated.")
+    ] = None,
+    send_to: Annotated[
+        str, typer.Option(help="Node that gets the results, as TITLE@host:port.", metavar="NODE")
+    ] = "",
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds without a new image after which a study is complete.")
+    ] = 60.0,
+    keep: Annotated[float, typer.Option(min=0, help="Days to keep the images of finished studies.")] = 7.0,
+) -> None:
+    """Receive studies (C-STORE), run a bundle on each that is complete, and send the results back."""
+    if bool(bundle) == bool(rules):
+        raise PacsError("give a bundle, or --rules with several")
+    if host not in ("127.0.0.1", "localhost", "::1") and not sender:
+        raise PacsError(f"{host} can be reached by others, and DICOM knows no passwords; name each --sender")
+    receiver = dimse.Node.parse(send_to) if send_to else None
+    from medvit.bundles import find_bundle
+    from medvit.runs import BundleProcess, Route, read_routes
+    from medvit.runs import listen as run_listener
+    from medvit.studies import SeriesRules
+
+    if rules:
+        routes = read_routes(rules)
+    else:
+        wanted = SeriesRules(
+            modality=(modality,) if modality else (), description=description, body_part=body_part
+        )
+        routes = [Route(find_bundle(bundle), wanted)]
+    run_listener(
+        output, BundleProcess(output, routes), title=title, host=host, port=port, senders=sender or (),
+        receiver=receiver, settle=settle, keep=keep, say=typer.echo,
+    )  # fmt: skip
+
+
+def _is_url(address: str) -> bool:
+    return "://" in address
 
 
 def _parse(query: list[str]) -> dict[str, str]:

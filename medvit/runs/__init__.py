@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "evaluator": ["StudyEvaluator"],
         "folder": ["ResultOptions", "StudyWriter"],
         "journal": ["Journal"],
+        "listener": ["BundleProcess", "Listener", "Route", "listen", "read_routes"],
         "outcome": ["StudyOutcome"],
         "plan": ["Plan"],
         "run": ["run_cohort", "run_work"],

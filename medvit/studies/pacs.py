@@ -18,7 +18,6 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.errors import InvalidDicomError
 
 from medvit.errors import MedvitError, MissingExtraError, StudyError
-from medvit.studies.dicom_out.common import save_dicom
 from medvit.studies.formats import format_of
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def pull(url: str, query: Mapping[str, str], folder: Path, access: Access | None
     PacsError
         If nothing matches, the service cannot be used, or fewer instances came than it said it had.
     """
-    _check_query(query)
+    check_query(query)
     client = dicomweb_client(url, access or Access())
     found = _search(client, url, query)
     if not found:
@@ -142,7 +141,7 @@ def push(url: str, files: Iterable[Path], access: Access | None = None) -> int:
     if not files:
         raise PacsError("there is no file to store; pass DICOM files")
     for file in files:
-        _read(file, stop_before_pixels=True)
+        read_instance(file, stop_before_pixels=True)
     client = dicomweb_client(url, access or Access())
     refused = [why for file in files if (why := _store(client, url, file))]
     if refused:
@@ -150,7 +149,8 @@ def push(url: str, files: Iterable[Path], access: Access | None = None) -> int:
     return len(files)
 
 
-def _check_query(query: Mapping[str, str]) -> None:
+def check_query(query: Mapping[str, str]) -> None:
+    """Raise `PacsError` where a query is empty or names what is not a DICOM keyword."""
     if not any(query.values()):
         raise PacsError(
             "an empty query would fetch the whole archive; state a PatientID, StudyInstanceUID, ..."
@@ -269,7 +269,9 @@ def _search(client: DICOMwebClient, url: str, query: Mapping[str, str]) -> list[
 
 
 def _fetch(client: DICOMwebClient, url: str, series: pydicom.Dataset, folder: Path) -> Path:
-    target = folder / _hashed(series.SeriesInstanceUID)
+    from medvit.studies.dicom_out.common import save_dicom  # slow to import
+
+    target = folder / digest_of(series.SeriesInstanceUID)
     partial = folder / f".{target.name}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -279,7 +281,7 @@ def _fetch(client: DICOMwebClient, url: str, series: pydicom.Dataset, folder: Pa
                 series.StudyInstanceUID, series.SeriesInstanceUID, media_types=(("application/dicom", "*"),)
             )
             for instance in instances:
-                save_dicom(instance, partial / f"{_hashed(instance.SOPInstanceUID)}.dcm")
+                save_dicom(instance, partial / f"{digest_of(instance.SOPInstanceUID)}.dcm")
         came, promised = len(list(partial.iterdir())), series.get("NumberOfSeriesRelatedInstances")
         if came == 0 or (promised is not None and came < int(promised)):
             what = f"{came} of {promised or 'its'} instances of series {series.SeriesInstanceUID}"
@@ -294,7 +296,7 @@ def _store(client: DICOMwebClient, url: str, file: Path) -> str:
     """Store one file; why it was refused, or nothing."""
     import requests
 
-    sent = _read(file)
+    sent = read_instance(file)
     with _clear_errors(url):
         try:
             answer: Any = client.store_instances([sent])
@@ -312,12 +314,20 @@ def _store(client: DICOMwebClient, url: str, file: Path) -> str:
     return "" if str(sent.SOPInstanceUID) in stored else f"{file}: the answer does not name it as stored"
 
 
-def _read(file: Path, **options: bool) -> pydicom.Dataset:
+def read_instance(file: Path, **options: bool) -> pydicom.Dataset:
+    """A DICOM file, with pydicom's options.
+
+    Raises
+    ------
+    StudyError
+        If it is not DICOM.
+    """
     try:
         return pydicom.dcmread(file, **options)  # type: ignore[arg-type]
     except (InvalidDicomError, OSError) as error:
         raise StudyError("dicom-unreadable", "is not a DICOM file", path=file, do="leave it out") from error
 
 
-def _hashed(uid: str) -> str:
+def digest_of(uid: str) -> str:
+    """What a file or folder is named by in place of a UID, which could lead to a patient."""
     return hashlib.sha256(uid.encode()).hexdigest()[:16]

@@ -20,6 +20,8 @@ class SeriesRules:
         Values of ImageType (0008,0008) of which all, or none, must be there.
     description, not_description
         Regular expressions, letter case ignored, that SeriesDescription must, or must not, contain.
+    body_part
+        Regular expression, letter case ignored, that BodyPartExamined must contain.
     contrast
         Whether a contrast agent must, or must not, have been given.
     plane
@@ -35,6 +37,7 @@ class SeriesRules:
     not_image_type: tuple[str, ...] = ()
     description: str = ""
     not_description: str = ""
+    body_part: str = ""
     contrast: bool | None = None
     plane: str = ""
     max_slice_thickness: float | None = None
@@ -60,6 +63,9 @@ class SeriesRules:
             yield f"its description does not match {self.description!r}"
         if self.not_description and re.search(self.not_description, description, re.IGNORECASE):
             yield f"its description matches {self.not_description!r}"
+        part = facts.get("body_part", "")
+        if self.body_part and not re.search(self.body_part, part, re.IGNORECASE):
+            yield f"its body part does not match {self.body_part!r}"
         if self.contrast is not None and facts.get("contrast", False) != self.contrast:
             yield "a contrast agent was given" if facts.get("contrast") else "no contrast agent was given"
         # What follows is known of sound series only; a broken one is refused by its reader, not left out.

@@ -11,7 +11,8 @@ import pytest
 from pydicom.uid import EncapsulatedPDFStorage, SegmentationStorage
 
 from medvit.bundles import find_bundle
-from medvit.runs import run_bundle
+from medvit.runs import BundleProcess, Route, run_bundle
+from medvit.studies import SeriesRules
 from tests.phantoms import COARSE
 from tests.studies.dicom_out.synthetic import write_series
 
@@ -66,3 +67,18 @@ def test_de_identified_results_name_nobody(source: list[Path], tmp_path: Path) -
     image = next(study.joinpath("dicom", "images").rglob("*.dcm"))
     seg = pydicom.dcmread(study / "dicom" / "seg.dcm")
     assert seg.StudyInstanceUID == pydicom.dcmread(image).StudyInstanceUID
+
+
+def test_a_listener_runs_the_bundle_whose_rules_take_a_series(tmp_path: Path) -> None:
+    inbox = tmp_path / "out" / "inbox" / "study"
+    write_series(inbox / "mr", modality="MR", SeriesDescription="t1")
+    write_series(inbox / "ct")
+    route = Route(find_bundle("segformer3d_brain"), SeriesRules(modality=("MR",)))
+    settings = {"device": "$torch.device('cpu')", "writer#options#dicom_anyway": True, **COARSE}
+    processed = BundleProcess(tmp_path / "out", [route], settings)(inbox)
+    assert {p.stem for p in processed.files} == {"seg", "sr", "report"}
+    image = pydicom.dcmread(next((inbox / "mr").iterdir()))
+    for path in processed.files:
+        assert pydicom.dcmread(path).StudyInstanceUID == image.StudyInstanceUID
+    assert "series ct is left out: its modality is CT" in processed.said
+    assert len(processed.said) == 2

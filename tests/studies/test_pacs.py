@@ -259,7 +259,7 @@ def orthanc(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Orthanc]
 
 
 @contextmanager
-def running_orthanc(folder: Path) -> Iterator[int]:
+def running_orthanc(folder: Path, **more: object) -> Iterator[int]:
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -273,7 +273,7 @@ def running_orthanc(folder: Path) -> Iterator[int]:
         "RegisteredUsers": {"medvit": "pa55word"},
         "Plugins": [str(DICOMWEB_PLUGIN)],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
+    } | more
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(["Orthanc", folder / "orthanc.json"], stdout=log, stderr=log)

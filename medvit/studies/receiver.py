@@ -1,0 +1,100 @@
+"""A C-STORE node: what others send lies whole on the disk before they are told that it was stored."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from medvit.errors import MedvitError
+from medvit.studies.dicom.headers import quiet
+from medvit.studies.dimse import application
+from medvit.studies.files import atomic_path
+from medvit.studies.pacs import PacsError, digest_of
+
+if TYPE_CHECKING:
+    from pynetdicom.events import Event
+
+# Answers to a C-STORE, PS3.4 B.2.3 and PS3.7 C.
+STORED, NO_ROOM, NOT_UNDERSTOOD, OTHER_CONTENT = 0x0000, 0xA700, 0xC000, 0x0111
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+@contextmanager
+def receiving(
+    folder: Path, *, title: str, host: str, port: int, senders: Collection[str] = ()
+) -> Iterator[int]:
+    """Take what others store (C-STORE) and answer their C-ECHO, for the length of the block; gives the port.
+
+    Instances go to ``<study>/<series>/<instance>.dcm`` below the folder, named by digests, as they were
+    encoded. What has come before stays: the same again is a success, and other content under the same UID
+    is refused.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    title
+        Our AE title, which callers must use.
+    host, port
+        Address to bind; port 0 takes a free one.
+    senders
+        AE titles that may call; all where empty.
+
+    Raises
+    ------
+    PacsError
+        If the address cannot be bound.
+    """
+    entity = application(title)
+    from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+    from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.rglob(".partial-*"):  # of a process that was killed before it could answer
+        leftover.unlink()
+    # A deflated data set may unpack to more memory than there is before anything could be checked.
+    syntaxes = [uid for uid in ALL_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian]
+    for context in AllStoragePresentationContexts:
+        entity.add_supported_context(str(context.abstract_syntax), syntaxes)
+    entity.add_supported_context(Verification)
+    entity.require_called_aet = True
+    entity.require_calling_aet = list(senders)
+    handlers: Any = [(evt.EVT_C_STORE, lambda event: _take(event, folder))]
+    try:
+        server = entity.start_server((host, port), block=False, evt_handlers=handlers)
+    except OSError as error:
+        raise PacsError(f"{host}:{port} cannot be bound ({error.strerror}); give another port") from None
+    assert server is not None, "it does not block"
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+
+
+def _take(event: Event, folder: Path) -> int:
+    try:
+        data = event.encoded_dataset()
+        with quiet():
+            header = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=[*_UIDS])
+        names = [digest_of(str(header[keyword].value)) for keyword in _UIDS if header.get(keyword)]
+    except Exception:  # whatever a stranger sends must not end the node
+        return NOT_UNDERSTOOD
+    if len(names) != len(_UIDS):
+        return NOT_UNDERSTOOD
+    path = folder.joinpath(*names).with_suffix(".dcm")
+    try:
+        if path.is_file():
+            return STORED if path.read_bytes() == data else OTHER_CONTENT
+        with atomic_path(path) as partial:
+            partial.write_bytes(data)
+    except (MedvitError, OSError) as error:
+        full = isinstance(error, MedvitError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return NO_ROOM if full else NOT_UNDERSTOOD
+    return STORED
