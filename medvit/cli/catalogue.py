@@ -37,7 +37,8 @@ def info(bundle: BundleName, as_json: AsJson = False) -> None:
     for key, value in summary.items():
         typer.echo(f"{key:12} {value}")
     for structure in found.label_table or ():
-        typer.echo(f"  {structure.value:3}  {structure.name}  (SNOMED CT {structure.code.value})")
+        scheme = "SNOMED CT" if structure.code.scheme == "SCT" else "private code"
+        typer.echo(f"  {structure.file_value:3}  {structure.name}  ({scheme} {structure.code.value})")
 
 
 def convert(

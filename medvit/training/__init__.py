@@ -4,6 +4,7 @@ import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
+    submodules={"recipes"},
     submod_attrs={
         "base": ["Base", "find_base"],
         "cases": ["Split", "WholeCases", "as_batch", "split_cases", "study_of"],

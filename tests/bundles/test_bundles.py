@@ -57,8 +57,29 @@ def result_name(bundle: Bundle) -> str:
 
 def key_metric(bundle: Bundle) -> tuple[str, int]:
     """What training is judged by, and the number of its figures of an image, their mean included."""
-    table = bundle.label_table
-    return ("val_psnr", 2) if table is None else ("val_mean_dice", len(table) + 1)
+    if bundle.label_table is None:
+        return "val_psnr", 2
+    return "val_mean_dice", channels(bundle)[1]
+
+
+def write_studies(bundle: Bundle, folder: Path) -> None:
+    """Two heads with label maps; for a bundle that is trained on a data set, two labelled boxes of it."""
+    write_head(folder / "head_1.nii.gz")
+    write_head(folder / "head_seg_09.nii.gz")
+    if "manifest" not in json.loads(bundle.config("train").read_text()):
+        return
+    names = list(bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values())
+    labels = np.zeros((36, 44, 34), np.uint8)
+    labels[8:28, 8:22, 8:26], labels[8:28, 22:36, 8:26] = 1, 2
+    for number in (1, 2):
+        nib.save(nib.Nifti1Image(labels * 50.0, np.eye(4)), folder / f"box_{number}.nii.gz")
+        nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / f"box_{number}_seg.nii.gz")
+    cases = [{"image": f"./box_{n}.nii.gz", "label": f"./box_{n}_seg.nii.gz"} for n in (1, 2)]
+    listed = {
+        "name": "boxes", "modality": {"0": "MRI"}, "labels": dict(enumerate(names)), "training": cases,
+        "numTraining": 2, "numTest": 0, "test": [],
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(listed))
 
 
 def test_there_are_bundles() -> None:
@@ -100,8 +121,12 @@ def test_network_and_metadata_agree_in_channels_and_size(bundle: Bundle) -> None
     )  # fmt: skip
     inputs, outputs = channels(bundle)
     if table := bundle.label_table:
-        assert bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == table.channel_def
-        assert outputs == len(table) + 1
+        described = bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+        assert described == dict(list(table.channel_def.items())[:outputs])
+        # The values of other groups come from the place of what was found, not from the network.
+        assert {s.group for s in table.structures[outputs - 1 :]}.isdisjoint(
+            s.group for s in table.structures[: outputs - 1]
+        )
     network = config(bundle, "inference").get_parsed_content("network_def").eval()
     shape = smallest_input(bundle)
     with torch.no_grad():
@@ -137,8 +162,7 @@ def test_the_weights_are_the_ones_that_the_metadata_names(bundle: Bundle) -> Non
 @pytest.mark.parametrize("kind", ["infer", "train"])
 def test_monais_properties_are_all_there(bundle: Bundle, kind: str, tmp_path: Path) -> None:
     name = {"infer": "inference", "train": "train"}[kind]
-    write_head(tmp_path / "head_1.nii.gz")
-    write_head(tmp_path / "head_seg_09.nii.gz")
+    write_studies(bundle, tmp_path)
     workflow = ConfigWorkflow(
         config_file=str(bundle.config(name)), workflow_type=kind, bundle_root=str(bundle.path),
         dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"), logging_file=False,
@@ -158,10 +182,11 @@ def test_other_tools_find_their_identifiers(bundle: Bundle) -> None:
 def test_configurations_compute_only_what_was_reviewed(bundle: Bundle) -> None:
     """Expressions are code: each may call only what stands in this list, and build only known components."""
     allowed = {
-        "check_flags", "data_parallel", "device", "find_label_maps", "find_studies", "finish", "from_engine",
-        "inference_component", "is_available", "join_process_group", "lateral_flips",
-        "leave_process_group", "load_weights", "locate", "parameters", "run", "run_studies", "save_weights",
-        "set_determinism", "slice_axis", "start_training", "to", "world_size",
+        "attach", "check_flags", "data_parallel", "device", "enumerate", "find_label_maps", "find_studies",
+        "finish", "from_engine", "inference_component", "is_available", "join_process_group",
+        "lateral_flips", "leave_process_group", "len", "load_weights", "locate", "max", "min", "parameters",
+        "prepare_samples", "restored", "run", "run_studies", "save_weights", "set_determinism", "slice_axis",
+        "split_cases", "start_training", "to", "world_size",
     }  # fmt: skip
     trusted = ("medvit.", "torch.", "ignite.handlers.")
     for file in sorted((bundle.path / "configs").glob("*.json")):
@@ -201,7 +226,8 @@ def test_the_bundle_runs_from_any_directory(bundle: Bundle, tmp_path: Path) -> N
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    # Noise holds no anatomy: a bundle that says so has run as well.
+    assert done.returncode == 0 or "red: Not found" in done.stdout + done.stderr, done.stderr
     assert nib.load(tmp_path / "out" / "scan" / result_name(bundle)).shape == (16, 18, 20)
     command[command.index("--input") + 1] = str(tmp_path / "out" / "nothing_here")
     failed = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
@@ -210,8 +236,7 @@ def test_the_bundle_runs_from_any_directory(bundle: Bundle, tmp_path: Path) -> N
 
 def train(bundle: Bundle, configs: list[str], folder: Path, **overrides: object) -> ConfigWorkflow:
     """Run a training or evaluation on two made-up heads, as small as can be."""
-    write_head(folder / "head_1.nii.gz")
-    write_head(folder / "head_seg_09.nii.gz")
+    write_studies(bundle, folder)
     shape = smallest_input(bundle)
     workflow = ConfigWorkflow(
         config_file=[str(bundle.config(name)) for name in configs], workflow_type="train",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +336,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
         evaluator.run([0])
         kept = torch.load(path, weights_only=True)["weight"].item()
         assert kept == (value if best else 1.0)
+
+
+def test_configurations_find_the_recipes_before_anything_else_imported_them() -> None:
+    subprocess.run([sys.executable, "-c", "import medvit.training as t; t.recipes.case_list"], check=True)
