@@ -8,9 +8,28 @@ from monai.transforms import Compose, Orientationd, ScaleIntensityRangePercentil
 
 from medvit.studies.labels import load_label_table
 from medvit.transforms.bias import CorrectBiasd
-from medvit.transforms.components import LargestComponentd
+from medvit.transforms.components import LargestComponentd, Places
 from medvit.transforms.load_study import LoadStudyd
 from medvit.transforms.resample import ResampleImaged
+
+# Centres of the right structures in mm from the median voxel of the deep grey matter, means of 18 adults.
+_ANCHORS = ("thalamus", "caudate nucleus", "putamen", "globus pallidus")
+_OFFSETS: dict[str, tuple[float, float, float]] = {
+    "lateral ventricle": (14, -10, 6),
+    "cerebellar white matter": (16, -37, -40),
+    "cerebellar cortex": (22, -45, -45),
+    "thalamus": (11, -11, 0),
+    "caudate nucleus": (14, 13, 8),
+    "putamen": (25, 7, -2),
+    "globus pallidus": (19, 4, -4),
+    "hippocampus": (24, -11, -18),
+    "amygdala": (22, 6, -19),
+    "nucleus accumbens": (8, 18, -6),
+    "ventral diencephalon": (10, -6, -13),
+    "brain-stem": (0, -16, -34),
+    "third ventricle": (0, -2, -6),
+    "fourth ventricle": (0, -29, -38),
+}
 
 
 def prepare_head_mr(keys: str, spacing: Sequence[float], bias_correction: bool = False) -> Compose:
@@ -39,10 +58,17 @@ def prepare_head_mr(keys: str, spacing: Sequence[float], bias_correction: bool =
 
 
 def clean_brain_labels(keys: str) -> LargestComponentd:
-    """Keep the largest piece of the brain and of each of its compact structures.
+    """Keep the largest piece of the brain, and of each of its compact structures the one in its place.
 
     White matter, cortex and cerebrospinal fluid may come in pieces.
     """
     spread = ("cerebral white matter", "cerebral cortex", "cerebrospinal fluid")
     table = load_label_table("brain")
-    return LargestComponentd(keys, compact=[s.value for s in table if s.unsided_name not in spread])
+    offsets = {}
+    for s in table:
+        if s.unsided_name in _OFFSETS:
+            right, front, up = _OFFSETS[s.unsided_name]
+            offsets[s.value] = (-right if s.side == "left" else right, front, up)
+    anchors = frozenset(s.value for s in table if s.unsided_name in _ANCHORS)
+    compact = [s.value for s in table if s.unsided_name not in spread]
+    return LargestComponentd(keys, compact, Places(anchors, offsets))
