@@ -53,9 +53,9 @@ class Schedule:
     patches
         Windows that are cut of each study in one pass, half of them around a labelled voxel.
     learning_rate
-        Of AdamW.
+        Learning rate of AdamW.
     seed
-        Of the windows.
+        Seed of the choice of windows.
     """
 
     max_epochs: int = 20
@@ -76,7 +76,7 @@ def finetune(
     Parameters
     ----------
     evaluator
-        Of the bundle; its inferer measures, and says how large the windows are.
+        Evaluator of the bundle; its inferer measures, and says how large the windows are.
     training, held_out
         Annotated studies to learn from, and to measure on.
     classes

@@ -104,11 +104,11 @@ class PacsStore(FileStore):
     Parameters
     ----------
     url
-        Of the DICOMweb service.
+        Address of the DICOMweb service.
     cache
         Folder for what was fetched.
     modalities
-        Of the series to list, such as ``("CT", "MR")``.
+        Modalities of the series to list, such as ``("CT", "MR")``.
     tables
         Label tables by name of the bundle; they code the labels that are saved.
     access

@@ -148,3 +148,18 @@ def test_orthanc(tmp_path):
             assert pixels_of(folder) == pixels_of(tmp_path / "ct")
             assert move(node, {"PatientID": "P1"}, "MEDVIT") == 6
     assert pixels_of(tmp_path / "inbox") == pixels_of(tmp_path / "ct")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a bundle, or --rules"),
+        (["segformer3d_brain", "--host", "0.0.0.0"], "name each --sender"),
+        (["segformer3d_brain", "--send-to", "PACS"], "write it as TITLE@host:port"),
+        (["no_such_bundle"], "no_such_bundle"),
+    ],
+)
+def test_a_listener_that_makes_no_sense_does_not_start(arguments, message, tmp_path):
+    done = CliRunner().invoke(app, ["listen", *arguments, "-o", str(tmp_path / "out")])
+    assert done.exit_code == 1 and message in str(done.exception)
+    assert not (tmp_path / "out").exists()

@@ -180,7 +180,7 @@ def _characteristic(
 
 
 def _terms(element: DataElement, keyword: str) -> DataElement | None:
-    """Of a coded string the values that are defined terms; without any, what the attribute needs at least."""
+    """The values of a coded string that are defined terms; without any, what the attribute needs at least."""
     kept = [value for value in _values(element) if is_term(value)]
     if keyword == "ImageType" and len(kept) < 2:
         kept = ["DERIVED", "SECONDARY"]

@@ -143,7 +143,7 @@ def volumes(headers: Sequence[Header]) -> list[Volume | Incomplete]:
     ):
         _check_same(headers, keyword, what)
     for header in headers:
-        # De-identification may empty this attribute; where it is not even there, the file is no whole one.
+        # De-identification may empty this attribute; where it is missing altogether, the file is not whole.
         if "SeriesInstanceUID" not in header.dataset:
             raise header.fault("dicom-missing-attribute", "the attribute is missing", "SeriesInstanceUID")
     partial: list[Incomplete] = []
@@ -207,7 +207,7 @@ def _by_geometry(label: str, planes: list[Plane]) -> list[Labelled]:
             raise odd.header.fault("dicom-mixed-geometry", what, keyword, "take it away if it is a stray")
     if len(clusters) == 1:
         return [(label, planes)]
-    # Ordered and named by direction, so that the names do not hang on the order of the files.
+    # Ordered and named by direction, so that the names do not depend on the order of the files.
     clusters.sort(key=lambda c: tuple(np.round(c[0].normal, 3)))
     names = [facing(c[0].normal) for c in clusters]
     return [
@@ -297,12 +297,12 @@ def _apart(planes: list[Plane], name: str) -> dict[object, list[Plane]]:
 def _complete(
     planes: list[Plane], groups: list[Labelled], keyword: str, partial: list[Incomplete]
 ) -> list[Labelled]:
-    """Of volumes split from one series those at all of its places; what has fewer goes to `partial`.
+    """The volumes, of those split from one series, that are at all of its places; others go to `partial`.
 
     Raises
     ------
     StudyError
-        If none is at all places, so that no telling is possible which of them lack images.
+        If none is at all places, so that nothing tells which of them lack images.
     """
     rank = dict(zip(map(id, planes), ranks(planes), strict=True))
     places = [{rank[id(plane)] for plane in group} for _, group in groups]

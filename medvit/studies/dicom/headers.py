@@ -131,7 +131,7 @@ class Attributes:
         Raises
         ------
         StudyError
-            If the value is no finite number, or there are not `count` of them.
+            If the value is not a finite number, or there are not `count` of them.
         """
         if not self.has(keyword):
             return ()

@@ -94,7 +94,7 @@ def read_segmentation(path: Path) -> Segmentation:
     try:
         volume = seg.get_volume(combine_segments=True, dtype=np.uint16)
     except (RuntimeError, ValueError) as error:
-        what = f"is no label map: {str(error).rstrip('.')}"
+        what = f"is not a label map: {str(error).rstrip('.')}"
         raise StudyError("dicom-seg-no-label-map", what, path=path, do="save it as a label map") from error
     x, y, z = volume.spatial_shape
     return Segmentation(volume.array, Grid((x, y, z), _RAS_FROM_LPS @ volume.affine), segments)

@@ -93,7 +93,7 @@ def stack(planes: Sequence[Plane]) -> Stack:
         affine = _affine(kept[0], step, start)
         notes += (f"Slices lie up to {deviation:.3f} mm beside an even grid, which was taken for exact.",)
     if step @ kept[0].normal > MAX_SPACING_MM:
-        what = f"slices {step @ kept[0].normal:g} mm apart are no volume"
+        what = f"slices {step @ kept[0].normal:g} mm apart do not form a volume"
         raise kept[0].header.fault("dicom-bad-spacing", what, "ImagePositionPatient")
     across = step - (step @ kept[0].normal) * kept[0].normal
     orientation, spacing = kept[0].orientation, kept[0].spacing
@@ -199,7 +199,7 @@ def _without_repeats(planes: Sequence[Plane]) -> tuple[list[Plane], tuple[str, .
     kept: list[Plane] = []
     dropped = 0
     previous = -1
-    # Among copies the order of names decides, so that the choice does not hang on the order of the list.
+    # Among copies the order of names decides, so that the choice does not depend on the order of the list.
     for i in sorted(range(len(planes)), key=lambda i: (rank[i], str(planes[i].header.path), planes[i].frame)):
         if rank[i] != previous:
             kept.append(planes[i])

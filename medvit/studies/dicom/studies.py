@@ -26,7 +26,7 @@ def dicom_studies(
     files
         Each with the path below the input by which it is known.
     names
-        Of the channels.
+        Names of the channels.
     rules
         For all series, or one for each channel.
     """
@@ -60,7 +60,7 @@ def _with_channels(studies: list[Study], names: Sequence[str], rules: Rules) -> 
 def _one_study(members: list[Study], names: Sequence[str], rules: Rules) -> Iterator[Outcome]:
     first = members[0]
     if isinstance(rules, SeriesRules) or len(rules) != len(names):
-        what = f"is DICOM, and of its series there is no telling which are the {len(names)} channels"
+        what = f"is DICOM, and nothing tells which of its series are the {len(names)} channels"
         do = "give one rule a channel, or list the series of each channel in a manifest"
         yield Refused(first.id, StudyError("channels-unknown", what, path=first.path, do=do))
         return

@@ -32,7 +32,7 @@ class Algorithm:
     name
         The bundle ("segformer3d_brain").
     version
-        Of the bundle.
+        Version of the bundle.
     weights
         SHA-256 of the weights, as hexadecimal digits.
     """
