@@ -22,7 +22,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medvit.losses import LateralDiceCELoss
 from medvit.networks.weights import load_weights
 from medvit.studies.files import atomic_path
-from medvit.synthesis import SynthesisSettings, Synthesizer, brain_anatomy, find_label_maps, read_head_map
+from medvit.synthesis import (
+    HeadBank,
+    SynthesisSettings,
+    Synthesizer,
+    brain_anatomy,
+    find_label_maps,
+    read_head_map,
+)
 
 _WARM_UP = 0.03
 _SAVE_EVERY = 60.0
@@ -49,7 +56,7 @@ class HeadTraining:
         self,
         network: nn.Module,
         synthesizer: Synthesizer,
-        heads: Sequence[Any],
+        heads: HeadBank,
         *,
         batch_size: int,
         learning_rate: float,
@@ -71,9 +78,7 @@ class HeadTraining:
     def batch(self) -> tuple[Tensor, Tensor]:
         """Images and targets (B, 1, X, Y, Z) of heads drawn by chance."""
         chosen = torch.randint(len(self.heads), (self.batch_size,), generator=self.generator).tolist()
-        samples = [self.synthesizer(self.heads[number], self.generator) for number in chosen]
-        images, targets = zip(*samples, strict=True)
-        return torch.stack(images), torch.stack(targets)
+        return self.synthesizer.batch(self.heads, chosen, self.generator)
 
     def step(self, fraction: float) -> float:
         """One step at a fraction of the time; its loss, not a number if its gradient is not finite."""
@@ -183,7 +188,7 @@ def train_on_synthetic_heads(
     training = HeadTraining(
         network,
         Synthesizer(anatomy, settings),
-        heads,
+        HeadBank(heads),
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
