@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "command_line": ["check_flags", "locate"],
+        "export": ["export_bundle"],
         "find": ["Bundle", "find_bundle", "installed_bundles"],
         "finder": ["StructureFinder"],
         "gate": ["Gate", "Scope"],

@@ -73,6 +73,7 @@ def data(context: typer.Context) -> None:
 
 
 app.command()(catalogue.convert)
+app.command()(catalogue.export)
 
 
 @app.command(**_SUB_APP)

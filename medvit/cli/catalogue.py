@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.options import AsJson, BundleName, Output, Spacing, WindowSize
+from medvit.cli.options import AsJson, BundleName, Output, Spacing, Trust, WindowSize
 
 
 def list_bundles(as_json: AsJson = False) -> None:
@@ -86,3 +86,17 @@ def convert(
     )  # fmt: skip
     bundle = convert_checkpoint(network, checkpoint, output, settings)
     typer.echo(f"{bundle.path} is ready; what was taken for granted stands in docs/README.md")
+
+
+def export(
+    bundle: BundleName,
+    output: Output,
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, torchscript, or zoo (a zip of the bundle).")
+    ] = "onnx",
+    trust: Trust = False,
+) -> None:
+    """Write the network of a bundle as ONNX or TorchScript, or the bundle as a zip for the model zoo."""
+    from medvit.bundles import export_bundle, find_bundle
+
+    typer.echo(str(export_bundle(find_bundle(bundle, trust=trust), output, form)))

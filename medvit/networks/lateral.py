@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.studies.labels import load_label_table
@@ -28,7 +27,6 @@ class LateralSegmenter(nn.Module):
     """
 
     channel_of: Tensor
-    side_sign: Tensor
 
     def __init__(self, network: nn.Module, table: str | dict[str, Any]) -> None:
         super().__init__()
@@ -38,17 +36,22 @@ class LateralSegmenter(nn.Module):
         channels = [0] + [names.index(s.unsided_name) + 1 for s in structures]
         signs = [0.0] + [{"left": -1.0, "right": 1.0, "": 0.0}[s.side] for s in structures]
         self.register_buffer("channel_of", torch.tensor(channels), persistent=False)
-        self.register_buffer("side_sign", torch.tensor(signs), persistent=False)
+        # Known to the host, so that neither a device nor an exporter has to be asked for them.
+        self.needed = max(channels) + 2
+        self.sides = [(value, sign) for value, sign in enumerate(signs) if sign]
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, C, ...) to logits (B, 1 + structures of the table, ...)."""
         channels = self.network(image)
-        needed = int(self.channel_of.max()) + 2
-        if channels.shape[1] != needed:
-            raise ValueError(f"the network gives {channels.shape[1]} channels, not the {needed} needed")
+        if channels.shape[1] != self.needed:
+            raise ValueError(f"the network gives {channels.shape[1]} channels, not the {self.needed} needed")
         logits = channels.index_select(1, self.channel_of)
-        log_left, log_right = F.logsigmoid(-channels[:, -1]), F.logsigmoid(channels[:, -1])
-        for value, sign in enumerate(self.side_sign.tolist()):
-            if sign:
-                logits[:, value] += log_right if sign > 0 else log_left
+        log_left, log_right = _log_sigmoid(-channels[:, -1]), _log_sigmoid(channels[:, -1])
+        for value, sign in self.sides:
+            logits[:, value] += log_right if sign > 0 else log_left
         return logits
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    # As torch computes it; ONNX's own form of the operator gives minus infinity far from zero.
+    return x.clamp(max=0) - x.abs().neg().exp().log1p()

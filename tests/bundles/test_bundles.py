@@ -14,7 +14,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from monai.bundle import (
+    ConfigParser,
+    ConfigWorkflow,
+    ckpt_export,
+    create_workflow,
+    load,
+    verify_metadata,
+    verify_net_in_out,
+)
 
 from medvit.bundles import Bundle, installed_bundles
 from medvit.networks import load_weights
@@ -268,3 +276,17 @@ def test_training_takes_a_step_and_goes_on_from_its_checkpoint(bundle: Bundle, t
     assert second.trainer.state.metrics is not None
     network = config(bundle, "inference").get_parsed_content("network_def")
     load_weights(network, tmp_path / "out" / "model.pt")
+
+
+@every_bundle
+def test_monai_loads_the_network_without_data_from_anywhere(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = load(bundle.name, bundle_dir=bundle.path.parent, device="cpu")
+    state = torch.load(bundle.weights, weights_only=True)
+    assert set(network.state_dict()) == set(state)
+    name, value = next(iter(state.items()))
+    torch.testing.assert_close(network.state_dict()[name], value.to(network.state_dict()[name].dtype))
+    workflow = create_workflow(config_file=str(bundle.config("train")), workflow_type="train")
+    assert Path(workflow.bundle_root) == bundle.path
