@@ -223,8 +223,8 @@ class _LocalRefinement(nn.Module):
 class CATANet(nn.Module):
     """Light super-resolution: alike tokens attend to each other wherever they lie, then near ones.
 
-    The sorting is global, so a tile is another input than its image. Images with a side shorter than the
-    largest patch are mirrored up to it.
+    The sorting is global, so the result for a tile differs from that for the whole image. Images with a side
+    shorter than the largest patch are mirrored up to it.
 
     Parameters
     ----------
@@ -235,7 +235,8 @@ class CATANet(nn.Module):
     dim, qk_dim, mlp_dim, num_heads
         Channels of the body, of queries and keys, inside the feed-forward parts, and heads of the attention.
     num_tokens, group_size, n_iters
-        Of each block: centres, tokens of a group, and rounds by which a training step moves the centres.
+        For each block: number of centres, tokens per group, and rounds that move the centres in a training
+        step.
     patch_sizes
         Side of the patches of each block in pixels.
     mend_seams
@@ -320,6 +321,6 @@ class CATANet(nn.Module):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), dict)

@@ -239,7 +239,7 @@ class _Group(nn.Module):
 class CRAFT(nn.Module):
     """Light super-resolution: rectangle attention for low frequencies, convolutions for high ones.
 
-    Statistics of the fusion blocks are taken over the whole image, so a tile is another input than its image.
+    Statistics of the fusion blocks are taken over the whole image, so a tile gives another result.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ class CRAFT(nn.Module):
         Height and width in pixels of the rectangles of the first half of the channels; those of the second
         half are turned.
     mlp_ratio, qkv_bias
-        As in other transformers.
+        Ratio of the feed-forward width, and whether queries, keys and values have a bias.
     img_range
         Factor by which the image is multiplied inside.
     resi_connection
@@ -337,7 +337,7 @@ class CRAFT(nn.Module):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over, misshapen, or a table is not the network's own.
+            If an entry is missing, unexpected or of the wrong shape, or a table is not the network's own.
         """
         state = read_checkpoint(source)
         both = (self.rectangle, self.rectangle[::-1])

@@ -52,7 +52,7 @@ class CSwin(nn.Module):
     depths, num_heads, stripe_widths
         Blocks, heads and width of the stripes, in tokens, of the four stages. The last stage is one window.
     mlp_ratio, qkv_bias, drop_path_rate
-        As in other transformers; the rate of stochastic depth rises linearly over the blocks.
+        Usual settings of a transformer; the rate of stochastic depth rises linearly over the blocks.
 
     References
     ----------
@@ -102,6 +102,6 @@ class CSwin(nn.Module):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), dict)

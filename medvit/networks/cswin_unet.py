@@ -68,7 +68,7 @@ class CSwinUNet(nn.Module):
     depths, num_heads, stripe_widths
         Blocks, heads and width of the stripes, in tokens, of the four stages, down and up alike.
     mlp_ratio, qkv_bias, drop_path_rate
-        As in other transformers; the rate of stochastic depth rises linearly over the blocks.
+        Usual settings of a transformer; the rate of stochastic depth rises linearly over the blocks.
 
     References
     ----------
@@ -138,7 +138,7 @@ class CSwinUNet(nn.Module):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), _without_wrapper)
 

@@ -259,7 +259,7 @@ class DFormer(nn.Module):
         Whether training gives logits of full, half and quarter size.
     init
         ``"default"``: PyTorch's own, as the authors train from scratch; ``"trunc_normal"``: linear layers
-        normal(0.02), which their code applies only beside pretrained weights.
+        normal(0.02), which their code applies only together with pretrained weights.
     use_checkpoint
         Recompute the blocks in the backward pass, encoder and decoder (the authors' class forgets the
         decoder): less memory, more time.
@@ -273,10 +273,10 @@ class DFormer(nn.Module):
 
     Sizes: the authors' class takes edges of which ``size / patch_size`` is a multiple of 8 and, at each
     stage whose H is at least the group's, no axis is shorter than the group and ``size // group`` divides
-    the axis. There the numbers are equal. Here any size is taken: incomplete groups are padded and the
+    the axis. There the results are equal. Here any size is accepted: incomplete groups are padded and the
     padding is masked as key on all three axes (the class forgets depth), odd grids are padded before
     merging and cropped after expanding. As in the class, a grid with H below the group is one group.
-    Which kind of attention a grid gets is decided anew for every call; the authors' class changes for good
+    The kind of attention is chosen anew for the grid of every call; the authors' class changes for good
     on its first small volume.
 
     Export: the size of the volume is fixed by the example, for it fixes the groups; the batch is not.
@@ -396,12 +396,12 @@ class DFormer(nn.Module):
         Returns
         -------
         LoadReport
-            Heads of lower levels that a network without deep supervision has no use for are `ignored`.
+            Heads of lower levels that a network without deep supervision does not use are `ignored`.
 
         Raises
         ------
         WeightsError
-            If the file is unsafe to open, or an entry is missing, left over or of another shape.
+            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
         """
         state = read_checkpoint(source)
         unused = () if self.deep_supervision else tuple(n for n in state if re.match(r"final\.[12]\.", n))

@@ -214,8 +214,8 @@ class _Embedding(nn.Module):
 class DRSformer(nn.Module):
     """Restores an image of the same size: a U-shape of sparse channel attention, between mixtures of experts.
 
-    Norms of the attention and the weights of the experts are taken over the whole image, so a tile is another
-    input than its image.
+    Norms of the attention and the weights of the experts are taken over the whole image, so the
+    result for a tile differs from that for the whole image.
 
     Parameters
     ----------
@@ -294,6 +294,6 @@ class DRSformer(nn.Module):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), dict)

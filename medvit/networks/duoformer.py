@@ -118,7 +118,7 @@ class MultiscaleFormer(nn.Module):
     Parameters
     ----------
     dim, depth, num_heads, mlp_ratio
-        Of both transformers.
+        Width, blocks, heads and feed-forward ratio of both transformers.
     num_classes
         Classes of the head.
     tokens
@@ -180,12 +180,12 @@ class DuoFormer(nn.Module):
     backbone
         ``"r18"`` or ``"r50"``.
     num_scales
-        How many of the last stages are used, 1 to 4.
+        Number of last stages that are used, 1 to 4.
     scale_token
         The token that gathers a region: ``"random"``, one learnt vector, or ``"channel"``, made from all
         stages.
     embed_dim, depth, num_heads, mlp_ratio
-        Of both transformers.
+        Width, blocks, heads and feed-forward ratio of both transformers.
 
     Notes
     -----
@@ -268,7 +268,7 @@ class DuoFormer(nn.Module):
         Raises
         ------
         WeightsError
-            If the file holds a pickled object, or an entry is missing, left over or misshapen.
+            If the file holds a pickled object, or an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), _renamed)
 

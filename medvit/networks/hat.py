@@ -220,13 +220,13 @@ class HAT(nn.Module):
     window_size
         Side of the attention windows in pixels.
     compress_ratio, squeeze_factor
-        How much narrower the convolutions, and the channel gate, are inside.
+        Factors by which the convolutions and the channel gate are narrower inside.
     conv_scale
         Weight of the convolution branch.
     overlap_ratio
-        How much larger the windows of the cross-attention are; `window_size` times it, rounded down, is even.
+        Relative enlargement of the cross-attention's windows; `window_size` times it, rounded down, is even.
     mlp_ratio, qkv_bias, patch_norm, drop_path_rate
-        As in other Swin transformers; stochastic depth acts while training.
+        Usual settings of a Swin transformer; stochastic depth acts during training only.
     img_size
         Side of the images that were trained on. One of at most `window_size` turns the shifts off and makes
         the windows of the hybrid blocks that small, as in the authors' code.
@@ -348,7 +348,8 @@ class HAT(nn.Module):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over, misshapen, or an index table is not the network's own.
+            If an entry is missing, unexpected or of the wrong shape, or an index table is not the network's
+            own.
         """
         state = read_checkpoint(source)
         window, wide = self.block_window, self.wide_window

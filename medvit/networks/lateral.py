@@ -1,4 +1,4 @@
-"""Left and right from a segmenter that predicts each structure once and the side beside it."""
+"""Left and right from a segmenter that predicts each structure once, and the side separately."""
 
 from __future__ import annotations
 

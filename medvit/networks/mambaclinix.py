@@ -50,7 +50,7 @@ class HierarchicalConv(nn.Module):
     channels
         Divisible by 2^(order - 1).
     kernel_size
-        Of the depthwise convolution.
+        Edge of the depthwise kernel.
     order
         Number of groups.
     """
@@ -184,14 +184,14 @@ class MambaClinix(ResidualUNet):
         Stochastic depth of the last stage; it grows linearly from 0 (0.5 as published).
     deep_supervision
         Whether training gives the logits of every decoder stage (for ``monai.losses.DeepSupervisionLoss``).
-        Without, the heads of a published checkpoint that are then of no use are ignored.
+        If False, the unused heads of a published checkpoint are ignored.
 
     Notes
     -----
     Input (B, in_channels, D, H, W) with edges divisible by the product of the strides; output
     (B, out_channels, D, H, W), or in deeply supervised training a list of them, full resolution first.
 
-    Of the published code, this keeps: the sum where the paper describes a gate, one LayerNorm before and
+    Kept from the published code: the sum where the paper describes a gate, one LayerNorm before and
     after Mamba, the one-way scan, one residual block a stage whatever a plan says. It
     drops what takes no part in the computation: ``skip_scale``, and the second names of a tensor (accepted
     on loading). It does not edit the lists that it is given. The region-specific loss of the paper is
@@ -257,7 +257,7 @@ class MambaClinix(ResidualUNet):
         return skips
 
     def published_names(self) -> Names:
-        """The authors count the refinements from the deepest, which has a name of its own."""
+        """The authors count the refinements from the deepest, which is named separately."""
         deepest = len(self.stages) - 1
         refine = [
             (rf"^decoder\.residual_blocks\.{deepest - 1 - i}\.", f"refine.{i}.") for i in range(deepest)

@@ -78,9 +78,9 @@ class Entrance(nn.Module):
     in_channels
         Channels of the image.
     img_size, patch_size
-        Of the image and of a patch along each axis, in pixels; a patch divides the image.
+        Size of the image and of a patch along each axis, in pixels; patches divide the image evenly.
     dim, decoder_dim
-        Width of the encoder and of the decoder; without a decoder the entrance has no readout.
+        Width of the encoder and of the decoder; without a decoder there is no readout.
     positions
         Whether the tables encode position; those of Uni4Eye's volumes are zero.
     """
@@ -119,7 +119,7 @@ class Entrance(nn.Module):
         Raises
         ------
         ValueError
-            If the image is of another size.
+            If the image has another size.
         """
         if tuple(image.shape[2:]) != self.img_size:
             raise ValueError(f"the network takes images of {self.img_size}, not {tuple(image.shape[2:])}")
@@ -199,7 +199,7 @@ class MaskedAutoencoder(_Transformer):
     dim, depth, num_heads
         Width, blocks and heads of the encoder.
     decoder_dim, decoder_depth, decoder_num_heads
-        Likewise of the decoder.
+        Width, blocks and heads of the decoder.
     mlp_ratio
         Width of the perceptrons over that of the tokens.
     normalise_targets
@@ -249,7 +249,7 @@ class MaskedAutoencoder(_Transformer):
         Raises
         ------
         ValueError
-            If there is none.
+            If the network has no such entrance.
         """
         axes = image.ndim - 2
         for entrance in self.entrances:
@@ -307,7 +307,7 @@ class MaskedAutoencoder(_Transformer):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), _renamed)
 
@@ -329,11 +329,11 @@ class ViTClassifier(_Transformer):
     Parameters
     ----------
     in_channels, img_size, patch_size
-        Of the image, in 2D or 3D.
+        Channels of the image, and its size and that of a patch in pixels, in 2D or 3D.
     num_classes
         Labels; each has its own sigmoid.
     dim, depth, num_heads, mlp_ratio, qkv_bias
-        Of the transformer.
+        Settings of the transformer.
     global_pool
         Whether the mean of the patches is read out; else the class token.
     """
@@ -373,7 +373,7 @@ class ViTClassifier(_Transformer):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), self._renamed)
 
@@ -385,7 +385,7 @@ class ViTClassifier(_Transformer):
         Raises
         ------
         WeightsError
-            If an entry is missing or misshapen.
+            If an entry is missing or of the wrong shape.
         """
         state = read_checkpoint(source)
         left = tuple(n for n in state if n.startswith(("decoder_", "mask_token", "norm.")))

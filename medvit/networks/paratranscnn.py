@@ -15,7 +15,7 @@ from medvit.networks.published import LoadReport, StateDict, load_strictly, read
 
 
 class BasicBlock(nn.Module):
-    """ResNet's basic block: two 3x3 convolutions beside an identity or a strided 1x1 convolution."""
+    """ResNet's basic block: two 3x3 convolutions, and an identity or strided 1x1 convolution as shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class ParaTransCNN(nn.Module):
         Raises
         ------
         WeightsError
-            If the file is unsafe to open, or an entry is missing, left over or of another shape.
+            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), rename_published)
 
@@ -240,7 +240,7 @@ class ParaTransCNN(nn.Module):
         Raises
         ------
         WeightsError
-            If the file is unsafe to open, or an entry is missing, left over or of another shape.
+            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self.cnn, read_checkpoint(source), dict, ignored=("fc.weight", "fc.bias"))
 

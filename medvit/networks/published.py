@@ -38,7 +38,7 @@ class LoadReport:
     matched
         Number of entries of the network that were filled.
     ignored
-        Entries of the checkpoint that the network has no use for by design (say, an unused head).
+        Entries of the checkpoint that the network does not use by design (say, an unused head).
     """
 
     matched: int
@@ -118,7 +118,7 @@ def load_strictly(
     Raises
     ------
     WeightsError
-        If an entry is missing, left over or of another shape; the message names them.
+        If an entry is missing, unexpected or of the wrong shape; the message names them.
     """
     own = network.state_dict()
     given = rename({name: value for name, value in published.items() if name not in ignored})
@@ -145,7 +145,7 @@ def load_strictly(
 
 
 def open_checkpoint(path: str | Path) -> Any:
-    """All that a checkpoint file holds: a training framework's records beside the state dict, too.
+    """The whole content of a checkpoint file, including a training framework's own records.
 
     Raises
     ------

@@ -109,7 +109,7 @@ class PVTv2(nn.Module):
     in_channels, num_classes
         Channels of the image, and labels of the head.
     embed_dims, num_heads, mlp_ratios, depths, reductions
-        Of the four stages; the defaults are b1. `reductions` divide the sides of the map of keys.
+        Settings of the four stages; the defaults are b1. `reductions` divide the sides of the map of keys.
     qkv_bias
         Whether query, key and value have a bias.
     linear
@@ -163,7 +163,7 @@ class PVTv2(nn.Module):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), dict)
 

@@ -41,7 +41,7 @@ class Regions(nn.Module):
         self.per_axis, self.size = per_axis, size
 
     def grid(self, tokens: int) -> tuple[int, int]:
-        """Regions along an edge, and tokens along the edge of each, for a bag of so many tokens."""
+        """Regions along an edge, and tokens along the edge of each, for a bag of `tokens` tokens."""
         side = math.isqrt(tokens - 1) + 1
         if self.size is not None:
             return -(-side // self.size), self.size
@@ -131,11 +131,11 @@ class CrossRegionAttention(nn.Module):
     attention
         Attention over the regions of one bag.
     regions
-        How the bag is cut.
+        Regions into which the bag is cut.
     to_scores
         Maps tokens (..., C) to scores (..., representatives).
     mask_padding
-        Whether padding takes no part.
+        Whether padding is excluded.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class R2TMIL(nn.Module):
         Dropout after the projection, after each attention, and inside the pooling.
     mask_padding
         False, as published: the zeros that fill a bag's grid take part in attention, as keys and values
-        that are the layer's bias. True: they do not. Weights fit the way they were trained.
+        that are the layer's bias. True: they do not. Use weights in the mode in which they were trained.
 
     Notes
     -----
@@ -424,7 +424,7 @@ class R2TMIL(nn.Module):
         Raises
         ------
         WeightsError
-            If the file is unsafe to open, or an entry is missing, left over or of another shape.
+            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
         """
         state = read_checkpoint(source)
         unused = tuple(name for name in state if name.endswith(".attn.attn.pe.bias"))

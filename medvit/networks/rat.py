@@ -390,7 +390,7 @@ class RAT(nn.Module):
         Raises
         ------
         WeightsError
-            If the file is unsafe to open, or an entry is missing, left over or of another shape.
+            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), rename_published)
 

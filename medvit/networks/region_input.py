@@ -11,7 +11,7 @@ class RegionInput(nn.Module):
     Parameters
     ----------
     network
-        From an image (B, C, H, W) and a map (B, 1, H, W) to an image, such as `RAT`.
+        Network that maps an image (B, C, H, W) and a map (B, 1, H, W) to an image, such as `RAT`.
     """
 
     def __init__(self, network: nn.Module) -> None:

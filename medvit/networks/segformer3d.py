@@ -94,7 +94,7 @@ class EfficientAttention(nn.Module):
 
 
 class ConvFeedForward(nn.Module):
-    """Two linear layers around a depthwise 3x3x3 convolution, which makes positions known (section 3.1)."""
+    """Two linear layers around a depthwise 3x3x3 convolution, which encodes position (section 3.1)."""
 
     def __init__(self, dim: int, ratio: float, norm: Literal["batch", "group"]) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class ConvFeedForward(nn.Module):
         return self.contract(F.gelu(_channels_last(x)))
 
     def _convolve(self, x: Tensor) -> Tensor:
-        # On a CPU, torch 2.13's bfloat16 weight gradient of a depthwise convolution is garbage now and then
+        # On a CPU, torch 2.13's bfloat16 weight gradient of a depthwise convolution is occasionally wrong
         # on small grids; in float32 it is right, and no slower.
         if x.device.type == "cpu" and x.dtype != torch.float32 and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
@@ -369,7 +369,7 @@ class SegFormer3D(nn.Module):
         Raises
         ------
         WeightsError
-            If the file is unsafe to open, or an entry is missing, left over or of another shape.
+            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), rename_published)
 

@@ -49,7 +49,7 @@ class SwinPretrainer(nn.Module):
     in_channels
         Channels of the image.
     feature_size, depths, num_heads, window_size, patch_merging
-        As in `SwinUNETR`, whose `load_encoder` takes the weights that come of it.
+        Settings of the encoder, as in `SwinUNETR`, whose `load_encoder` takes the trained weights.
 
     Notes
     -----
@@ -106,7 +106,7 @@ class SwinPretrainer(nn.Module):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), self._completed)
 
@@ -121,7 +121,7 @@ class SwinPretrainer(nn.Module):
 
 
 def turn(windows: Tensor, turns: Tensor) -> Tensor:
-    """Windows (B, C, D, H, W), D and H alike, turned by so many quarters in the plane of D and H each."""
+    """Windows (B, C, D, H, W), D and H equal, each after its own number of quarter turns in that plane."""
     return torch.stack([torch.rot90(one, int(k), (1, 2)) for one, k in zip(windows, turns, strict=True)])
 
 

@@ -86,7 +86,7 @@ class SwinUNETR(monai_swin.SwinUNETR):
     Input (B, in_channels, *size) with every edge a multiple of 32 and one at least 64, output
     (B, out_channels, *size).
 
-    MONAI's class remains the definition; only the way to its numbers is another. Attention runs without
+    MONAI's class remains the definition; only the computation differs. Attention runs without
     score matrices in memory, padding or masks, with gradients too: regions that MONAI keeps apart by -100
     are attended to separately, and the padding of a window is one key (so attention dropout drops it
     whole). Without gradients, in float32 on a CPU, the convolutional blocks keep channels last, go to
@@ -209,8 +209,8 @@ class SwinUNETR(monai_swin.SwinUNETR):
         Raises
         ------
         WeightsError
-            If the network merges otherwise, the file is unsafe to open, or an entry is missing, left over
-            or of another shape.
+            If the network uses another patch merging, the file is unsafe to open, or an entry is missing,
+            left over or of another shape.
         """
         self._check_merging(patch_merging)
         return load_strictly(self, read_checkpoint(source), self._completed)
@@ -231,8 +231,8 @@ class SwinUNETR(monai_swin.SwinUNETR):
         Raises
         ------
         WeightsError
-            If the network merges otherwise, the file is unsafe to open, or an entry of the encoder is
-            missing, left over or of another shape.
+            If the network uses another patch merging, the file is unsafe to open, or an entry of the encoder
+            is missing, left over or of another shape.
         """
         self._check_merging(patch_merging)
         published = read_checkpoint(source)
@@ -356,7 +356,7 @@ def _masked_attention(attention: Any, x: Tensor, window: Sequence[int], shift: S
     tokens = windows.reshape(len(x), -1, voxels, 3, heads, x.shape[-1] // heads).permute(3, 0, 1, 4, 2, 5)
     bias = _bias(attention, attention.relative_position_index[:voxels, :voxels])
     if any(shift):
-        # Each window has its own mask, the same for all images: windows go beside the heads.
+        # Each window has its own mask, the same for all images: windows share an axis with the heads.
         parts = _parts(tuple(sizes), tuple(window), tuple(shift), x.device)
         apart = parts[:, None, :, None] != parts[:, None, None, :]
         bias = torch.where(apart, bias - 100, bias).flatten(0, 1)[None]

@@ -34,7 +34,7 @@ class StandardisedConv(nn.Conv2d):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 standardised convolutions with GroupNorm beside an identity or a projection."""
+    """1x1, 3x3, 1x1 standardised convolutions with GroupNorm; the shortcut is an identity or a projection."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class TransUNet(nn.Module):
     img_size
         Height and width of the slices, multiples of 16; one number means a square.
     hidden_size, mlp_dim, num_heads, num_layers
-        Of the ViT: channels, width of the perceptron, heads, blocks. ViT-L_16 is 1024, 4096, 16, 24.
+        ViT: channels, width of the perceptron, heads, blocks. ViT-L_16 is 1024, 4096, 16, 24.
     resnet_depths
         Bottleneck units in the three ResNet stages, or None for the pure ViT.
     resnet_width
@@ -130,7 +130,7 @@ class TransUNet(nn.Module):
     decoder_channels
         Channels after each doubling.
     n_skip
-        How many ResNet maps the decoder joins, coarsest first; None means all three, or none for the
+        Number of ResNet maps that the decoder joins, coarsest first; None means all three, or none for the
         pure ViT, which has no such maps.
     dropout
         Rate after the position table and in the perceptrons.
@@ -234,7 +234,7 @@ class TransUNet(nn.Module):
         Raises
         ------
         WeightsError
-            If the file is unsafe to open, or an entry is missing, left over or of another shape.
+            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), rename_published)
 
@@ -252,7 +252,7 @@ class TransUNet(nn.Module):
         Raises
         ------
         WeightsError
-            If the file is no npz of plain arrays, or an entry of the encoder is missing, left over or of
+            If the file is not an npz of plain arrays, or an entry of the encoder is missing, left over or of
             another shape.
         """
         published = _read_npz(source) if isinstance(source, str | Path) else dict(source)

@@ -28,11 +28,11 @@ class Uni4Eye(MaskedAutoencoder):
     in_channels
         Channels of images; volumes have one.
     img_size, volume_size
-        Of images and volumes, in pixels; both give as many tokens.
+        Size of images and of volumes, in pixels; both give equally many tokens.
     patch_size, volume_patch_size
-        Of their patches.
+        Size of their patches.
     sizes
-        As in `MaskedAutoencoder`.
+        The same parameters as in `MaskedAutoencoder`.
     """
 
     def __init__(
@@ -51,7 +51,9 @@ class Uni4Eye(MaskedAutoencoder):
         super().__init__([flat, deep], dim, decoder_dim=decoder_dim, **sizes)
         tokens = flat.position.shape[1] - 1
         if deep.position.shape[1] - 1 != tokens:
-            raise ValueError("images and volumes must give as many tokens: the dynamic head is bound to them")
+            raise ValueError(
+                "images and volumes must give equally many tokens: the dynamic head is bound to them"
+            )
         self.controller = nn.Conv1d(tokens + 1 + TASKS, tokens**2 + tokens, 1)
 
     def forward(  # type: ignore[override]
@@ -66,14 +68,14 @@ class Uni4Eye(MaskedAutoencoder):
         task
             Number of each image's task, (B,), which the dynamic head hears.
         mask_ratio, noise
-            As in `MaskedAutoencoder`.
+            The same parameters as in `MaskedAutoencoder`.
 
         Returns
         -------
         prediction
-            Before the dynamic head; its loss is that of what comes after it.
+            Result before the dynamic head; its loss is computed after the head.
         mixed
-            After the dynamic head, (B, tokens, voxels of a patch * channels).
+            Prediction after the dynamic head, (B, tokens, voxels of a patch * channels).
         """
         entrance = self.entrance_of(image)
         x, mask = self._decoder_input(image, entrance, mask_ratio, noise)
@@ -92,7 +94,7 @@ class Uni4Eye(MaskedAutoencoder):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         state = read_checkpoint(source)
         unused = tuple(name for name in state if name.startswith("mlp."))

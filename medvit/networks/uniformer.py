@@ -107,11 +107,11 @@ class UniFormer(nn.Module):
     in_channels, num_classes
         Channels of the image, and labels of the head.
     embed_dims, depths
-        Of the four stages; the defaults are the published small network.
+        Settings of the four stages; the defaults are the published small network.
     head_dim
         Channels of a head of the two stages that attend.
     mlp_ratio, qkv_bias
-        As in other transformers.
+        Ratio of the feed-forward width, and whether queries, keys and values have a bias.
     conv_stem
         Overlapping convolutions instead of patches before each stage.
     layer_scale
@@ -171,7 +171,7 @@ class UniFormer(nn.Module):
         Raises
         ------
         WeightsError
-            If an entry is missing, left over or misshapen.
+            If an entry is missing, unexpected or of the wrong shape.
         """
         return load_strictly(self, read_checkpoint(source), _renamed)
 

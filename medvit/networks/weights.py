@@ -17,7 +17,7 @@ def load_weights(network: nn.Module, checkpoint: str | Path, device: torch.devic
     Raises
     ------
     WeightsError
-        If the file is missing or unsafe to open, or an entry is missing, left over or of another shape.
+        If the file is missing or unsafe to open, or an entry is missing, unexpected or of the wrong shape.
     """
     state = read_checkpoint(checkpoint)
     try:

@@ -242,14 +242,14 @@ class XLSTMUNet(ResidualUNet):
         Without `img_size` tokens are positions everywhere, and any size is taken.
     deep_supervision
         Whether training gives the logits of every decoder stage (for ``monai.losses.DeepSupervisionLoss``).
-        Without, the heads of a published checkpoint that are then of no use are ignored.
+        If False, the unused heads of a published checkpoint are ignored.
 
     Notes
     -----
     Input (B, in_channels, *size) with edges divisible by the product of the strides; output
     (B, out_channels, *size), or in deeply supervised training a list of them, full resolution first.
 
-    Of the published code, this keeps: the finest decoder stage without a skip in 2D, one number for heads
+    Kept from the published code: the finest decoder stage without a skip in 2D, one number for heads
     and projection blocks, one direction, two blocks in a stage of the first half and one in the others. It
     drops what takes no part in the computation: the cache of causal masks, a LayerNorm that is never read,
     and the second names of a tensor (accepted on loading). It does not edit the lists that it is given.
