@@ -1,4 +1,4 @@
-"""Training a bundle's network on one's own labelled studies; the result is a bundle that runs."""
+"""Training a bundle's network on your own labelled studies; the result is a bundle that runs."""
 
 import lazy_loader as lazy
 

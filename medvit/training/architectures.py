@@ -9,7 +9,7 @@ from medvit.errors import MedvitError
 
 Size = Literal["tiny", "small", "base"]
 
-# Around a network at half resolution; its own channels in and out are the width.
+# Wraps a network at half resolution, whose input and output channels equal the width.
 _WIDTH = 32
 
 
@@ -128,13 +128,13 @@ def definition_of(network: str, size: str = "small") -> dict[str, Any]:
     Raises
     ------
     MedvitError
-        If there is no such network or size.
+        If the network or the size is unknown.
     """
     if network not in _SIZES:
-        raise MedvitError(f"there is no network {network!r}; there are {', '.join(NETWORKS)}")
+        raise MedvitError(f"unknown network {network!r}; known networks are {', '.join(NETWORKS)}")
     sizes = {str(known): one for known, one in _SIZES[network].items()}
     if size not in sizes:
-        raise MedvitError(f"--size is one of {', '.join(sizes)}, not {size!r}")
+        raise MedvitError(f"--size must be one of {', '.join(sizes)}, not {size!r}")
     return {"in_channels": 1, "out_channels": 2, **sizes[size]}
 
 

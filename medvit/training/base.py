@@ -27,13 +27,13 @@ class Base:
     name
         Name of the bundle, or of the network with its size.
     network
-        Configuration of the network, without what tells left from right behind it.
+        Configuration of the network, without the part that tells left from right.
     window
-        Edges of the window that it was made for, in voxels, along its axes.
+        Edges of the window for which it was made, in voxels, along its axes.
     slicewise
-        Whether it takes slices of a volume.
+        Whether it processes the slices of a volume.
     lateral
-        Whether left and right are told apart by a channel of their own.
+        Whether left and right are told apart by a separate channel.
     weights_of
         Bundle whose weights are carried over; ``None`` to start from random ones.
     encoder
@@ -55,7 +55,7 @@ class Base:
         Raises
         ------
         MedvitError
-            If the bundle states its network in another way than by a class and its channels.
+            If the bundle does not define its network by a class and its channels.
         """
         inferer: StreamingWindowInferer = inference_component(bundle.path, "inferer")
         slicewise = isinstance(inferer, SliceInferer)
@@ -73,7 +73,7 @@ class Base:
         Raises
         ------
         MedvitError
-            If there is no such network or size.
+            If the network or the size is unknown.
         """
         slicewise = network in SLICEWISE
         return cls(
@@ -108,7 +108,7 @@ def find_base(
     Raises
     ------
     MedvitError
-        If there is nothing of that name, or a size is given for a bundle, whose network has one already.
+        If nothing has that name, or a size is given for a bundle, whose network has one already.
     """
     if pretrained is not None:
         read_encoder(pretrained)  # refused before any work

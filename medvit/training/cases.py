@@ -32,11 +32,11 @@ class Split:
     Parameters
     ----------
     manifest
-        What the data set is.
+        Description of the data set.
     training, validation
         Cases with label maps.
     rule
-        How they were told apart, in a clause.
+        How they were divided, in a clause.
     """
 
     manifest: Manifest
@@ -61,13 +61,13 @@ def split_cases(
     Parameters
     ----------
     manifest
-        Or its file.
+        Manifest of the data set, or the path of its file.
     folder
-        Where the data set lies; empty for the folder of the manifest.
+        Folder of the data set; empty for the folder of the manifest.
     val_fraction
-        Share of patients to validate on, in [0, 1); of two patients or more at least one, unless it is 0.
+        Share of patients to validate on, in [0, 1). Unless it is 0, at least one of two or more patients.
     seed
-        Of the draw.
+        Seed of the draw.
     left_out
         Ids of cases not to use.
 
@@ -94,7 +94,7 @@ def split_cases(
 def _usable(manifest: Manifest, folder: Path) -> list[Case]:
     """The cases with label maps that are in no test split."""
     if manifest.labels is None:
-        raise MedvitError(f"{manifest.path} describes no segmentation: it has no labels to train on")
+        raise MedvitError(f"{manifest.path} does not describe a segmentation: it lists no labels to train on")
     found = named_cases(manifest, folder)
     if not found:
         raise MedvitError(why_empty(manifest, folder))
@@ -127,7 +127,7 @@ def study_of(case: Case, channels: int) -> Study:
     Raises
     ------
     StudyError
-        If a file is missing, or they do not hold as many channels.
+        If a file is missing, or the number of channels differs from the manifest's.
     """
     for path in case.paths:
         if not path.exists():
@@ -138,7 +138,7 @@ def study_of(case: Case, channels: int) -> Study:
         series += only_study(path, channels=wanted).series
     if len(series) != channels:
         what = f"begins a case of {len(series)} images where the manifest names {channels} channels"
-        raise StudyError("channels-missing", what, path=case.images[0], do="list one image a channel")
+        raise StudyError("channels-missing", what, path=case.images[0], do="list one image per channel")
     return Study(case.id, tuple(series))
 
 
@@ -161,11 +161,11 @@ class WholeCases(Dataset):
     Parameters
     ----------
     cases
-        With label maps.
+        Cases with label maps.
     manifest
-        What the data set is.
+        Description of the data set.
     preprocessing
-        Of the bundle, from ``{"image": Study}`` to a tensor.
+        Preprocessing of the bundle, from ``{"image": Study}`` to a tensor.
     """
 
     def __init__(

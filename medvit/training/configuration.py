@@ -22,9 +22,9 @@ def specification(plan: Plan, metadata: dict[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     plan
-        Of the training.
+        Plan of the training.
     metadata
-        From `medvit.training.documents.metadata_section`.
+        Result of `medvit.training.documents.metadata_section`.
     """
     return {
         "template": "segmentation",

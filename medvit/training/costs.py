@@ -24,7 +24,7 @@ class Cost:
     step, window
         Seconds of an optimiser step, and of one window in validation.
     memory
-        Bytes at the highest, of the device, or of the process where the device is the CPU.
+        Peak number of bytes used on the device, or by the process if the device is the CPU.
     checkpoint
         Bytes of one checkpoint: the weights, their average and the best, and AdamW's two moments.
     """

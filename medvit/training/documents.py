@@ -1,4 +1,4 @@
-"""What a trained bundle says of itself: metadata, a card, and a note on rights."""
+"""Documents of a trained bundle: metadata, a card, and a note on rights."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Outcome:
     Parameters
     ----------
     carried
-        What was taken from the other bundle, in a sentence.
+        Sentence that says what was taken from the other bundle.
     score
         Mean validation Dice over the structures; `None` where nothing was validated.
     structures
-        That of each structure.
+        Mean validation Dice of each structure.
     epoch, epochs
-        The epoch of the weights, and how many were trained.
+        Epoch of the weights, and number of trained epochs.
     date
-        ISO 8601.
+        Date in ISO 8601.
     improving
         Whether the validation Dice was rising to the end.
     curves
@@ -110,12 +110,12 @@ def readme(plan: Plan, name: str, outcome: Outcome) -> str:
         f"## Quality\n\n{_measured(plan, outcome)}\n{_curves(name, outcome)}",
         f"""## Limits
 
-- It knows only the patients, the devices and the annotators of {plan.task}. For research use; not a medical
-  device, and not for diagnosis or treatment.
+- It has seen only the patients, the devices and the annotators of {plan.task}. For research use; not a
+  medical device, and not for diagnosis or treatment.
 {notes}""",
         f"""## Train on
 
-`medvit train ./{name} MANIFEST -o BETTER --trust`, or this very recipe again:
+`medvit train ./{name} MANIFEST -o BETTER --trust`, or the same recipe again:
 `python -m monai.bundle run --config_file configs/train.json --manifest MANIFEST --dataset_dir FOLDER`
 """,
     )
@@ -148,7 +148,7 @@ Every epoch is in `docs/training.csv`, and in `docs/events` for TensorBoard.
 
 def go_on(name: str) -> str:
     """What to do with a training whose validation Dice was rising to the end."""
-    return f"Still improving at the end: go on with `medvit train ./{name} MANIFEST -o BETTER --trust`."
+    return f"Still improving at the end: continue with `medvit train ./{name} MANIFEST -o BETTER --trust`."
 
 
 def licence_note(plan: Plan, base: Bundle | None) -> str:

@@ -1,4 +1,4 @@
-"""The file of a pre-trained encoder: tensors with a header that says what they are, and nothing of whom."""
+"""The file of a pre-trained encoder: tensors and a header that describes them but no patients."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class PretrainingHeader:
     task, mask_ratio, cell
         Self-supervised task; share and edge in voxels of the masked cells.
     window, spacing
-        In voxels and in mm.
+        Edges of a window in voxels, and of a voxel in mm.
     modality
-        Of the studies, as far as they say.
+        Modality of the studies, where they state it.
     studies, patients
-        How many there were.
+        Number of studies and of patients.
     studies_sha256
-        Digest of the sorted digests of the images' voxels, by which equal sets are known.
+        Digest of the sorted digests of the images' voxels, which identifies equal sets.
     steps, seed
         Optimiser steps and seed.
     loss
         Masked error over the training, and on the studies kept apart, as (step, value).
     medvit
-        Version.
+        Version of medvit.
     """
 
     network: dict[str, Any]
@@ -122,9 +122,9 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
     Parameters
     ----------
     network
-        To fill, in place.
+        Network to fill, in place.
     path
-        Written by `medvit pretrain`.
+        File that `medvit pretrain` wrote.
     readout
         Names of the network's entries that keep what they have.
 
@@ -133,7 +133,7 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
     matched
         Number of entries that were filled.
     header
-        What the file says of itself.
+        Header of the file.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
 
 
 def _more_channels(value: Tensor, target: Tensor, header: PretrainingHeader) -> int:
-    """How many image channels a layer has for each one it was pre-trained with; 0 if it sees no image."""
+    """Number of image channels of a layer per pre-trained channel; 0 if the layer does not see the image."""
     if header.network.get("in_channels") != 1 or value.ndim != target.ndim or value.ndim < 3:
         return 0
     alike = value.shape[0] == target.shape[0] and value.shape[2:] == target.shape[2:]

@@ -1,4 +1,4 @@
-"""What a trainer is given beside MONAI's handlers: best weights, early stopping, a guard, progress."""
+"""Handlers that complement MONAI's: best weights, early stopping, a guard, progress."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from medvit.training.schedule import Schedule
 
 
 class BestWeights:
-    """Keeps the weights with the best validation score, and stops a training that gains no more.
+    """Keeps the weights with the best validation score, and stops a training that no longer improves.
 
     Parameters
     ----------
     network
-        Whose weights are kept, usually the moving average.
+        Network whose weights are kept, usually the moving average.
     evaluator
-        Has validated when an epoch ends; `None` where nothing is validated.
+        Engine that validates at the end of each epoch; `None` where nothing is validated.
     names
-        Of the structures, in order of their values.
+        Names of the structures, in order of their values.
     patience
         Epochs without a better score after which the trainer stops; 0 for never.
     metric
-        A metric of the evaluator whose details hold (cases, structures).
+        Name of a metric of the evaluator whose details have the shape (cases, structures).
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class BestWeights:
         Mean over the structures of their mean over the cases they occur in, the epoch it was reached in, and
         the mean of each; `None`, 0 and empty before.
     last, measured
-        Mean, and each structure, of the last epoch.
+        Mean of the last epoch, and value of each structure.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class BestWeights:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, trainer: Any) -> None:
-        """Keep the weights if they are the best, stop the trainer if there was none better for long."""
+        """Keep the weights if they are the best, stop the trainer if the score has not improved for long."""
         details = self.evaluator.state.metric_details.get(self.metric) if self.evaluator else None
         if details is None:
             return
@@ -92,24 +92,24 @@ class BestWeights:
         return self.network.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on from."""
+        """The state to save in a checkpoint."""
         return {
             "score": self.score, "epoch": self.epoch, "structures": self.structures, "weights": self.weights
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         for name in ("score", "epoch", "structures", "weights"):
             setattr(self, name, state[name])
 
 
 class NanGuard:
-    """Ends a training whose loss is not a number many steps in a row; single ones are left out anyway.
+    """Ends a training whose loss is not finite for many steps in a row; single such steps are skipped anyway.
 
     Parameters
     ----------
     patience
-        Steps.
+        Number of consecutive steps.
     """
 
     def __init__(self, patience: int = 20) -> None:
@@ -124,22 +124,22 @@ class NanGuard:
         self.in_a_row = 0 if math.isfinite(trainer.state.output["loss"]) else self.in_a_row + 1
         if self.in_a_row >= self.patience:
             raise MedvitError(
-                f"the loss is not a number since {self.in_a_row} steps (epoch {trainer.state.epoch}): train "
+                f"the loss has not been finite for {self.in_a_row} steps (epoch {trainer.state.epoch}): train "
                 "with a lower --learning-rate"
             )
 
 
 class Progress:
-    """A line an epoch with loss, validation Dice and the time that is left; in a terminal, a bar as well.
+    """One line per epoch with loss, validation Dice and remaining time; in a terminal, also a progress bar.
 
     Parameters
     ----------
     best
-        Knows the scores.
+        Holder of the scores.
     schedule
-        Knows how much of the training is done.
+        Schedule, which knows the progress of the training.
     console
-        Where it goes; standard error by default.
+        Console to print to; standard error by default.
     """
 
     def __init__(self, best: BestWeights, schedule: Schedule, console: Console | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of a training: a table and TensorBoard's events, epoch by epoch, and a picture of both."""
+"""Record of a training: a table and TensorBoard events, epoch by epoch, and a picture of both."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from medvit.training.handlers import BestWeights
 from medvit.training.schedule import Schedule
 
 TABLE, EVENTS, PICTURE = "training.csv", "events", "training.png"
-_GAIN = 0.003  # mean Dice by which a quarter of a training must surpass the one before to be rising still
+_GAIN = 0.003  # minimum gain in mean Dice over the previous quarter for a training to count as still rising
 
 
 class History:
     """Writes a row for each epoch: loss, learning rate, and the Dice of each structure.
 
-    Of several processes that train together, the first one writes. A training that is resumed goes on
-    writing into the same table.
+    Of several processes that train together, the first one writes. A resumed training
+    appends to the same table.
 
     Parameters
     ----------
     best
-        Knows the scores; attach it before this.
+        Holder of the scores; attach it before this handler.
     schedule
-        Knows the time and the learning rate.
+        Schedule, which knows the time and the learning rate.
     folder
-        Takes ``training.csv`` and the folder ``events``.
+        Folder for ``training.csv`` and the folder ``events``.
     """
 
     def __init__(self, best: BestWeights, schedule: Schedule, folder: str | Path) -> None:
@@ -58,7 +58,7 @@ class History:
             "loss": sum(finite) / max(len(finite), 1),
         }
         if self.best.last is not None:
-            # A structure that no validation case has stays empty.
+            # The field of a structure that occurs in no validation case stays empty.
             names = {name: self.best.measured.get(name, "") for name in self.best.names}
             row |= {"mean_dice": self.best.last, **names}  # type: ignore[dict-item]
         self._write(row)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A voxel that is equal to the corner's value over a whole cell lies outside of the field of view, or in air
-# that says nothing.
+# Voxels that equal the corner's value over a whole cell lie outside the field of view, or in air
+# without information.
 _FLAT = 1e-4
 
 
@@ -49,7 +49,7 @@ class WindowSampler:
     slice_axis
         Axis that slices are taken across.
     seed
-        Of all random numbers; the windows of step n depend on it and on n alone.
+        Seed of all random numbers; the windows of step n depend on it and on n alone.
     """
 
     def __init__(

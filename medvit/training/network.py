@@ -22,20 +22,20 @@ _LATERAL = "medvit.networks.LateralSegmenter"
 
 
 def network_definition(bundle: Bundle) -> dict[str, Any]:
-    """The configuration of a bundle's network, without what tells left from right behind it.
+    """The configuration of a bundle's network, without the part that tells left from right.
 
     Raises
     ------
     MedvitError
-        If the bundle states its network in another way than by a class and its channels.
+        If the bundle does not define its network by a class and its channels.
     """
     definition = _stated(bundle)
     if is_lateral(bundle):
         definition = definition["network"]
     if not isinstance(definition, dict) or not {"in_channels", "out_channels"} <= set(definition):
         raise MedvitError(
-            f"{bundle.config('inference')}: network_def names no class with in_channels and out_channels, "
-            "so it cannot be fitted to other data; train from another bundle"
+            f"{bundle.config('inference')}: network_def does not name a class with in_channels and "
+            "out_channels, so it cannot be fitted to other data; train from another bundle"
         )
     return copy.deepcopy(definition)
 
@@ -75,7 +75,7 @@ def build(definition: Mapping[str, Any]) -> nn.Module:
 
 @dataclass(frozen=True)
 class CarriedOver:
-    """What a network has from another one.
+    """Parts of a network that come from another one.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ def carry_over(network: nn.Module, bundle: Bundle, table: LabelTable) -> Carried
     Parameters
     ----------
     network
-        Its classes are background and the structures of `table`.
+        Network to fill; its classes are background and the structures of `table`.
     bundle
-        May lack weights; then nothing is taken.
+        Source of the weights; if it has none, nothing is taken.
 
     Raises
     ------
@@ -187,7 +187,7 @@ class _Readout:
 
 
 def is_lateral(bundle: Bundle) -> bool:
-    """Whether a bundle's network tells left from right in a channel of its own."""
+    """Whether a bundle's network tells left from right in a separate channel."""
     definition = _stated(bundle)
     return isinstance(definition, dict) and definition.get("_target_") == _LATERAL
 

@@ -38,7 +38,7 @@ class Sample:
     label
         (X, Y, Z), likewise.
     centres
-        Of each structure that occurs, up to 1,000 of its voxels, (N, 3).
+        For each structure that occurs, up to 1,000 of its voxels, (N, 3).
     """
 
     image: np.ndarray | Path
@@ -73,11 +73,11 @@ def prepare_samples(
     Parameters
     ----------
     cases
-        With label maps.
+        Cases with label maps.
     bundle_root
         Bundle whose preprocessing is used.
     folder
-        Where prepared cases go; what is there of the same files and the same preprocessing is used again.
+        Folder for prepared cases; those made from the same files by the same preprocessing are reused.
 
     Raises
     ------
@@ -100,14 +100,14 @@ def _prepared(
     digest = hashlib.sha256(json.dumps([recipe, made_from]).encode()).hexdigest()[:16]
     stem = folder / f"{safe_name(case.id)}-{digest}"
     image_file, label_file = stem.with_name(f"{stem.name}-image.npy"), stem.with_name(f"{stem.name}.npy")
-    # The label map is written last, so where it is the image is as well.
+    # The label map is written last, so its presence implies that of the image.
     if not label_file.is_file():
         image, label = _on_network_grid(case, manifest, preprocessing)
         for file, array in ((image_file, image), (label_file, label)):
             with atomic_path(file) as partial:
                 np.save(partial, array)
     centres = centres_of(np.load(label_file))
-    # Windows need not be looked for where nobody labelled.
+    # Windows are not centred on unlabelled voxels.
     return Sample(
         image_file, label_file, {v: c for v, c in centres.items() if v <= len(manifest.labels or ())}
     )
@@ -136,7 +136,7 @@ def resample_labels(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarra
     Returns
     -------
     numpy.ndarray
-        On `target`, of the same type.
+        Label map on `target`, of the same type.
     """
     if source.matches(target):
         return labels
@@ -196,12 +196,12 @@ class PatchDataset(SeededDataset):
     patch_size
         Voxels of a window along all three axes; one along `slice_axis`.
     length
-        How many windows there are.
+        Number of windows.
     transform
         Random MONAI transforms of ``{"image": (C, ...), "label": (1, ...)}``, given a window that is a tenth
         larger at each end; must crop it to `patch_size`.
     seed
-        Another seed, other windows.
+        Seed of the random numbers; each seed gives different windows.
     slice_axis
         The axis that is dropped, for two-dimensional networks.
     """

@@ -1,4 +1,4 @@
-"""The plan of a training: what the data and the network say, unless a person says otherwise."""
+"""The plan of a training, derived from the data and the network unless the user chooses otherwise."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ANISOTROPIC = 3.0  # nnU-Net's factor, by which one axis must be coarser than a
 
 @dataclass(frozen=True)
 class Choices:
-    """What a person may say; what is `None` is taken from the data.
+    """Choices of the user; `None` means that the value is taken from the data.
 
     Parameters
     ----------
     spacing
-        mm: left-right, back-front, feet-head.
+        Spacing in mm: left-right, back-front, feet-head.
     patch_size
-        Voxels of a window, likewise.
+        Voxels of a window, in the same order.
     epochs, epoch_length
         Passes, and optimiser steps in each.
     minutes
@@ -42,12 +42,12 @@ class Choices:
     batch_size
         Windows of a step.
     learning_rate
-        The highest, of AdamW.
+        Highest learning rate of AdamW.
     val_fraction, seed
-        Share of patients kept apart, and of all random numbers.
+        Share of patients kept apart, and seed of all random numbers.
     patience
-        Epochs without a better validation Dice after which training stops; 0 to go on to the end, as always
-        with `minutes`.
+        Epochs without a better validation Dice after which training stops; 0 to continue to the end, as
+        always with `minutes`.
     mirror
         Whether windows are mirrored left to right, with the structures named so swapped.
     device
@@ -77,7 +77,7 @@ class Choices:
             if value is not None and not np.all(np.asarray(value) > 0):
                 raise MedvitError(f"{name} must be greater than 0, not {value}")
         if not 0 <= self.val_fraction < 1 or self.patience < 0:
-            raise MedvitError("--val-fraction lies in [0, 1), and --patience is 0 or more")
+            raise MedvitError("--val-fraction must lie in [0, 1), and --patience must be 0 or more")
 
     @property
     def torch_device(self) -> torch.device:
@@ -86,7 +86,7 @@ class Choices:
         Raises
         ------
         MedvitError
-            If it is not there.
+            If the device is not available.
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,7 +98,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the files of the bundle to train are made from; plain values, for JSON.
+    """Everything from which the files of the trained bundle are made; plain values, for JSON.
 
     Parameters
     ----------
@@ -111,11 +111,12 @@ class Plan:
     channels
         What the images of a study show.
     spacing, patch_size
-        Along left-right, back-front, feet-head; mm and voxels. One voxel along `slice_axis`.
+        Spacing in mm and window in voxels along left-right, back-front, feet-head. One voxel along
+        `slice_axis`.
     slice_axis
-        Along which a two-dimensional network takes its slices; ``None`` in three dimensions.
+        Axis along which a two-dimensional network takes its slices; ``None`` in three dimensions.
     intensity
-        In the words of ``medvit convert --intensity``.
+        Intensity scaling in the terms of ``medvit convert --intensity``.
     network
         Configuration of the network.
     pairs
@@ -127,9 +128,9 @@ class Plan:
     left_out
         Ids of broken cases.
     notes
-        What a person should know before starting.
+        Facts that the user should know before starting.
     carried
-        What was taken over from the bundle's weights, in a sentence.
+        Sentence that says what was taken over from the bundle's weights.
     shape
         Median shape of the studies at `spacing`, in voxels.
     disk
@@ -201,11 +202,11 @@ class Plan:
         s = self.settings
         if s["minutes"]:
             return f"{s['minutes']:g} min, epochs of {s['epoch_length']} steps, on {s['device']}"
-        patience = f", stops after {s['patience']} epochs without gain" if s["patience"] else ""
+        patience = f", stops after {s['patience']} epochs without improvement" if s["patience"] else ""
         return f"{s['epochs']} epochs of {s['epoch_length']} steps{patience}, on {s['device']}"
 
     def in_time(self, cost: Cost) -> Plan:
-        """The plan with as many epochs as its minutes hold by measure, and some to spare."""
+        """The plan with as many epochs as fit into its minutes as measured, and some to spare."""
         settings = dict(self.settings)
         if settings["minutes"]:
             epoch = settings["epoch_length"] * cost.step + self._validation(cost)
@@ -215,7 +216,7 @@ class Plan:
         return replace(self, settings=settings)
 
     def costs(self, cost: Cost) -> list[tuple[str, str]]:
-        """What the training will take by measure, as pairs of a word and a clause."""
+        """Measured costs of the training, as pairs of a word and a clause."""
         s = self.settings
         epoch = s["epoch_length"] * cost.step + self._validation(cost)
         total = 60 * s["minutes"] if s["minutes"] else s["epochs"] * epoch
@@ -240,7 +241,7 @@ def make_plan(
     Parameters
     ----------
     facts
-        Of all cases, as `medvit.training.survey` gives them.
+        Facts about all cases, as `medvit.training.survey` gives them.
     cases
         The plan's ``split``, ``cases`` and ``left_out``.
 
@@ -371,7 +372,7 @@ def _mirroring(
     sided = {value for value, name in enumerate(names, 1) if {"left", "right"} & set(name.split())}
     alone = [names[value - 1] for value in sorted(sided - {v for pair in pairs for v in pair})]
     if alone and wanted:
-        raise MedvitError(f"--mirror: {alone[0]!r} has no other side among the structures to become")
+        raise MedvitError(f"--mirror: {alone[0]!r} has no counterpart on the other side among the structures")
     if wanted is None:
         wanted = bool(pairs) and not alone
     if wanted or pairs:
@@ -395,5 +396,5 @@ def _unseen(names: Mapping[str, Any], facts: Sequence[CaseFacts]) -> list[str]:
 
 
 def _epoch_length(cases: int, batch_size: int) -> int:
-    """Four windows of each case in an epoch, but 20 to 250 steps."""
+    """Four windows of each case in an epoch, but at least 20 and at most 250 steps."""
     return min(max(math.ceil(4 * cases / batch_size), 20), 250)

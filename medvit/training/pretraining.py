@@ -38,28 +38,28 @@ _WATCH_BATCHES = 4
 
 @dataclass(frozen=True)
 class PretrainingChoices:
-    """What a person may say of a pre-training.
+    """Choices of the user for a pre-training.
 
     Parameters
     ----------
     steps
         Optimiser steps, unless `minutes` is given.
     minutes
-        Time of the training; the learning rate then follows the clock.
+        Duration of the training; the learning rate then follows the clock.
     batch_size
         Windows of a step.
     learning_rate
-        The highest, of AdamW.
+        Highest learning rate of AdamW.
     mask_ratio, cell
         Share of the cells that are masked, and their edge in voxels.
     patch_size
         Edges of a window in voxels; that of the bundle by default.
     start
-        ``"weights"``: go on from the bundle's weights; ``"scratch"``: from random ones.
+        ``"weights"``: continue from the bundle's weights; ``"scratch"``: from random ones.
     watch_fraction
         Share of the patients whose studies are kept apart to watch the error.
     seed
-        Of all random numbers.
+        Seed of all random numbers.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     """
@@ -78,11 +78,11 @@ class PretrainingChoices:
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
-            raise MedvitError(f"--mask-ratio lies between 0 and 1, not {self.mask_ratio}")
+            raise MedvitError(f"--mask-ratio must lie between 0 and 1, not {self.mask_ratio}")
         if self.cell < 2:
-            raise MedvitError(f"--cell is 2 voxels or more, not {self.cell}")
+            raise MedvitError(f"--cell must be 2 voxels or more, not {self.cell}")
         if self.start not in ("weights", "scratch"):
-            raise MedvitError(f"--from is weights or scratch, not {self.start!r}")
+            raise MedvitError(f"--from must be weights or scratch, not {self.start!r}")
 
 
 @dataclass(frozen=True)
@@ -119,20 +119,20 @@ def pretrain_bundle(
     Parameters
     ----------
     bundle
-        Its network, preparation of studies and, unless `choices` say otherwise, weights are taken.
+        Bundle whose network, preparation of studies and, unless `choices` say otherwise, weights are used.
     inputs
-        What `medvit run` reads: files, folders, manifests, DICOM.
+        Studies in any form that `medvit run` reads: files, folders, manifests, DICOM.
     output
-        File of the encoder, ``.safetensors``; a page with pictures and the error goes beside it.
+        File of the encoder, ``.safetensors``; a page with pictures and the error is written beside it.
     choices
-        What is not to be taken from the bundle.
+        Settings that override those of the bundle.
     resume
-        Go on with a pre-training that was broken off.
+        Continue a pre-training that was interrupted.
 
     Returns
     -------
     Path
-        The file.
+        Path of the file.
 
     Raises
     ------
@@ -158,15 +158,13 @@ def pretrain_bundle(
 
 def _refuse(path: Path, work: Path, resume: bool) -> None:
     if path.suffix != ".safetensors":
-        raise MedvitError(f"{path}: name the file of the encoder .safetensors")
+        raise MedvitError(f"{path}: the file of the encoder must end in .safetensors")
     if path.exists():
-        raise MedvitError(f"{path} is there already: name another file")
+        raise MedvitError(f"{path} exists already: name another file")
     if resume and not (work / "settings.json").is_file():
         raise MedvitError(f"{work} holds no pre-training to resume; start one without --resume")
     if not resume and work.exists():
-        raise MedvitError(
-            f"{work} holds a pre-training that was broken off: go on with --resume, or remove it"
-        )
+        raise MedvitError(f"{work} holds an interrupted pre-training: continue it with --resume or remove it")
 
 
 class _Run:
@@ -242,7 +240,7 @@ class _Run:
         )
 
     def _prepared(self, inputs: Sequence[str]) -> _Prepared:
-        """The studies as arrays on disk; what is no image to learn from is left out and named."""
+        """The studies as arrays on disk; files that are not images to learn from are left out and named."""
         opened = open_bundle(self.bundle, input=list(inputs))
         dataset, transform = opened.part("dataset"), opened.part("preprocessing")
         found = dataset.found
@@ -318,7 +316,7 @@ class _Run:
             self.seconds = time.monotonic() - started
             self._save(checkpoint, optimiser)
             raise MedvitError(
-                f"interrupted after {self.step} steps; the same command with --resume goes on"
+                f"interrupted after {self.step} steps; the same command with --resume continues"
             ) from None
         if recent:
             self._note(recent)
@@ -339,7 +337,7 @@ class _Run:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise MedvitError(
-                f"the error is not a number after {self.step} steps; start anew with a lower --learning-rate"
+                f"the error is not finite after {self.step} steps; start anew with a lower --learning-rate"
             )
         return value
 
@@ -410,7 +408,7 @@ class _Run:
 
 
 def _why_unfit(values: np.ndarray) -> str:
-    """Why an image is nothing to learn from; empty if it is."""
+    """Why an image cannot be learned from; empty if it can."""
     if not np.isfinite(values).all():
         return "holds values that are not numbers"
     low, high = float(values.min()), float(values.max())

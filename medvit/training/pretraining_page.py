@@ -41,9 +41,9 @@ def write_page(path: Path, header: PretrainingHeader, windows: MaskedWindows, pr
     Parameters
     ----------
     path
-        Of the page.
+        Path of the page.
     header
-        Of the encoder.
+        Header of the encoder.
     windows, prediction
         Windows and what the network predicts for them, (B, C, *window) each.
     """

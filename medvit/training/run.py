@@ -35,20 +35,20 @@ from medvit.training.windows import smaller_window
 
 
 class Workspace:
-    """The folder beside a bundle to be in which it is made: plan, checkpoints, prepared cases, the bundle.
+    """The work folder beside a future bundle: plan, checkpoints, prepared cases, and the unfinished bundle.
 
     Parameters
     ----------
     output
         Folder of the finished bundle.
     scratch
-        Where prepared cases go; in the folder itself unless it is given.
+        Folder for prepared cases; by default the work folder itself.
     """
 
     def __init__(self, output: Path, scratch: Path | None = None) -> None:
         self.output = output
         self.folder = output.with_name(f"{output.name}.training")
-        # Of the name that it will have, since configurations know their bundle by it.
+        # Has the final name, because configurations refer to their bundle by name.
         self.bundle = Bundle(self.folder / output.name)
         self.checkpoints = self.folder / "checkpoints"
         self.scratch = scratch or self.folder / "samples"
@@ -64,20 +64,20 @@ class Workspace:
         return str(found[-1]) if found else ""
 
     def open(self, resume: bool) -> None:
-        """Refuse what would overwrite a bundle or a training that was broken off.
+        """Refuse what would overwrite a bundle or an interrupted training.
 
         Raises
         ------
         MedvitError
-            If the bundle is there already, or there is nothing to resume, or something although it was not
-            asked for.
+            If the bundle exists already, if there is nothing to resume, or if there is something to resume
+            but that was not requested.
         """
         refuse_existing(self.output)
         if resume and not self.plan_file.is_file():
             raise MedvitError(f"{self.folder} holds no training to resume; start one without --resume")
         if not resume and self.folder.exists():
             raise MedvitError(
-                f"{self.folder} holds a training that was broken off: go on with --resume, or remove it"
+                f"{self.folder} holds an interrupted training: continue it with --resume or remove it"
             )
 
     def close(self) -> Bundle:
@@ -102,24 +102,24 @@ def train_bundle(
     plan_only: bool = False,
     console: Console | None = None,
 ) -> Bundle | None:
-    """Train a network on labelled studies; the result is a bundle of its own.
+    """Train a network on labelled studies; the result is a separate bundle.
 
     Parameters
     ----------
     base
         The bundle whose network and weights are taken, or what `medvit.training.find_base` gives.
     manifest
-        Of the data set, in any form that `medvit.datasets.read_manifest` takes.
+        Manifest of the data set, in any form that `medvit.datasets.read_manifest` takes.
     output
         Folder of the new bundle.
     choices
-        What is not to be taken from the data.
+        Settings that override those taken from the data.
     data
         Folder of the data set; the one of the manifest by default.
     scratch
         Folder for prepared cases, which take about 3 bytes a voxel; beside the bundle by default.
     resume
-        Go on with the same plan after the last epoch that was completed.
+        Continue with the same plan after the last completed epoch.
     skip_bad
         Leave broken cases out.
     plan_only
@@ -168,7 +168,7 @@ def _show(console: Console, lines: Sequence[tuple[str, str]]) -> None:
 
 
 def _resumed(work: Workspace, manifest: Path, folder: str) -> Plan:
-    """The plan of a training that was broken off, if the data are still those that it was made for."""
+    """The plan of an interrupted training, if the data are still those that it was made for."""
     plan = Plan(**json.loads(work.plan_file.read_text(encoding="utf-8")))
     s = plan.settings
     split = split_cases(manifest, folder, s["val_fraction"], s["seed"], plan.left_out)
@@ -217,7 +217,7 @@ def _counted(split: Split) -> dict[str, int]:
 
 
 def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
-    """The bundle with its first weights in the work folder; the plan then says whence they are."""
+    """The bundle with its first weights in the work folder; the plan then says where they come from."""
     torch.manual_seed(plan.settings["seed"])
     network = build(plan.network)
     carried = CarriedOver(0, 0, len(network.state_dict()), ())
@@ -268,7 +268,7 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
             workflow.execute("run")
     except KeyboardInterrupt:
         raise MedvitError(
-            "interrupted; the same command with --resume goes on after the last epoch"
+            "interrupted; the same command with --resume continues after the last epoch"
         ) from None
     except Exception as error:
         if not work.checkpoint():

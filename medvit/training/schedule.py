@@ -79,9 +79,9 @@ class Schedule:
             self.validation = time.perf_counter() - self.stepped
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on from."""
+        """The state to save in a checkpoint."""
         return {"spent": self.elapsed, "validation": self.validation}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         self.spent, self.validation = state["spent"], state["validation"]

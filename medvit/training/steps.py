@@ -46,9 +46,9 @@ class TrainingLog:
     Parameters
     ----------
     output_dir
-        Where TensorBoard's files go.
+        Folder for TensorBoard's files.
     interval
-        Iterations between two lines of the loss; 0 logs the metrics of each epoch alone.
+        Iterations between two lines of the loss; 0 logs only the metrics of each epoch.
     """
 
     def __init__(self, output_dir: str | Path, interval: int = 0) -> None:
@@ -71,9 +71,9 @@ class TrainingLog:
 
 
 class SmallGridsInFloat32(TorchFunctionMode):
-    """A context in which autocast leaves 3D convolutions over grids of few voxels alone.
+    """A context in which autocast does not apply to 3D convolutions over grids of few voxels.
 
-    On a CPU, torch 2.13's bfloat16 weight gradient of such a convolution is garbage now and then: with Swin
+    On a CPU, torch 2.13's bfloat16 weight gradient of such a convolution is occasionally wrong: with Swin
     UNETR, whose deepest map of a 64x128x64 image has two voxels, half of all steps were lost.
     """
 
@@ -88,7 +88,7 @@ class SmallGridsInFloat32(TorchFunctionMode):
             return func(*exact, **kwargs)
 
 
-_CERTAIN = 20.0  # logits so far apart leave a loss of nothing
+_CERTAIN = 20.0  # logits this far apart give a loss of 0
 
 
 class MixedPrecisionStep:
@@ -103,7 +103,7 @@ class MixedPrecisionStep:
     enabled
         Whether to use autocast.
     unlabelled
-        The value in label maps of voxels that nobody labelled, from which nothing is learned.
+        Value of unlabelled voxels in label maps, from which nothing is learned.
     """
 
     def __init__(self, max_norm: float = 1.0, enabled: bool = True, unlabelled: int | None = None) -> None:
@@ -144,7 +144,7 @@ class MixedPrecisionStep:
 
 
 def where_labelled(prediction: Any, label: Tensor, value: int) -> tuple[Any, Tensor]:
-    """Logits and labels, certain background where nobody labelled, so that no loss learns from there.
+    """Logits and labels with certain background in unlabelled voxels, so that no loss learns from them.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def where_labelled(prediction: Any, label: Tensor, value: int) -> tuple[Any, Ten
     label
         (B, 1, ...).
     value
-        Value of the voxels that nobody labelled (`Manifest.to_table`).
+        Value of unlabelled voxels (`Manifest.to_table`).
     """
     unlabelled = label == value
     if not unlabelled.any():
@@ -185,20 +185,20 @@ def start_training(
     resume: str | Path = "",
     **parts: Any,
 ) -> None:
-    """Attach the moving average and a checkpoint after each epoch, and go on from one where it is given.
+    """Attach the moving average and a checkpoint after each epoch, and resume from one if it is given.
 
     Parameters
     ----------
     trainer
-        Its dataset has an ``offset``, as `medvit.synthesis.SyntheticDataset` has.
+        Trainer whose dataset has an ``offset``, as `medvit.synthesis.SyntheticDataset` has.
     ema
-        Averages the trainer's network after each iteration.
+        Moving average of the trainer's network, updated after each iteration.
     ckpt_dir
-        Where checkpoints go; the last one is kept.
+        Folder for checkpoints; the last one is kept.
     resume
         A checkpoint that the training configuration wrote; empty to start anew.
     parts
-        What else goes into checkpoints, each with a ``state_dict``, such as a learning rate scheduler.
+        Further contents of checkpoints, each with a ``state_dict``, such as a learning rate scheduler.
 
     Raises
     ------

@@ -18,18 +18,18 @@ _SAMPLED = 10_000  # labelled voxels of a case whose intensities are kept
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What a plan needs to know of a case.
+    """What a plan needs to know about a case.
 
     Parameters
     ----------
     case
-        Its id.
+        Id of the case.
     shape, spacing
-        Voxels, and mm, along the axes closest to left-right, back-front and feet-head.
+        Size in voxels, and spacing in mm, along the axes closest to left-right, back-front and feet-head.
     values
         The structures that occur.
     intensities
-        (C, N) of up to 10,000 labelled voxels.
+        Intensities of up to 10,000 labelled voxels, (C, N).
     """
 
     case: str
@@ -51,14 +51,14 @@ def survey(
     Parameters
     ----------
     skip_bad
-        Leave broken cases out, each named with its fault, where otherwise nothing is trained.
+        Leave broken cases out, each named with its fault; otherwise nothing is trained.
     say
-        Takes the sentences on cases that are left out.
+        Function that takes the sentences about cases left out.
 
     Raises
     ------
     MedvitError
-        Naming every broken case and its fault.
+        With the name and the fault of every broken case.
     """
     facts, faults = [], []
     for case in cases:
@@ -79,7 +79,7 @@ def survey(
 def _facts(case: Case, manifest: Manifest) -> CaseFacts:
     study, labels = read_case(case, manifest)
     assert study.image is not None and study.grid is not None, "it was just read"
-    labels[labels > len(manifest.labels or ())] = 0  # what nobody labelled
+    labels[labels > len(manifest.labels or ())] = 0  # unlabelled voxels
     foreground = np.flatnonzero(labels)
     chosen = np.random.default_rng(0).choice(foreground, min(_SAMPLED, len(foreground)), replace=False)
     voxels = study.image.numpy().reshape(len(study.image), -1)[:, chosen]

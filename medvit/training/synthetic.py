@@ -1,4 +1,4 @@
-"""A training on synthetic heads that uses a given time to the end, with nothing but torch and MONAI.
+"""A training on synthetic heads that uses a given time to the full, with only torch and MONAI.
 
 `medvit train` and the bundles' ``train.json`` are the ways to train on studies and with metrics. This one is
 for minutes of a borrowed device: samples are made there, a step waits for the host once, and what was learnt
@@ -43,13 +43,13 @@ class HeadTraining:
     network
         A `LateralSegmenter` of the table ``"brain"``, on its device.
     synthesizer, heads
-        What makes the samples, and from which annotated heads on the same device.
+        Generator of the samples, and the annotated heads that it uses, on the same device.
     batch_size
         Samples of a step.
     learning_rate
-        Its highest value, after a warm-up; it falls to 0 as a cosine.
+        Highest value, reached after a warm-up; it then falls to 0 along a cosine.
     seed
-        Of the samples.
+        Seed of the samples.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class HeadTraining:
     ) -> None:
         self.network, self.synthesizer, self.heads = network, synthesizer, heads
         self.batch_size, self.learning_rate = batch_size, learning_rate
-        #: What gives the channels that the loss reads; the network itself joins sides and structures.
+        #: The part that gives the channels that the loss reads; the network itself joins both.
         self.core: nn.Module = network.get_submodule("network")
         self.device = next(network.parameters()).device
         self.averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.999))
@@ -81,7 +81,7 @@ class HeadTraining:
         return self.synthesizer.batch(self.heads, chosen, self.generator)
 
     def step(self, fraction: float) -> float:
-        """One step at a fraction of the time; its loss, not a number if its gradient is not finite."""
+        """Take a step at a fraction of the time; return its loss, or NaN if the gradient is not finite."""
         warm = min((fraction + 1e-3) / _WARM_UP, 1.0)
         rate = self.learning_rate * warm * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
         for group in self.optimizer.param_groups:
@@ -103,7 +103,7 @@ class HeadTraining:
         return value
 
     def save(self, folder: Path) -> None:
-        """``weights.pt``, as the bundle takes them, and ``checkpoint.pt``, from which a training goes on."""
+        """Write ``weights.pt`` for the bundle, and ``checkpoint.pt``, from which a training continues."""
         weights = {name: value.half() if value.is_floating_point() else value
                    for name, value in self.averaged.module.state_dict().items()}  # fmt: skip
         state = {
@@ -118,7 +118,7 @@ class HeadTraining:
                 torch.save(content, path)
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from what another machine left, on a schedule of this one's own."""
+        """Continue from what another machine left, on this machine's schedule."""
         state = torch.load(checkpoint, map_location=self.device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
@@ -149,12 +149,12 @@ def train_on_synthetic_heads(
     label_maps
         Folder of annotated heads of 1 mm.
     output
-        Folder for ``weights.pt``, ``checkpoint.pt`` and ``training.json``. A checkpoint that lies there is
-        gone on from.
+        Folder for ``weights.pt``, ``checkpoint.pt`` and ``training.json``. Training resumes from
+        a checkpoint found there.
     seconds
         Time to use, from the call to the written files.
     device
-        Where samples are made and learnt from; in bf16 on a GPU.
+        Device that makes the samples and trains; in bf16 on a GPU.
     shape, batch_size
         Voxels of a sample and samples of a step.
     learning_rate
@@ -162,7 +162,7 @@ def train_on_synthetic_heads(
     held_out
         Parts of names of maps that are not learnt from.
     seed
-        Of the samples.
+        Seed of the samples.
 
     Returns
     -------

@@ -11,14 +11,14 @@ from monai.transforms import MapTransform, RandomizableTransform
 
 
 class UnlabelledAsBackgroundd(MapTransform):
-    """Background in prediction and label map where nobody labelled, so that no score counts these voxels.
+    """Background in the unlabelled voxels of prediction and label map, so that no score counts them.
 
     Parameters
     ----------
     keys
         Predictions.
     value
-        Value in the label map of the voxels that nobody labelled (`Manifest.to_table`).
+        Value of unlabelled voxels in the label map (`Manifest.to_table`).
     label_key
         Key of the label map.
     """
@@ -51,7 +51,7 @@ class MirrorLeftRightd(RandomizableTransform, MapTransform):
     axis
         The spatial axis that runs from left to right.
     prob
-        How often.
+        Probability of mirroring.
     """
 
     def __init__(

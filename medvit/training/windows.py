@@ -16,9 +16,9 @@ from medvit.training.network import build, fitted
 
 _SHARE = 0.7  # of a GPU's free memory
 _FINE, _COARSE = 16, 32  # voxels in whose multiples the edges of windows are tried
-# What a trained parameter takes beside itself: its gradient, two moments of AdamW and the moving average.
+# What a trained parameter takes besides itself: its gradient, two moments of AdamW and the moving average.
 _COPIES = 5
-# Voxels of a step where nobody says how many windows it has, and between how many windows that is.
+# Voxels per step where the number of windows is not given, and the limits of that number.
 _VOXELS = {2: 32 * 64**2, 3: 2 * 64**3}
 _BATCH = {2: (8, 32), 3: (2, 8)}
 
@@ -40,14 +40,14 @@ def training_bytes(network: nn.Module, shape: Sequence[int]) -> int | None:
     Parameters
     ----------
     network
-        Left as it is.
+        Network to measure, which is not changed.
     shape
-        Of a batch, (B, C, ...).
+        Shape of a batch, (B, C, ...).
 
     Returns
     -------
     int or None
-        Bytes in float32; ``None`` where the network has operations that only real numbers tell.
+        Bytes in float32; ``None`` where the network has operations that depend on real values.
     """
     kept: dict[int, Tensor] = {}
 
@@ -87,7 +87,7 @@ def window_for(
     own
         The window that the base was made for, which is taken where nothing else is known to work.
     affordable
-        Whether there are memory and time for a window.
+        Function that tells whether memory and time suffice for a window.
     """
     if refusal(definition, own):
         # The network cannot be asked without real numbers.
@@ -97,7 +97,7 @@ def window_for(
         return tuple(whole)
     window = [max(-(-n // _COARSE), 1) * _COARSE for n in median]
     while not affordable(window) and max(window) > _COARSE:
-        # The axis of which the window covers most gives way.
+        # The axis of which the window covers the largest share is shortened.
         axes = [a for a, edge in enumerate(window) if edge > _COARSE]
         axis = max(axes, key=lambda a: (window[a] / median[a], window[a]))
         window[axis] -= _COARSE
@@ -128,14 +128,14 @@ def affordable_on(
             needed = training_bytes(network, (*shape, *edges))
             if needed is not None:
                 return needed < _SHARE * torch.cuda.mem_get_info(device)[0]
-        # On a CPU it is time that is short: no more voxels than the base's own window has.
+        # On a CPU time is the limit: at most as many voxels as in the base's own window.
         return math.prod(edges) <= math.prod(own)
 
     return affordable
 
 
 def batch_for(window: Sequence[int]) -> int:
-    """How many windows make a step: the more, the smaller they are."""
+    """The number of windows in a step: the smaller they are, the more."""
     low, high = _BATCH[len(window)]
     return min(max(round(_VOXELS[len(window)] / math.prod(window)), low), high)
 
@@ -148,15 +148,15 @@ def check_window(
     Raises
     ------
     MedvitError
-        With the network's own words and what to change.
+        With the network's own message and what to change.
     """
     why = refusal(definition, window, batch_size)
-    # A network that does not even take its own window cannot be asked without real numbers.
+    # A network that rejects even its own window cannot be asked without real numbers.
     if why and not refusal(definition, own):
         size = " x ".join(map(str, window))
         raise MedvitError(
             f"the network cannot be trained on {batch_size} window(s) of {size} a step ({why}): "
-            "give another --patch-size or --batch-size"
+            "choose another --patch-size or --batch-size"
         )
 
 

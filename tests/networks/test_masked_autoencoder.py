@@ -108,5 +108,5 @@ def test_the_dynamic_head_hears_the_task() -> None:
     outputs = [network(image, torch.tensor([task]), 0.5, noise) for task in (0, 3)]
     torch.testing.assert_close(outputs[0][0].prediction, outputs[1][0].prediction)
     assert not torch.allclose(outputs[0][1], outputs[1][1])
-    with pytest.raises(ValueError, match="as many tokens"):
+    with pytest.raises(ValueError, match="equally many tokens"):
         Uni4Eye(1, (8, 8), (4, 4), (4, 4, 4), (2, 2, 2), 12, 12, **SIZES)

@@ -194,7 +194,7 @@ def test_interrupted_it_goes_on_where_it_was(
         patch.setattr(pretraining._Run, "_take_step", interrupted)
         with pytest.raises(MedvitError, match="interrupted after 3 steps"):
             pretrain_bundle(base, inputs, path, CHOICES)
-    with pytest.raises(MedvitError, match="go on with --resume"):
+    with pytest.raises(MedvitError, match="continue it with --resume"):
         pretrain_bundle(base, inputs, path, CHOICES)
     with pytest.raises(MedvitError, match="other settings"):
         pretrain_bundle(base, inputs, path, PretrainingChoices(mask_ratio=0.5), resume=True)

@@ -124,7 +124,7 @@ def test_an_interrupted_training_goes_on_where_it_stopped(
     with pytest.raises(MedvitError, match="--resume"):
         train_bundle(base, data, output, choices)
     assert not output.exists()
-    with pytest.raises(MedvitError, match="go on with --resume, or remove it"):
+    with pytest.raises(MedvitError, match="continue it with --resume or remove it"):
         train_bundle(base, data, output, choices)
     drawn.clear()
     drawn.extend([-1] * 18)
