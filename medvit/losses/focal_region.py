@@ -8,7 +8,7 @@ from torch.nn.modules.loss import _Loss
 
 
 class FocalRegionLoss(_Loss):
-    """L1 loss in which regions weigh the more, the larger their error is at the moment.
+    """L1 loss in which the weight of a region grows with its current error.
 
     ``mean(|output - target| * (1 + beta * w))``, where w of a pixel is the mean error of its region over the
     largest of all regions, in [0, 1]. No gradient flows through w.
@@ -19,7 +19,7 @@ class FocalRegionLoss(_Loss):
         Weight of the worst region beyond 1: 0.001 in the authors' training, 1 by default in their class.
     per_item
         False, as the authors: the largest region error of the whole batch, so that an image's weights
-        depend on its batch mates. True: of each image alone.
+        depend on its batch mates. True: the largest of each image alone.
 
     Notes
     -----

@@ -21,7 +21,7 @@ class LateralDiceCELoss(nn.Module):
     table
         Name of a label table; targets hold its values.
     dice_weight
-        As in `SparseDiceCELoss`.
+        Weight of the Dice term, as in `SparseDiceCELoss`.
     """
 
     structure_of: Tensor
@@ -44,7 +44,7 @@ class LateralDiceCELoss(nn.Module):
         side = self.side_of[target]
         paired = (side >= 0).float()
         loss = self.dice_ce(logits[:, :-1], self.structure_of[target])
-        # A masked mean, for picking the paired voxels out would ask the device how many there are.
+        # A masked mean, because selecting the paired voxels would wait for the device to count them.
         each = F.binary_cross_entropy_with_logits(
             logits[:, -1:].float(), side.clamp_min(0).float(), reduction="none"
         )

@@ -112,15 +112,15 @@ class MambaClinixLoss(nn.Module):
     Parameters
     ----------
     regions, include_background, batch
-        As in `RegionTverskyLoss`; `batch` also says whether Dice adds up the images of a batch. Dice never
-        counts the background.
+        The same parameters as in `RegionTverskyLoss`; `batch` also says whether Dice adds up the images of a
+        batch. Dice never counts the background.
     region_weight
         Weight of the region-specific term.
     ignore_label
         Label of voxels that do not count.
     mask_regions
-        Whether they do not count in the region-specific term either. Off as published, where that term takes
-        them for background.
+        Whether they are excluded from the region-specific term as well. Off as published, where that term
+        takes them for background.
 
     Notes
     -----

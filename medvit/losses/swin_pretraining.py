@@ -25,7 +25,7 @@ class SwinPretrainingLoss(nn.Module):
     Parameters
     ----------
     temperature
-        Of the contrast.
+        Temperature of the contrast.
     """
 
     def __init__(self, temperature: float = 0.5) -> None:
@@ -41,7 +41,7 @@ class SwinPretrainingLoss(nn.Module):
         reconstruction: Tensor,
         target: Tensor,
     ) -> SwinPretrainingLosses:
-        """Compare what the heads say of both views of a batch with what is so.
+        """Compare the heads' predictions for both views of a batch with the truth.
 
         Parameters
         ----------
@@ -50,7 +50,8 @@ class SwinPretrainingLoss(nn.Module):
         first, second
             Contrast vectors of the two views, (B, 512) each.
         reconstruction, target
-            Of the stacked views (2B, C, *size); the target is the turned view without cut-outs.
+            Reconstructions and targets of the stacked views (2B, C, *size); the target is the turned view
+            without cut-outs.
         """
         parts = (
             F.cross_entropy(rotation, turns),

@@ -1,4 +1,4 @@
-"""What a scanner, and a person who prepares a scan, do to an image: functions of (B, X, Y, Z) tensors."""
+"""Effects of a scanner, and of preparing a scan, on an image: functions of (B, X, Y, Z) tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def resized(control: Tensor, shape: Sequence[int]) -> Tensor:
 def normalise(image: Tensor, lower: float = 0.005, upper: float = 0.995) -> Tensor:
     """Each sample of `image` (B, ...) scaled so that its quantiles become 0 and 1, and cut there.
 
-    The quantiles are taken of every seventh voxel, which is exact enough and several times faster.
+    The quantiles are estimated from every seventh voxel, which is exact enough and several times faster.
     """
     values = image.flatten(1)[:, ::7].sort(dim=1).values
     shape = [-1] + [1] * (image.ndim - 1)

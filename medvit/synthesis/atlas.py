@@ -23,13 +23,14 @@ class Anatomy:
     Parameters
     ----------
     tissues
-        Names; a tissue's place is the index that `HeadMap.tissue` holds. The first is the background.
+        Names of the tissues; a tissue's position is the index that `HeadMap.tissue` holds. The first is the
+        background.
     tissue_of, structure_of
         Label value to index of tissue, and to value in `table` (0 where a label is not to be learnt).
     extracerebral
         For each tissue, whether skull stripping removes it.
     fluid
-        For each tissue, whether it is the fluid around the brain, which tight strips take along.
+        For each tissue, whether it is the fluid around the brain, which a tight strip removes as well.
     priors
         Contrast name to the mean intensity (0 to 1) of each tissue; NaN where it is drawn at random.
     table
@@ -94,7 +95,7 @@ def read_head_map(path: str | Path, anatomy: Anatomy) -> HeadMap:
     Raises
     ------
     StudyError
-        If the voxels are not 1 mm, or a label is not of `anatomy`.
+        If the voxels are not 1 mm, or `anatomy` does not know a label.
     """
     image = nib.as_closest_canonical(nib.load(path))
     spacing = np.asarray(image.header.get_zooms()[:3])
@@ -105,7 +106,7 @@ def read_head_map(path: str | Path, anatomy: Anatomy) -> HeadMap:
     labels = np.asarray(image.dataobj).astype(np.int64)
     unknown = sorted(set(np.unique(labels).tolist()) - set(anatomy.tissue_of))
     if unknown:
-        raise StudyError("label-map-values", f"labels without a meaning: {unknown[:10]}", path=path)
+        raise StudyError("label-map-values", f"unknown labels: {unknown[:10]}", path=path)
     labels = np.pad(labels[tuple(slice(a.min(), a.max() + 1) for a in np.nonzero(labels))], 1)
     tissue, structure = (_look_up(labels, table) for table in (anatomy.tissue_of, anatomy.structure_of))
     centre = torch.nonzero(structure).double().mean(dim=0).float()

@@ -26,14 +26,14 @@ def find_label_maps(
     Parameters
     ----------
     folder
-        Where they are.
+        Folder of the maps.
     exclude, include
         Parts of file names: a map is taken when its name holds one of `include` and none of `exclude`.
 
     Raises
     ------
     StudyError
-        If there are none.
+        If there are no maps.
     """
     found = [
         path
@@ -57,7 +57,7 @@ class SyntheticDataset(SeededDataset):
     settings
         `SynthesisSettings` or their keyword arguments.
     seed
-        Another seed, other samples.
+        Seed of the random numbers; each seed gives different samples.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class SyntheticBatches(SeededDataset):
     Parameters
     ----------
     label_maps, settings, seed
-        As of `SyntheticDataset`.
+        The same parameters as of `SyntheticDataset`.
     length, batch_size
         Batches of an epoch, and samples of each.
     device
-        Where they are made.
+        Device on which they are made.
     """
 
     def __init__(
@@ -127,12 +127,12 @@ class SyntheticSlices(SyntheticDataset):
     Parameters
     ----------
     label_maps, length, settings, seed
-        As of `SyntheticDataset`; `length` counts heads.
+        The same parameters as of `SyntheticDataset`; `length` counts heads.
     slices
-        How many of a head.
+        Number of slices per head.
     axes
-        Along which the slices are stacked: 2 gives axial ones, 1 coronal ones. Their sides must show, which
-        in sagittal ones they do not.
+        Axes along which the slices are stacked: 2 gives axial ones, 1 coronal ones. Their sides must show,
+        which in sagittal ones they do not.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class SyntheticSlices(SyntheticDataset):
     ) -> None:
         super().__init__(label_maps, length, settings, seed)
         if not set(axes) <= {1, 2}:
-            raise ValueError(f"slices are stacked along axis 1 or 2, not {tuple(axes)}")
+            raise ValueError(f"slices must be stacked along axis 1 or 2, not {tuple(axes)}")
         self.slices = slices
         self.axes = tuple(axes)
 
@@ -185,7 +185,7 @@ class SynthesizeImaged(Randomizable, MapTransform):
         self._seed = int(self.R.randint(np.iinfo(np.int32).max))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """``image`` (1, X, Y, Z) float32 and ``label`` (1, X, Y, Z) uint8 beside what else `data` holds."""
+        """``image`` (1, X, Y, Z) float32 and ``label`` (1, X, Y, Z) uint8, and all else in `data`."""
         rest = dict(data)
         head: HeadMap = rest.pop(self.keys[0])
         self.randomize()

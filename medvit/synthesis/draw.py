@@ -17,11 +17,11 @@ class Draw:
     Parameters
     ----------
     generator
-        Of the CPU; everything follows from it.
+        Generator on the CPU, which determines everything.
     count
         Samples in the batch.
     device
-        Where voxels are.
+        Device of the voxels.
     """
 
     def __init__(self, generator: torch.Generator, count: int, device: torch.device) -> None:

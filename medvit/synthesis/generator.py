@@ -25,9 +25,9 @@ class Synthesizer:
     Parameters
     ----------
     anatomy
-        What the labels mean.
+        Meaning of the labels.
     settings
-        How wildly images vary.
+        Amount of variation.
 
     References
     ----------
@@ -108,7 +108,7 @@ class Synthesizer:
     ) -> tuple[Tensor, Tensor]:
         """(B, X, Y, Z) intensities averaged over each voxel, and where exact zeros will stand.
 
-        `target` becomes background where a strip took the brain along.
+        `target` becomes background where a strip also removed brain.
         """
         s, tissues = self.settings, len(self.anatomy.tissues)
         mean, deviation, shading = self._tissue_intensities(draw)
@@ -152,7 +152,7 @@ class Synthesizer:
     def _strip(
         self, share: Tensor, target: Tensor, strip: Tensor, rough: Tensor, tight: Tensor, draw: Draw
     ) -> Tensor:
-        """Where exact zeros will stand; `target` becomes background where they take the brain along."""
+        """Where exact zeros will stand; `target` becomes background where brain is removed as well."""
         removed = share > 0.8
         level, zero = draw.uniform(0.25, 0.95).tolist(), draw.chance(self.settings.zero)
         for number in (n for n, is_rough in enumerate(rough.tolist()) if is_rough):

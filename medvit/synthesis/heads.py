@@ -16,7 +16,7 @@ class HeadBank:
     Parameters
     ----------
     heads
-        On one device.
+        Heads on one device.
     """
 
     def __init__(self, heads: Sequence[HeadMap]) -> None:

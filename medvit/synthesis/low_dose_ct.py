@@ -1,4 +1,4 @@
-"""What a CT slice would look like at a lower dose: photon noise in its projections, reconstructed."""
+"""Simulation of a CT slice at a lower dose: photon noise in its projections, reconstructed."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def reconstruct(sinogram: Tensor, size: tuple[int, int], cutoff: float = math.in
     size
         Height and width of the slices.
     cutoff
-        As in `Scan`.
+        Cutoff of the Hann window, as in `Scan`.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def low_dose(slices: Tensor, spacing: float, scan: Scan, generator: torch.Genera
     spacing
         Edge of a pixel in mm.
     scan
-        How it is scanned.
+        Settings of the scan.
     generator
         Random numbers; the result depends on nothing else.
 

@@ -1,4 +1,4 @@
-"""Pairs of degraded and clean slices as a MONAI dataset, made without a patient's image."""
+"""Pairs of degraded and clean slices as a MONAI dataset, made without images of patients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvit.synthesis.seeded import SeededDataset
 from medvit.synthesis.settings import SynthesisSettings
 from medvit.transforms.region_channel import add_region_channel
 
-# What a clean slice must be free of: a network would learn to leave it.
+# A clean slice must be free of these, because a network would learn to leave them.
 _FAULTS = ("noise", "thick_slices", "crop", "wrap", "ringing", "motion", "zero", "deface", "shading")
 
 Source = Callable[[torch.Generator], tuple[Tensor, Tensor]]
@@ -29,8 +29,8 @@ Source = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 class LowDoseSlices:
     """Slices of made-up bodies at full dose, and what a scan at a random dose, size and kernel shows of them.
 
-    The full dose has noise of its own, as real scans have. A network that learns from such pairs leaves of
-    the noise what the full dose would have shown, and with it the finest detail.
+    The full dose has noise of its own, as real scans have. A network that learns from such pairs
+    preserves the noise of the full dose, and with it the finest detail.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class RestorationDataset(SeededDataset):
     Parameters
     ----------
     source
-        Makes a degraded and a clean slice (H, W).
+        Generator of a degraded and a clean slice (H, W).
     length
         Slices of an epoch.
     sample_shape
@@ -135,7 +135,7 @@ class RestorationDataset(SeededDataset):
     samples
         Samples cut from one slice.
     seed
-        Another seed, other slices.
+        Seed of the random numbers; each seed gives different slices.
     """
 
     def __init__(

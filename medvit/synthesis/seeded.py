@@ -1,4 +1,4 @@
-"""Datasets whose samples are functions of a seed and a number, so that a broken off training can go on."""
+"""Datasets whose samples depend on a seed and a number, so that an interrupted training can be resumed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch.utils.data import Dataset
 
 
 class SeededDataset(Dataset):
-    """Counts its samples on from an offset.
+    """Numbers its samples from an offset.
 
     Parameters
     ----------
     length
         Samples of an epoch.
     seed
-        Another seed, other samples.
+        Seed of the random numbers; each seed gives different samples.
 
     Attributes
     ----------
     offset
-        Number of the first sample; a resumed training sets it to go on where it stopped.
+        Number of the first sample; a resumed training sets it to continue where it stopped.
     """
 
     def __init__(self, length: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""`SynthesisSettings`: how wildly synthetic images vary."""
+"""`SynthesisSettings`: amount of variation of synthetic images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """How wildly images vary. Probabilities are of one sample, lengths in mm.
+    """Amount of variation of synthetic images. Probabilities are per sample, lengths in mm.
 
     Parameters
     ----------

@@ -124,8 +124,8 @@ class NanGuard:
         self.in_a_row = 0 if math.isfinite(trainer.state.output["loss"]) else self.in_a_row + 1
         if self.in_a_row >= self.patience:
             raise MedvitError(
-                f"the loss has not been finite for {self.in_a_row} steps (epoch {trainer.state.epoch}): train "
-                "with a lower --learning-rate"
+                f"the loss has not been finite for {self.in_a_row} steps (epoch {trainer.state.epoch}): "
+                "train with a lower --learning-rate"
             )
 
 
