@@ -88,7 +88,8 @@ def find_studies(
         lying = [one for one in found if isinstance(one, LeftOut) and one.path.parent in folders]
         lying = [one for one in lying if one.path in sources.files and one.path.suffix.lower() != ".zip"]
         strays = [one for one in lying if not format_of(one.path)]
-        found = [one for one in found if one not in strays]
+        taken = {one.path for one in strays}
+        found = [one for one in found if not isinstance(one, LeftOut) or one.path not in taken]
         dicoms |= {one.path: sources.files[one.path] for one in strays}
         found += dicom_studies(dicoms, names, rules)
     return _with_unique_ids([sources.shown(one) for one in found])

@@ -19,12 +19,13 @@ import pytest
 
 from medvit.errors import MedvitError
 from medvit.runs.listener import Listener, Processed, State, listen, read_routes
-from medvit.studies.dimse import Node, store
+from medvit.studies.dimse import Node, find, move, store
 from medvit.studies.pacs import PacsError
 from tests.runs.listening import images_of, process, result_of
 from tests.studies.dicom_out.synthetic import write_series
 from tests.studies.dimse_peer import archive
 from tests.studies.test_dimse import free_port
+from tests.studies.test_pacs import running_orthanc
 
 
 def arrived(output: Path, study: str, count: int = 3) -> Path:
@@ -219,3 +220,32 @@ def wait_until_it_listens(port: int, process: subprocess.Popen) -> None:
                 return
         time.sleep(0.02)
     raise AssertionError("it does not listen")
+
+
+@pytest.mark.debian
+def test_orthanc_sends_studies_and_gets_results(tmp_path):
+    if shutil.which("Orthanc") is None:
+        pytest.skip("Orthanc is missing: apt-get install orthanc orthanc-dicomweb")
+    paths, _ = write_series(tmp_path / "ct", (8, 8, 3))
+    output, ours, theirs, stop = tmp_path / "out", free_port(), free_port(), threading.Event()
+    dimse = {
+        "DicomServerEnabled": True, "DicomAet": "ORTHANC", "DicomPort": theirs,
+        "DicomModalities": {"medvit": {"AET": "MEDVIT", "Host": "127.0.0.1", "Port": ours}},
+    }  # fmt: skip
+    with running_orthanc(tmp_path / "orthanc", **dimse):
+        node = Node("ORTHANC", "127.0.0.1", theirs, timeout=20.0)
+        thread = threading.Thread(
+            target=listen, args=(output, lambda study: process(study, output)),
+            kwargs={"port": ours, "receiver": node, "settle": 0.5, "stop": stop, "say": lambda _: None},
+        )  # fmt: skip
+        thread.start()
+        try:
+            store(node, paths)
+            assert move(node, {"PatientID": "P1"}, "MEDVIT") == 3
+            deadline = time.monotonic() + 60
+            while len(found := find(node, {"PatientID": "P1"})) < 2 and time.monotonic() < deadline:
+                time.sleep(0.2)
+        finally:
+            stop.set()
+            thread.join(20)
+        assert len(found) == 2  # the series, and that of its results

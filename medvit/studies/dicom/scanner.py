@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,7 @@ def scan(paths: Iterable[Path]) -> ScanResult:
             else:
                 headers.setdefault(_key(header), []).append(header)
     found = _sorted_series(headers, left_out)
-    for path, what in others:
-        if posed := _add_posing(found, path, what):
-            left_out.append(LeftOut(path, posed))
+    left_out.extend(_add_posing(found, others))
     homeless = _add_damaged(found, damaged)
     _add_unnamed(found)
     series = [_refused([path], {}, error) for path, error in homeless]
@@ -245,15 +243,17 @@ def _sorted_series(headers: dict[tuple[str, ...], list[Header]], left_out: list[
     return groups
 
 
-def _add_posing(groups: list[_Group], path: Path, what: str) -> str:
-    """Give a file that is not DICOM to each series whose files it is named like; else why it is left out."""
-    alike = path.parent, _pattern(path)
-    homes = [g for g in groups if any((h.path.parent, _pattern(h.path)) == alike for h in g.headers)]
-    for group in homes:
-        said = f"{what}, but named like the images of a series"
-        error = StudyError("dicom-damaged-file", said, path=path, do="replace it or take it away")
-        group.damaged.append((path, error))
-    return "" if homes else what
+def _add_posing(groups: list[_Group], others: list[tuple[Path, str]]) -> Iterator[LeftOut]:
+    """Give each file that is not DICOM to the series whose files it is named like; others are left out."""
+    named = [{(h.path.parent, _pattern(h.path)) for h in group.headers} for group in groups]
+    for path, what in others:
+        homes = [g for g, names in zip(groups, named, strict=True) if (path.parent, _pattern(path)) in names]
+        for group in homes:
+            said = f"{what}, but named like the images of a series"
+            error = StudyError("dicom-damaged-file", said, path=path, do="replace it or take it away")
+            group.damaged.append((path, error))
+        if not homes:
+            yield LeftOut(path, what)
 
 
 def _pattern(path: Path) -> str:
