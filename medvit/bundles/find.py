@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from medvit.errors import MedvitError, did_you_mean
-from medvit.studies.labels import LabelTable, load_label_table, parse_label_table
+from medvit.studies.labels import LabelTable, Structure, load_label_table, parse_label_table
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -61,6 +62,18 @@ class Bundle:
         if isinstance(labels, dict):
             return parse_label_table(labels)
         return load_label_table(labels) if labels else None
+
+    def structures(self, names: Sequence[str] = ()) -> tuple[Structure, ...]:
+        """The structures of these names, or all that the bundle segments.
+
+        Raises
+        ------
+        MedvitError
+            If it segments nothing, or has no structure of a name.
+        """
+        if self.label_table is None:
+            raise MedvitError(f"bundle {self.name} restores images and has no structures to choose from")
+        return self.label_table.chosen(names) if names else self.label_table.structures
 
     def summary(self) -> dict[str, Any]:
         """What a person chooses a bundle by."""

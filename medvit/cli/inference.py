@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.options import AsJson, BundleName, Output, Studies, Trust, inference_settings, sharing
+from medvit.cli.options import (
+    AsJson,
+    BundleName,
+    Output,
+    Studies,
+    Trust,
+    fit_settings,
+    inference_settings,
+    sharing,
+)
 from medvit.runs.options import checked_priors
 
 if TYPE_CHECKING:
@@ -44,6 +53,7 @@ def run(
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
+    fit_settings(found, settings)
     _begin(found)
     from medvit.runs import run_bundle
 
@@ -81,6 +91,7 @@ def cohort(
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
+    fit_settings(found, settings)
     _begin(found)
     from medvit.runs import run_cohort
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medvit.errors import MedvitError
 from medvit.runs import options as checks
+
+if TYPE_CHECKING:
+    from medvit.bundles import Bundle
 
 Studies = Annotated[
     list[str],
@@ -86,6 +91,23 @@ def inference_settings(
     rtstruct: Annotated[
         bool, typer.Option("--rtstruct", help="Write a DICOM RT structure set beside the segmentation.")
     ] = False,
+    structures: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Only these structures in label map, tables, report and DICOM; a name without its side "
+            "stands for both.",
+        ),
+    ] = "",
+    separate: Annotated[
+        bool, typer.Option("--separate", help="Write a mask of each structure into structures/ as well.")
+    ] = False,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help="Overlap windows by half as much: quicker, less accurate at their edges."
+        ),
+    ] = False,
     viewer: Annotated[bool, typer.Option(help="Put an interactive viewer into report.html.")] = False,
     language: Annotated[
         str, typer.Option(help="Language of the reports: en, de or fr.", callback=checks.checked_language)
@@ -106,6 +128,8 @@ def inference_settings(
     ] = False,
 ) -> dict[str, Any]:
     """How `medvit run` and `medvit cohort` run, and what they set in the configuration, by identifier."""
+    if fast and (overlap is not None or tta):
+        raise MedvitError("--fast sets the overlap and does not mirror; leave --overlap and --tta out")
     overrides: dict[str, Any] = {
         "resume": resume, "overwrite": overwrite,
         "tta": tta, "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
@@ -117,6 +141,12 @@ def inference_settings(
         overrides["writer#options#seg_type"] = seg_type.value
     if rtstruct:
         overrides["writer#options#rtstruct"] = True
+    if chosen := [name for name in structures.split(",") if name.strip()]:
+        overrides["writer#options#structures"] = chosen
+    if separate:
+        overrides["writer#options#separate"] = True
+    if fast:
+        overrides["writer#settings#fast"] = True
     if dicom_anyway:
         overrides["writer#options#dicom_anyway"] = True
     if overlap is not None:
@@ -124,6 +154,24 @@ def inference_settings(
     if bias_correction:
         overrides["bias_correction"] = True
     return overrides
+
+
+def fit_settings(bundle: Bundle, settings: dict[str, Any]) -> None:
+    """Set what depends on the bundle: the names of its structures, and half its overlap for ``--fast``.
+
+    Raises
+    ------
+    MedvitError
+        If the bundle does not segment what was asked for, or has no overlap to halve.
+    """
+    if settings.get("writer#options#structures") or settings.get("writer#options#separate"):
+        bundle.structures(settings.get("writer#options#structures", ()))
+    if settings.get("writer#settings#fast"):
+        usual = json.loads(bundle.config("inference").read_text(encoding="utf-8")).get("overlap")
+        if not isinstance(usual, int | float) or not usual:
+            raise MedvitError(f"bundle {bundle.name} has no overlap of windows that --fast could halve")
+        settings["overlap"] = usual / 2
+        typer.echo(f"--fast: windows overlap by {usual / 2:.1%} instead of {usual:.1%}", err=True)
 
 
 def sharing(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -32,7 +32,8 @@ class Changes:
     def __init__(self, report: StudyReport, words: Language) -> None:
         self.report, self.words = report, words
         self.priors = sorted(report.priors, key=lambda p: p.date, reverse=True)
-        self.contrast = contrast_of([structure_entry(m) for m in report.measurements.structures])
+        measured = report.whole or report.measurements
+        self.contrast = contrast_of([structure_entry(m) for m in measured.structures])
 
     @property
     def dates(self) -> list[str]:

@@ -232,12 +232,13 @@ class Content:
         return charts
 
     def _groups(self) -> Iterator[tuple[StructureMeasurement, ...]]:
-        measured = self.report.measurements
-        for m in measured.structures:
-            if m.structure.side == "left":
-                yield m, measured[f"right {m.structure.unsided_name}"]
-            elif not m.structure.side:
+        by_name = {m.structure.name: m for m in self.report.measurements.structures}
+        for m in by_name.values():
+            left, right = (by_name.get(f"{side} {m.structure.unsided_name}") for side in ("left", "right"))
+            if not m.structure.side or left is None or right is None:
                 yield (m,)
+            elif m is left:
+                yield left, right
 
     def _volume(self, m: StructureMeasurement) -> str:
         if not m.present:

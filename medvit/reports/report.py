@@ -23,7 +23,7 @@ from medvit.reports.pictures import Picture, montage, overlays
 from medvit.reports.prior import Prior, check_priors, parse_date
 from medvit.reports.quality import Flag, Light, Verdict, check_quality, traffic_light
 from medvit.reports.surface import render_surface
-from medvit.studies.labels import LabelTable
+from medvit.studies.labels import LabelTable, Structure, keep_values
 from medvit.studies.study import Grid
 
 # Findings after which a volume must not be held against a norm.
@@ -105,6 +105,8 @@ class StudyReport:
         Image quality before and after, for bundles that restore an image.
     stated
         Age, sex and date as stated by the person who runs the study.
+    whole
+        Measurements of the whole label map, where the others are of some structures only.
     """
 
     study_id: str
@@ -123,6 +125,21 @@ class StudyReport:
     priors: tuple[Prior, ...] = ()
     restoration: Restoration | None = None
     stated: Stated = field(default_factory=Stated)
+    whole: Measurements | None = None
+
+    def only(self, structures: Collection[Structure]) -> StudyReport:
+        """The report on some structures; findings, shares and totals stay those of the whole label map."""
+        names = {s.name for s in structures}
+        measured = self.whole or self.measurements
+        measurements = replace(
+            measured,
+            structures=tuple(m for m in measured.structures if m.structure in structures),
+            asymmetries=tuple(
+                a for a in measured.asymmetries if {f"left {a.name}", f"right {a.name}"} <= names
+            ),
+        )
+        label_map = keep_values(self.label_map, [s.value for s in structures], len(self.table))
+        return replace(self, label_map=label_map, measurements=measurements, whole=measured)
 
     @property
     def light(self) -> Light:
@@ -167,7 +184,7 @@ class StudyReport:
     @cached_property
     def totals(self) -> BrainTotals | None:
         """Totals of a head; `None` for other parts of the body."""
-        return brain_totals(self.measurements)
+        return brain_totals(self.whole or self.measurements)
 
     @cached_property
     def covariates(self) -> Covariates | None:

@@ -23,8 +23,8 @@ from medvit.runs.done import disk_full, input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome, cause_of
 from medvit.runs.record import software_versions
 from medvit.runs.work import note_verdict
-from medvit.studies import Study, sha256_of, write_image, write_label_map
-from medvit.studies.labels import LabelTable
+from medvit.studies import Study, safe_name, sha256_of, write_image, write_label_map
+from medvit.studies.labels import LabelTable, Structure, keep_values
 from medvit.studies.study import Series
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class ResultOptions:
         ``"binary"`` or ``"labelmap"`` DICOM segmentations; ``"auto"`` takes what stays small.
     rtstruct
         Whether to write a DICOM RT structure set as well.
+    structures
+        Names of the structures that label map, tables, report and DICOM results are about; all by default.
+        Quality control, shares and totals go by the whole label map.
+    separate
+        Whether to write a mask of each structure into ``structures/`` as well, empty where it was not found.
     language
         Language of the reports: ``"en"``, ``"de"`` or ``"fr"``.
     show_patient
@@ -80,6 +85,8 @@ class ResultOptions:
     deidentify: bool = False
     seg_type: Encoding = "auto"
     rtstruct: bool = False
+    structures: Sequence[str] = ()
+    separate: bool = False
     language: str = "en"
     show_patient: bool = False
     timings: bool = True
@@ -113,6 +120,11 @@ class StudyWriter:
         What is written beside the label map or image.
     settings
         How the bundle was set, for the report.
+
+    Raises
+    ------
+    MedvitError
+        If structures are asked for that the bundle does not segment.
     """
 
     def __init__(
@@ -129,6 +141,11 @@ class StudyWriter:
         self.checkpoint = Path(checkpoint)
         self.options = options or ResultOptions()
         self.settings = dict(settings or {})
+        self._chosen: tuple[Structure, ...] = ()
+        if self.options.structures or self.options.separate:
+            self._chosen = self.bundle.structures(self.options.structures)
+        if self.options.structures:
+            self.settings["structures"] = [s.name for s in self._chosen]
         self._provenance: dict[str, Any] | None = None
 
     @property
@@ -196,7 +213,7 @@ class StudyWriter:
             if table is None:
                 write_image(folder / "image.nii.gz", voxels, study)
             else:
-                write_label_map(folder / "labels.nii.gz", table.to_files(voxels), study, table.file_names)
+                self._write_label_maps(folder, study, voxels, table)
             with _optional("measurements and report", outcome):
                 report = self._report(study, voxels, table, outcome)
                 self._write_report(folder, study, report, outcome)
@@ -204,6 +221,22 @@ class StudyWriter:
             outcome.outputs = sorted(
                 p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
             )
+
+    def _write_label_maps(self, folder: Path, study: Study, voxels: np.ndarray, table: LabelTable) -> None:
+        names = table.file_names
+        if self.options.structures:
+            names = {s.file_value: s.name for s in self._chosen}
+            voxels = keep_values(voxels, [s.value for s in self._chosen], len(table))
+        write_label_map(folder / "labels.nii.gz", table.to_files(voxels), study, names)
+        if not self.options.separate:
+            return
+        (folder / "structures").mkdir()
+        shown = table.shown(np.unique(voxels).tolist())
+        for structure in (s for s in self._chosen if s in shown):
+            file = folder / "structures" / f"{safe_name(structure.name)}.nii.gz"
+            if file.exists():  # two names that file systems cannot tell apart
+                file = file.with_name(f"{safe_name(structure.name)}_{structure.file_value}.nii.gz")
+            write_label_map(file, voxels == structure.value, study)
 
     def _report(
         self, study: Study, voxels: np.ndarray, table: LabelTable | None, outcome: StudyOutcome
@@ -217,7 +250,8 @@ class StudyWriter:
 
         def make(*paths: str) -> StudyReport:
             priors = tuple(read_prior(path) for path in paths)
-            return make_report(study.id, voxels, study.grid, table, source, priors=priors, **described)
+            report = make_report(study.id, voxels, study.grid, table, source, priors=priors, **described)
+            return report.only(self._chosen) if self.options.structures else report
 
         if self.options.priors:
             with _optional("comparison with earlier studies", outcome):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -140,6 +140,24 @@ class LabelTable:
             if left.side == "left" and right is not None:
                 yield left, right
 
+    def chosen(self, names: Sequence[str]) -> tuple[Structure, ...]:
+        """The structures of these names, in order of value; a name without its side stands for both sides.
+
+        Raises
+        ------
+        MedvitError
+            If there is no structure of that name.
+        """
+        taken: set[Structure] = set()
+        for name in (n.strip().lower().replace("_", " ") for n in names):
+            found = {s for s in self if name in (s.name.lower(), s.unsided_name.lower())}
+            if not found:
+                known = list(dict.fromkeys(n for s in self for n in (s.unsided_name, s.name)))
+                hint = did_you_mean(name, known) or f"; there are: {', '.join(dict.fromkeys(known))}"
+                raise MedvitError(f"label table {self.name!r} has no structure {name!r}{hint}")
+            taken |= found
+        return tuple(s for s in self if s in taken)
+
     def as_dict(self) -> dict[str, Any]:
         """The table in its JSON form, as `parse_label_table` takes it."""
         categories = {s.category.meaning: s.category for s in self.structures}
@@ -161,6 +179,13 @@ class LabelTable:
                 for s in self.structures
             ],
         }
+
+
+def keep_values(label_map: np.ndarray, values: Collection[int], largest: int) -> np.ndarray:
+    """A label map, of values up to `largest`, in which all other values than `values` are background."""
+    table = np.zeros(largest + 1, label_map.dtype)
+    table[list(values)] = list(values)
+    return table[label_map]
 
 
 _CATEGORIES = {"anatomy": {"value": "123037004", "meaning": "Anatomical Structure"}}

@@ -23,7 +23,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def settings_of(verb: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def settings_of(verb: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
     def take(*_: object, **given: Any) -> int:
@@ -32,14 +32,28 @@ def settings_of(verb: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(medvit.runs, "run_bundle", take)
     monkeypatch.setattr(medvit.runs, "run_cohort", take)
-    done = CliRunner().invoke(app, [verb, "segformer3d_brain", ".", "-o", "out", *OPTIONS])
+    done = CliRunner().invoke(app, [verb, "segformer3d_brain", ".", "-o", "out", *options])
     assert done.exit_code == 0, done.output
     return seen
 
 
 def test_run_and_cohort_set_a_bundle_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, cohort = settings_of("run", monkeypatch), settings_of("cohort", monkeypatch)
+    run, cohort = (settings_of(verb, monkeypatch, *OPTIONS) for verb in ("run", "cohort"))
     known = json.loads(Path(find_bundle("segformer3d_brain").config("inference")).read_text())
     assert SETTINGS.keys() <= known.keys()
     assert SETTINGS.items() <= run.items()
     assert SETTINGS.items() <= cohort.items()
+
+
+def test_what_depends_on_the_bundle_is_set_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = json.loads(Path(find_bundle("segformer3d_brain").config("inference")).read_text())["overlap"]
+    for verb in ("run", "cohort"):
+        seen = settings_of(
+            verb, monkeypatch, "--structures", "hippocampus, left_amygdala", "--separate", "--fast",
+            "--seg-type", "labelmap", "--rtstruct",
+        )  # fmt: skip
+        assert seen["overlap"] == usual / 2 and seen["writer#settings#fast"] is True
+        options = {name.removeprefix("writer#options#"): value for name, value in seen.items()}
+        assert [name.strip() for name in options["structures"]] == ["hippocampus", "left_amygdala"]
+        assert options["separate"] is True and options["rtstruct"] is True
+        assert options["seg_type"] == "labelmap"

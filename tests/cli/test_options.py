@@ -53,6 +53,9 @@ def test_wrong_options_are_one_sentence(
         ([BUNDLE, "nowhere.nii.gz"], "nowhere.nii.gz: does not exist"),
         ([BUNDLE, "STUDY", "--prior", "none.json"], "none.json: not a readable measurements.json"),
         ([BUNDLE, "STUDY", "--device", "cuda:x"], "there is no device 'cuda:x'"),
+        ([BUNDLE, "STUDY", "--structures", "amygdala,hipocampus"], "did you mean 'hippocampus'?"),
+        (["rat_ct_denoise", "STUDY", "--separate"], "rat_ct_denoise restores images and has no structures"),
+        ([BUNDLE, "STUDY", "--fast", "--overlap", "0.5"], "--fast sets the overlap"),
     ],
 )
 def test_a_slip_costs_no_time(arguments: list[str], sentence: str, study: Path, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from medvit.bundles import Bundle
 from medvit.errors import MedvitError, StudyError
 from medvit.runs import run_bundle
 from medvit.runs.bundle_work import BundleWork
-from tests.label.phantoms import make_bundle, make_restorer, phantom
+from tests.label.phantoms import make_bundle, make_restorer, phantom, steps
 from tests.studies.dicom_out.synthetic import write_series
 
 ROOT = Path(__file__).parents[2]
@@ -176,3 +177,61 @@ def test_broken_weights_are_one_sentence(restorer: Path, tmp_path: Path) -> None
     study = write_image(tmp_path / "study.nii.gz")
     with pytest.raises(MedvitError, match=r"model\.safetensors: not a whole safetensors file"):
         run_bundle(Bundle(restorer), [study], tmp_path / "out", checkpoint=str(broken))
+
+
+def test_chosen_structures_alone_are_written(tmp_path: Path) -> None:
+    bundle, study = make_bundle(tmp_path / "bundle"), write_image(tmp_path / "study.nii.gz")
+    table = Bundle(bundle).label_table
+    assert table is not None
+    first, _, third = table.structures[:3]
+    _, _, whole = run(bundle, study, tmp_path / "whole")
+    _, entry, part = run(
+        bundle, study, tmp_path / "part", structures=[first.name, third.name], separate=True, report=True
+    )  # fmt: skip
+    assert entry["missing"] == {}
+    expected = np.asarray(nib.load(whole / "labels.nii.gz").dataobj)
+    assert set(np.unique(expected)) == {0, 1, 2, 3}
+    written = np.asarray(nib.load(part / "labels.nii.gz").dataobj)
+    np.testing.assert_array_equal(written, np.where(np.isin(expected, (1, 3)), expected, 0))
+    names = json.loads((part / "labels.json").read_text())["labels"]
+    assert names == {"1": first.name, "3": third.name}
+    masks = {p.name: np.asarray(nib.load(p).dataobj) for p in (part / "structures").iterdir()}
+    assert masks.keys() == {f"{s.name.replace(' ', '_')}.nii.gz" for s in (first, third)}
+    for s in (first, third):
+        np.testing.assert_array_equal(masks[f"{s.name.replace(' ', '_')}.nii.gz"], expected == s.value)
+    ours, theirs = (json.loads((f / "measurements.json").read_text()) for f in (part, whole))
+    assert ours["structures"] == [s for s in theirs["structures"] if s["value"] in (1, 3)]
+    # What is said of the study goes by the whole label map.
+    for key in ("whole", "totals", "quality"):
+        assert ours[key] == theirs[key]
+    page = (part / "report.html").read_text()
+    assert ours["provenance"]["settings"]["structures"] == [first.name, third.name]
+    assert f"structures {first.name}, {third.name}" in page
+
+
+def test_a_restorer_has_no_structures_to_choose(restorer: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedvitError, match="restores images and has no structures"):
+        run(restorer, write_image(tmp_path / "study.nii.gz"), tmp_path / "out", separate=True)
+
+
+def test_dicom_results_are_of_the_kind_and_the_structures_asked_for(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", (40, 36, 6), modality="MR")
+    bundle = make_bundle(tmp_path / "bundle", state=steps(31, 0.01))
+    asked = {"dicom": True, "dicom_anyway": True, "seg_type": "labelmap", "rtstruct": True}
+    _, entry, folder = run(bundle, tmp_path / "series", tmp_path / "whole", **asked)
+    assert entry["missing"] == {}
+    values = set(np.unique(np.asarray(nib.load(folder / "labels.nii.gz").dataobj))) - {0}
+    assert len(values) > 1
+    value = int(min(values))
+    table = Bundle(bundle).label_table
+    assert table is not None
+    name = table.structures[value - 1].name
+    _, entry, folder = run(bundle, tmp_path / "series", tmp_path / "one", **asked, structures=[name])
+    assert entry["missing"] == {}
+    seg = pydicom.dcmread(folder / "dicom" / "seg.dcm")
+    assert seg.SegmentationType == "LABELMAP"
+    assert set(np.unique(seg.pixel_array)) == {0, value}
+    contours = pydicom.dcmread(folder / "dicom" / "rtstruct.dcm")
+    assert [roi.ROIName for roi in contours.StructureSetROISequence] == [name]
+    report = pydicom.dcmread(folder / "dicom" / "sr.dcm")
+    assert sum(element.keyword == "MeasuredValueSequence" for element in report.iterall()) == 1

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from medvit.errors import MedvitError
-from medvit.studies.labels import Code, LabelTable, Structure, load_label_table, parse_label_table
+from medvit.studies.labels import (
+    Code,
+    LabelTable,
+    Structure,
+    keep_values,
+    load_label_table,
+    parse_label_table,
+)
 
 
 def test_the_brain_table_is_whole() -> None:
@@ -59,3 +66,17 @@ def test_a_group_of_which_nothing_was_found_is_left_out_where_another_has_someth
     assert table.shown(set()) == table.structures
     assert parse_label_table(table.as_dict()) == table
     assert load_label_table("brain").shown({1}) == load_label_table("brain").structures
+
+
+def test_structures_are_chosen_by_name_with_or_without_their_side() -> None:
+    table = load_label_table("brain")
+    names = [s.name for s in table.chosen(["Right_Amygdala", " hippocampus", "left hippocampus"])]
+    assert names == ["left hippocampus", "right hippocampus", "right amygdala"]
+    with pytest.raises(MedvitError, match="no structure 'hipocampus'; did you mean 'hippocampus'"):
+        table.chosen(["amygdala", "hipocampus"])
+
+
+def test_values_are_kept_and_all_others_become_background() -> None:
+    kept = keep_values(np.array([0, 1, 2, 3, 2], np.uint8), [2], 3)
+    assert kept.dtype == np.uint8
+    np.testing.assert_array_equal(kept, [0, 0, 2, 0, 2])
