@@ -164,6 +164,10 @@ def label(
         list[str] | None,
         typer.Option(help="Series of an archive to list, such as StudyDate=2026*; may be repeated."),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Web viewer on another server that may use this one; may be repeated."),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Serve bundles to 3D Slicer and other viewers, over MONAI Label."""
@@ -171,6 +175,6 @@ def label(
 
     code = serve(
         studies, models=models or (), trust=trust, host=host, port=port, token=token, folder=workspace,
-        query=query or (), say=typer.echo,
+        query=query or (), origins=allow_origin or (), say=typer.echo,
     )  # fmt: skip
     raise typer.Exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from medvit.studies import sha256_of
 from medvit.studies.dicom_out import Algorithm
 from medvit.studies.pacs import Access
 
+_log = logging.getLogger(__name__)
 # How many may wait for their inference before the next one is sent away.
 _WAITING = 8
 
@@ -109,15 +111,26 @@ class MedvitLabelApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next image to annotate is chosen."""
-        return {"uncertainty": MostUncertain(self.segmenters), "first": First(), "random": Anyone()}
+        # Viewers offer the first of them, which must answer at once.
+        return {"first": First(), "uncertainty": MostUncertain(self._uncertainty()), "random": Anyone()}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """How images are scored."""
-        return {"uncertainty": Uncertainty(self.segmenters, lambda store, image: store.study_path(image))}
+        return {"uncertainty": self._uncertainty()}
+
+    def _uncertainty(self) -> Uncertainty:
+        return Uncertainty(self.segmenters, lambda store, image: store.study_path(image), self._turn)
 
     def init_batch_infer(self) -> Callable:
         """How many images are inferred."""
         return BatchInfer()
+
+    def info(self) -> dict[str, Any]:
+        """For ``/info/``; viewers show the first of the training statistics, so the latest stands first."""
+        stated = super().info()
+        trained = {name: stats for name, stats in stated["train_stats"].items() if stats}
+        latest = sorted(trained, key=lambda name: trained[name]["total_time"], reverse=True)
+        return {**stated, "train_stats": {name: trained[name] for name in latest}}
 
     def task(self, model: str) -> BundleInfer:
         """The inference task of a model.
@@ -149,6 +162,8 @@ class MedvitLabelApp(MONAILabelApp):
         task, image = self.task(request["model"]), request["image"]
         with self._turn():
             file, facts = task({**request, "image": self._path(image, store)})
+        seconds, light = facts["latencies"]["total"], facts["verdict"]["light"]
+        _log.info("%s on %s: %s after %.1f s", task.served.name, Path(image).name, light, seconds)
         label, tag = file, request.get("label_tag") or "original"
         if request.get("save_label") and isinstance(image, str):
             label = store.save_label(image, file, tag, {"model": task.served.name, "params": facts})

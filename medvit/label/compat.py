@@ -1,7 +1,7 @@
-"""What MONAI Label 0.8.5 needs to start beside today's pydicom, torch and numpy: stand-ins for four imports.
+"""What MONAI Label 0.8.5 needs to start beside today's pydicom, torch and numpy: stand-ins for its imports.
 
-None of them is used by this app: they belong to a DICOM SEG reader, to pictures of training, to a pathology
-store and to its command line. Each stand-in says when it can go.
+But for distutils none of them is used by this app: they belong to a DICOM SEG reader, to pictures of training
+and to a pathology store. Each stand-in says when it can go.
 """
 
 from __future__ import annotations
@@ -17,8 +17,28 @@ STAND_INS: dict[str, tuple[tuple[str, ...], str]] = {
     "pydicom_seg": ((), "a MONAI Label after 0.8.5, which reads DICOM SEG with highdicom"),
     "torchvision": (("utils",), "a torchvision built for the CPU torch in use"),
     "torchvision.utils": (("make_grid", "save_image"), "a torchvision built for the CPU torch in use"),
+    "distutils": (("util",), "a MONAI Label for Python 3.12, whose standard library has no distutils"),
+    "distutils.util": (("strtobool",), "a MONAI Label for Python 3.12"),
     "girder_client": (("GirderClient",), "a MONAI Label that imports its pathology store when asked for it"),
 }
+
+
+def strtobool(text: str) -> int:
+    """1 for words that mean yes and 0 for those that mean no, as distutils had it.
+
+    Raises
+    ------
+    ValueError
+        For any other word.
+    """
+    if text.lower() in ("y", "yes", "t", "true", "on", "1"):
+        return 1
+    if text.lower() in ("n", "no", "f", "false", "off", "0"):
+        return 0
+    raise ValueError(f"{text!r} means neither yes nor no")
+
+
+_WORKING = {"distutils.util.strtobool": strtobool}
 
 
 def install() -> list[str]:
@@ -37,7 +57,8 @@ def install() -> list[str]:
         module.__path__ = []
         sys.modules[name] = module
         for attribute in attributes:
-            setattr(module, attribute, sys.modules.get(f"{name}.{attribute}", _absent(name, attribute)))
+            known = _WORKING.get(f"{name}.{attribute}") or sys.modules.get(f"{name}.{attribute}")
+            setattr(module, attribute, known or _absent(name, attribute))
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)

@@ -9,18 +9,20 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, File, Form, UploadFile
+from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.background import BackgroundTasks
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from monailabel.endpoints.infer import send_response
 from monailabel.interfaces.utils.app import app_instance
 
+from medvit.label import logs
 from medvit.label.application import MedvitLabelApp
 from medvit.label.errors import RequestError, not_found
 from medvit.label.versions import export
 
 infer_router = APIRouter(prefix="/infer", tags=["Infer"])
 bundle_router = APIRouter(prefix="/bundle", tags=["Bundle"])
+logs_router = APIRouter(prefix="/logs", tags=["Others"])
 
 
 # Not `async`: so it runs in a thread of its own, and the server answers others meanwhile.
@@ -61,6 +63,12 @@ def download_bundle(background_tasks: BackgroundTasks, model: str, version: str 
     background_tasks.add_task(shutil.rmtree, folder, ignore_errors=True)
     file = export(bundle, folder)
     return FileResponse(file, media_type="application/zip", filename=file.name)
+
+
+@logs_router.get("/", summary="What the server has logged of late")
+def server_log(lines: Annotated[int, Query(ge=1)] = 300) -> PlainTextResponse:
+    """The last lines as text; a page of MONAI Label's own would load scripts from elsewhere."""
+    return PlainTextResponse(logs.last(lines))
 
 
 def login_router(token: str) -> APIRouter:

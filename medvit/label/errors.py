@@ -1,6 +1,8 @@
-"""Requests that cannot be answered, each with the HTTP status that says so."""
+"""Requests: what was chosen in them, and those that cannot be answered, each with its HTTP status."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from medvit.errors import MedvitError
 
@@ -25,3 +27,10 @@ def not_found(kind: str, name: str, known: list[str]) -> RequestError:
     """There is no `kind` of that `name`; says which there are."""
     listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     return RequestError(f"there is no {kind} {name!r}; known are: {listed or 'none'}", 404)
+
+
+def first_of(value: Any) -> str:
+    """What was chosen; viewers send back the whole list of choices where nothing was."""
+    if isinstance(value, list):
+        value = value[0] if value else ""
+    return str(value or "")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from medvit.bundles import Result
-from medvit.label.errors import RequestError
+from medvit.label.errors import RequestError, first_of
 from medvit.label.serving import ServedBundle
+from medvit.label.verdict import verdict_of
 from medvit.label.volumes import EXTENSIONS, write_volume
 
 #: What clients of MONAI Label send along that has no bearing on the result.
@@ -63,7 +65,7 @@ class BundleInfer(InferTask):
         """
         options = {k: v for k, v in request.items() if k not in _PROTOCOL | _OURS}
         return self.served.predict(
-            Path(request["image"]), options, _first(request.get("device")), _first(request.get("version"))
+            Path(request["image"]), options, first_of(request.get("device")), first_of(request.get("version"))
         )
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -88,13 +90,14 @@ class BundleInfer(InferTask):
         return str(path), self.facts(prediction)
 
     def facts(self, prediction: Result) -> dict[str, Any]:
-        """The names of the labels, their volumes, and what computed them, for JSON."""
+        """The names of the labels, their volumes, the verdict, and what computed them, for JSON."""
         facts = {
             "label_names": self.served.labels,
             "latencies": {**prediction.seconds, "total": round(sum(prediction.seconds.values()), 3)},
             "provenance": self.served.provenance(prediction.bundle),
             "inference": prediction.details,
             "notes": list(prediction.study.notes),
+            "verdict": asdict(verdict_of(prediction, self.served.table)),
             "centroids": {},
         }
         if prediction.table is not None:
@@ -114,10 +117,3 @@ class BundleInfer(InferTask):
             raise RequestError(
                 f"{self.served.name} restores images, which {dtype} would round; ask for result_dtype float32"
             )
-
-
-def _first(value: Any) -> str:
-    """Viewers send back the whole list of choices where none was made."""
-    if isinstance(value, list):
-        value = value[0] if value else ""
-    return str(value or "")

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from medvit.errors import MedvitError
 from medvit.label.environment import environment, interpreter, workspace
@@ -46,6 +47,7 @@ def serve(
     token: str = "",
     folder: Path | None = None,
     query: Sequence[str] = (),
+    origins: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> int:
     """Run the server until it ends or is interrupted; its exit code.
@@ -66,14 +68,16 @@ def serve(
         For trained versions and fetched series; `workspace` by default.
     query
         Which series of an archive to list, as ``KEYWORD=VALUE``.
+    origins
+        Pages of other servers that may use this one, such as ``https://viewer.example.org``.
     say
         Called with the address, once the server answers.
 
     Raises
     ------
     MedvitError
-        If others could reach the server without a token, the studies are missing, the port is taken, or
-        MONAI Label is not installed.
+        If others could reach the server without a token, the studies are missing, an origin is not one, the
+        port is taken, or MONAI Label is not installed.
     """
     if host not in LOOPBACK and not token:
         raise MedvitError(f"{host} can be reached by others, and images are patients' data; give --token")
@@ -82,6 +86,8 @@ def serve(
         raise MedvitError(f"{studies}: is neither a folder of images nor the address of a DICOMweb service")
     if wrong := [part for part in query if "=" not in part]:
         raise MedvitError(f"{wrong[0]!r} is not a query; write it as PatientID=17")
+    for origin in origins:
+        _check_origin(origin)
     _check_port(host, port)
     command = [
         str(label_python()),
@@ -91,7 +97,7 @@ def serve(
     ]
     command += ["--host", host, "--port", str(port), "--workspace", str(folder or workspace())]
     command += [part for model in models for part in ("--models", model)] + ["--trust"] * trust
-    command += [f"--query={part}" for part in query]
+    command += [f"--query={part}" for part in query] + [f"--allow-origin={origin}" for origin in origins]
     # In the environment, since arguments are seen by everybody on the machine.
     variables = {**os.environ, "MEDVIT_LABEL_TOKEN": token}
     process = subprocess.Popen(command, env=variables)
@@ -107,6 +113,19 @@ def serve(
         if process.poll() is None:
             process.kill()
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_origin(origin: str) -> None:
+    parts = urlsplit(origin)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or origin != f"{parts.scheme}://{parts.netloc}"
+    ):
+        raise MedvitError(
+            f"{origin!r} is not an origin; give scheme, host and port as the browser does, "
+            "such as https://viewer.example.org"
+        )
 
 
 def _check_port(host: str, port: int) -> None:

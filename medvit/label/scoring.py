@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
@@ -12,11 +15,13 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from medvit.errors import MedvitError
-from medvit.label.errors import RequestError, not_found
+from medvit.label.errors import RequestError, first_of, not_found
 from medvit.label.serving import ServedBundle
 
 _log = logging.getLogger(__name__)
 _KEY = "uncertainty"
+# Seconds that a person who asks for the next image waits for scores.
+_PATIENCE = 30.0
 
 
 class Uncertainty(ScoringMethod):
@@ -28,32 +33,52 @@ class Uncertainty(ScoringMethod):
         The bundles that segment, by name.
     path_of
         Where a store has an image to infer on.
+    turn
+        Entered for each inference, so that only one runs at a time.
     """
 
-    def __init__(self, served: dict[str, ServedBundle], path_of: Callable[[Datastore, str], Any]) -> None:
+    def __init__(
+        self,
+        served: dict[str, ServedBundle],
+        path_of: Callable[[Datastore, str], Any],
+        turn: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
         super().__init__("Mean entropy over the image: 0 is certain, ln(number of classes) is a guess")
         self.served = served
         self.path_of = path_of
+        self.turn = turn
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Scores by image, kept in the store, and the cause where an image has none."""
+        return self.score(request, datastore, math.inf)
+
+    def score(self, request: dict[str, Any], datastore: Datastore, seconds: float) -> dict[str, Any]:
+        """As a call, but no further image is begun after so many seconds, once one has a score."""
         bundle = chosen(self.served, request.get("model"))
         version = bundle.bundle().version
-        scores: dict[str, float] = {}
+        device = first_of(request.get("device"))
+        images = sorted(datastore.get_unlabeled_images())
+        known = {image: datastore.get_image_info(image).get(_KEY, {}) for image in images}
+        scores = {
+            image: of_all[bundle.name]["value"]
+            for image, of_all in known.items()
+            if of_all.get(bundle.name, {}).get("version") == version
+        }
         failed: dict[str, str] = {}
-        for image in sorted(datastore.get_unlabeled_images()):
-            known = datastore.get_image_info(image).get(_KEY, {})
+        end = time.monotonic() + seconds
+        for image in images:
+            if image in scores or (scores and time.monotonic() > end):
+                continue
             try:
-                if known.get(bundle.name, {}).get("version") != version:
-                    value = bundle.uncertainty(
-                        self.path_of(datastore, image), str(request.get("device") or "")
-                    )
-                    known = known | {bundle.name: {"value": value, "version": version}}
-                    datastore.update_image_info(image, {_KEY: known})
-                scores[image] = known[bundle.name]["value"]
-                _log.info("%s: %.4f", image, scores[image])
+                with self.turn():
+                    value = bundle.uncertainty(self.path_of(datastore, image), device)
             except MedvitError as error:
                 failed[image] = str(error)
+                continue
+            scores[image] = value
+            entry = {bundle.name: {"value": value, "version": version}}
+            datastore.update_image_info(image, {_KEY: known[image] | entry})
+            _log.info("%s: uncertainty %.4f", image, value)
         return {"model": bundle.name, "version": version, "scores": scores, "failed": failed}
 
 
@@ -62,27 +87,27 @@ class MostUncertain(Strategy):
 
     Parameters
     ----------
-    served
-        The bundles that segment, by name.
+    scoring
+        Scores what has no score yet.
     """
 
-    def __init__(self, served: dict[str, ServedBundle]) -> None:
-        super().__init__("The image that the bundle is least certain about; run scoring first")
-        self.served = served
+    def __init__(self, scoring: Uncertainty) -> None:
+        super().__init__("The image that the bundle is least certain about; scores images as needed")
+        self.scoring = scoring
 
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any] | None:
-        """Identifier and score; `None` when all images have a label."""
-        bundle = chosen(self.served, request.get("model"))
+        """Identifier, score, and how many images were compared; `None` when all images have a label."""
         datastore.refresh()  # scores may have been written by another process
-        images = sorted(datastore.get_unlabeled_images())
-        scores = {i: datastore.get_image_info(i).get(_KEY, {}).get(bundle.name) for i in images}
-        known = {image: score["value"] for image, score in scores.items() if score}
+        images = datastore.get_unlabeled_images()
         if not images:
             return None
-        if not known:
-            raise RequestError("no image has a score yet; run the scoring method 'uncertainty' first", 409)
-        image = max(known, key=lambda i: known[i])
-        return {"id": image, "weight": known[image]}
+        found = self.scoring.score(request, datastore, _PATIENCE)
+        scores = found["scores"]
+        if not scores:
+            raise RequestError(next(iter(found["failed"].values())))
+        image = max(scores, key=lambda i: scores[i])
+        compared = {"scored": len(scores), "unlabeled": len(images)}
+        return {"id": image, "weight": scores[image], **compared}
 
 
 class Anyone(Strategy):

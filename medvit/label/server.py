@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from medvit.errors import MedvitError
-from medvit.label import compat
+from medvit.label import compat, logs
 from medvit.label.errors import not_found
 from medvit.label.launch import LOOPBACK
 
@@ -30,7 +30,7 @@ def main() -> int:
     """Serve until a signal ends it."""
     arguments = _arguments()
     token = os.environ.pop("MEDVIT_LABEL_TOKEN", "")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logs.keep()
     logging.getLogger("medvit").setLevel(logging.INFO)
     # It tells of its timers, and sets its own level.
     logging.getLogger("timeloop").addFilter(lambda _: False)
@@ -43,11 +43,11 @@ def main() -> int:
     import uvicorn
 
     try:
-        app = make_app(token, arguments.host)
+        app = make_app(token, arguments.host, arguments.allow_origin)
     except MedvitError as error:
         print(f"medvit: {error}", file=sys.stderr)
         return 1
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning")
+    uvicorn.run(app, host=arguments.host, port=arguments.port, log_config=None, access_log=False)
     return 0
 
 
@@ -73,7 +73,7 @@ def configure(arguments: argparse.Namespace, workspace: Path) -> None:
     }
 
 
-def make_app(token: str, host: str) -> Any:
+def make_app(token: str, host: str, origins: Sequence[str] = ()) -> Any:
     """The ASGI application.
 
     Parameters
@@ -82,6 +82,8 @@ def make_app(token: str, host: str) -> Any:
         What every request must carry; empty for none.
     host
         The address that is bound.
+    origins
+        Pages of other servers that may use this one, such as ``https://viewer.example.org``.
 
     Raises
     ------
@@ -89,6 +91,7 @@ def make_app(token: str, host: str) -> Any:
         If a bundle cannot be served.
     """
     from fastapi import Depends, FastAPI
+    from fastapi.middleware.cors import CORSMiddleware
     from monailabel import endpoints
     from monailabel.endpoints import (  # noqa: F401
         activelearning,
@@ -104,7 +107,7 @@ def make_app(token: str, host: str) -> Any:
     )
     from monailabel.interfaces.utils.app import app_instance
 
-    from medvit.label.endpoints import bundle_router, infer_router, login_router
+    from medvit.label.endpoints import bundle_router, infer_router, login_router, logs_router
 
     instance = app_instance()
     instance.check_weights()
@@ -120,6 +123,7 @@ def make_app(token: str, host: str) -> Any:
     app.include_router(login_router(token))
     app.include_router(infer_router)
     app.include_router(bundle_router)
+    app.include_router(logs_router)
     for name in ("info", "batch_infer", "train", "activelearning", "scoring", "datastore", "session"):
         router = in_threads(getattr(endpoints, name).router)
         app.include_router(router, dependencies=[Depends(_known)])
@@ -130,7 +134,13 @@ def make_app(token: str, host: str) -> Any:
     for module in (ohif, proxy):
         app.include_router(module.router)
     _answer_errors(app)
-    app.middleware("http")(_guard(token, host))
+    app.middleware("http")(_guard(token, host, origins))
+    if origins:
+        # Added last, it comes first: a browser asks for leave before it sends the token.
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"],
+            allow_headers=["Authorization", "Content-Type"], expose_headers=["Content-Disposition"],
+        )  # fmt: skip
     return app
 
 
@@ -211,8 +221,8 @@ def _answer_errors(app: Any) -> None:
         return answer(500, f"the server failed with {type(error).__name__}: {error}; its log has more")
 
 
-def _guard(token: str, host: str) -> Callable[..., Awaitable[Any]]:
-    """Lets in who has the token, and no other web page that the person at the browser may have open."""
+def _guard(token: str, host: str, origins: Sequence[str]) -> Callable[..., Awaitable[Any]]:
+    """Lets in who has the token, and of the pages that the person has open only those that are allowed."""
     from fastapi.responses import JSONResponse
 
     async def guard(request: Request, forward: Callable[[Request], Awaitable[Any]]) -> Any:
@@ -220,8 +230,9 @@ def _guard(token: str, host: str) -> Callable[..., Awaitable[Any]]:
         origin = request.headers.get("origin")
         if host in LOOPBACK and asked not in LOOPBACK:
             return JSONResponse({"detail": "this server only answers to its own address"}, 421)
-        if origin and urlsplit(origin).netloc != request.headers.get("host"):
-            return JSONResponse({"detail": f"pages of {origin} may not use this server"}, 403)
+        if origin and origin not in origins and urlsplit(origin).netloc != request.headers.get("host"):
+            sentence = f"pages of {origin} may not use this server; start it with --allow-origin {origin}"
+            return JSONResponse({"detail": sentence}, 403)
         given = request.headers.get("authorization", "").partition(" ")[2]
         log_in = request.url.path.rstrip("/") in ("/auth", "/auth/token")
         if token and not log_in and not secrets.compare_digest(given.encode(), token.encode()):
@@ -255,6 +266,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", action="append", default=[])
     parser.add_argument("--trust", action="store_true")
     parser.add_argument("--query", action="append", default=[])
+    parser.add_argument("--allow-origin", action="append", default=[])
     parser.add_argument("--workspace", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.host not in LOOPBACK and not os.environ.get("MEDVIT_LABEL_TOKEN"):

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydicom import Dataset
 from medvit.errors import MedvitError
 from medvit.label.dicom_seg import is_by_hand, read_segmentation, write_segmentation
 from medvit.label.errors import RequestError, not_found
+from medvit.label.series import SeriesFolders
 from medvit.label.tables import named_table
 from medvit.label.volumes import read_label_map
 from medvit.studies import LabelTable, Study, only_study, read_study, safe_join, write_image, write_label_map
@@ -25,6 +26,8 @@ from medvit.studies.pacs import Access, dicomweb_client, pull, push
 
 FINAL = "final"
 PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
+# Stands for the suffix of an image that is a folder.
+_SERIES = ".dicom-series"
 # Long enough for a viewer that asks for one thing after another, short enough to see what was sent meanwhile.
 _SECONDS = 20.0
 # Series to ask for at once, and the rest after a listing, in times of what it took.
@@ -32,7 +35,7 @@ _PAGE, _REST = 500, 20.0
 
 
 class FileStore(LocalDatastore):
-    """A folder of images, with labels in ``labels/``.
+    """A folder of images and of DICOM series in subfolders, with labels in ``labels/``.
 
     Parameters
     ----------
@@ -43,18 +46,62 @@ class FileStore(LocalDatastore):
     """
 
     def __init__(self, folder: Path, *, watch: bool = True) -> None:
+        self._series = SeriesFolders(folder)
+        # Series as files that clients can download; they go when the process ends.
+        self._converted: tempfile.TemporaryDirectory | None = None
         super().__init__(str(folder), extensions=PATTERNS, auto_reload=watch)
 
     def get_image_uri(self, image_id: str) -> str:
-        """Path of an image that clients can download."""
+        """Path of an image that clients can download: a series becomes a NIfTI file."""
+        path = self.study_path(image_id)
+        if not path.is_dir():
+            return str(path)
+        self._converted = self._converted or tempfile.TemporaryDirectory(prefix="medvit-label-")
+        file = safe_join(Path(self._converted.name), f"{image_id}.nii.gz")
+        if not file.is_file() or file.stat().st_mtime_ns < path.stat().st_mtime_ns:
+            study = read_study(only_study(path))
+            assert study.image is not None, "it was just read"
+            write_image(file, study.image[0].numpy(), study)
+        return str(file)
+
+    def study_path(self, image_id: str) -> Path:
+        """Path of an image to infer on: a file, or the folder of a DICOM series."""
         uri = super().get_image_uri(image_id)
         if not uri:
             raise not_found("image", image_id, sorted(self.list_images()))
-        return uri
+        return Path(uri)
 
-    def study_path(self, image_id: str) -> Path:
-        """Path of an image to infer on."""
-        return Path(self.get_image_uri(image_id))
+    def status(self) -> dict[str, Any]:
+        """How many images and labels there are, after a look for new DICOM folders."""
+        if self._series.changed():
+            self.refresh()
+        return super().status()
+
+    def remove_image(self, image_id: str) -> None:
+        """Delete an image file and its labels; folders of DICOM series stay."""
+        if self.study_path(image_id).is_dir():
+            raise RequestError(f"{image_id} is a folder of DICOM files, which this server does not delete")
+        super().remove_image(image_id)
+
+    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
+        """Files by name, whatever the case of their suffix, and the series among the images."""
+        suffixes = tuple(pattern.lstrip("*") for pattern in patterns)
+        names = sorted(file.name for file in Path(path).iterdir())
+        files = [name for name in names if name.lower().endswith(suffixes)]
+        if Path(path).resolve() == self._series.root.resolve():
+            taken = {self._to_id(name)[0] for name in files}
+            files += [f"{image}{_SERIES}" for image in self._series.found() if image not in taken]
+        return dict(zip(files, files, strict=True))
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        suffixes = (*(pattern.lstrip("*") for pattern in PATTERNS), _SERIES)
+        length = next((len(s) for s in suffixes if file.lower().endswith(s)), len(Path(file).suffix))
+        return file[: len(file) - length], file[len(file) - length :]
+
+    def _filename(self, id: str, ext: str) -> str:
+        # Joining a folder and an absolute path gives the latter, so that a series is found where it lies.
+        series = self._series.found() if ext == _SERIES else {}
+        return str(series[id]) if id in series else f"{id}{ext}"
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Take in an image, under a name that stays in the folder."""
@@ -87,9 +134,16 @@ class FileStore(LocalDatastore):
         return labels
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Files of the image and the label of each annotated study, as clients take them."""
+        return [
+            {"image": self.get_image_uri(pair["id"]), "label": pair["label"]} for pair in self.annotated()
+        ]
+
+    def annotated(self) -> list[dict[str, Any]]:
         """Image and label of each annotated study, and the names of its values where they are known."""
         return [
             {
+                "id": image,
                 "image": str(self.study_path(image)),
                 "label": self.get_label_uri(image, FINAL),
                 "names": label_names(self.get_label_info(image, FINAL)),
@@ -158,6 +212,31 @@ class PacsStore(FileStore):
         images, segmentations = self._listing()
         return [uid for uid in images if uid not in segmentations]
 
+    def status(self) -> dict[str, Any]:
+        """How many series and labels the archive holds."""
+        images, segmentations = self._listing()
+        completed = sum(uid in segmentations for uid in images)
+        return {"total": len(images), "completed": completed, "label_tags": {FINAL: completed}}
+
+    def json(self) -> dict[str, Any]:
+        """All series of the archive and which of them have a label, and what is known of those fetched."""
+        images, segmentations = self._listing()
+        stated = super().json()
+        known = stated["objects"]
+        objects = {}
+        for uid in images:
+            entry = known.get(uid, {"image": {"ext": ".nii.gz", "info": {}}, "labels": {}})
+            labels = {tag: label for tag, label in entry["labels"].items() if tag != FINAL}
+            if uid in segmentations:
+                labels[FINAL] = entry["labels"].get(FINAL, {"ext": ".nii.gz", "info": {}})
+            objects[uid] = {**entry, "labels": labels}
+        return {**stated, "name": self.url, "objects": objects}
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Note something of a series, which is fetched for that."""
+        self.get_image_uri(image_id)
+        super().update_image_info(image_id, info)
+
     def study_path(self, image_id: str) -> Path:
         """Folder of a series, fetched if it is not here yet."""
         if image_id not in self.list_images():
@@ -212,11 +291,11 @@ class PacsStore(FileStore):
             LocalDatastore.save_label(self, label_id, str(path), FINAL, info)
         return super().get_label_uri(label_id, FINAL)
 
-    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """As of files, after the labels in the archive were fetched."""
+    def annotated(self) -> list[dict[str, Any]]:
+        """As for files, after the labels in the archive were fetched."""
         for image in self.get_labeled_images():
             self.get_label_uri(image, FINAL)
-        return super().datalist(full_path)
+        return super().annotated()
 
     def _table(self, label_info: dict[str, Any]) -> LabelTable:
         names, model = label_names(label_info), str(label_info.get("model"))

@@ -11,7 +11,7 @@ import torch
 from monailabel.interfaces.tasks.train import TrainTask
 
 from medvit.errors import MedvitError
-from medvit.label.errors import RequestError
+from medvit.label.errors import RequestError, first_of
 from medvit.label.finetune import Annotated, Schedule, finetune
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Training
@@ -39,12 +39,18 @@ class FineTune(TrainTask):
         return {"max_epochs": 20, "patches": 4, "learning_rate": 1e-4, "val_split": 0.2}
 
     def stats(self) -> dict[str, Any]:
-        """Quality of the newest version, by the names that 3D Slicer's plugin reads."""
-        trained = self.served.bundle().facts.get("trained")
-        if not trained:
+        """What the newest version was trained on, and its quality by the names that 3D Slicer reads."""
+        newest = next(iter(self.served.versions.of(self.served.name)), None)
+        if newest is None:
             return {}
-        return {"best_metric": trained["dice"] or 0, "epoch": trained["epochs"],
-                "total_epochs": trained["epochs"], "total_time": trained["date"]}  # fmt: skip
+        trained = newest.facts["trained"]
+        return {
+            "model": self.served.name, "version": newest.version, "from": trained["from"],
+            "in_use": newest.version == self.served.bundle().version,
+            "studies": trained["studies"], "held_out": trained["held_out"],
+            "best_metric": trained["dice"] or 0, "epoch": trained["epochs"],
+            "total_epochs": trained["epochs"], "total_time": trained["date"],
+        }  # fmt: skip
 
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
         """Train, and keep the new version.
@@ -55,12 +61,12 @@ class FineTune(TrainTask):
             If there is no final label, or one has a name that the bundle does not know.
         """
         settings: dict[str, Any] = {key: _number(request, key, value) for key, value in self.config().items()}
-        pairs = datastore.datalist()
+        pairs = datastore.annotated()
         if not pairs:
             raise RequestError("there is no study with a final label to train on; submit one first")
         apart = min(round(settings.pop("val_split") * len(pairs)), len(pairs) - 1)
-        base = self.served.bundle(str(request.get("version") or ""))
-        evaluator = self.served.new_evaluator(base, {}, str(request.get("device") or ""))
+        base = self.served.bundle(first_of(request.get("version")))
+        evaluator = self.served.new_evaluator(base, {}, first_of(request.get("device")))
         annotated = [self._annotated(pair, evaluator) for pair in pairs]
         schedule = Schedule(**settings)
         table = self.served.table

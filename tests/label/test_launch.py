@@ -22,6 +22,12 @@ def test_studies_must_be_there(tmp_path: Path) -> None:
         launch.serve(str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize("origin", ["*", "viewer.example.org", "https://viewer.example.org/ohif", "null"])
+def test_an_origin_is_written_as_browsers_do(origin: str, tmp_path: Path) -> None:
+    with pytest.raises(MedvitError, match="is not an origin"):
+        launch.serve(str(tmp_path), origins=[origin])
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -51,6 +57,27 @@ def test_stand_ins_say_when_they_can_go_and_refuse_to_work(monkeypatch: pytest.M
             with pytest.raises(ImportError, match="make_grid"):
                 make_grid(None)
         assert compat.install() == []
+    finally:
+        for name in placed:
+            compat.sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(("word", "meaning"), [("yes", 1), ("TRUE", 1), ("0", 0), ("off", 0)])
+def test_without_distutils_words_still_mean_yes_or_no(
+    word: str, meaning: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = compat.importlib.util.find_spec
+    hidden = lambda name: None if name.startswith("distutils") else find(name)  # noqa: E731
+    monkeypatch.setattr(compat.importlib.util, "find_spec", hidden)
+    for name in [name for name in compat.sys.modules if name.partition(".")[0] == "distutils"]:
+        monkeypatch.delitem(compat.sys.modules, name)
+    placed = compat.install()
+    try:
+        from distutils.util import strtobool
+
+        assert strtobool(word) == meaning
+        with pytest.raises(ValueError, match="neither"):
+            strtobool("perhaps")
     finally:
         for name in placed:
             compat.sys.modules.pop(name, None)

@@ -101,7 +101,7 @@ def test_a_segmentation_that_nobody_saved_is_no_final_label(
 
     fresh = PacsStore(str(server.studies), tmp_path / "fresh", ("CT", "MR"), {"steps": TABLE}, USER)
     assert sorted(fresh.list_images()) == sorted(series.values())
-    assert fresh.get_labeled_images() == [] and fresh.datalist() == []
+    assert fresh.get_labeled_images() == [] and fresh.annotated() == []
     query = {"PatientID": "nobody"}
     assert PacsStore(str(server.studies), tmp_path / "q", ("CT",), {}, USER, query).list_images() == []
 
@@ -117,7 +117,11 @@ def test_a_saved_label_comes_back_from_the_archive(
     nib.save(nib.Nifti1Image(label, image.affine), tmp_path / "label.nii.gz")
     names = [{"name": s.name, "idx": s.value} for s in TABLE.structures[:3]]
     server.client.save_label(uid, str(tmp_path / "label.nii.gz"), params={"label_info": names})
-    assert server.client.info()["datastore"]["completed"] == 1
+    status = server.client.info()["datastore"]
+    assert (status["completed"], status["total"]) == (1, 2)
+    listed = requests.get(f"{server.url}/datastore/?output=all", timeout=60).json()["objects"]
+    assert {image for image, entry in listed.items() if "final" in entry["labels"]} == {uid}
+    assert set(listed) == set(series.values())
     assert server.client.next_sample("first", {})["id"] == series["MR"]
 
     from medvit.label import compat
@@ -127,7 +131,7 @@ def test_a_saved_label_comes_back_from_the_archive(
 
     fresh = PacsStore(str(server.studies), tmp_path / "fresh", ("CT", "MR"), {"steps": TABLE}, USER)
     assert fresh.get_labeled_images() == [uid]
-    (pair,) = fresh.datalist()
+    (pair,) = fresh.annotated()
     back = nib.load(pair["label"])
     np.testing.assert_array_equal(np.asarray(back.dataobj), label)
     np.testing.assert_allclose(back.affine, image.affine, atol=1e-4)

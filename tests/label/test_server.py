@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import signal
@@ -24,6 +25,7 @@ import SimpleITK
 from medvit.bundles import find_bundle
 from tests.label.conftest import ROOT, Server, environment, free_port, running, start
 from tests.label.phantoms import CASES, TABLE, make_bundle, make_restorer, phantom, write_cases
+from tests.studies.dicom_out.synthetic import write_series
 
 pytestmark = pytest.mark.label
 
@@ -41,7 +43,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     nib.save(nib.Nifti1Image(random, np.eye(4)), studies / "noise.nii.gz")
     (studies / "broken.nii.gz").write_bytes((studies / "noise.nii.gz").read_bytes()[:500])
     models = [option for bundle in bundles for option in ("--models", str(bundle))]
-    with running(folder, studies, *models, "--trust") as started:
+    origin = ["--allow-origin", "https://viewer.example.org"]
+    with running(folder, studies, *models, "--trust", *origin) as started:
         yield started
 
 
@@ -217,6 +220,16 @@ def test_other_pages_and_other_names_are_kept_out(server: Server) -> None:
     )
     assert requests.get(f"{server.url}/info/", headers={"Host": "example.org"}, timeout=9).status_code == 421
     assert requests.get(f"{server.url}/info/", headers={"Origin": server.url}, timeout=9).status_code == 200
+    viewer = {"Origin": "https://viewer.example.org"}
+    answer = requests.get(f"{server.url}/info/", headers=viewer, timeout=9)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == viewer["Origin"]
+    asked = viewer | {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    leave = requests.options(f"{server.url}/infer/steps", headers=asked, timeout=9)
+    assert leave.status_code == 200 and "POST" in leave.headers["access-control-allow-methods"]
 
 
 def test_an_option_changes_the_windows(server: Server) -> None:
@@ -281,16 +294,51 @@ def test_a_batch_goes_on_past_a_broken_image(server: Server) -> None:
 
 
 def test_the_image_to_annotate_next_is_the_least_certain(server: Server) -> None:
-    unscored = requests.post(f"{server.url}/activelearning/uncertainty", timeout=30)
-    assert unscored.status_code == 409 and "scoring" in unscored.json()["detail"]
+    assert next(iter(server.client.info()["strategies"])) == "first"
+    # Nothing was scored before; broken.nii.gz, which has no score, is passed over.
+    chosen = server.client.next_sample("uncertainty", {"model": "steps"})
+    assert chosen["id"] == "noise" and chosen["scored"] == chosen["unlabeled"] - 1
     scored = requests.post(
         f"{server.url}/scoring/uncertainty?run_sync=true", json={"model": "steps"}, timeout=60
     ).json()
     scores = scored["scores"]
-    assert scores["noise"] > 2 * scores["clean"]
+    assert scores["noise"] == chosen["weight"] > 2 * scores["clean"]
     assert all(0 <= score <= np.log(31) for score in scores.values())
     assert "broken.nii.gz" in scored["failed"]["broken"]
-    assert server.client.next_sample("uncertainty", {})["id"] == "noise"
+
+
+def test_the_log_can_be_read(server: Server) -> None:
+    infer(server, "ras")
+    answer = requests.get(f"{server.url}/logs/?lines=3", timeout=30)
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "steps on ras" in answer.text and len(answer.text.splitlines()) <= 3
+
+
+def test_a_folder_of_dicom_and_capital_letters_are_served(server: Server, tmp_path: Path) -> None:
+    plane = phantom((20, 16, 9))[:, :, 2].astype(np.int16)
+    folder = Path(server.studies) / "patient 1" / "t1"
+    folder.mkdir(parents=True)
+    write_series(folder, (20, 16, 6), modality="MR", PixelData=plane.T.tobytes())
+    content = gzip.compress(gzip.decompress((Path(server.studies) / "ras.nii.gz").read_bytes()))
+    (Path(server.studies) / "UP.NII.GZ").write_bytes(content)
+    assert server.client.info()["datastore"]["total"] >= len(CASES) + 5
+    listed = requests.get(f"{server.url}/datastore/?output=all", timeout=30).json()["objects"]
+    assert {"patient 1_t1", "UP"} <= set(listed)
+    np.testing.assert_array_equal(voxels(infer(server, "UP")[0]), phantom(CASES["ras"][0]))
+    mask = voxels(infer(server, "patient 1_t1")[0])
+    image = requests.get(f"{server.url}/datastore/image?image=patient 1_t1", timeout=30)
+    assert image.headers["content-disposition"].endswith('.nii.gz"')
+    (tmp_path / "image.nii.gz").write_bytes(image.content)
+    np.testing.assert_array_equal(mask, voxels(tmp_path / "image.nii.gz"))
+    assert mask.any()
+    refused = requests.delete(f"{server.url}/datastore/image?id=patient 1_t1", timeout=30)
+    assert refused.status_code == 422 and folder.is_dir()
+
+
+def test_the_verdict_is_in_the_answer(server: Server) -> None:
+    _, answer = infer(server, "ras")
+    # A box of 24 mm is no head.
+    assert answer["verdict"]["light"] == "red" and answer["verdict"]["finding"]
 
 
 def test_what_nests_too_deeply_is_a_bad_request(server: Server) -> None:
@@ -342,7 +390,8 @@ def test_training_makes_a_version_and_leaves_the_weights(server: Server, tmp_pat
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == pristine
     info = server.client.info()
     assert info["models"]["steps"]["version"] == "1.0.0+label.1"
-    assert info["train_stats"]["steps"]["best_metric"] > 0
+    (stats,) = info["train_stats"].values()
+    assert stats["best_metric"] > 0 and stats["version"] == "1.0.0+label.1" and stats["studies"] == 2
     _, answer = infer(server, "clean")
     assert answer["provenance"]["version"] == "1.0.0+label.1"
     assert answer["provenance"]["weights_sha256"] != pristine

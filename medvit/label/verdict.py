@@ -1,0 +1,35 @@
+"""The judgement of quality control over a result in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medvit.bundles import Result
+from medvit.bundles.gate import forced_reason
+from medvit.reports import Verdict, make_report, make_restoration_report
+from medvit.studies import LabelTable
+
+
+def verdict_of(result: Result, table: LabelTable | None) -> Verdict:
+    """The light and the first finding, in English, as the report of ``medvit run`` has them.
+
+    Parameters
+    ----------
+    result
+        Of a study that was read.
+    table
+        The structures; `None` for a restored image.
+    """
+    study = result.study
+    assert study.image is not None and study.grid is not None, "a result is of a study that was read"
+    image = study.image[0].numpy()
+    described: dict[str, Any] = {
+        "facts": study.series[0].facts,
+        "expected_modalities": result.bundle.facts.get("modality", ()),
+        "forced": forced_reason(study),
+    }
+    if table is None:
+        report = make_restoration_report(study.id, result.voxels, image, study.grid, **described)
+    else:
+        report = make_report(study.id, result.voxels, study.grid, table, image, **described)
+    return report.verdict()
