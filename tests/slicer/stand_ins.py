@@ -24,6 +24,7 @@ class Node:
         self.colors: dict[int, tuple] = {}
         self.color_id = ""
         self.segments: list[Segment] = []
+        self.surfaces = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in ("array", "matrix"):
@@ -62,6 +63,15 @@ class Node:
 
     def GetNumberOfSegments(self) -> int:
         return len(self.segments)
+
+    def RemoveAllSegments(self) -> None:
+        self.segments.clear()
+
+    def CopySegmentFromSegmentation(self, source: "Node", name: str) -> None:
+        self.segments.append(next(s for s in source.segments if s.name == name))
+
+    def CreateClosedSurfaceRepresentation(self) -> None:
+        self.surfaces = True
 
     def GetNthSegmentID(self, index: int) -> str:
         return self.segments[index].name
@@ -107,12 +117,36 @@ class SelfTest(unittest.TestCase):
         print(message)
 
 
+class ParameterNode:
+    """Texts and references to nodes, which a scene saves."""
+
+    def __init__(self, scene: "Scene") -> None:
+        self.scene = scene
+        self.texts: dict[str, str] = {}
+        self.references: dict[str, str | None] = {}
+
+    def SetParameter(self, name: str, text: str) -> None:
+        self.texts[name] = text
+
+    def GetParameter(self, name: str) -> str:
+        return self.texts.get(name, "")
+
+    def SetNodeReferenceID(self, role: str, node_id: str | None) -> None:
+        self.references[role] = node_id
+
+    def GetNodeReference(self, role: str) -> Node | None:
+        return self.scene.GetNodeByID(self.references.get(role) or "")
+
+
 class Scene:
     """Nodes by identifier, and what `slicer.util` and the segmentations logic do with them."""
+
+    StartSaveEvent, EndImportEvent = 1, 2
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.errors: list[str] = []
+        self.parameters = ParameterNode(self)
 
     def AddNewNodeByClass(self, kind: str, name: str) -> Node:
         node = Node(kind, name)
@@ -158,7 +192,11 @@ def stand_ins(scene: Scene, ui: Path) -> dict[str, ModuleType]:
     scripted = ModuleType("slicer.ScriptedLoadableModule")
     for part in ("", "Widget", "Logic"):
         name = f"ScriptedLoadableModule{part}"
-        base = {"__init__": lambda self, parent=None: None, "setup": lambda self: None}
+        base = {
+            "__init__": lambda self, parent=None: None,
+            "setup": lambda self: None,
+            "getParameterNode": lambda self: scene.parameters,
+        }
         setattr(scripted, name, type(name, (), base))
     scripted.ScriptedLoadableModuleTest = SelfTest  # type: ignore[attr-defined]
     names = re.findall(r'<widget class="\w+" name="(\w+)"', ui.read_text())
@@ -166,25 +204,40 @@ def stand_ins(scene: Scene, ui: Path) -> dict[str, ModuleType]:
     slicer.app = MagicMock()
     slicer.modules = SimpleNamespace(segmentations=MagicMock(), terminologies=MagicMock())
     slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode.side_effect = scene.import_label_map
-    slicer.util = SimpleNamespace(
-        arrayFromVolume=lambda node: node.array,
-        arrayFromSegmentBinaryLabelmap=lambda node, name, _: next(
+    util: Any = ModuleType("slicer.util")
+    util.VTKObservationMixin = type("VTKObservationMixin", (), {
+        "__init__": lambda self: None, "addObserver": lambda *_: None, "removeObservers": lambda self: None,
+    })  # fmt: skip
+    slicer.util = util
+    slicer.app.slicerUserSettingsFilePath = "Slicer.ini"
+    for name, value in {
+        "arrayFromVolume": lambda node: node.array,
+        "arrayFromSegmentBinaryLabelmap": lambda node, name, _: next(
             s.mask for s in node.segments if s.name == name
         ),
-        arrayFromVTKMatrix=lambda matrix: matrix.array,
-        addVolumeFromArray=scene.add_volume,
-        setSliceViewerLayers=MagicMock(),
-        startupEnvironment=lambda: {},
-        loadUI=MagicMock(),
-        childWidgetVariables=lambda _: Panel(
-            **{name: MagicMock(name=name, currentIndex=-1) for name in names}
-        ),
-        errorDisplay=lambda text, windowTitle: scene.errors.append(text),
-    )
+        "arrayFromVTKMatrix": lambda matrix: matrix.array,
+        "addVolumeFromArray": scene.add_volume,
+        "setSliceViewerLayers": MagicMock(),
+        "startupEnvironment": lambda: {},
+        "loadUI": MagicMock(),
+        "childWidgetVariables": lambda _: Panel(**{name: widget(name) for name in names}),
+        "errorDisplay": lambda text, windowTitle: scene.errors.append(text),
+    }.items():
+        setattr(util, name, value)
     qt.QSettings = lambda: SimpleNamespace(
         value=lambda key, default: default, setValue=lambda key, value: None
     )
     qt.QDesktopServices = qt.QUrl = MagicMock()
     qt.QTimer, qt.QTableWidgetItem = MagicMock(), lambda text: text
     vtk.vtkMatrix4x4, vtk.reference = SimpleNamespace, Reference
-    return {"slicer": slicer, "qt": qt, "vtk": vtk, "slicer.ScriptedLoadableModule": scripted}
+    modules = {"slicer": slicer, "qt": qt, "vtk": vtk, "slicer.util": util}
+    return {**modules, "slicer.ScriptedLoadableModule": scripted}
+
+
+def widget(name: str) -> MagicMock:
+    """A widget that nothing is chosen in."""
+    made = MagicMock(name=name, currentIndex=-1, text="", currentText="", checked=False)
+    made.currentNode.return_value = None
+    made.checkedNodes.return_value = ()
+    made.findText.return_value = -1
+    return made

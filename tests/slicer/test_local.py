@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from MedViTLib.compute import Job, Result
+from MedViTLib.compute import Job, Result, Settings
 from MedViTLib.errors import Cancelled, MedViTError
 from MedViTLib.local import LocalEngine
 from MedViTLib.volume import Volume
@@ -22,7 +22,7 @@ from pathlib import Path
 if sys.argv[1:] == ["list", "--json"]:
     print(json.dumps([{"name": "brain", "task": "Segments", "quality": "Dice 0.9"}]))
     sys.exit()
-verb, bundle, image, option, results = sys.argv[1:]
+verb, bundle, image, option, results, *options = sys.argv[1:]
 image, results = Path(image), Path(results)
 if bundle == "missing":
     sys.stderr.write("medvit: there is no bundle 'missing'; installed are: brain\\n")
@@ -50,7 +50,10 @@ for done in (1, 2, 3):
     sys.stderr.flush()
     time.sleep(0.15)
 structures = [{"value": 2, "name": "right", "volume_ml": 1.5}, {"value": 1, "name": "left", "volume_ml": 0.0}]
-measured = {"study": {"notes": ["thick slices"]}, "structures": structures if bundle == "brain" else []}
+flags = [{"level": "info", "seen": "fine"}, {"level": "warning", "seen": " ".join(options) or "cut off"}]
+quality = {"light": "amber", "flags": flags}
+measured = {"quality": quality, "study": {"notes": ["thick slices"]}}
+measured["structures"] = structures if bundle == "brain" else []
 (folder / "measurements.json").write_text(json.dumps(measured))
 shutil.copy(image, folder / ("labels.nii.gz" if bundle == "brain" else "image.nii.gz"))
 (folder / "report.html").write_text("<p>report</p>")
@@ -100,9 +103,20 @@ def test_a_segmentation_comes_back_named_and_in_place(name: str, engine: LocalEn
     assert result.volume.same_grid(volume)
     np.testing.assert_array_equal(result.volume.voxels, volume.voxels)
     assert result.notes == ("thick slices",)
+    assert result.verdict == "amber: cut off"
     assert result.report == folder / "results" / "Head_T1_2" / "report.html"
     # The image that was handed over is a patient's, and not needed any more.
     assert [path.name for path in folder.iterdir()] == ["results"]
+
+
+def test_settings_reach_the_command(engine: LocalEngine, folder: Path) -> None:
+    settings = Settings(device="cpu", overlap="0.5", tta=True)
+    job = Job(lambda job: engine.run("brain", labels_on("RAS"), folder, job, settings)).start()
+    assert job.wait(30)
+    assert job.result().verdict == "amber: --device cpu --overlap 0.5 --tta"
+    assert "reading the result" in job.log
+    with pytest.raises(MedViTError, match="overlap"):
+        Settings(overlap="nan")
 
 
 def test_a_restored_image_comes_back_in_full_precision(engine: LocalEngine, folder: Path) -> None:

@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from MedViTLib.compute import BundleInfo, Job, Result
+from MedViTLib.compute import BundleInfo, Job, Result, Settings
 from MedViTLib.errors import MedViTError
 from MedViTLib.volume import Volume
 
@@ -35,7 +35,8 @@ def scene() -> Scene:
 def module(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, module in stand_ins(scene, UI).items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "MedViT", raising=False)
+    for name in ("MedViT", "MedViTLib.scene"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module("MedViT")
     sys.modules.pop("MedViT", None)
 
@@ -51,11 +52,13 @@ class Engine:
 
     def __init__(self, result: Result | Exception) -> None:
         self.result = result
+        self.ran: list[tuple[str, Settings]] = []
 
     def bundles(self) -> list[BundleInfo]:
-        return [BundleInfo("brain", "Segments", "Dice 0.9")]
+        return [BundleInfo("brain", "Segments", "Dice 0.9", ("2", "1"))]
 
-    def run(self, bundle: str, volume: Volume, folder: Path, job: Job) -> Result:
+    def run(self, bundle: str, volume: Volume, folder: Path, job: Job, settings: Settings) -> Result:
+        self.ran.append((volume.name, settings))
         (folder / "report.html").write_text(bundle)
         if isinstance(self.result, Exception):
             raise self.result
@@ -67,7 +70,12 @@ def two_of_three() -> Result:
     voxels[1, 2, 3], voxels[4, 1, 0] = 2, 3
     volumes = dict.fromkeys(LABELS, 1.25)
     return Result(
-        Volume(voxels, AFFINES["permuted"]), LABELS, volumes, ("thick slices",), Path("report.html")
+        Volume(voxels, AFFINES["permuted"]),
+        LABELS,
+        volumes,
+        ("thick slices",),
+        Path("report.html"),
+        "amber: cut off",
     )
 
 
@@ -143,8 +151,9 @@ def test_the_panel_runs_a_bundle_and_shows_what_comes_back(module: Any, scene: S
         widget.run()
         assert widget.ui.cancelButton.enabled and not widget.ui.runButton.enabled
         finish(widget)
-        assert widget.ui.statusLabel.text == "done\nthick slices"
+        assert widget.ui.statusLabel.text == "head: done\nthick slices"
         assert widget.ui.reportButton.enabled and widget.ui.runButton.enabled
+        assert widget.ui.verdictLabel.text == "amber: cut off"
         cells = [call.args for call in widget.ui.volumesTable.setItem.call_args_list]
         assert cells[:2] == [(0, 0, "left hippocampus"), (0, 1, "1.25")]
         (folder,) = widget.logic._folders
@@ -152,6 +161,64 @@ def test_the_panel_runs_a_bundle_and_shows_what_comes_back(module: Any, scene: S
     assert not folder.exists()
     assert [n.name for n in scene.nodes.values()] == ["head", "head segmentation"]
     assert scene.errors == []
+
+
+def test_further_volumes_follow_and_only_the_first_goes_into_the_chosen_segmentation(
+    module: Any, scene: Scene, node: Node
+) -> None:
+    other = scene.add_volume(*phantom("permuted").to_mrml(), "other")
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    output.segments = [Segment("earlier", np.ones(1))]
+    engine = Engine(two_of_three())
+    with opened(module, engine, node) as widget:
+        widget.ui.furtherSelector.checkedNodes.return_value = (other, node)
+        widget.ui.outputSelector.currentNode.return_value = output
+        widget.ui.deviceComboBox.currentText = "cpu"
+        widget.ui.overlapLineEdit.text = " 0.5"
+        widget.ui.structuresLineEdit.text = "Hippocampus"
+        widget.ui.show3DCheckBox.checked = True
+        widget.run()
+        finish(widget)
+    assert engine.ran == [("head", Settings("cpu", "0.5")), ("other", Settings("cpu", "0.5"))]
+    assert [s.name for s in output.segments] == ["right hippocampus"] and output.surfaces
+    names = [n.name for n in scene.nodes.values() if n.kind == "vtkMRMLSegmentationNode"]
+    assert names == ["mine", "other segmentation"]
+    assert scene.errors == []
+
+
+def test_what_cannot_be_run_is_said_and_nothing_is_begun(module: Any, scene: Scene, node: Node) -> None:
+    engine = Engine(two_of_three())
+    with opened(module, engine, node) as widget:
+        widget.ui.overlapLineEdit.text = "1.5"
+        widget.run()
+        assert widget.job is None and engine.ran == []
+    assert scene.errors == ["the overlap is '1.5'; give a number from 0 to below 1, such as 0.5"]
+
+
+def test_the_choices_are_saved_with_the_scene(module: Any, scene: Scene, node: Node) -> None:
+    with opened(module, Engine(two_of_three()), node) as widget:
+        widget.ui.ttaCheckBox.checked, widget.ui.overlapLineEdit.text = True, "0.5"
+        widget.ui.bundleComboBox.currentText = "brain"
+        widget.ui.tokenLineEdit.text = "s3cret"
+        widget.save_choices()
+    assert "s3cret" not in str(scene.parameters.texts)
+    with opened(module, Engine(two_of_three()), None) as widget:
+        assert widget.ui.ttaCheckBox.checked is True and widget.ui.overlapLineEdit.text == "0.5"
+        assert widget.ui.show3DCheckBox.checked is False
+        widget.ui.inputSelector.setCurrentNode.assert_called_with(node)
+        widget.ui.bundleComboBox.findText.assert_called_with("brain")
+
+
+def test_structures_are_named_with_or_without_their_side(module: Any) -> None:
+    from MedViTLib.structures import subset, wanted
+
+    assert wanted("", LABELS) == LABELS
+    assert wanted("hippocampus", LABELS) == LABELS[:2]
+    assert wanted(" Brain-Stem , left hippocampus", LABELS) == (LABELS[0], LABELS[2])
+    with pytest.raises(MedViTError, match="no structure 'liver'"):
+        wanted("liver", LABELS)
+    kept = subset(two_of_three(), "brain-stem")
+    assert set(np.unique(kept.volume.voxels)) == {0, 3} and list(kept.volumes_ml) == ["brain-stem"]
 
 
 def test_the_panel_shows_an_error_and_keeps_nothing(module: Any, scene: Scene, node: Node) -> None:
@@ -190,6 +257,8 @@ def test_the_panel_only_uses_widgets_of_its_ui_file() -> None:
     classes = {widget.get("name"): widget.get("class") for widget in root.iter("widget")}
     source = (MODULE / "MedViT.py").read_text()
     used = set(re.findall(r"self\.ui\.(\w+)", source))
+    state = (MODULE / "MedViTLib" / "state.py").read_text()
+    used |= set(re.findall(r'"(\w+(?:Button|Box|Edit|Selector))"', state + source))
     assert used <= set(classes)
     interactive = {
         name
@@ -215,7 +284,7 @@ def test_the_source_is_for_the_python_of_slicer(path: Path) -> None:
     tree = ast.parse(path.read_text(), feature_version=(3, 9))
     modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level}
     modules |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    ours = {"numpy", "qt", "slicer", "vtk", "MedViTLib"}
+    ours = {"numpy", "qt", "slicer", "vtk", "SampleData", "MedViTLib"}
     assert {str(m).partition(".")[0] for m in modules} <= ours | set(sys.stdlib_module_names)
     # Without this import, annotations such as `X | None` would be evaluated, which Python 3.9 cannot.
     assert "__future__" in modules or not any(isinstance(n, ast.FunctionDef) for n in ast.walk(tree))

@@ -192,7 +192,7 @@ def test_each_failure_is_one_sentence(bundle: str, says: str, engine: ServerEngi
 
 
 def test_a_server_that_is_gone_or_none_of_monai_label(engine: ServerEngine) -> None:
-    with pytest.raises(MedViTError, match="is no server of MONAI Label"):
+    with pytest.raises(MedViTError, match="is not a server of MONAI Label"):
         ServerEngine(engine.address + "/elsewhere").bundles()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -203,7 +203,7 @@ def test_a_server_that_is_gone_or_none_of_monai_label(engine: ServerEngine) -> N
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:8000", "ftp://host", "http://", "http://host:port"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(MedViTError, match="is no address of a server"):
+    with pytest.raises(MedViTError, match="is not the address of a server"):
         ServerEngine(address)
 
 

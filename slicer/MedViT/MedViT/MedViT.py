@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import qt
 import vtk
-from MedViTLib.compute import BundleInfo, Engine, Job, Result
+from MedViTLib import state
+from MedViTLib.compute import AS_THE_BUNDLE_HAS_IT, BundleInfo, Engine, Job, Result, Settings
+from MedViTLib.environment import Environment
 from MedViTLib.errors import Cancelled, MedViTError
 from MedViTLib.local import LocalEngine
+from MedViTLib.scene import ScenePlacer
 from MedViTLib.server import ServerEngine
+from MedViTLib.structures import subset
 from MedViTLib.terminology import Terminology
 from MedViTLib.volume import Volume
 from slicer.ScriptedLoadableModule import (
@@ -23,10 +28,12 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+from slicer.util import VTKObservationMixin
 
 import slicer
 
 RESOURCES = Path(__file__).parent / "Resources"
+LIGHTS = {"green": "#2e7d32", "amber": "#b26a00", "red": "#c62828"}
 TERMINOLOGY = RESOURCES / "SegmentationCategoryTypeModifier-MedViT.term.json"
 
 
@@ -61,8 +68,12 @@ def errors_shown():
         slicer.util.errorDisplay(str(error), windowTitle="MedViT")
 
 
-class MedViTWidget(ScriptedLoadableModuleWidget):
+class MedViTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel: inputs, bundle, run and cancel, volumes, report."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
 
     def setup(self):
         """Build the panel, when the module is opened for the first time."""
@@ -72,30 +83,51 @@ class MedViTWidget(ScriptedLoadableModuleWidget):
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = MedViTLogic()
-        self.job = None
-        self.report = None
+        self.job = self.report = self.bundle = None
+        self.bundles, self.queue = [], deque()
         self._read_settings()
-        self.ui.refreshButton.connect("clicked()", self.refresh)
-        self.ui.runButton.connect("clicked()", self.run)
-        self.ui.cancelButton.connect("clicked()", self.cancel)
-        self.ui.reportButton.connect("clicked()", self.open_report)
+        buttons = (
+            ("refreshButton", self.refresh), ("runButton", self.run), ("cancelButton", self.cancel),
+            ("reportButton", self.open_report), ("installButton", self.install),
+            ("sampleButton", self.load_sample),
+        )  # fmt: skip
+        for name, do in buttons:
+            getattr(self.ui, name).connect("clicked()", do)
         self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.update_buttons)
-        self.ui.bundleComboBox.connect("currentIndexChanged(int)", self.update_buttons)
+        self.ui.bundleComboBox.connect("currentIndexChanged(int)", self.show_bundle)
         self.ui.serverRadioButton.connect("toggled(bool)", self.forget_bundles)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartSaveEvent, self.save_choices)
+        self.addObserver(scene, scene.EndImportEvent, self.restore_choices)
         # Python's threads only go on while Slicer runs Python code, so the timer lends them time.
         self.timer = qt.QTimer()
         self.timer.setInterval(100)
         self.timer.connect("timeout()", self.poll)
-        self.bundles = []
+        self.restore_choices()
         self.update_buttons()
 
     def cleanup(self):
         """End what is under way and remove its files, when Slicer closes."""
         self.timer.stop()
+        self.removeObservers()
+        self.queue.clear()
         if self.job is not None:
             self.job.cancel()
             self.job.wait(5.0)
         self.logic.remove_files()
+
+    def exit(self):
+        """Keep the choices when another module is opened."""
+        self.save_choices()
+
+    def save_choices(self, *_):
+        """Put the choices into the scene."""
+        state.save(self.ui, self.logic.getParameterNode())
+
+    def restore_choices(self, *_):
+        """Take the choices from the scene."""
+        state.restore(self.ui, self.logic.getParameterNode())
+        state.restore_listed(self.ui, self.logic.getParameterNode(), "bundle")
 
     def engine(self) -> Engine:
         """The way to compute that is chosen."""
@@ -105,40 +137,87 @@ class MedViTWidget(ScriptedLoadableModuleWidget):
             self.ui.medvitPathLineEdit.currentPath or "medvit", slicer.util.startupEnvironment()
         )
 
+    def environment(self) -> Environment:
+        """The environment that the panel installs medvit into."""
+        folder = Path(slicer.app.slicerUserSettingsFilePath).parent / "MedViT-environment"
+        return Environment(folder, slicer.util.startupEnvironment())
+
+    def install(self):
+        """Install or upgrade medvit in the environment of its own."""
+        environment, source = self.environment(), self.ui.packageLineEdit.text
+
+        def installed(versions: dict) -> str:
+            self.ui.medvitPathLineEdit.currentPath = str(environment.command)
+            self._write_settings()
+            self._show_versions(versions)
+            return "installed; now list the bundles"
+
+        self._follow(Job(lambda job: environment.install(source, job)).start(), installed)
+
+    def load_sample(self):
+        """Load the sample head of 3D Slicer, which it downloads the first time."""
+        import SampleData
+
+        self.ui.inputSelector.setCurrentNode(SampleData.downloadSample("MRHead"))
+
     def refresh(self):
         """Ask which bundles there are."""
         self.forget_bundles()
         with errors_shown():
             self.bundles = self.engine().bundles()
             self._write_settings()
+            if not self.ui.serverRadioButton.checked:
+                self._show_versions(self.environment().versions())
         for bundle in self.bundles:
             self.ui.bundleComboBox.addItem(bundle.name)
-        self.update_buttons()
+        state.restore_listed(self.ui, self.logic.getParameterNode(), "bundle")
+        self.show_bundle()
 
     def forget_bundles(self, *_):
         """Empty the choice of bundles: those of one engine are not those of another."""
         self.bundles = []
         self.ui.bundleComboBox.clear()
+        self.show_bundle()
+
+    def show_bundle(self, *_):
+        """Say what the chosen bundle does, and offer its versions."""
+        bundle = self._bundle()
+        self.ui.bundleLabel.text = f"{bundle.task}\n{bundle.quality}".strip() if bundle else ""
+        self.ui.versionComboBox.clear()
+        for version in bundle.versions if bundle else ():
+            self.ui.versionComboBox.addItem(version)
+        state.restore_listed(self.ui, self.logic.getParameterNode(), "version")
         self.update_buttons()
+
+    def settings(self) -> Settings:
+        """How to run the bundle, as it is set in the panel."""
+        device, at_server = self.ui.deviceComboBox.currentText, self.ui.serverRadioButton.checked
+        return Settings(
+            "" if device == "auto" else device, self.ui.overlapLineEdit.text.strip(),
+            bool(self.ui.ttaCheckBox.checked), self.ui.versionComboBox.currentText if at_server else "",
+        )  # fmt: skip
 
     def run(self):
-        """Start the chosen bundle on the chosen volume."""
-        node, bundle = self.ui.inputSelector.currentNode(), self._bundle()
-        with errors_shown():
-            self.job = self.logic.start(node, self.engine(), bundle.name)
-            self.node_id = node.GetID()
-            self._show_volumes(None)
-            self.timer.start()
-        self.update_buttons()
+        """Run the chosen bundle on the chosen volume, and then on each of the further ones."""
+        first = self.ui.inputSelector.currentNode()
+        further = [n for n in self.ui.furtherSelector.checkedNodes() if n.GetID() != first.GetID()]
+        self.queue = deque(node.GetID() for node in (first, *further))
+        self.output_id = getattr(self.ui.outputSelector.currentNode(), "GetID", lambda: None)()
+        self.bundle = self._bundle()
+        self._show_volumes(None)
+        self._next()
 
     def cancel(self):
-        """End the job."""
+        """End the job, and begin no further one."""
+        self.queue.clear()
         if self.job is not None:
             self.job.cancel()
 
     def poll(self):
         """Show how far the job is, and what came of it when it has ended."""
-        if not self.job.wait(0.05):
+        ended = self.job.wait(0.05)
+        self.ui.logTextEdit.plainText = "\n".join(self.job.log[-500:])
+        if not ended:
             share = self.job.share
             self.ui.statusLabel.text = self.job.stage
             self.ui.progressBar.setMaximum(0 if share is None else 100)
@@ -152,6 +231,8 @@ class MedViTWidget(ScriptedLoadableModuleWidget):
                 self.ui.statusLabel.text = self._finish(job)
         finally:
             self.update_buttons()
+        if self.queue:
+            self._next()
 
     def open_report(self):
         """Show the report in the browser."""
@@ -159,40 +240,70 @@ class MedViTWidget(ScriptedLoadableModuleWidget):
 
     def update_buttons(self, *_):
         """Enable what can be done now."""
-        busy, bundle = self.job is not None, self._bundle()
-        self.ui.runButton.enabled = (
-            not busy and bundle is not None and bool(self.ui.inputSelector.currentNode())
-        )
+        busy = self.job is not None
+        ready = self._bundle() is not None and bool(self.ui.inputSelector.currentNode())
+        self.ui.runButton.enabled = not busy and ready
         self.ui.cancelButton.enabled = busy
-        self.ui.refreshButton.enabled = not busy
+        self.ui.refreshButton.enabled = self.ui.installButton.enabled = not busy
         self.ui.progressBar.visible = busy
         self.ui.reportButton.enabled = self.report is not None
-        self.ui.bundleLabel.text = f"{bundle.task}\n{bundle.quality}".strip() if bundle else ""
 
-    def _bundle(self) -> BundleInfo | None:
-        index = self.ui.bundleComboBox.currentIndex
-        return self.bundles[index] if 0 <= index < len(self.bundles) else None
+    def _next(self):
+        """Begin with the next volume of the queue."""
+        self.node_id = self.queue.popleft()
+        node = slicer.mrmlScene.GetNodeByID(self.node_id)
+        with errors_shown():
+            if node is None:
+                raise MedViTError("a volume was removed from the scene before its turn")
+            settings = self.settings()
+            self._follow(self.logic.start(node, self.engine(), self.bundle.name, settings), self._place)
+        self.update_buttons()
+
+    def _follow(self, job: Job, finish):
+        self.job, self._when_done = job, finish
+        self.timer.start()
+        self.update_buttons()
 
     def _finish(self, job: Job) -> str:
         try:
-            result = job.result()
+            return self._when_done(job.result())
         except Cancelled:
             return "cancelled"
+
+    def _place(self, result: Result) -> str:
+        """Show a result, and say what is to be said of it."""
         node = slicer.mrmlScene.GetNodeByID(self.node_id)
         if node is None:
             raise MedViTError("the volume was removed from the scene meanwhile, so its result has no place")
-        self.logic.show(result, node)
+        # Of several volumes only the first goes into the chosen segmentation.
+        output, self.output_id = slicer.mrmlScene.GetNodeByID(self.output_id or ""), None
+        structures = self.ui.structuresLineEdit.text
+        self.logic.show(result, node, output, structures, bool(self.ui.show3DCheckBox.checked))
         self._show_volumes(result)
-        return "\n".join(["done", *result.notes])
+        return "\n".join([f"{node.GetName()}: done", *result.notes])
 
     def _show_volumes(self, result: Result | None):
         self.report = result.report if result else None
-        rows = list(result.volumes_ml.items()) if result else []
+        verdict = result.verdict if result else ""
+        self.ui.verdictLabel.text = verdict
+        self.ui.verdictLabel.styleSheet = (
+            f"font-weight: bold; color: {LIGHTS.get(verdict.split(':')[0], 'gray')}"
+        )
+        shown = subset(result, self.ui.structuresLineEdit.text) if result and result.labels else result
+        rows = list(shown.volumes_ml.items()) if shown else []
         self.ui.volumesTable.setRowCount(len(rows))
         for row, (name, volume) in enumerate(rows):
             self.ui.volumesTable.setItem(row, 0, qt.QTableWidgetItem(name))
             self.ui.volumesTable.setItem(row, 1, qt.QTableWidgetItem(f"{volume:.2f}"))
         self.ui.volumesTable.resizeColumnsToContents()
+
+    def _show_versions(self, versions: dict):
+        said = ", ".join(f"{name} {version}" for name, version in versions.items())
+        self.ui.versionsLabel.text = said or "not installed from here"
+
+    def _bundle(self) -> BundleInfo | None:
+        index = self.ui.bundleComboBox.currentIndex
+        return self.bundles[index] if 0 <= index < len(self.bundles) else None
 
     def _read_settings(self):
         settings = qt.QSettings()
@@ -200,6 +311,7 @@ class MedViTWidget(ScriptedLoadableModuleWidget):
             "MedViT/executable", shutil.which("medvit") or ""
         )
         self.ui.serverLineEdit.text = settings.value("MedViT/server", "http://127.0.0.1:8000")
+        self.ui.packageLineEdit.text = settings.value("MedViT/package", checkout())
         at_server = settings.value("MedViT/engine", "local") == "server"
         self.ui.serverRadioButton.checked = at_server
         self.ui.localRadioButton.checked = not at_server
@@ -209,7 +321,14 @@ class MedViTWidget(ScriptedLoadableModuleWidget):
         settings = qt.QSettings()
         settings.setValue("MedViT/executable", self.ui.medvitPathLineEdit.currentPath)
         settings.setValue("MedViT/server", self.ui.serverLineEdit.text)
+        settings.setValue("MedViT/package", self.ui.packageLineEdit.text)
         settings.setValue("MedViT/engine", "server" if self.ui.serverRadioButton.checked else "local")
+
+
+def checkout() -> str:
+    """The checkout of medvit that this module is a part of; empty where it came as an extension."""
+    folder = Path(__file__).resolve().parents[3]
+    return str(folder) if (folder / "pyproject.toml").is_file() else ""
 
 
 class MedViTLogic(ScriptedLoadableModuleLogic):
@@ -217,10 +336,10 @@ class MedViTLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
-        self.terminology = Terminology(TERMINOLOGY)
+        self.placer = ScenePlacer(Terminology(TERMINOLOGY))
         self._folders = []
 
-    def start(self, node, engine: Engine, bundle: str) -> Job:
+    def start(self, node, engine: Engine, bundle: str, settings: Settings = AS_THE_BUNDLE_HAS_IT) -> Job:
         """Run `bundle` on a volume node in the background; `Job.wait` tells when it has ended."""
         volume = self.volume_of(node)
         folder = Path(tempfile.mkdtemp(prefix="medvit-"))
@@ -228,7 +347,7 @@ class MedViTLogic(ScriptedLoadableModuleLogic):
 
         def compute(job: Job) -> Result:
             try:
-                return engine.run(bundle, volume, folder, job)
+                return engine.run(bundle, volume, folder, job, settings)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -250,66 +369,11 @@ class MedViTLogic(ScriptedLoadableModuleLogic):
         array = np.array(slicer.util.arrayFromVolume(node))
         return Volume.from_mrml(array, slicer.util.arrayFromVTKMatrix(matrix), node.GetName())
 
-    def show(self, result: Result, node):
-        """Put a result into the scene, where `node` is, and give its node."""
-        shown = self._show_segmentation(result, node) if result.labels else self._show_image(result, node)
-        # A parent transform moves both, and was no part of what medvit saw.
-        shown.SetAndObserveTransformNodeID(node.GetTransformNodeID())
-        hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
-        beside = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))
-        hierarchy.SetItemParent(hierarchy.GetItemByDataNode(shown), beside)
-        return shown
-
-    def _show_image(self, result: Result, node):
-        array, ijk_to_ras = result.volume.to_mrml()
-        restored = slicer.util.addVolumeFromArray(array, ijk_to_ras, f"{node.GetName()} restored")
-        slicer.util.setSliceViewerLayers(background=restored)
-        return restored
-
-    def _show_segmentation(self, result: Result, node):
-        array, ijk_to_ras = result.volume.to_mrml()
-        label_map = slicer.util.addVolumeFromArray(
-            array, ijk_to_ras, "MedViT labels", "vtkMRMLLabelMapVolumeNode"
-        )
-        colors = self._color_table(result.labels)
-        label_map.CreateDefaultDisplayNodes()
-        label_map.GetDisplayNode().SetAndObserveColorNodeID(colors.GetID())
-        shown = slicer.mrmlScene.AddNewNodeByClass(
-            "vtkMRMLSegmentationNode", f"{node.GetName()} segmentation"
-        )
-        try:
-            shown.CreateDefaultDisplayNodes()
-            shown.SetReferenceImageGeometryParameterFromVolumeNode(node)
-            # Slicer names the segment of value k after row k of the colour table, if others are absent too.
-            slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(label_map, shown)
-            self._code_segments(shown.GetSegmentation(), result.labels)
-        except BaseException:
-            slicer.mrmlScene.RemoveNode(shown)
-            raise
-        finally:
-            slicer.mrmlScene.RemoveNode(label_map)
-            slicer.mrmlScene.RemoveNode(colors)
-        return shown
-
-    def _color_table(self, labels: tuple[str, ...]):
-        colors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", "MedViT colors")
-        colors.SetTypeToUser()
-        colors.SetNumberOfColors(len(labels) + 1)
-        colors.SetColor(0, "background", 0.0, 0.0, 0.0, 0.0)
-        for value, name in enumerate(labels, start=1):
-            colors.SetColor(value, name, *self.terminology.term(name, value).color, 1.0)
-        return colors
-
-    def _code_segments(self, segmentation, labels: tuple[str, ...]):
-        for index in range(segmentation.GetNumberOfSegments()):
-            segment = segmentation.GetNthSegment(index)
-            if segment.GetName() not in labels:
-                raise MedViTError(
-                    f"3D Slicer made a segment {segment.GetName()!r}, which the bundle does not have"
-                )
-            term = self.terminology.term(segment.GetName(), labels.index(segment.GetName()) + 1)
-            segment.SetColor(*term.color)
-            segment.SetTag(segment.GetTerminologyEntryTagName(), term.entry)
+    def show(self, result: Result, node, output=None, structures: str = "", show_3d: bool = False):
+        """Put a result into the scene, where `node` is, and give its node; see `ScenePlacer.place`."""
+        if result.labels:
+            result = subset(result, structures)
+        return self.placer.place(result, node, output, show_3d)
 
 
 class MedViTTest(ScriptedLoadableModuleTest):
@@ -325,7 +389,7 @@ class MedViTTest(ScriptedLoadableModuleTest):
         self.logic = MedViTLogic()
 
     def runTest(self):
-        """All tests."""
+        """Run all tests."""
         for test in (self.test_volume, self.test_segmentation, self.test_image, self.test_missing_command):
             self.setUp()
             test()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .errors import Cancelled, MedViTError
 from .volume import Volume
@@ -15,11 +15,52 @@ from .volume import Volume
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """A bundle, as a person chooses it: its name, what it does and how well."""
+    """A bundle, as a person chooses it: its name, what it does, how well, and its versions, newest first."""
 
     name: str
     task: str = ""
     quality: str = ""
+    versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a bundle is run.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"`` or ``"gpu"``; empty for what the engine chooses.
+    overlap
+        Share by which neighbouring windows overlap; empty for that of the bundle.
+    tta
+        Whether to average over left-right mirrored images as well.
+    version
+        Of the bundle, at a server; empty for the one that the server uses.
+
+    Raises
+    ------
+    MedViTError
+        If the overlap is not a share.
+    """
+
+    device: str = ""
+    overlap: str = ""
+    tta: bool = False
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            share = float(self.overlap or 0)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < 1:
+            raise MedViTError(
+                f"the overlap is {self.overlap!r}; give a number from 0 to below 1, such as 0.5"
+            )
+
+
+AS_THE_BUNDLE_HAS_IT = Settings()
 
 
 @dataclass(frozen=True)
@@ -38,6 +79,8 @@ class Result:
         What was noticed about the image.
     report
         A page to read in a browser.
+    verdict
+        The light of quality control and its first finding, such as ``"amber: ..."``.
     """
 
     volume: Volume
@@ -45,6 +88,7 @@ class Result:
     volumes_ml: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     report: Path | None = None
+    verdict: str = ""
 
 
 class Engine(Protocol):
@@ -53,7 +97,9 @@ class Engine(Protocol):
     def bundles(self) -> list[BundleInfo]:
         """The bundles that can be run."""
 
-    def run(self, bundle: str, volume: Volume, folder: Path, job: Job) -> Result:
+    def run(
+        self, bundle: str, volume: Volume, folder: Path, job: Job, settings: Settings = AS_THE_BUNDLE_HAS_IT
+    ) -> Result:
         """Run a bundle, with files in `folder` only."""
 
 
@@ -66,15 +112,16 @@ class Job:
         Gets the job, to tell it of progress and of how to be stopped.
     """
 
-    def __init__(self, compute: Callable[[Job], Result]) -> None:
+    def __init__(self, compute: Callable[[Job], Any]) -> None:
         self._compute = compute
-        self._result: Result | None = None
+        self._result: Any = None
         self._error: BaseException | None = None
         self._cancelled = False
         self._stop: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self.stage = "starting"
         self.share: float | None = None
+        self.log: list[str] = []
         self._thread = threading.Thread(target=self._run, name="MedViT", daemon=True)
 
     def start(self) -> Job:
@@ -85,6 +132,8 @@ class Job:
     def report(self, stage: str, share: float | None = None) -> None:
         """Say what is going on, and which share of it is done, 0 to 1."""
         self.stage, self.share = stage, share
+        if share is None:
+            self.log.append(stage)
 
     def cancel(self) -> None:
         """End the computation; what it waits for is stopped at once."""
@@ -123,8 +172,8 @@ class Job:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def result(self) -> Result:
-        """The result of a job that has ended.
+    def result(self) -> Any:
+        """What a job that has ended computed.
 
         Raises
         ------

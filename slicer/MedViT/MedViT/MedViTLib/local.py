@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .compute import BundleInfo, Job, Result
+from .compute import AS_THE_BUNDLE_HAS_IT, BundleInfo, Job, Result, Settings
 from .errors import MedViTError
 from .nifti import read_nifti, write_nifti
+from .process import kill, start
 from .volume import Volume, as_label_map, renumbered
 
 _NOTHING_TO_DO, _SOME_FAILED = 2, 3
@@ -52,16 +51,19 @@ class LocalEngine:
         try:
             out, err = process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
-            _kill(process)
+            kill(process)
             raise MedViTError(f"{self.executable} list did not answer within two minutes") from None
         if process.returncode:
             raise MedViTError(_last_line(err.decode(errors="replace"), process.returncode))
         try:
-            return [BundleInfo(b["name"], b["task"], b["quality"]) for b in json.loads(out)]
+            bundles = json.loads(out)
+            return [BundleInfo(b["name"], b["task"], b["quality"], _versions(b)) for b in bundles]
         except (ValueError, KeyError, TypeError):
             raise MedViTError(f"{self.executable} is not the medvit command; choose another") from None
 
-    def run(self, bundle: str, volume: Volume, folder: Path, job: Job) -> Result:
+    def run(
+        self, bundle: str, volume: Volume, folder: Path, job: Job, settings: Settings = AS_THE_BUNDLE_HAS_IT
+    ) -> Result:
         """Run a bundle by ``medvit run``; what it writes stays in `folder`.
 
         Raises
@@ -73,8 +75,8 @@ class LocalEngine:
         image = write_nifti(folder / volume.file_name, volume)
         job.report("starting medvit")
         results = folder / "results"
-        process = self._start("run", bundle, str(image), "-o", str(results))
-        with job.stoppable(lambda: _kill(process)):
+        process = self._start("run", bundle, str(image), "-o", str(results), *_options(settings))
+        with job.stoppable(lambda: kill(process)):
             said = _follow(process, job)
         image.unlink()
         job.report("reading the result")
@@ -90,24 +92,23 @@ class LocalEngine:
             ) from None
 
     def _start(self, *arguments: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-        """Start the command at the head of a process group, so that all of it can be ended."""
-        group: dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
-            group = {"creationflags": 0x08000000}  # no console window
         try:
-            return subprocess.Popen(
-                [self.executable, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-                env=self.environment,
-                **group,
-            )
+            return start([self.executable, *arguments], self.environment, stdout)
         except OSError:
             raise MedViTError(
                 f"there is no medvit command at {self.executable}; install medvit and choose its command, "
                 "or use a server"
             ) from None
+
+
+def _options(settings: Settings) -> list[str]:
+    options = ["--device", settings.device] if settings.device else []
+    options += ["--overlap", settings.overlap] if settings.overlap else []
+    return [*options, "--tta"] if settings.tta else options
+
+
+def _versions(bundle: dict[str, Any]) -> tuple[str, ...]:
+    return (str(bundle["version"]),) if bundle.get("version") else ()
 
 
 def _follow(process: subprocess.Popen[bytes], job: Job) -> str:
@@ -122,18 +123,8 @@ def _follow(process: subprocess.Popen[bytes], job: Job) -> str:
                 done, total = map(int, counts[-1])
                 job.report(f"window {done} of {total}", done / total if total else None)
     process.wait()
+    job.log += [line.strip() for line in re.split(r"[\r\n]", said) if line.strip()]
     return said
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started; its files are in a folder that is thrown away."""
-    if os.name == "nt":
-        command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
-        subprocess.run(command, capture_output=True, check=False)
-        return
-    # It may have ended by itself meanwhile.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read_results(results: Path, name: str) -> Result:
@@ -146,6 +137,7 @@ def _read_results(results: Path, name: str) -> Result:
     shared: dict[str, Any] = {
         "notes": tuple(measurements.get("study", {}).get("notes", ())),
         "report": report if report.is_file() else None,
+        "verdict": _verdict(measurements.get("quality", {})),
     }
     if (folder / "image.nii.gz").is_file():
         return Result(read_nifti((folder / "image.nii.gz").read_bytes(), name), **shared)
@@ -155,6 +147,12 @@ def _read_results(results: Path, name: str) -> Result:
     label_map = renumbered(label_map, [s["value"] for s in structures])
     volumes = {s["name"]: float(s["volume_ml"]) for s in structures}
     return Result(as_label_map(label_map, labels), labels, volumes, **shared)
+
+
+def _verdict(quality: dict[str, Any]) -> str:
+    """The light, and the first finding that counts."""
+    findings = [flag["seen"] for flag in quality.get("flags", ()) if flag["level"] != "info"]
+    return ": ".join([quality.get("light", ""), *findings[:1]])
 
 
 def _measurements(path: Path) -> dict[str, Any]:

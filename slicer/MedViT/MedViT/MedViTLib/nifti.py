@@ -55,7 +55,7 @@ def read_nifti(content: bytes, name: str) -> Volume:
     Raises
     ------
     MedViTError
-        If it is no such file, ends too early, or does not say where its voxels are.
+        If it is not such a file, ends too early, or does not say where its voxels are.
     """
     try:
         content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
@@ -63,7 +63,7 @@ def read_nifti(content: bytes, name: str) -> Volume:
         raise MedViTError(f"the result {name} is damaged; run again") from None
     order: Literal["<", ">"] = "<" if content[:4] == (348).to_bytes(4, "little") else ">"
     if len(content) < 352 or content[344:347] != b"n+1":
-        raise MedViTError(f"the result {name} is no NIfTI image")
+        raise MedViTError(f"the result {name} is not a NIfTI image")
     header = np.frombuffer(content, _dtype(order), count=1)[0]
     rank = int(header["dim"][0])
     shape = [int(n) for n in header["dim"][1 : rank + 1]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from .compute import BundleInfo, Job, Result
+from .compute import AS_THE_BUNDLE_HAS_IT, BundleInfo, Job, Result, Settings
 from .errors import MedViTError
 from .nifti import read_nifti, write_nifti
 from .volume import Volume, as_label_map, volumes_ml
@@ -34,7 +34,7 @@ class ServerEngine:
     Raises
     ------
     MedViTError
-        If this is no address.
+        If this is not an address.
     """
 
     def __init__(self, address: str, token: str = "", patience: float = 3600.0) -> None:
@@ -48,7 +48,7 @@ class ServerEngine:
             self._host = ""
         if not self._host or parts.scheme not in ("http", "https"):
             raise MedViTError(
-                f"{address!r} is no address of a server; give one such as http://127.0.0.1:8000"
+                f"{address!r} is not the address of a server; give one such as http://127.0.0.1:8000"
             )
         secure = parts.scheme == "https"
         self._connection = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -59,11 +59,13 @@ class ServerEngine:
         Raises
         ------
         MedViTError
-            If the server is not there, or is no server of MONAI Label.
+            If the server is not there, or is not a server of MONAI Label.
         """
-        return [BundleInfo(name, model.get("description") or "") for name, model in self._models().items()]
+        return [_bundle_info(name, model) for name, model in self._models().items()]
 
-    def run(self, bundle: str, volume: Volume, folder: Path, job: Job) -> Result:
+    def run(
+        self, bundle: str, volume: Volume, folder: Path, job: Job, settings: Settings = AS_THE_BUNDLE_HAS_IT
+    ) -> Result:
         """Send a volume for inference and wait for what comes back.
 
         Raises
@@ -79,7 +81,8 @@ class ServerEngine:
         job.report("sending the volume")
         image = write_nifti(folder / volume.file_name, volume)
         # Restored images would be rounded to the integers that label maps consist of.
-        wanted = {"result_extension": ".nii.gz", "result_dtype": "uint16" if labels else "float32"}
+        dtype = "uint16" if labels else "float32"
+        wanted = {"result_extension": ".nii.gz", "result_dtype": dtype, **_params(settings)}
         kind, body = encode_form({"params": json.dumps(wanted)}, {"file": image})
         image.unlink()
         connection = self._open(self.patience)
@@ -98,7 +101,7 @@ class ServerEngine:
             models = json.loads(content)["models"]
             return {str(name): dict(model) for name, model in models.items()}
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise MedViTError(f"{self.address} is no server of MONAI Label; correct the address") from None
+            raise MedViTError(f"{self.address} is not a server of MONAI Label; correct the address") from None
 
     def _open(self, patience: float) -> http.client.HTTPConnection:
         connection = self._connection(self._host, self._port, timeout=_CONNECT_SECONDS)
@@ -147,6 +150,21 @@ class ServerEngine:
         return f"the server at {self.address} failed (HTTP {status}) and did not say why; its log does"
 
 
+def _bundle_info(name: str, model: dict[str, Any]) -> BundleInfo:
+    options = model.get("config")
+    versions = options.get("version") if isinstance(options, dict) else None
+    stated = versions if isinstance(versions, list) else [model.get("version")]
+    return BundleInfo(name, model.get("description") or "", versions=tuple(str(v) for v in stated if v))
+
+
+def _params(settings: Settings) -> dict[str, Any]:
+    """The options that were set, by the names that the server knows them by."""
+    device = {"gpu": "cuda"}.get(settings.device, settings.device)
+    overlap = float(settings.overlap) if settings.overlap else None
+    params = {"device": device, "version": settings.version, "overlap": overlap, "tta": settings.tta or None}
+    return {name: value for name, value in params.items() if value not in ("", None)}
+
+
 def label_names(labels: Any, bundle: str) -> tuple[str, ...]:
     """Names of the values 1, 2, ... as ``/info/`` states them: a list, or values by name.
 
@@ -182,7 +200,7 @@ def decode_form(headers: http.client.HTTPMessage, content: bytes) -> dict[str, b
     """The parts of a form by name, files among them (RFC 7578)."""
     boundary = headers.get_boundary()
     if not boundary:
-        raise MedViTError("the server's answer is not a form; it may be no server of MONAI Label")
+        raise MedViTError("the server's answer is not a form; it may not be a server of MONAI Label")
     parts = {}
     for part in (b"\r\n" + content).split(b"\r\n--" + boundary.encode())[1:-1]:
         head, _, value = part.partition(b"\r\n\r\n")
@@ -201,13 +219,17 @@ def _read_answer(
     try:
         params = json.loads(parts.get("params", b"{}"))
         notes = tuple(str(note) for note in params.get("notes", ()))
+        verdict = params.get("verdict", {})
+        judged = ": ".join(str(verdict[k]) for k in ("light", "finding") if verdict.get(k))
         stated = {str(k): float(v) for k, v in params.get("volumes_ml", {}).items()}
     except (ValueError, TypeError, AttributeError):
-        raise MedViTError("the server's answer cannot be read; it may be no server of MONAI Label") from None
+        raise MedViTError(
+            "the server's answer cannot be read; it may not be a server of MONAI Label"
+        ) from None
     if not labels:
-        return Result(result, notes=notes)
+        return Result(result, notes=notes, verdict=judged)
     label_map = as_label_map(result, labels)
-    return Result(label_map, labels, stated or volumes_ml(label_map, labels), notes)
+    return Result(label_map, labels, stated or volumes_ml(label_map, labels), notes, verdict=judged)
 
 
 def _hang_up(wire: socket.socket) -> None:

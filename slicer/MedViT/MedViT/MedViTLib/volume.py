@@ -26,7 +26,7 @@ class Volume:
     Raises
     ------
     MedViTError
-        If this is no volume with one value a voxel, or its axes do not span space.
+        If this is not a volume with one value at each voxel, or its axes do not span space.
     """
 
     voxels: np.ndarray
@@ -79,7 +79,7 @@ class Volume:
 
 
 def renumbered(volume: Volume, values: list[int]) -> Volume:
-    """The same label map with 1, 2, ... in place of `values`; a value that is none of them stays no label."""
+    """The same label map with 1, 2, ... in place of `values`; any other value stays without a label."""
     if values == list(range(1, len(values) + 1)):
         return volume
     voxels = np.where(volume.voxels == 0, 0, -1)
@@ -101,7 +101,7 @@ def as_label_map(volume: Volume, labels: tuple[str, ...]) -> Volume:
     Raises
     ------
     MedViTError
-        If a value is no label: names go by position, so any other reading would name structures wrongly.
+        If a value is not a label: names go by position, so any other reading would name structures wrongly.
     """
     voxels = volume.voxels
     odd = voxels[(voxels != np.round(voxels)) | (voxels < 0) | (voxels > len(labels))]
