@@ -87,12 +87,17 @@ class ServedBundle:
         Raises
         ------
         MedvitError
-            If an option is not one of the bundle's.
+            If an option is not one of the bundle's, or has a value that its inferer does not take.
         """
         overrides = self._overrides(options, device)
         key = (bundle.version, bundle.weights.stat().st_mtime_ns, *sorted(overrides.items()))
         if key not in self._kept:
-            self._kept[key] = self._open(bundle, overrides)
+            made = self._open(bundle, overrides)
+            try:
+                made.part("inferer")
+            except ValueError as error:
+                raise RequestError(str(error)) from error
+            self._kept[key] = made
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

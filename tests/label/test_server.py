@@ -118,11 +118,13 @@ def test_every_voxel_is_that_of_the_bundle_run(bundle: str, server: Server, tmp_
     random = np.random.default_rng(1).uniform(0, 100, (22, 26, 20)).astype(np.float32)
     nib.save(nib.Nifti1Image(random, np.diag([-4.0, 4.0, 5.0, 1.0])), studies / "head.nii.gz")
     root = BRAIN.path if bundle == BRAIN.name else server.folder / bundle
-    subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(root / "configs/inference.json"),
          "--input", str(studies), "--output_dir", str(tmp_path / "out"), "--bundle_root", str(root)],
-        check=True, env=environment(tmp_path), capture_output=True, timeout=200,
+        env=environment(tmp_path), capture_output=True, timeout=200, check=False,
     )  # fmt: skip
+    # 3, since quality control has none of the phantoms for a head.
+    assert ended.returncode == 3, ended.stderr
     for image in sorted(studies.glob("*.nii.gz")):
         name = image.name.removesuffix(".nii.gz")
         file, _ = server.client.infer(bundle, "", {"result_extension": ".nii.gz"}, file=str(image))
