@@ -38,8 +38,8 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 def test_without_monai_label_the_command_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(launch.importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(launch, "_ENVIRONMENT", tmp_path)
-    with pytest.raises(MedvitError, match="make label-env"):
+    monkeypatch.setattr(launch, "environment", lambda: tmp_path)
+    with pytest.raises(MedvitError, match="medvit label --install"):
         launch.label_python()
 
 
