@@ -128,7 +128,8 @@ def draw_agreement(path: Path, rows: Sequence[Row]) -> bool:
         panel.set_axisbelow(True)
     for panel in figure.axes[len(names) :]:
         panel.set_visible(False)
-    figure.supxlabel("mean of both volumes, ml", fontsize=9)
+    for panel in figure.axes[max(0, len(names) - columns) : len(names)]:
+        panel.set_xlabel("mean of both volumes, ml", fontsize=8)
     figure.supylabel("found less drawn, ml", fontsize=9)
     _legend(figure, rows, shown, lambda row: row.name)
     _save(figure, path)
