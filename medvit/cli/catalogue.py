@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medvit.cli.options import AsJson, BundleName, Output, Spacing, Trust, WindowSize
+
+if TYPE_CHECKING:
+    from medvit.bundles import Bundle
 
 
 def list_bundles(as_json: AsJson = False) -> None:
@@ -22,7 +26,18 @@ def list_bundles(as_json: AsJson = False) -> None:
     width = max((len(b.name) for b in bundles), default=0)
     for b in bundles:
         typer.echo(f"{b.name:{width}}  {b.version:8} {b.metadata['task']}")
-        typer.echo(f"{'':{width}}  {b.facts.get('quality', 'quality not measured')}")
+        for result in _comparable_first(b, bundles) or ["quality not measured"]:
+            typer.echo(f"{'':{width}}  {result}")
+
+
+def _comparable_first(bundle: Bundle, bundles: list[Bundle]) -> list[str]:
+    """The measured results of a bundle, one for each test set; those that most bundles share stand first."""
+    sets = Counter(result.partition(":")[0] for b in bundles for result in _results(b))
+    return sorted(_results(bundle), key=lambda result: -sets[result.partition(":")[0]])
+
+
+def _results(bundle: Bundle) -> list[str]:
+    return [result for result in bundle.facts.get("quality", "").split("; ") if result]
 
 
 def info(bundle: BundleName, as_json: AsJson = False) -> None:
@@ -37,8 +52,10 @@ def info(bundle: BundleName, as_json: AsJson = False) -> None:
     for key, value in summary.items():
         typer.echo(f"{key:12} {value}")
     for structure in found.label_table or ():
-        scheme = "SNOMED CT" if structure.code.scheme == "SCT" else "private code"
-        typer.echo(f"  {structure.file_value:3}  {structure.name}  ({scheme} {structure.code.value})")
+        code = structure.code
+        # Schemes whose names begin with 99 are private (DICOM PS3.16 section 8).
+        scheme = "private code" if code.scheme.startswith("99") else code.scheme.replace("SCT", "SNOMED CT")
+        typer.echo(f"  {structure.file_value:3}  {structure.name}  ({scheme} {code.value})")
 
 
 def convert(

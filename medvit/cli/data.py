@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from medvit.cli.options import AsJson
 from medvit.datasets.check import check_dataset
 from medvit.studies.manifests.read import installed_manifests, read_manifest
 
@@ -25,7 +26,7 @@ def check_command(
     manifest: Annotated[str, typer.Argument(help="Manifest (YAML, JSON), or the name of one of medvit's.")],
     folder: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     headers: Annotated[bool, typer.Option("--headers", help="Read no voxels.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a folder with its manifest: what is missing, wrong in shape, or mislabelled."""
     found = check_dataset(read_manifest(manifest), folder, voxels=not headers, progress=_show)
@@ -34,10 +35,14 @@ def check_command(
 
 
 @app.command("list")
-def list_command() -> None:
+def list_command(as_json: AsJson = False) -> None:
     """The manifests that came with medvit."""
-    for name, path in installed_manifests().items():
-        typer.echo(f"{name:20} {read_manifest(path).title}")
+    titles = {name: read_manifest(path).title for name, path in installed_manifests().items()}
+    if as_json:
+        typer.echo(json.dumps(titles, indent=2))
+        return
+    for name, title in titles.items():
+        typer.echo(f"{name:20} {title}")
 
 
 def _show(done: int, total: int) -> None:

@@ -43,6 +43,7 @@ def deidentify(
     folder: Annotated[Path, typer.Argument(help="Folder of DICOM images.", exists=True)],
     output: Output,
     dates: Annotated[str, typer.Option(help="What happens to dates: remove or shift.")] = "remove",
+    as_json: AsJson = False,
 ) -> None:
     """Copy DICOM images without what could identify a person (DICOM PS3.15, Basic Profile)."""
     from medvit.studies.deidentification import Profile, deidentify_folder
@@ -50,6 +51,10 @@ def deidentify(
     if dates not in ("remove", "shift"):
         raise MedvitError(f"--dates must be remove or shift, not {dates!r}")
     done = deidentify_folder(folder, output, Profile(dates="shift" if dates == "shift" else "remove"))
+    if as_json:
+        left_out = [{"path": str(path), "why": why} for path, why in done.left_out]
+        typer.echo(json.dumps({"written": [str(p) for p in done.files], "left_out": left_out}, indent=2))
+        return
     typer.echo(f"{len(done.files)} images written, {len(done.left_out)} files left out")
     for path, why in done.left_out:
         typer.echo(f"  left out: {path}: {why}")

@@ -18,6 +18,7 @@ from medvit.cli.options import (
     inference_settings,
     sharing,
 )
+from medvit.cli.talk import Talk
 from medvit.runs.options import checked_priors
 
 if TYPE_CHECKING:
@@ -53,13 +54,16 @@ def run(
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
-    fit_settings(found, settings)
-    _begin(found)
-    from medvit.runs import run_bundle
+    talk: Talk = settings.pop("talk")
+    with talk.during():
+        fit_settings(found, settings)
+        _begin(found)
+        from medvit.runs import run_bundle
 
-    stated = {"age": age, "sex": sex, "study_date": date}
-    settings |= {name: value for name, value in stated.items() if value is not None}
-    raise typer.Exit(run_bundle(found, studies, output, priors=prior or [], **settings))
+        stated = {"age": age, "sex": sex, "study_date": date}
+        settings |= {name: value for name, value in stated.items() if value is not None}
+        exit_code = run_bundle(found, studies, output, priors=prior or [], **settings)
+    raise typer.Exit(talk.end(output, exit_code))
 
 
 @sharing(inference_settings)
@@ -91,15 +95,17 @@ def cohort(
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
-    fit_settings(found, settings)
-    _begin(found)
-    from medvit.runs import run_cohort
+    talk: Talk = settings.pop("talk")
+    with talk.during():
+        fit_settings(found, settings)
+        _begin(found)
+        from medvit.runs import run_cohort
 
-    exit_code = run_cohort(
-        found, studies, output, workers=workers, scheduler=scheduler, time_limit=time_limit,
-        retries=retries, gpu="cuda" in settings.get("device", ""), **settings,
-    )  # fmt: skip
-    raise typer.Exit(exit_code)
+        exit_code = run_cohort(
+            found, studies, output, workers=workers, scheduler=scheduler, time_limit=time_limit,
+            retries=retries, gpu="cuda" in settings.get("device", ""), **settings,
+        )  # fmt: skip
+    raise typer.Exit(talk.end(output, exit_code))
 
 
 def _begin(bundle: Bundle) -> None:

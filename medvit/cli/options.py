@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medvit.cli.talk import Talk
 from medvit.errors import MedvitError
 from medvit.runs import options as checks
 
@@ -26,8 +28,24 @@ Studies = Annotated[
         callback=lambda paths: list(checks.checked_inputs(paths)),
     ),
 ]
+
+
+def complete_bundles(incomplete: str) -> list[str]:
+    """Names of installed bundles, and folders, that begin with what was typed; for shells."""
+    from medvit.bundles.find import installed_bundles
+
+    names = [bundle.name for bundle in installed_bundles() if bundle.name.startswith(incomplete)]
+    inside = Path(incomplete if incomplete.endswith("/") else os.path.dirname(incomplete))  # noqa: PTH120
+    begun = incomplete.removeprefix("./")
+    folders = [f"{p}/" for p in inside.iterdir() if p.is_dir()] if inside.is_dir() else []
+    return names + sorted(folder for folder in folders if folder.startswith(begun))
+
+
 BundleName = Annotated[
-    str, typer.Argument(help="Name of an installed bundle, or a bundle folder with --trust.")
+    str,
+    typer.Argument(
+        help="Name of an installed bundle, or a bundle folder with --trust.", autocompletion=complete_bundles
+    ),
 ]
 Trust = Annotated[
     bool, typer.Option(help="Run the configuration of a bundle folder that did not come with medvit.")
@@ -123,17 +141,25 @@ def inference_settings(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results of another input or another bundle.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print run.json instead of tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what went wrong only.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show log lines and warnings of other libraries too.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Take studies that the bundle is not for; every output is marked.")
     ] = False,
 ) -> dict[str, Any]:
     """How `medvit run` and `medvit cohort` run, and what they set in the configuration, by identifier."""
+    if quiet and verbose:
+        raise MedvitError("--quiet and --verbose are opposites; leave one out")
     if fast and (overlap is not None or tta):
         raise MedvitError("--fast sets the overlap and does not mirror; leave --overlap and --tta out")
     overrides: dict[str, Any] = {
         "resume": resume, "overwrite": overwrite,
         "tta": tta, "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
         "language": language, "show_patient": show_patient, "force": force,
+        "talk": Talk(quiet, verbose, as_json),
     }  # fmt: skip
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"

@@ -16,6 +16,8 @@ from pathlib import Path
 from medvit.errors import MedvitError, did_you_mean
 
 DEVICES = "auto, cpu, cuda, cuda:N, gpu or mps"
+# Set in the environment, this keeps the log lines of other libraries out of the output of workers.
+SILENT = "MEDVIT_SILENT_LIBRARIES"
 
 
 def checked_device(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from medvit.errors import StudyError
 from medvit.runs.journal import last_stage
+from medvit.runs.options import SILENT
 from medvit.runs.outcome import Stage, StudyOutcome
 from medvit.runs.refusals import TIME_LIMIT, WORKER_DIED
 from medvit.runs.work import Attempt, Work, attempt
@@ -144,6 +146,8 @@ _opened = False
 def _begin(work: Work) -> None:
     global _work
     _work = work
+    if os.environ.get(SILENT):
+        logging.disable(logging.ERROR)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

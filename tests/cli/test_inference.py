@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import os
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,8 @@ SETTINGS = {
     "overlap": 0.25, "tta": True, "report": False, "pdf": True, "dicom": True, "deidentify": True,
     "viewer": True, "language": "de", "show_patient": True, "device": "$torch.device('cpu')",
 }  # fmt: skip
+
+GUT = {"value": "7199", "meaning": "Gut", "scheme": "FMA"}
 
 
 def settings_of(verb: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
@@ -57,3 +64,67 @@ def test_what_depends_on_the_bundle_is_set_before_the_run(monkeypatch: pytest.Mo
         assert [name.strip() for name in options["structures"]] == ["hippocampus", "left_amygdala"]
         assert options["separate"] is True and options["rtstruct"] is True
         assert options["seg_type"] == "labelmap"
+
+
+@pytest.mark.parametrize("verb", ["run", "cohort"])
+@pytest.mark.parametrize("option", ["", "-v", "-q", "--json"])
+def test_a_run_says_what_was_asked_for(
+    verb: str, option: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    silent: list[bool] = []
+
+    def chatty(_: object, __: object, output: Path, **settings: Any) -> int:
+        assert "talk" not in settings
+        output.mkdir()
+        (output / "run.json").write_text('{"schema_version": "2.0"}')
+        print("a table")
+        print("progress", file=sys.stderr)
+        warnings.warn("a library's warning", stacklevel=1)
+        logging.getLogger("monai.apps").warning("a library's log line")
+        silent.append(bool(os.environ.get("MEDVIT_SILENT_LIBRARIES")))
+        return 3
+
+    monkeypatch.setattr(medvit.runs, f"run_{'bundle' if verb == 'run' else 'cohort'}", chatty)
+    handler = logging.StreamHandler(log := io.StringIO())
+    logging.getLogger("monai.apps").addHandler(handler)
+    with warnings.catch_warnings(record=True) as caught:
+        arguments = [verb, "segformer3d_brain", ".", "-o", str(tmp_path / "out"), *filter(None, [option])]
+        done = CliRunner().invoke(app, arguments)
+    logging.getLogger("monai.apps").removeHandler(handler)
+    assert done.exit_code == 3 and logging.root.manager.disable == 0
+    loud = option == "-v"
+    assert (bool(log.getvalue()), bool(caught), silent) == (loud, loud, [not loud])
+    assert ("progress" in done.stderr) == (option != "-q")
+    if option == "--json":
+        assert json.loads(done.stdout) == {"schema_version": "2.0"}
+    else:
+        assert ("a table" in done.stdout) == (option != "-q")
+    if option == "-q":
+        record = tmp_path / "out" / "run.json"
+        assert done.stderr == f"medvit: the run ended with exit code 3; {record} says why\n"
+
+
+def test_bundles_and_folders_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "segmenters").mkdir()
+    monkeypatch.chdir(tmp_path)
+    environment = {"_MEDVIT_COMPLETE": "complete_bash", "COMP_WORDS": "medvit run seg", "COMP_CWORD": "2"}
+    done = CliRunner().invoke(app, [], prog_name="medvit", env=environment)
+    offered = done.stdout.split()
+    assert "segformer3d_brain" in offered and "segmenters/" in offered
+    assert all(name.startswith("seg") for name in offered)
+
+
+def test_rows_of_the_list_begin_with_the_same_test_set() -> None:
+    lines = CliRunner().invoke(app, ["list"]).stdout.splitlines()
+    of_bundle = {line.split()[0]: lines[i + 1] for i, line in enumerate(lines) if not line.startswith(" ")}
+    brains = [result for name, result in of_bundle.items() if name.endswith("_brain")]
+    assert len(brains) > 3 and all("MNI152 T1: " in result for result in brains)
+
+
+def test_private_codes_are_said_to_be_private(tmp_path: Path) -> None:
+    table = {"name": "mine", "structures": [{"name": "liver"}, {"name": "gut", "code": GUT}]}
+    metadata = {"version": "1", "task": "t", "medvit": {"labels": table}}
+    (tmp_path / "mine" / "configs").mkdir(parents=True)
+    (tmp_path / "mine" / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    said = CliRunner().invoke(app, ["info", str(tmp_path / "mine")]).stdout
+    assert "liver  (private code LIVER)" in said and "gut  (FMA 7199)" in said
