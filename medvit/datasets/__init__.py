@@ -1,4 +1,4 @@
-"""What a data set is: read its manifest, find its cases, check its folder before any training."""
+"""Data sets: read a manifest, find its cases, check its folder before any training."""
 
 import lazy_loader as lazy
 

@@ -13,12 +13,12 @@ from medvit.studies.labels import LabelTable
 from medvit.studies.manifests.model import Manifest
 from medvit.studies.study import Grid
 
-# Of a voxel, over the whole image: as far as headers of different formats say the same.
+# In voxels, over the whole image: the precision with which headers of different formats agree.
 _TOLERANCE = 0.05
 
 
 def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
-    """A case's label map on the grid of its image, in the values of the manifest's label table.
+    """Read a case's label map on the grid of its image, in the values of the manifest's label table.
 
     Parameters
     ----------
@@ -26,7 +26,8 @@ def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
         NIfTI, NRRD or MetaImage with the file values of the manifest; or a DICOM segmentation, or a folder
         with one, whose segments are matched to the table by name, or else by SNOMED CT code and side.
     grid
-        Of the image. The label map may store its axes otherwise, but its voxels must be the image's.
+        Grid of the image. The label map may store its axes in another order, but its voxels must be the
+        image's.
 
     Returns
     -------
@@ -36,7 +37,8 @@ def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
     Raises
     ------
     StudyError
-        If the label map cannot be read, lies on another grid, or holds what the manifest does not know.
+        If the label map cannot be read, lies on another grid, or holds values that the manifest does not
+        define.
     """
     segmentation = _segmentation_at(path)
     if segmentation is None:
@@ -86,7 +88,7 @@ def _read_segmentation(path: Path, table: LabelTable) -> tuple[np.ndarray, Grid]
     segments = regions_of_segments(found.segments)
     known = matched(regions_of_table(table), segments)
     if unknown := [segment.name for segment in segments if segment not in known]:
-        what = f"segment {unknown[0]!r} is none of {', '.join(s.name for s in table)}"
+        what = f"segment {unknown[0]!r} is not one of {', '.join(s.name for s in table)}"
         do = "rename the segment, or add it to the labels of the manifest"
         raise StudyError("unknown-segment", what, path=path, do=do)
     labels = np.zeros(found.label_map.shape, np.uint8 if len(table) < 256 else np.uint16)

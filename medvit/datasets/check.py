@@ -19,12 +19,12 @@ from medvit.studies.grids import same_voxels
 from medvit.studies.manifests.cases import Case, missing_of_split, named_cases, why_empty
 from medvit.studies.manifests.model import Manifest
 
-SAME_GRID = 0.05  # of a voxel: grids that differ by less are the same to within what headers can hold
+SAME_GRID = 0.05  # in voxels: grids that differ by less are equal within the precision of headers
 _BLOCK = 2**20
 # Air is -1000 HU and fat about -100; a body without either has been windowed or shifted.
 _CT_HAS_BELOW, _CT_HAS_ABOVE = -200.0, 20.0
 _AIR_OF_CT = -900.0
-# What a DICOM segmentation can be refused for, beside being unreadable.
+# Reasons to refuse a DICOM segmentation, besides being unreadable.
 _SEGMENTATION_KINDS = {"unknown-segment": "label-value", "label-other-grid": "grid"}
 
 
@@ -43,13 +43,13 @@ def check_dataset(
     Parameters
     ----------
     manifest
-        What the data set should be.
+        Description that the data set should match.
     folder
         Where it lies.
     voxels
         Whether to read voxels, for label values and intensities.
     progress
-        Called with how many cases of how many are done.
+        Function called with the number of finished cases and of all cases.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def _check_counts(found: Findings) -> None:
         ("labelled", found.labelled, expected.labelled),
         ("unlabelled", found.unlabelled, expected.unlabelled),
     ):
-        # Cases without labels serve no training, so that they may be left out as a whole.
+        # Cases without labels are not used in training, so they may all be left out.
         if wanted is not None and number != wanted and not (kind == "unlabelled" and number == 0):
             found.add("count", f"there are {number} {kind} cases where {wanted} are expected")
 
@@ -117,7 +117,7 @@ def _check_splits(found: Findings, cases: Sequence[Case]) -> None:
             found.add("split", f"is in {' and in '.join(splits)}", case.id)
         for split in splits:
             members[split].append(case.id)
-    # Test images that were left out as a whole are not missed.
+    # Test images may all be left out.
     left_out = () if found.unlabelled else {c.id for c in manifest.cases if not (c.label or c.target)}
     for split, held in members.items():
         wanted = manifest.split_sizes.get(split)
@@ -133,7 +133,7 @@ def _check_splits(found: Findings, cases: Sequence[Case]) -> None:
 
 
 def _check_headers(found: Findings, case: Case) -> _Opened:
-    """What the files of a case are, as far as they can be read."""
+    """The files of a case, as far as they can be read."""
     for path, kind in _parts(case):
         if not path.exists():
             found.add(f"missing-{kind}", "is not there", case.id, path)
@@ -215,7 +215,7 @@ def _check_duplicates(found: Findings, cases: Sequence[Case]) -> None:
         for path in case.paths:
             if path.exists() and (size := sum(file.stat().st_size for file in _files_of(path))):
                 by_size[size].append((case, path))
-    # Files of different size cannot be copies, so that few have to be read.
+    # Files of different size cannot be copies, so only few have to be read.
     for same_size in by_size.values():
         first: dict[str, tuple[Case, Path]] = {}
         for case, path in same_size if len(same_size) > 1 else ():
@@ -234,7 +234,7 @@ def _check_checksums(found: Findings) -> None:
         )
     absent = []
     for name, stated in found.manifest.checksums.items():
-        # An archive may have been left beside the folder that it was unpacked to.
+        # An archive may have been left beside the folder to which it was unpacked.
         at = next((p for p in (found.folder / name, found.folder.parent / name) if p.is_file()), None)
         method, digest = stated.split(":")
         if at is None:
@@ -244,7 +244,7 @@ def _check_checksums(found: Findings) -> None:
                 "checksum", f"does not have the {method} that its source states; fetch it again", path=at
             )
     if absent:
-        found.notes.append(f"Not there, so not compared by checksum: {', '.join(absent)}.")
+        found.notes.append(f"Missing, so not compared by checksum: {', '.join(absent)}.")
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -280,7 +280,7 @@ def _check_intensities(found: Findings, one: _Opened) -> None:
 
 
 def _doubt(low: float, high: float, is_ct: bool, modality: str) -> str:
-    """What is wrong with an image of this range of values; empty if nothing is."""
+    """The fault of an image with this range of values; empty if there is none."""
     if low == high:
         return f"holds nothing but the value {low:g}"
     span = f"holds values from {low:g} to {high:g}"
@@ -321,7 +321,7 @@ def _voxels(count: int) -> str:
 
 
 def _label_counts(manifest: Manifest, one: _Opened) -> dict[float, int]:
-    """How many voxels hold each value; empty where that cannot be told for want of headers."""
+    """The number of voxels of each value; empty where unreadable headers prevent counting."""
     assert one.case.label is not None
     if one.label is not None:
         return value_counts(one.label)

@@ -14,7 +14,7 @@ import numpy as np
 from medvit.datasets.volumes import Volume
 from medvit.studies.manifests.model import Manifest
 
-SHOWN = 20  # problems of one kind that are printed; JSON has them all
+SHOWN = 20  # number of problems of one kind that are printed; JSON has them all
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Problem:
     Parameters
     ----------
     kind
-        Stable and machine-readable, such as ``"missing-file"``.
+        Stable, machine-readable name such as ``"missing-file"``.
     what
-        One clause that says what was found.
+        Finding in one clause.
     case
         The case; empty where it concerns the data set.
     path
@@ -49,19 +49,19 @@ class Findings:
     Parameters
     ----------
     manifest, folder
-        What was checked against what.
+        Manifest, and folder that was checked against it.
     labelled, unlabelled
-        How many cases were found with and without label map (or target).
+        Number of cases found with and without a label map (or target).
     problems
-        In the order in which they were found.
+        Problems in the order in which they were found.
     notes
-        What was not checked, in sentences.
+        Sentences on what was not checked.
     shapes, spacings
-        Of the images, as `shape_range` and `spacing_range` sum them up.
+        Shapes and spacings of the images, as summarised by `shape_range` and `spacing_range`.
     volumes
-        By name of a structure, its volume in ml in each case where it occurs.
+        Volume in ml of each structure, by name, in each case where it occurs.
     label_maps
-        How many label maps were read.
+        Number of label maps that were read.
     """
 
     manifest: Manifest
@@ -154,7 +154,7 @@ def outside(value: Sequence[float], bounds: tuple[Sequence[float], Sequence[floa
 
 
 def times(numbers: Sequence[float]) -> str:
-    """Such as ``"240 x 240 x 155"``."""
+    """Text such as ``"240 x 240 x 155"``."""
     return " x ".join(f"{number:.4g}" for number in numbers)
 
 

@@ -23,7 +23,7 @@ class Volume:
     grid
         Grid of one volume.
     count
-        How many volumes the file holds.
+        Number of volumes in the file.
     """
 
     path: Path
@@ -54,7 +54,7 @@ def open_volume(path: Path) -> Volume:
 
 
 def value_counts(volume: Volume) -> dict[float, int]:
-    """How many voxels of a label map hold each of its values.
+    """The number of voxels of a label map with each of its values.
 
     Raises
     ------

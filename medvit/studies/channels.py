@@ -1,4 +1,4 @@
-"""Which files are channels of one study, told by the naming of nnU-Net, BraTS and BIDS."""
+"""Grouping of files into the channels of one study by the naming of nnU-Net, BraTS and BIDS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SYNONYMS = (
     ("swi",),
 )
 _CANONICAL = {word: words[0] for words in SYNONYMS for word in words}
-# Image types of BIDS that are no anatomy (https://bids-specification.readthedocs.io).
+# Image types of BIDS that are not anatomical (https://bids-specification.readthedocs.io).
 _BIDS_OTHER = {"func", "dwi", "fmap", "perf", "meg", "eeg", "ieeg", "beh", "motion", "nirs"}
 _LABEL_WORDS = {"seg", "dseg", "mask", "label", "labels", "pred", "probseg", "aparc", "segmentation"}
 _LABEL_FOLDERS = {"labelstr", "labelsts", "derivatives"}
@@ -43,7 +43,7 @@ def canonical(channel: str) -> str:
 
 
 def split_channel(stem: str) -> tuple[str, str | None]:
-    """What the channels of a study have in common, and the channel: a number for nnU-Net, else a contrast.
+    """The name that the channels of a study share, and the channel: a number for nnU-Net, else a contrast.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def split_channel(stem: str) -> tuple[str, str | None]:
 
 
 def why_not_an_image(path: Path) -> str:
-    """Why an image file is not one to work on, judging by its path below the input; empty if it is."""
+    """Why an image file should not be processed, judging by its path below the input; empty if it should."""
     for folder in path.parts[:-1]:
         if folder.lower() in _LABEL_FOLDERS:
             return f"the folder {folder} holds results or label maps"

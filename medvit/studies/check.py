@@ -1,4 +1,4 @@
-"""Preflight: what a study is and what is wrong with it, from its headers alone."""
+"""Preflight check of a study from its headers alone: facts and problems."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Preflight:
     id, path
         Id of the study, and its first file.
     format
-        As in `medvit.studies.formats.SUFFIXES`.
+        One of `medvit.studies.formats.SUFFIXES`.
     channels
-        How many images it has.
+        Number of images.
     shape
         Voxels along the axes of the first image; ``None`` where the header does not pass.
     spacing
-        In mm.
+        Spacing in mm.
     orientation
         Where each voxel axis points in the patient, such as ``"RAS"``; for DICOM the plane of the slices.
     problems
-        The code and the sentence of each reason why the study would be refused.
+        Code and sentence of each reason why the study would be refused.
     notes
-        What a reader would decide and a person should know.
+        Decisions of the reader that the user should know.
     """
 
     id: str
@@ -71,14 +71,14 @@ class Preflight:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a preflight of an input came to.
+    """Result of a preflight check of an input.
 
     Parameters
     ----------
     studies
-        Those that would be read or refused; what `len` and iteration are over.
+        Studies that would be read or refused; `len` and iteration refer to them.
     left_out
-        Everything else that was seen, with the reason.
+        Everything else that was found, with the reason.
     """
 
     studies: tuple[Preflight, ...]
@@ -117,7 +117,7 @@ def check_studies(
     Parameters
     ----------
     input, channels, rules
-        As in `find_studies`.
+        The same arguments as of `find_studies`.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def check_found(found: Found, look: Callable[[Study], Study] | None = None) -> C
     found
         Studies, and what was refused when they were looked for.
     look
-        Has a closer look at a study whose headers pass: raises `StudyError`, or gives the study with notes.
+        Function that checks a study whose headers pass: it raises `StudyError` or returns it with notes.
     """
     checked = []
     for study in found.studies:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 OUR_TITLE = "MEDVIT"
 _SUCCESS, _PENDING = 0x0000, (0xFF00, 0xFF01)
-# Of a coerced or reduced data set the archive says so, but it has it (PS3.4 B.2.3).
+# The archive warns of a coerced or reduced data set, but has stored it (PS3.4 B.2.3).
 _STORED = (0x0000, 0xB000, 0xB006, 0xB007)
 _CONTEXTS = 128  # in one association, PS3.8 9.3.2.2
 _STUDY_KEYS = (
@@ -65,7 +65,7 @@ class Node:
     title
         Its AE title, up to 16 characters.
     host, port
-        Where it listens.
+        Address at which it listens.
     timeout
         Seconds to wait for a connection or an answer.
     """
@@ -94,7 +94,7 @@ class Node:
 
 
 def echo(node: Node, *, title: str = OUR_TITLE) -> None:
-    """Ask a node whether it is there and takes our calls (C-ECHO).
+    """Ask a node whether it is running and accepts our calls (C-ECHO).
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def find(node: Node, query: Mapping[str, str], *, title: str = OUR_TITLE) -> lis
     Parameters
     ----------
     node, title
-        As `echo` takes them.
+        The same arguments as of `echo`.
     query
         DICOM keyword to value, of study or series level; ``*`` and date ranges as PS3.4 C.2.2.2 has them.
 
@@ -155,9 +155,9 @@ def get(node: Node, query: Mapping[str, str], folder: Path, *, title: str = OUR_
     Parameters
     ----------
     node, query, title
-        As `find` takes them.
+        The same arguments as of `find`.
     folder
-        Each series becomes a folder in it, as of `medvit.studies.pacs.pull`.
+        Folder in which each series becomes a folder, as for `medvit.studies.pacs.pull`.
 
     Returns
     -------
@@ -188,14 +188,14 @@ def move(node: Node, query: Mapping[str, str], destination: str, *, title: str =
     Parameters
     ----------
     node, query, title
-        As `find` takes them.
+        The same arguments as of `find`.
     destination
         AE title of the receiver, such as that of a listener of ours.
 
     Returns
     -------
     int
-        How many instances were sent.
+        Number of instances that were sent.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def store(node: Node, files: Iterable[Path], *, title: str = OUR_TITLE) -> int:
     Parameters
     ----------
     node, title
-        As `echo` takes them.
+        The same arguments as of `echo`.
     files
         DICOM files.
 
@@ -331,7 +331,7 @@ def _of_series(series: Dataset) -> Dataset:
 
 
 class _Inbox:
-    """Where instances of the series that is being fetched go."""
+    """Destination of the instances of the series being fetched."""
 
     folder = Path()
 
@@ -362,7 +362,7 @@ def _fetched(
 
 
 def _completed(answers: Iterable[tuple[Dataset, Dataset | None]], node: Node, what: str) -> int:
-    """How many instances were transferred, by the last answer, which must be of success."""
+    """The number of instances transferred according to the last answer, which must report success."""
     status = Dataset()
     for status, _ in answers:
         if status.get("Status") not in _PENDING:

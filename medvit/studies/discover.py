@@ -1,4 +1,4 @@
-"""Finding studies: whatever a person points at becomes a list of studies, and what was left out is named."""
+"""Finding studies: any input becomes a list of studies, and what was left out is named."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def find_studies(
         Folders are searched to the bottom; one with a ``dataset.json`` is read after it. Of a DICOM export,
         each series is a study.
     channels
-        How many images make up a study, or the contrast of each in the order of the network's channels
+        Number of images in a study, or the contrast of each in the order of the network's channels
         (``("t1c", "t1n", "t2w", "t2f")``). Files are brought together by the naming of nnU-Net, BraTS and
         BIDS; a 4D file with that many volumes is a study by itself.
     rules
-        Which DICOM series are wanted; one for each channel where there are several.
+        Rules for the DICOM series that are wanted; one for each channel where there are several.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def find_studies(
     """
     wanted = map(str, range(channels)) if isinstance(channels, int) else channels
     names = [naming.canonical(name) for name in wanted]
-    # A command line may well turn a folder named 2024 into a number.
+    # A command line may turn a folder named 2024 into a number.
     several = isinstance(input, Sequence) and not isinstance(input, str)
     given = [Path(str(path)) for path in (input if several else [input])]  # type: ignore[union-attr]
     sources = _Sources(given)
@@ -106,12 +106,12 @@ def only_study(
     Parameters
     ----------
     input, channels, rules
-        As in `find_studies`.
+        The same arguments as of `find_studies`.
 
     Raises
     ------
     StudyError
-        If there is none, or several, or the one cannot be worked on.
+        If there are no or several studies, or the only one cannot be processed.
     """
     return the_only(find_studies(input, channels=channels, rules=rules), input)
 
@@ -165,7 +165,7 @@ class _Sources:
                     self.set_aside.append(LeftOut(path, str(error)))
 
     def shown(self, one: Outcome) -> Outcome:
-        """What was left out, by the path that a person knows."""
+        """What was left out, by the path that the user knows."""
         if not isinstance(one, LeftOut):
             return one
         return replace(one, path=self.unpacked.get(one.path, one.path))
@@ -240,13 +240,13 @@ def _walk(folder: Path) -> Iterator[Path]:
         what = f"cannot be searched: {error.strerror}"
         raise StudyError("unreadable", what, path=error.filename, do="check its permissions")
 
-    seen = {os.path.realpath(folder)}  # links are followed, but never in a circle
+    seen = {os.path.realpath(folder)}  # symbolic links are followed, but never in a loop
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         real = {name: os.path.realpath(Path(parent, name)) for name in folders if not name.startswith(".")}
         folders[:] = sorted(name for name, target in real.items() if target not in seen)
         seen |= set(real.values())
         paths = (Path(parent, name) for name in sorted(files) if not name.startswith("."))
-        # A dangling link is an image that is missed; a pipe would be waited for.
+        # A dangling link is a missing image; reading a pipe would block.
         yield from (path for path in paths if path.is_file() or not path.exists())
 
 
@@ -298,7 +298,7 @@ def _of_entry(study_id: str, entry: Case, names: Sequence[str], rules: Rules) ->
         notes = (_in_order(names),)
     if len(series) != len(names):
         what = f"begins a study of {len(series)} images where {len(names)} are expected"
-        raise StudyError("channels-missing", what, path=entry.images[0], do="list one image a channel")
+        raise StudyError("channels-missing", what, path=entry.images[0], do="list one image per channel")
     return Study(study_id, tuple(series), patient=patient, notes=notes)
 
 
@@ -316,7 +316,7 @@ def _reordered(series: list[Series], entry: Case, names: Sequence[str]) -> list[
     stated = [naming.canonical(channel) for channel in entry.channels]
     if not set(names) <= set(stated) or len(stated) != len(series):
         what = f"begins a study of {', '.join(entry.channels)} where {', '.join(names)} are expected"
-        raise StudyError("channels-missing", what, path=entry.images[0], do="list one image a channel")
+        raise StudyError("channels-missing", what, path=entry.images[0], do="list one image per channel")
     return [series[stated.index(name)] for name in names]
 
 
@@ -346,7 +346,7 @@ def _assembled(images: dict[Path, Path], names: Sequence[str]) -> Iterator[Outco
             yield from (LeftOut(p, "no channel asks for it") for p in everything if [p] not in wanted)
         else:
             faults = [f"{len(p)} of {name}" for name, p in zip(names, wanted, strict=True) if len(p) != 1]
-            what = f"belongs to a study with {', '.join(faults)} where one image a channel is needed"
+            what = f"belongs to a study with {', '.join(faults)} where one image per channel is needed"
             do = f"name the files <study>_0000 to <study>_{len(names) - 1:04d}, or list them in a manifest"
             yield Refused(study_id, StudyError("channels-missing", what, path=everything[0], do=do))
 

@@ -31,8 +31,8 @@ SLICES_AT_ONCE = 16
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """A path to write to that becomes `path` once the block ends well, and else leaves nothing behind.
 
-    The file is written beside its destination, synced and renamed, so that whatever bears the final name is
-    complete, also after a crash or a power cut. Its suffixes are those of `path`.
+    The file is written beside its destination, synced and renamed, so that a file with the final name is
+    complete, even after a crash or a power cut. Its suffixes are those of `path`.
 
     Raises
     ------

@@ -44,9 +44,9 @@ class ImageHeader:
     grid
         Grid of one volume, in RAS+ mm.
     volumes
-        How many volumes there are on it.
+        Number of volumes on it.
     notes
-        What was decided and a person should know.
+        Decisions that the user should know.
     files
         Every file that header and voxels are read from.
     """
@@ -90,7 +90,7 @@ def series_at(path: Path, volume: int | None = None) -> Series:
     Parameters
     ----------
     volume
-        Which volume of a file that holds several.
+        Index of the volume in a file that holds several.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def read_header(series: Series) -> ImageHeader:
     Raises
     ------
     StudyError
-        If the header can be read in more than one way, or none.
+        If the header has several meanings, or none.
     """
     path = series.paths[0]
     if series.format == "nifti":
@@ -149,16 +149,16 @@ def read_voxels(
     series
         ``facts["volume"]`` chooses where it holds several volumes.
     non_finite, tilt, isolate
-        As in `read_study`.
+        The same arguments as of `read_study`.
 
     Returns
     -------
     array
         (X, Y, Z) float32 in the index order of the source, scaled as the header says.
     grid
-        Where the voxels are, RAS+ mm.
+        Grid of the voxels in RAS+ mm.
     notes
-        What was decided and a person should know.
+        Decisions that the user should know.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def check_single(series: Series) -> ImageHeader:
     Raises
     ------
     StudyError
-        As `read_header`.
+        Under the same conditions as `read_header`.
     """
     header = read_header(series)
     if header.volumes > 1 and "volume" not in series.facts:
@@ -239,13 +239,13 @@ def read_study(
     Parameters
     ----------
     study
-        As `find_studies` gives it.
+        Study that `find_studies` found.
     resample
         Bring channels that lie on other grids onto the grid of the first (linear); refused otherwise.
     non_finite
-        What to put in place of NaN and infinite voxels, which are refused otherwise.
+        Value that replaces NaN and infinite voxels, which are refused otherwise.
     tilt
-        What to do with a tilted gantry (DICOM): ``"refuse"`` it, ``"resample"`` it onto an upright grid, or
+        Treatment of a tilted gantry (DICOM): ``"refuse"`` it, ``"resample"`` it onto an upright grid, or
         ``"keep"`` its sheared affine.
     isolate
         Decode DICOM where a crash or a hang of a decoder cannot take this process along.
@@ -286,7 +286,7 @@ def read_study(
 
 
 def without_image(study: Study) -> Study:
-    """`study` with its image let go, its grid and notes kept: what goes beside the tensor in a chain."""
+    """`study` without its image, with its grid and notes, to accompany the tensor in a chain."""
     return replace(study, image=None)
 
 
@@ -301,7 +301,7 @@ def meta_tensor(image: np.ndarray, grid: Grid, study_id: str) -> MetaTensor:
         "spatial_shape": np.array(grid.shape),
         "space": "RAS",
         "original_channel_dim": 0,
-        # What MONAI names outputs by; the path itself might carry a patient's name.
+        # MONAI names outputs by this; the path itself might contain a patient's name.
         "filename_or_obj": study_id,
     }
     return MetaTensor(torch.from_numpy(image), affine=affine, meta=meta)
@@ -313,7 +313,7 @@ def _start(path: Path, size: int) -> bytes:
 
 
 def _kind_of_pair(path: Path) -> str:
-    """What a ``.hdr`` is: half of a NIfTI or of an Analyze pair, or no medical image (ENVI, Radiance)."""
+    """The format of a ``.hdr``: half of a NIfTI or Analyze pair, or not a medical image (ENVI, Radiance)."""
     start = _start(path, 348)
     sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}
     if 540 in sizes or (348 in sizes and start[344:347] == b"ni1"):

@@ -1,4 +1,4 @@
-"""What a search for studies gives: studies, what was left out by choice, and what is broken."""
+"""Result of a search for studies: studies, deliberate omissions, and broken ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medvit.studies.study import Study
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or series that was seen and not taken, and why in one clause."""
+    """A file or series that was found but not used, and the reason in one clause."""
 
     path: Path
     why: str
@@ -19,7 +19,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Refused:
-    """A study that was found but cannot be worked on."""
+    """A study that was found but cannot be processed."""
 
     id: str
     error: StudyError
@@ -35,11 +35,11 @@ class Found:
     Parameters
     ----------
     studies
-        In a stable order, with ids that are unique and safe as names of folders.
+        Studies in a stable order, with unique ids that are safe as folder names.
     left_out
-        What was seen and not taken, by choice.
+        What was found and deliberately not used.
     refused
-        Studies of which a channel or a file is missing, or whose channels cannot be told.
+        Studies that lack a channel or a file, or whose channels cannot be identified.
     """
 
     studies: tuple[Study, ...] = ()

@@ -1,4 +1,4 @@
-"""What every reader refuses or doubts, whatever the format: sizes, places and values that no patient has."""
+"""What every reader refuses or doubts, whatever the format: sizes, positions and values no patient has."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from medvit.errors import StudyError
 
 MAX_AXIS = 16_384
 MAX_VOXELS = 2**30
-BOMB_SIZE, BOMB_RATIO = 2**28, 200  # images of patients do not shrink 200-fold, least of all large ones
-BELIEVABLE_SPACING = (0.05, 20.0)  # mm; outside, a person is told
-BELIEVABLE_POSITION = 1e6  # mm; beyond, a number is damage
+BOMB_SIZE, BOMB_RATIO = 2**28, 200  # images of patients, especially large ones, do not compress 200-fold
+BELIEVABLE_SPACING = (0.05, 20.0)  # mm; outside, the user is told
+BELIEVABLE_POSITION = 1e6  # mm; a larger number indicates damage
 
 
 def size_fault(shape: Sequence[int]) -> str:
-    """What is wrong with a size in voxels, as a clause; empty if nothing is."""
+    """The fault of a size in voxels, as a clause; empty if there is none."""
     if all(1 <= n <= MAX_AXIS for n in shape) and np.prod(shape, dtype=float) <= MAX_VOXELS:
         return ""
     return f"states a size of {' x '.join(map(str, shape))} voxels"
 
 
 def placement_fault(affine: np.ndarray) -> str:
-    """What is wrong with a 4x4 affine to mm, as the end of "has axes that ..."; empty if nothing is."""
+    """The fault of a 4x4 affine to mm, as the end of "has axes that ..."; empty if there is none."""
     if not np.abs(affine).max() < BELIEVABLE_POSITION:  # false for NaN as well
         return "are not finite, or implausibly large"
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -40,7 +40,7 @@ def is_sheared(affine: np.ndarray) -> bool:
 
 
 def doubts(affine: np.ndarray) -> Iterator[str]:
-    """What a person should know about a grid that is read as it stands, in sentences."""
+    """Sentences that the user should know about a grid that is read as it is."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     low, high = BELIEVABLE_SPACING
     if lengths.min() < low or lengths.max() > high:

@@ -6,7 +6,7 @@ import numpy as np
 
 from medvit.studies.study import Grid
 
-# Of a voxel: grids that differ by less are the same to within what headers can hold.
+# In voxels: grids that differ by less are equal within the precision of headers.
 SAME_VOXEL = 0.01
 
 
@@ -18,14 +18,14 @@ def place(labels: np.ndarray, own: Grid, target: Grid, tolerance: float = SAME_V
     labels
         (X, Y, Z) integers on the grid `own`.
     own, target
-        Grids of the same voxels: axes may be swapped or turned round, and begin elsewhere.
+        Grids of the same voxels: axes may be swapped or reversed, and begin elsewhere.
     tolerance
-        Share of a voxel by which a voxel may be off.
+        Largest allowed displacement, as a share of a voxel.
 
     Returns
     -------
     numpy.ndarray or None
-        Labels of the shape of `target`; ``None`` if the voxels are others, or a label lies outside `target`.
+        Labels of the shape of `target`; ``None`` if the voxels differ, or a label lies outside `target`.
     """
     to_target = np.linalg.inv(target.affine) @ own.affine
     steps, first, last = to_target[:3, :3], to_target[:3, 3], np.array(labels.shape) - 1
@@ -69,7 +69,7 @@ def resample_onto(
     array
         (X, Y, Z), an image or a label map.
     nearest
-        The nearest voxel, as label maps need it; linear otherwise.
+        Whether to take the nearest voxel, as label maps require; linear otherwise.
     outside
         Value where `own` does not reach.
     """
@@ -91,7 +91,7 @@ def axis_codes(affine: np.ndarray) -> str:
 
 
 def describe(grid: Grid) -> str:
-    """Such as ``"240 x 240 x 155 voxels of 1 x 1 x 1 mm"``."""
+    """Description such as ``"240 x 240 x 155 voxels of 1 x 1 x 1 mm"``."""
     size, spacing = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (grid.shape, grid.spacing))
     return f"{size} voxels of {spacing} mm"
 

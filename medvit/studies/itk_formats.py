@@ -24,7 +24,7 @@ _BLOCK = 2**20
 
 
 def read_header(path: Path) -> tuple[Grid, tuple[str, ...]]:
-    """The voxel grid of an image file, in RAS mm, and what a person should know.
+    """The voxel grid of an image file, in RAS mm, and notes for the user.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def read_header(path: Path) -> tuple[Grid, tuple[str, ...]]:
     if fault := size_fault(shape) if axes in (2, 3) else f"has {axes} dimensions":
         raise StudyError("image-size", fault, path=path, do=_DO)
     if stated.GetNumberOfComponents() != 1:
-        raise StudyError("image-datatype", "has several values in a voxel", path=path, do=_DO)
+        raise StudyError("image-datatype", "has several values per voxel", path=path, do=_DO)
     lps = np.eye(4)
     for axis in range(axes):
         lps[:axes, axis] = np.array(stated.GetDirection(axis)) * stated.GetSpacing(axis)
@@ -64,7 +64,7 @@ def read_image(path: Path, non_finite: float | None) -> tuple[np.ndarray, Grid, 
     Raises
     ------
     StudyError
-        As `read_header`, or if voxels are missing, damaged or not finite.
+        Under the same conditions as `read_header`, or if voxels are missing, damaged or not finite.
     """
     grid, notes = read_header(path)
     itk = import_itk(f"reading {path}")
@@ -84,12 +84,12 @@ def import_itk(what: str) -> Any:
     Parameters
     ----------
     what
-        What needs it, as a clause for the error.
+        Feature that needs it, as a clause for the error.
 
     Raises
     ------
     StudyError
-        With the command that installs it, if it is missing.
+        If it is missing; the message gives the command that installs it.
     """
     try:
         import itk
@@ -125,7 +125,7 @@ def _information(path: Path) -> Any:
 
 
 def _check_length(path: Path, needed: int) -> None:
-    # ITK fills up with what it finds in memory where a file ends too early.
+    # Where a file ends too early, ITK fills the image with arbitrary memory.
     held = path.stat().st_size
     if path.suffix.lower() == ".gz":
         if needed > max(BOMB_SIZE, BOMB_RATIO * held):

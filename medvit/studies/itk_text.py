@@ -1,7 +1,7 @@
 """NRRD and MetaImage in: a gate on their text headers, and their voxels to the last checked byte.
 
-Both are decoded here, as SimpleITK 2.5 was measured to return 297 of 300 compressed MetaImages and 32 of 300
-NRRD files as if nothing were wrong, in each of which one bit had been flipped.
+Both are decoded here, because SimpleITK 2.5 was measured to return 297 of 300 compressed MetaImages and 32 of
+300 NRRD files as if nothing were wrong, in each of which one bit had been flipped.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _META_TYPES = {
 _TYPES = _META_TYPES | {name: code for code, names in _NRRD_TYPES.items() for name in names}
 _NRRD_END = re.compile(rb"\n\r?\n")
 _META_END = re.compile(rb"^ElementDataFile[ \t]*=[^\n]*(\n|\Z)", re.MULTILINE)
-# What must not be otherwise, since it would change how voxels are found or what they mean.
+# These must have the given values, because others change where voxels lie or what they mean.
 _META_NEUTRAL = {
     "BinaryData": "true", "HeaderSize": "0", "ElementToIntensityFunctionSlope": "1",
     "ElementToIntensityFunctionOffset": "0",
@@ -65,13 +65,13 @@ class ItkHeader:
     grid
         Voxel grid in RAS+ mm; a 2D image has a trailing 1.
     dtype
-        Of the stored voxels, with their byte order.
+        Type of the stored voxels, with their byte order.
     data, offset
         The file that holds the voxels, and the byte where they begin.
     packed
         Whether they are compressed (zlib or gzip).
     notes
-        What was decided and a person should know.
+        Decisions that the user should know.
     """
 
     path: Path
@@ -114,16 +114,16 @@ def read_image(
     path
         ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``.
     non_finite
-        What to put in place of NaN and infinite voxels, which are refused otherwise.
+        Value that replaces NaN and infinite voxels, which are refused otherwise.
 
     Returns
     -------
     array
         (X, Y, Z) float32, C-contiguous.
     grid
-        Where the voxels are, RAS+ mm.
+        Grid of the voxels in RAS+ mm.
     notes
-        What was decided and a person should know.
+        Decisions that the user should know.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def _meta_image(fields: _Fields) -> ItkHeader:
     if dimensions not in (2, 3):
         _refuse(path, "dimension", f"has {dimensions} dimensions", "NDims")
     if fields.parsed(int, "ElementNumberOfChannels", default="1") != 1:
-        _refuse(path, "channels", "has several values a voxel", "ElementNumberOfChannels")
+        _refuse(path, "channels", "has several values per voxel", "ElementNumberOfChannels")
     if fields.text("DistanceUnits", default="mm").lower() not in ("mm", "?"):
         _refuse(path, "units", f"states lengths in {fields.text('DistanceUnits')}", "DistanceUnits")
     shape = fields.parsed(_ints, "DimSize")

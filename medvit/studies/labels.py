@@ -34,7 +34,7 @@ class Structure:
     value
         Voxel value, 1 or more.
     name
-        In the words of a report, side first ("left hippocampus").
+        Name as in a report, side first ("left hippocampus").
     color
         Red, green and blue, 0 to 255.
     code
@@ -46,7 +46,7 @@ class Structure:
     plausible_ml
         Volumes outside these bounds are flagged in reports; ``None`` where there is no published range.
     stored
-        The value in files, where the data that a network was trained on has another than `value`.
+        Value in files, where the training data of a network use another one than `value`.
     group
         Name of a set of structures that a study shows together or not at all, as sides that are known and
         sides that are not; empty for what every study should show.
@@ -84,7 +84,7 @@ class LabelTable:
     structures
         Values run from 1 without a gap, since viewers bind names to values by position.
     source
-        Where the plausible volumes were published.
+        Publication of the plausible volumes.
     """
 
     name: str
@@ -114,7 +114,7 @@ class LabelTable:
         return {s.file_value: s.name for s in self.structures}
 
     def to_files(self, label_map: np.ndarray) -> np.ndarray:
-        """A label map of this table's values in the values of files; the same array where these are alike."""
+        """A label map with this table's values converted to those of files; itself if they are equal."""
         if all(s.stored is None for s in self.structures):
             return label_map
         values = np.array([0, *(s.file_value for s in self.structures)])
@@ -126,7 +126,7 @@ class LabelTable:
         return {"0": "background"} | {str(s.value): s.name for s in self.structures}
 
     def shown(self, found: Collection[int]) -> tuple[Structure, ...]:
-        """The structures that a study of which `found` are the values should have.
+        """The structures that a study with the values `found` should have.
 
         A group of which nothing was found is left out where another group has something.
         """
@@ -197,14 +197,14 @@ def load_label_table(name: str | dict[str, Any]) -> LabelTable:
     Raises
     ------
     MedvitError
-        If there is no such table.
+        If the table is unknown.
     """
     if not isinstance(name, str):
         return parse_label_table(name)
     file = files("medvit.studies") / "label_tables" / f"{name}.json"
     if not file.is_file():
         known = [f.name.removesuffix(".json") for f in (files("medvit.studies") / "label_tables").iterdir()]
-        raise MedvitError(f"there is no label table named {name!r}{did_you_mean(name, known)}")
+        raise MedvitError(f"unknown label table {name!r}{did_you_mean(name, known)}")
     return parse_label_table(json.loads(file.read_text()))
 
 

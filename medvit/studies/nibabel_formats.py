@@ -20,7 +20,7 @@ _DO = "convert it to NIfTI with the program that wrote it"
 
 
 def read_header(path: Path) -> tuple[Grid, int, tuple[str, ...]]:
-    """The grid of one volume, how many volumes there are, and what a person should know.
+    """The grid of one volume, the number of volumes, and notes for the user.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def read_image(
     Raises
     ------
     StudyError
-        As `read_header`, or if voxels are missing, damaged or not finite.
+        Under the same conditions as `read_header`, or if voxels are missing, damaged or not finite.
     """
     grid, _, notes = read_header(path)
     image = _opened(path)

@@ -22,18 +22,18 @@ def read_image(
     Parameters
     ----------
     header
-        From `read_header`.
+        Header that `read_header` returned.
     volume
-        Which volume of a 4D file; ``None`` demands that there is only one.
+        Index of the volume in a 4D file; ``None`` requires that there is only one.
     non_finite
-        What to put in place of NaN and infinite voxels, which are refused otherwise.
+        Value that replaces NaN and infinite voxels, which are refused otherwise.
 
     Returns
     -------
     array
         (X, Y, Z) float32, C-contiguous.
     notes
-        What was decided and a person should know.
+        Decisions that the user should know.
 
     Raises
     ------

@@ -39,9 +39,9 @@ FAULTS = {
     "nifti-pair": ("magic", "put the .img beside the .hdr, under the same name"),
     "nifti-dim": ("dim", f"export it as a 2D or 3D image with 1 to {MAX_AXIS} voxels along each axis"),
     "nifti-4d": ("dim", "extract the volume to work on into a file of its own"),
-    "nifti-5d": ("dim", "export one volume, or one channel, a file"),
+    "nifti-5d": ("dim", "export one volume, or one channel, per file"),
     "nifti-too-large": ("dim", f"crop or resample it to at most {MAX_VOXELS} voxels"),
-    "nifti-datatype": ("datatype", "export it as one real number a voxel"),
+    "nifti-datatype": ("datatype", "export it as one real number per voxel"),
     "nifti-vox-offset": ("vox_offset", "convert the image to NIfTI again"),
     "nifti-scaling": ("scl_slope, scl_inter", "set them to 1 and 0 if the values are not scaled"),
     "nifti-units": (
@@ -63,7 +63,7 @@ _DATATYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
 _REFUSED_DATATYPES = {
-    1: "one bit a voxel", 32: "complex numbers", 128: "RGB colour", 1536: "128-bit floats",
+    1: "one bit per voxel", 32: "complex numbers", 128: "RGB colour", 1536: "128-bit floats",
     1792: "complex numbers", 2048: "complex numbers", 2304: "RGBA colour",
 }  # fmt: skip
 _UNITS = {1: "metres", 3: "micrometres"}
@@ -78,24 +78,24 @@ class NiftiHeader:
     path
         The file.
     raw
-        The header's own 348 or 540 bytes, for results to be written under.
+        The 348 or 540 bytes of the header, which results reuse.
     dim
         Sizes as stated, trailing ones included.
     grid
-        Of one volume; a 2D image has a trailing 1.
+        Grid of one volume; a 2D image has a trailing 1.
     volumes
-        Along the fourth axis; 1 for a 3D image.
+        Number of volumes along the fourth axis; 1 for a 3D image.
     dtype
-        Of the stored voxels, with their byte order.
+        Type of the stored voxels, with their byte order.
     data, offset
         The file that holds the voxels, which for a pair is the ``.img``, and the byte of the first one in it
         once it is unpacked.
     slope, inter
         Stored value to value: ``value = stored * slope + inter``.
     compressed
-        Whether the voxels are packed by gzip, whatever the file is called.
+        Whether the voxels are compressed by gzip, regardless of the file name.
     notes
-        What was decided and a person should know.
+        Decisions that the user should know.
     """
 
     path: Path

@@ -27,12 +27,12 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class PacsError(MedvitError):
-    """A PACS that cannot be reached, does not let us in, or did not do what it was asked to."""
+    """A PACS that cannot be reached, denies access, or did not do what was requested."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """How to get into a PACS. Secrets are kept out of `repr`, so that no log shows them.
+    """Credentials for a PACS. Secrets are kept out of `repr`, so that no log shows them.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def dicom_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def dicomweb_client(url: str, access: Access) -> DICOMwebClient:
-    """A client of a DICOMweb service that lets itself in as `access` says, and tries once.
+    """A client of a DICOMweb service that authenticates with `access` and does not retry.
 
     Raises
     ------
@@ -198,7 +198,8 @@ def dicomweb_client(url: str, access: Access) -> DICOMwebClient:
         certificate = str(access.certificate)
         session.cert = (certificate, str(access.key)) if access.key else certificate
     client = DICOMwebClient(url.rstrip("/"), session=session, timeout=access.timeout)
-    # Its retries take half a minute to say that nobody listens, and log a stack even for the only attempt.
+    # Its retries need half a minute to report that nobody listens, and log a stack trace even for one
+    # attempt.
     client.set_http_retry_params(retry=False)
     logging.getLogger("retrying").setLevel(logging.CRITICAL)
     return client
@@ -247,7 +248,7 @@ def _code(error: Any) -> int:
 
 def _status(code: int) -> str:
     if code in (401, 403):
-        return f"does not let us in ({code}); check user, password or token"
+        return f"denies access ({code}); check user, password or token"
     if code == 404:
         return "has no DICOMweb service at this path (404); check the path"
     return f"answered with HTTP status {code}; ask its administrator"
@@ -329,5 +330,5 @@ def read_instance(file: Path, **options: bool) -> pydicom.Dataset:
 
 
 def digest_of(uid: str) -> str:
-    """What a file or folder is named by in place of a UID, which could lead to a patient."""
+    """The name of a file or folder in place of a UID, which could identify a patient."""
     return hashlib.sha256(uid.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A C-STORE node: what others send lies whole on the disk before they are told that it was stored."""
+"""A C-STORE node: everything sent is completely on disk before the sender is told that it was stored."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 def receiving(
     folder: Path, *, title: str, host: str, port: int, senders: Collection[str] = ()
 ) -> Iterator[int]:
-    """Take what others store (C-STORE) and answer their C-ECHO, for the length of the block; gives the port.
+    """Accept instances (C-STORE) and answer C-ECHO for the duration of the block; yields the port.
 
     Instances go to ``<study>/<series>/<instance>.dcm`` below the folder, named by digests, as they were
-    encoded. What has come before stays: the same again is a success, and other content under the same UID
+    encoded. Received instances stay: sending the same again succeeds, and other content under the same UID
     is refused.
 
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Folder for the instances, created if necessary.
     title
         Our AE title, which callers must use.
     host, port
         Address to bind; port 0 takes a free one.
     senders
-        AE titles that may call; all where empty.
+        AE titles that may call; if empty, all may.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def receiving(
     from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.rglob(".partial-*"):  # of a process that was killed before it could answer
+    for leftover in folder.rglob(".partial-*"):  # left by a process that was killed before it could answer
         leftover.unlink()
     # A deflated data set may unpack to more memory than there is before anything could be checked.
     syntaxes = [uid for uid in ALL_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian]
@@ -84,7 +84,7 @@ def _take(event: Event, folder: Path) -> int:
         with quiet():
             header = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=[*_UIDS])
         names = [digest_of(str(header[keyword].value)) for keyword in _UIDS if header.get(keyword)]
-    except Exception:  # whatever a stranger sends must not end the node
+    except Exception:  # arbitrary input must not end the node
         return NOT_UNDERSTOOD
     if len(names) != len(_UIDS):
         return NOT_UNDERSTOOD

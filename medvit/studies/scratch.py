@@ -35,11 +35,11 @@ def lasting_scratch_folder() -> Path:
 def clear_abandoned() -> None:
     """Remove the scratch folders of processes that have ended without removing them."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*.lock"):
-        # A lock of the operating system is free once its process has ended, in whatever way.
+        # The operating system releases a lock once its process has ended, in whatever way.
         lock = _lock(path)
         try:
             lock.acquire()
-        except (Timeout, OSError):  # of a process that lives, or of another user
+        except (Timeout, OSError):  # belongs to a running process, or to another user
             continue
         _remove(path.with_suffix(""), lock)
 

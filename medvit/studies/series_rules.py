@@ -10,12 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SeriesRules:
-    """Which DICOM series are wanted; what is not stated is not asked.
+    """The DICOM series that are wanted; fields that are not set are not checked.
 
     Parameters
     ----------
     modality
-        Any of these, such as ``("MR",)``.
+        Accepted modalities, such as ``("MR",)``.
     image_type, not_image_type
         Values of ImageType (0008,0008) of which all, or none, must be there.
     description, not_description
@@ -27,9 +27,9 @@ class SeriesRules:
     plane
         ``"axial"``, ``"coronal"`` or ``"sagittal"``.
     max_slice_thickness
-        In mm, of SliceThickness and of the distance between slices.
+        Limit in mm for SliceThickness and for the distance between slices.
     min_slices
-        Fewer are a scout or a key image.
+        Minimum number of slices; a series of fewer is a scout or a key image.
     """
 
     modality: tuple[str, ...] = ()

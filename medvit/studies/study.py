@@ -58,7 +58,7 @@ class LabelMap:
     array
         (X, Y, Z) integers, 0 for background.
     grid
-        Where the voxels are.
+        Grid of the voxels.
     table
         The structures by value; ``None`` where they are not known.
     """
@@ -69,7 +69,7 @@ class LabelMap:
 
     @property
     def values(self) -> set[int]:
-        """Those that occur, but 0."""
+        """The values that occur, except 0."""
         return {int(value) for value in np.flatnonzero(np.bincount(self.array.ravel()))} - {0}
 
 
@@ -85,7 +85,7 @@ class Series:
         One of `medvit.studies.formats.SUFFIXES`, such as ``"nifti"``, ``"dicom"`` or ``"itk"`` (NRRD,
         MetaImage).
     facts
-        What the headers say without reading pixels: modality, description, study date, ... Never a
+        Facts from the headers without reading pixels: modality, description, study date, ... Never a
         patient's name or identifier; those are in `Study.patient`.
     """
 
@@ -101,7 +101,7 @@ class Study:
     Parameters
     ----------
     id
-        Unique in a run and safe as the name of a folder; carries no patient identifier.
+        Id that is unique in a run and safe as a folder name; does not contain a patient identifier.
     series
         One entry for each image channel.
     image
@@ -112,7 +112,7 @@ class Study:
     patient
         Identifying facts (name, identifier, birth date). Kept out of `repr` so that no log shows them.
     notes
-        What the reader decided and a person should know, in sentences.
+        Sentences on decisions of the reader that the user should know.
     """
 
     id: str

@@ -119,5 +119,5 @@ def test_a_segment_that_the_manifest_does_not_know_is_named(tmp_path: Path) -> N
         segmentation(drawn, grid, read_source(paths), liver, Algorithm("by hand", "1", "0" * 64)),
         tmp_path / "seg.dcm",
     )
-    with pytest.raises(StudyError, match="segment 'liver' is none of left kidney, right kidney, tumour"):
+    with pytest.raises(StudyError, match="segment 'liver' is not one of left kidney, right kidney, tumour"):
         read_annotation(tmp_path / "seg.dcm", grid, manifest(tmp_path))

@@ -84,7 +84,7 @@ def server() -> Iterator[Answers]:
     [
         (200, b"[]", "no series that matches PatientID"),
         (200, b"<html>", "not as a DICOMweb service"),
-        (401, b"", "does not let us in"),
+        (401, b"", "denies access"),
         (404, b"", "no DICOMweb service at this path"),
         (500, b"", "HTTP status 500"),
     ],
@@ -368,7 +368,7 @@ def test_round_trip_with_orthanc(orthanc, tmp_path):
 def test_wrong_password_or_certificate(orthanc, tmp_path):
     right = orthanc.access
     wrong = Access("medvit", "guess", ca_file=right.ca_file, certificate=right.certificate)
-    with pytest.raises(PacsError, match="does not let us in"):
+    with pytest.raises(PacsError, match="denies access"):
         pull(orthanc.url, {"PatientID": "P1"}, tmp_path, wrong)
     if right.ca_file:
         with pytest.raises(PacsError, match="TLS failed"):

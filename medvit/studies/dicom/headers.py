@@ -244,7 +244,7 @@ def open_dataset(
     Raises
     ------
     NotDicomError, StudyError
-        As `read_header`.
+        Under the same conditions as `read_header`.
     """
     _check_is_dicom(path)
     with quiet() as caught:

@@ -38,7 +38,7 @@ def write_segmentation_results(
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Folder for the instances, created if necessary.
     series
         The DICOM series that was segmented.
     label_map, grid, table, encoding
@@ -91,7 +91,7 @@ def write_restoration_results(
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Folder for the instances, created if necessary.
     series
         The DICOM series that was restored.
     image, grid, description
