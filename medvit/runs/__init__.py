@@ -1,4 +1,4 @@
-"""The one runner: what is done to studies, one after another or in many processes, and its record."""
+"""The runner: processes studies one after another or in many processes, and keeps the record."""
 
 import lazy_loader as lazy
 

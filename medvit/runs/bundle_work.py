@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from medvit.runs.evaluator import StudyEvaluator
     from medvit.runs.folder import StudyWriter
 
-# Told how many windows of a study have been seen, and how many there are.
+# Receives the number of finished windows of a study, and the number of all.
 WindowListener = Callable[[int, int], None]
 
 
 class StoppedError(MedvitError):
-    """The run was interrupted while the study was worked on."""
+    """The run was interrupted while the study was being processed."""
 
 
 @dataclass
 class EvaluatorWork:
-    """What the evaluator of a configuration does to a study.
+    """Processes studies with the evaluator of a configuration.
 
     Studies may come from several threads: one is read while another is inferred and a third one written, but
     no stage works on two at a time, so that memory stays bounded.
@@ -41,7 +41,7 @@ class EvaluatorWork:
     Parameters
     ----------
     evaluator, dataset
-        Their configuration's own, with network and writer.
+        Evaluator and dataset of the configuration, with network and writer.
     output_dir
         Absolute folder of the results.
     """
@@ -59,7 +59,7 @@ class EvaluatorWork:
 
     @property
     def writer(self) -> StudyWriter:
-        """What writes the results.
+        """The writer of the results.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class EvaluatorWork:
         return self.evaluator.writer
 
     def open(self) -> None:
-        """Watch the network, which the configuration has loaded."""
+        """Start to watch the network, which the configuration has loaded."""
         self.evaluator.network.register_forward_pre_hook(self._before_window)
         self.evaluator.network.register_forward_hook(self._after_window)
 
@@ -81,11 +81,11 @@ class EvaluatorWork:
         return self._made_by
 
     def watch_windows(self, listener: WindowListener) -> None:
-        """Have `listener` told of each window that is done."""
+        """Tell `listener` of each window that is done."""
         self._windows = listener
 
     def stop(self) -> None:
-        """Have the study that is being inferred fail with its next window."""
+        """Let the study that is being inferred fail at its next window."""
         self._stopped.set()
 
     def perform(self, study: Study, outcome: StudyOutcome) -> None:
@@ -93,7 +93,7 @@ class EvaluatorWork:
         with self._reading:
             self._check_stopped()
             before = _stamps(study)
-            # Read here, where the reader finds it in memory; what cannot be read is for the reader to say.
+            # Read here, so that the reader finds it in memory; the reader reports what cannot be read.
             with outcome.timed("read"), contextlib.suppress(OSError, StudyError):
                 outcome.inputs = input_sha256(study)
             item = self.dataset.prepare(study, outcome)
@@ -122,18 +122,18 @@ class EvaluatorWork:
 
 @dataclass
 class BundleWork:
-    """What the inference workflow of a bundle does to a study.
+    """Processes studies with the inference workflow of a bundle.
 
     Parameters
     ----------
     bundle
-        From `medvit.bundles.find_bundle`.
+        Bundle from `medvit.bundles.find_bundle`.
     output_dir
         Absolute folder of the results.
     overrides
         Values of the configuration to replace, by identifier.
     threads
-        Threads of torch in each worker at most; 0 leaves it to torch.
+        Largest number of torch threads in each worker; 0 leaves it to torch.
     """
 
     bundle: Bundle
@@ -173,7 +173,7 @@ class BundleWork:
 
     @property
     def writer(self) -> StudyWriter:
-        """What writes the results; without the network where that is not loaded.
+        """The writer of the results; without the network if that is not loaded.
 
         Raises
         ------
@@ -197,11 +197,11 @@ class BundleWork:
         self.opened.perform(study, outcome)
 
     def watch_windows(self, listener: WindowListener) -> None:
-        """As in `EvaluatorWork`, once it is open."""
+        """Same as in `EvaluatorWork`, once it is open."""
         self.opened.watch_windows(listener)
 
     def stop(self) -> None:
-        """As in `EvaluatorWork`, once it is open."""
+        """Same as in `EvaluatorWork`, once it is open."""
         self.opened.stop()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -214,7 +214,7 @@ class BundleWork:
             self.bundle,
             input=[str(Path(i).absolute()) if Path(i).exists() else str(i) for i in inputs],
             output_dir=str(self.output_dir),
-            # Equal studies shall have equal results, however often a run was interrupted.
+            # Equal studies must have equal results, however often a run was interrupted.
             timings=False,
             **self.overrides,
         )

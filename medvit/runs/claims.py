@@ -15,9 +15,9 @@ CLAIMS = Path(".cohort", "claims")
 
 @contextmanager
 def claim(output_dir: Path, study_id: str) -> Iterator[bool]:
-    """Whether the study is ours for the length of the block; false while another process holds it.
+    """Whether the study is ours for the duration of the block; false while another process holds it.
 
-    The claim is a lock of the operating system, which takes it back from a process that ends in whatever way.
+    The claim is a lock of the operating system, which releases it however the process ends.
 
     Raises
     ------

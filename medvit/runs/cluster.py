@@ -30,7 +30,7 @@ class ClusterExecutor:
     Parameters
     ----------
     work, time_limit
-        As in `medvit.runs.workers.Worker`.
+        The same arguments as of `medvit.runs.workers.Worker`.
     address
         Address of the scheduler, such as ``"tcp://host:8786"``.
     resources
@@ -64,11 +64,11 @@ class ClusterExecutor:
 
     @property
     def capacity(self) -> int:
-        """Studies to hand out at once: twice what the workers do, so that none waits for the next one."""
+        """Number of studies to hand out at once: twice that of the workers, so that none has to wait."""
         return max(2, 2 * sum(self._client.nthreads().values()))
 
     def submit(self, study: Study) -> Future[Attempt]:
-        """Have `study` done by the next worker that is free."""
+        """Let the next free worker process `study`."""
         task = self._client.submit(
             attempt_on_cluster,
             self._work,
@@ -104,7 +104,7 @@ _idle: dict[str, list[Worker]] = {}
 
 
 def attempt_on_cluster(work: Work, time_limit: float | None, study: Study) -> Attempt:
-    """In a Dask worker: have `study` done by a process that stays for further studies of the same run."""
+    """In a Dask worker: process `study` in a process that stays for further studies of the same run."""
     if multiprocessing.current_process().daemon:
         outcome = StudyOutcome(study.id)
         outcome.fail(MedvitError("a Dask worker may not start processes; start it with --no-nanny"))

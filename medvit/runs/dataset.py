@@ -1,4 +1,4 @@
-"""Studies as a dataset in which one that cannot be read is an item of its own kind, not the end."""
+"""Studies as a dataset in which an unreadable study is a special item, not the end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class StudyItem:
     Parameters
     ----------
     study
-        With its image read, unless that failed.
+        Study with its image read, unless that failed.
     outcome
-        What has become of it so far.
+        Its outcome so far.
     image
         The preprocessed image; `None` when reading or preprocessing failed.
     """
@@ -40,11 +40,11 @@ class StudyDataset(Dataset):
     Parameters
     ----------
     data
-        What `medvit.studies.find_studies` found, or studies.
+        Result of `medvit.studies.find_studies`, or studies.
     transform
         The bundle's preprocessing, from ``{"image": Study}`` to a tensor under ``"image"``.
     gate
-        Refuses studies that the bundle is not for.
+        Function that refuses studies for which the bundle is not made.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class StudyDataset(Dataset):
         return self.prepare(self.found.studies[index])
 
     def prepare(self, study: Study, outcome: StudyOutcome | None = None) -> StudyItem:
-        """`study`, read and preprocessed as far as it goes; what becomes of it is noted in `outcome`."""
+        """`study`, read and preprocessed as far as it goes; the result is noted in `outcome`."""
         item = StudyItem(study, outcome or StudyOutcome(study.id))
         try:
             with item.outcome.timed("read"):
@@ -78,5 +78,5 @@ class StudyDataset(Dataset):
 
 def study_loader(dataset: StudyDataset) -> ThreadDataLoader:
     """The items of a dataset one by one; the next study is read by a thread while one is inferred."""
-    source: Any = dataset  # MONAI names its own Dataset where any will do
+    source: Any = dataset  # MONAI's annotation names its own Dataset, but any will do
     return ThreadDataLoader(source, batch_size=1, num_workers=0, collate_fn=lambda items: items[0])

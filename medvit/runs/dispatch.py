@@ -1,4 +1,4 @@
-"""Studies to workers: how many at once, what is tried again, what is set aside."""
+"""Studies to workers: how many at once, which to retry, which to set aside."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from medvit.studies import Study
 
 # A study that has cost this many workers is set aside, whatever the number of retries.
 MAX_LOST = 2
-# So many attempts, each of which cost a worker, and no other: the fault is not the studies'.
+# After this many attempts that each cost a worker, and no others, the fault is not the studies'.
 ALL_LOST = 8
 _PAUSE = 0.5
 
 
 class Executor(Protocol):
-    """Whoever does the attempts."""
+    """Runs the attempts."""
 
     @property
     def capacity(self) -> int:
-        """How many studies to hand out at once."""
+        """The number of studies to hand out at once."""
 
     def submit(self, study: Study) -> Future[Attempt]:
-        """Have `study` done; the future never holds an exception of the study."""
+        """Process `study`; the future never holds an exception of the study."""
 
     def close(self) -> None:
         """End the workers."""
@@ -54,7 +54,7 @@ class _Task:
 
 
 class _Waiting:
-    """Tasks in the order of the cohort; what is put off comes behind all that were never begun."""
+    """Tasks in the order of the cohort; postponed ones come after all that were never begun."""
 
     def __init__(self, studies: Sequence[Study]) -> None:
         self._heap = [(0.0, place, _Task(place, study)) for place, study in enumerate(studies)]
@@ -76,16 +76,16 @@ class _Waiting:
 def attempts(
     executor: Executor, studies: Sequence[Study], retries: int
 ) -> Iterator[tuple[StudyOutcome, str]]:
-    """Have all `studies` done, as many at once as the executor takes.
+    """Process all `studies`, as many at once as the executor takes.
 
     Parameters
     ----------
     executor
-        Whoever does the attempts, on one machine or several.
+        Executor of the attempts, on one machine or several.
     studies
-        In the order in which to begin them.
+        Studies in the order in which to begin them.
     retries
-        How often a study is tried again after a failure that may pass.
+        Number of further attempts at a study after a failure that may be temporary.
 
     Yields
     ------

@@ -1,4 +1,4 @@
-"""The done mark of a study: what its results were made from and what they are, byte for byte."""
+"""The done mark of a study: digests of its results and of everything that they were made from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CHANGED = {
 
 
 def input_sha256(study: Study) -> list[str]:
-    """SHA-256 of what each series of `study` is read from; of several files, over the sorted digests of all.
+    """SHA-256 of the file of each series of `study`; for several files, of their sorted digests.
 
     Raises
     ------
@@ -50,14 +50,14 @@ def input_stamps(study: Study) -> list[list[Any]]:
 
 
 def seal(folder: Path, made_from: Mapping[str, Any], missing: Mapping[str, str] | None = None) -> None:
-    """Bring all files of `folder` to the disk and write its done mark, last of all.
+    """Sync all files of `folder` to disk, then write its done mark.
 
     Parameters
     ----------
     made_from
         Input, weights and settings, for JSON; the results count as done only for the same ones.
     missing
-        Why an output that was asked for is not there, by its name.
+        Reason why each requested output is missing, by its name.
     """
     outputs = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -80,7 +80,7 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
 
 
 def void_mark(folder: Path) -> None:
-    """Have the results of a study count no longer; what they were made from stays known."""
+    """Mark the results of a study as no longer valid; what they were made from stays recorded."""
     if (mark := read_mark(folder)) is not None:
         write_json(folder / DONE, mark | {"void": True})
 
@@ -92,21 +92,21 @@ def lies_in_results(path: Path) -> bool:
 
 @cache
 def _is_result(folder: Path) -> bool:
-    # Another program may well write a file of this name.
+    # Another program may write a file of this name.
     return (folder / DONE).is_file() and read_mark(folder) is not None
 
 
 def why_not_done(folder: Path, made_by: Mapping[str, Any], inputs: Callable[[], list[str]]) -> str:
-    """Why a study has to be done, in a clause; empty when its results are whole and count.
+    """Why a study has to be processed, in a clause; empty if its results are complete and valid.
 
     Parameters
     ----------
     folder
         Folder of the study's results.
     made_by
-        Weights and settings that are asked for.
+        Requested weights and settings.
     inputs
-        Gives the digests of the study's input, read only when all else fits.
+        Function that returns the digests of the study's input, called only if all else fits.
     """
     if not folder.exists():
         return "it is missing"
@@ -114,7 +114,7 @@ def why_not_done(folder: Path, made_by: Mapping[str, Any], inputs: Callable[[], 
     if mark is None:
         return "it was not finished"
     if mark.get("void"):
-        return "it is to be done anew"
+        return "it is to be done again"
     wanted, made_from = json.loads(json.dumps(made_by)), dict(mark["made_from"])
     made_from_inputs = made_from.pop("inputs", None)
     differing = [key for key in wanted | made_from if wanted.get(key) != made_from.get(key)]
@@ -123,7 +123,7 @@ def why_not_done(folder: Path, made_by: Mapping[str, Any], inputs: Callable[[], 
     for name, digest in mark["outputs"].items():
         file = safe_join(folder, name)
         if not file.is_file() or sha256_of(file) != digest:
-            return f"{name} is damaged or gone"
+            return f"{name} is damaged or missing"
     return "" if inputs() == made_from_inputs else "its input changed"
 
 
@@ -164,7 +164,7 @@ def study_folder(
 
 
 def clear_leftovers(output_dir: Path, study_id: str) -> None:
-    """Remove what a killed process left half-made of a study."""
+    """Remove unfinished results of a study that a killed process left."""
     for path in _beside(output_dir, study_id):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -175,7 +175,7 @@ def _beside(output_dir: Path, study_id: str) -> tuple[Path, Path]:
 
 
 def _files_of(series: Series) -> Sequence[Path]:
-    # A header may stand apart from its voxels; a broken one is for the reader to refuse.
+    # A header may be separate from its voxels; the reader refuses a broken one.
     if series.format == "dicom":
         return series.paths
     try:
@@ -191,7 +191,7 @@ def _digest(digests: Sequence[str]) -> str:
 
 
 def disk_full(error: BaseException) -> str | None:
-    """The system's words for a full disk, also where another error was raised from it; else `None`."""
+    """The system's message for a full disk, also if another error was raised from it; else `None`."""
     cause = error.__cause__ if isinstance(error, MedvitError) else error
     return cause.strerror if isinstance(cause, OSError) and cause.errno in _DISK_FULL else None
 

@@ -20,25 +20,25 @@ from medvit.runs.outcome import StudyOutcome
 
 
 class StudyEvaluator(SupervisedEvaluator):
-    """Infers, post-processes and writes studies; one that fails is noted and the next one taken.
+    """Infers, post-processes and writes studies; a failure is noted and the next study follows.
 
     MONAI's evaluator ends with the first exception of a batch. Here the exception belongs to its study.
 
     Parameters
     ----------
     device
-        Where the network runs.
+        Device on which the network runs.
     val_data_loader
         `StudyItem`s; a loader that yields them, or a `StudyDataset` itself.
     network
-        With its weights.
+        Network with its weights.
     inferer
-        Gives (B, 1, X, Y, Z) in the grid of the study.
+        Inferer that returns (B, 1, X, Y, Z) on the grid of the study.
     postprocessing
         Dictionary transform of the result under ``"pred"``; ``"image"`` is what the inferer saw of the study,
         ``"source"`` the image as it was read.
     writer
-        What is written of a study; `None` keeps results in memory (`last_prediction`).
+        Writer of the results; `None` keeps results in memory (`last_prediction`).
     val_handlers
         Ignite handlers, as with MONAI's evaluator.
     """
@@ -79,7 +79,7 @@ class StudyEvaluator(SupervisedEvaluator):
         return item.outcome
 
     def infer(self, item: StudyItem) -> MetaTensor | None:
-        """The inferer's result (1, X, Y, Z); `None` when there is none, and why is in the outcome."""
+        """The inferer's result (1, X, Y, Z); `None` if there is none; the outcome says why."""
         if item.image is None:
             return None
         try:

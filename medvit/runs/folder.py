@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """What is written of a study beside its label map or image, and how.
+    """Results that are written besides the label map or image, and their form.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class ResultOptions:
     dicom_anyway
         Whether to write DICOM results of studies whose light is red as well.
     seg_type
-        ``"binary"`` or ``"labelmap"`` DICOM segmentations; ``"auto"`` takes what stays small.
+        ``"binary"`` or ``"labelmap"`` DICOM segmentations; ``"auto"`` takes the smaller form.
     rtstruct
         Whether to write a DICOM RT structure set as well.
     structures
@@ -65,16 +65,16 @@ class ResultOptions:
     show_patient
         Whether reports show the patient's name and identifier.
     timings
-        Whether reports state the seconds of each stage; without, equal studies have equal results.
+        Whether reports state the seconds of each stage; if not, equal studies have equal results.
     priors
         ``measurements.json`` of earlier studies of the patient, to compare with.
     age, sex, study_date
-        Age in years, ``"F"`` or ``"M"``, and date (YYYY-MM-DD), which go before what the header says.
+        Age in years, ``"F"`` or ``"M"``, and date (YYYY-MM-DD), which override the header.
 
     Raises
     ------
     MedvitError
-        If there is no such language, or an earlier study cannot be read.
+        If the language is unknown, or an earlier study cannot be read.
     """
 
     report: bool = True
@@ -96,7 +96,7 @@ class ResultOptions:
     study_date: str | None = None
 
     def __post_init__(self) -> None:
-        # What could only fail when the first study is written fails before it is begun.
+        # Checked now, so that it does not fail only when the first study is written.
         from medvit.reports import load_language, read_prior, stated_of
 
         load_language(self.language)
@@ -111,15 +111,15 @@ class StudyWriter:
     Parameters
     ----------
     output_dir
-        Results of a study go to a folder of its name in here.
+        Folder in which each study has a folder of its name.
     bundle_root
         Folder of the bundle, whose metadata says what its labels mean.
     checkpoint
         The weights that were used.
     options
-        What is written beside the label map or image.
+        Further results, besides the label map or image.
     settings
-        How the bundle was set, for the report.
+        Settings of the bundle, for the report.
 
     Raises
     ------
@@ -150,7 +150,7 @@ class StudyWriter:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What ran: bundle, weights, software, settings."""
+        """Provenance: bundle, weights, software, settings."""
         if self._provenance is None:
             self._provenance = {
                 "bundle": self.bundle.name,
@@ -162,7 +162,7 @@ class StudyWriter:
         return self._provenance
 
     def made_by(self) -> dict[str, Any]:
-        """What tells results of the same input apart: bundle, configuration, weights and settings."""
+        """What distinguishes results of the same input: bundle, configuration, weights and settings."""
         return {
             "medvit": __version__,
             "bundle": f"{self.bundle.name} {self.bundle.version}",
@@ -172,7 +172,7 @@ class StudyWriter:
         }
 
     def foresee(self, study: Study, outcome: StudyOutcome) -> None:
-        """Say before `study` is inferred which of the outputs that were asked for cannot be made."""
+        """Report, before `study` is inferred, which of the requested outputs cannot be made."""
         if not self._as_dicom(study):
             return
         from medvit.studies.dicom_out import can_write_dicom
@@ -201,9 +201,9 @@ class StudyWriter:
         return writer.output_dir / result.study.id
 
     def write(self, study: Study, prediction: MetaTensor, outcome: StudyOutcome) -> None:
-        """Write what belongs to `study` and note it in `outcome`.
+        """Write the results of `study` and note them in `outcome`.
 
-        Label map or image must be written. Whatever else goes wrong costs that output alone, which is then
+        Label map or image must be written. Any other failure affects that output alone, which is then
         named in `outcome.missing`.
         """
         voxels = prediction.squeeze(0).cpu().numpy()
@@ -297,7 +297,7 @@ class StudyWriter:
                 )  # fmt: skip
 
     def _described(self, study: Study, outcome: StudyOutcome) -> dict[str, Any]:
-        """What a report says beside its figures."""
+        """What a report says besides its figures."""
         from medvit.reports import stated_of
 
         return {
@@ -315,7 +315,7 @@ class StudyWriter:
         return self.options.dicom and study.series[0].format == "dicom"
 
     def _dicom_source(self, folder: Path, study: Study) -> Series:
-        """The series that DICOM results refer to: the study's own, or a copy that names nobody."""
+        """The series that DICOM results refer to: the study's own, or a de-identified copy."""
         from medvit.studies.deidentification import deidentify_files
 
         series = study.series[0]
@@ -332,7 +332,7 @@ class StudyWriter:
 
 @contextmanager
 def _optional(name: str, outcome: StudyOutcome, folder: Path | None = None) -> Iterator[None]:
-    """Note an output that cannot be made as missing, and go on; `folder` takes nothing half-made along."""
+    """Note an output that cannot be made as missing, and continue; nothing unfinished stays in `folder`."""
     try:
         yield
     except Exception as error:

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 JOURNAL = Path(".cohort", "journal")
-# A run touches its file this often, in seconds, so that others can tell that it lives.
+# Seconds between two touches of a run's file, by which others can tell that the run is alive.
 HEARTBEAT = 10.0
 _SILENT = 120.0
 
 
 class Journal:
-    """What happens to the studies, for people to read while it happens.
+    """Events of the studies, for people to follow a run.
 
-    Each process has a file of its own, so that no two ever write to one, not over a network either. The
-    journal decides nothing: what is done is told by the done marks.
+    Each process has its own file, so that no two write to the same one, even over a network. The
+    journal decides nothing: the done marks tell what is done.
 
     Parameters
     ----------
@@ -40,13 +40,13 @@ class Journal:
     def note(self, event: str, **facts: Any) -> None:
         """Append an event, such as ``note("done", study="a")``."""
         line = json.dumps({"time": time.time(), "event": event, **facts}, ensure_ascii=False) + "\n"
-        # On a full disk the studies' own errors tell; losing a line of the journal loses no work.
+        # On a full disk the errors of the studies say so; a lost line of the journal loses no work.
         with contextlib.suppress(OSError), self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
-        """Show that the run is alive for the length of the block."""
+        """Show that the run is alive for the duration of the block."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -68,7 +68,7 @@ def journal_of(output_dir: Path) -> Journal:
 
 
 def read_events(output_dir: Path) -> list[dict[str, Any]]:
-    """All events of an output folder in order of time; a line that is being written is left out."""
+    """All events of an output folder in chronological order; a line being written is left out."""
     events = []
     for path in (output_dir / JOURNAL).glob("*.jsonl"):
         for line in path.read_bytes().split(b"\n"):
@@ -78,7 +78,7 @@ def read_events(output_dir: Path) -> list[dict[str, Any]]:
 
 
 def living_runs(output_dir: Path, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The ``begin`` of each run that is going on."""
+    """The ``begin`` event of each active run."""
     ended = {event["file"] for event in events if event["event"] == "end"}
     begun = [event for event in events if event["event"] == "begin" and event["file"] not in ended]
     return [event for event in begun if _lives(output_dir / JOURNAL / event["file"], event)]
@@ -99,7 +99,7 @@ def _lives(file: Path, begin: dict[str, Any]) -> bool:
 
 
 def last_stage(output_dir: Path, study: str) -> str:
-    """The stage that a study came to last; empty when it has not come to any."""
+    """The last stage that a study reached; empty if it has not reached any."""
     stage = ""
     for event in read_events(output_dir):
         if event.get("study") == study and event["event"] in ("started", "stage"):

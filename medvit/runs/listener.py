@@ -1,7 +1,7 @@
-"""A node that runs bundles on what is sent to it: received, settled, processed, sent back, and nothing lost.
+"""A node that runs bundles on received studies: receive, wait, process, send back, and lose nothing.
 
-What has arrived lies in ``inbox/`` before its sender is told so, and what is done with a study stands in
-``states/``. Whatever ends the process, the next start goes on from these two.
+What has arrived is in ``inbox/`` before its sender is told so, and the progress of each study is in
+``states/``. However the process ends, the next start continues from these two.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ INBOX, STATES, RESULTS = "inbox", "states", "results"
 
 @dataclass(frozen=True)
 class Route:
-    """Which series a bundle is run on.
+    """The series on which a bundle is run.
 
     Parameters
     ----------
     bundle
         The bundle.
     rules
-        What a series must be, beside what the bundle itself asks for.
+        Conditions on a series, in addition to those of the bundle.
     """
 
     bundle: Bundle
@@ -49,7 +49,7 @@ def read_routes(path: Path) -> list[Route]:
     Raises
     ------
     MedvitError
-        If the file is not of this form, or there is no such bundle.
+        If the file is not of this form, or a bundle is unknown.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -68,14 +68,14 @@ def read_routes(path: Path) -> list[Route]:
 
 @dataclass
 class Processed:
-    """What came of a study.
+    """The result of a study.
 
     Parameters
     ----------
     files
         DICOM results to send back.
     said
-        What there is to say of each series, in clauses.
+        Remarks on each series, in clauses.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -84,18 +84,18 @@ class Processed:
 
 @dataclass
 class State:
-    """What has been done with a study.
+    """The progress of a study.
 
     Parameters
     ----------
     instances
-        Digest of the names of the instances that it was done with.
+        Digest of the names of the instances that were processed.
     stage
-        ``"made"``: results are there; ``"sent"``: they are with the receiver; ``"failed"``: there are none.
+        ``"made"``: results exist; ``"sent"``: the receiver has them; ``"failed"``: there are none.
     files
         Results, below the output folder.
     said
-        What there is to say.
+        Remark on the study.
     """
 
     instances: str
@@ -115,17 +115,17 @@ class Listener:
     output
         Folder with inbox, states and results.
     process
-        Makes the results of the folder of a study.
+        Function that makes the results of a study's folder.
     receiver
-        Node that the results are sent to; none where it is ``None``.
+        Node to which the results are sent; ``None`` for none.
     settle
-        Seconds without a new instance after which a study is taken for complete.
+        Seconds without a new instance after which a study counts as complete.
     keep
-        Days that the images of a finished study are kept, so that instances which come late meet the others.
+        Days that the images of a finished study are kept, so that late instances join the others.
     title
         Our AE title.
     say
-        Told what happens, in sentences that name no patient.
+        Function that takes messages, in sentences that do not name a patient.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Listener:
             try:
                 store(self.receiver, [self.output / file for file in state.files], title=self.title)
             except MedvitError as error:
-                # The receiver may be back soon; the results wait for it.
+                # The receiver may return soon; the results wait for it.
                 self._again[study] = time.monotonic() + max(self.settle, 10.0)
                 self.say(f"{study}: not sent yet: {error}")
                 return state
@@ -203,7 +203,7 @@ class Listener:
 
 
 def _received(study: Path) -> list[Path]:
-    # What is just being written has a hidden name.
+    # A file that is being written has a hidden name.
     return sorted(path for path in study.rglob("*.dcm") if not path.name.startswith("."))
 
 
@@ -219,9 +219,9 @@ class BundleProcess:
     Parameters
     ----------
     output
-        As of `Listener`.
+        Same as for `Listener`.
     routes
-        In the order of preference.
+        Routes in order of preference.
     settings
         Overrides of the bundles' configurations, by identifier.
     """
@@ -299,11 +299,11 @@ def listen(
     Parameters
     ----------
     output, process, receiver, settle, keep, say
-        As `Listener` takes them.
+        The same arguments as of `Listener`.
     title, host, port, senders
-        As `medvit.studies.receiver.receiving` takes them.
+        The same arguments as of `medvit.studies.receiver.receiving`.
     stop
-        Ends the node when it is set.
+        Event that ends the node.
 
     Raises
     ------

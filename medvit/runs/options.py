@@ -1,4 +1,4 @@
-"""What a person asks of a run, checked at once: before torch is imported and before a study is opened."""
+"""The options of a run, checked at once: before torch is imported and before a study is opened."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def checked_device(name: str) -> str:
     Raises
     ------
     MedvitError
-        If there is no such device, in general or on this machine.
+        If the device is unknown, or not available on this machine.
     """
     wanted = name.strip().lower()
     if wanted == "gpu":
@@ -65,7 +65,7 @@ def checked_overlap(overlap: float | None) -> float | None:
     Raises
     ------
     MedvitError
-        If it lies outside.
+        If it is outside this range.
     """
     if overlap is not None and not 0.0 <= overlap < 1.0:
         raise MedvitError(f"overlap must be at least 0 and below 1, not {overlap:g}")
@@ -139,7 +139,7 @@ def checked_language(code: str) -> str:
     Raises
     ------
     MedvitError
-        If there is no such language.
+        If the language is unknown.
     """
     known = sorted(
         file.name.removesuffix(".json") for file in (files("medvit.reports") / "locales").iterdir()
@@ -151,7 +151,7 @@ def checked_language(code: str) -> str:
 
 
 def checked_priors(paths: Iterable[str]) -> list[str]:
-    """``measurements.json`` of earlier studies; what they hold is looked at when they are read.
+    """``measurements.json`` of earlier studies; their content is checked when they are read.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def checked_priors(paths: Iterable[str]) -> list[str]:
 
 
 def _has_driver() -> bool:
-    # Quick to find out, where torch takes seconds to import only to say no. AMD's devices are "cuda" too.
+    # Quick to find out, whereas importing torch takes seconds. AMD's devices are "cuda" too.
     if os.path.exists("/dev/kfd"):  # noqa: PTH110
         return True
     try:

@@ -1,4 +1,4 @@
-"""What became of a study."""
+"""The outcome of a study."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from medvit.errors import MedvitError, StudyError, root_cause
 
 Stage = Literal["read", "preprocess", "infer", "postprocess", "write"]
 Light = Literal["", "green", "amber", "red"]
-# Told of a study: its id, and ``"stage"`` with the stage that begins, or ``"note"`` with a sentence.
+# Receives the id of a study, and ``"stage"`` with the stage that begins, or ``"note"`` with a sentence.
 Listener = Callable[[str, str, str], None]
 
 
 @dataclass
 class StudyOutcome:
-    """What became of a study: results, or the cause of their absence.
+    """The outcome of a study: results, or the cause of their absence.
 
     Parameters
     ----------
     stage
-        The stage that was reached last, or failed.
+        Last stage that was reached, or that failed.
     error, code
-        One sentence with the cause, and its stable name; empty when all went well.
+        Cause in one sentence, and its stable name; empty if there was no failure.
     seconds
         Wall time of each stage.
     outputs
         File name of each result, relative to the study's folder.
     details
-        What the inferer reports of its work.
+        Details that the inferer reports.
     volumes_ml
         Volume of each structure.
     light, finding
         Traffic light of quality control, and its first finding; empty where nothing was measured.
     missing
-        Why each output that was asked for was not written, by the name of the output.
+        Reason why each requested output was not written, by the name of the output.
     inputs
-        SHA-256 of what each series was read from.
+        SHA-256 of the input of each series.
     listener
-        Told of each stage that begins; stays in its process.
+        Function that is told of each stage that begins; stays in its process.
     """
 
     study: str
@@ -61,12 +61,12 @@ class StudyOutcome:
 
     @property
     def well(self) -> bool:
-        """Whether the study is done, nothing that was asked for is missing, and its light is not red."""
+        """Whether the study is done, no requested output is missing, and its light is not red."""
         return self.status == "done" and not self.missing and self.light != "red"
 
     @property
     def verdict(self) -> str:
-        """Light, first finding and missing outputs in a clause; empty where there is nothing to say."""
+        """Light, first finding and missing outputs in a clause; empty if there is nothing to report."""
         seen = f"{self.light}: {self.finding.rstrip('.')}" if self.light and self.finding else self.light
         return "; ".join(
             filter(None, (seen, *(f"{name} is missing: {w}" for name, w in self.missing.items())))
@@ -85,7 +85,7 @@ class StudyOutcome:
             self.seconds[stage] = round(spent, 3)
 
     def tell(self, kind: str, text: str) -> None:
-        """Let the listener know."""
+        """Inform the listener."""
         if self.listener is not None:
             self.listener(self.study, kind, text)
 
@@ -104,6 +104,6 @@ class StudyOutcome:
 
 
 def cause_of(error: BaseException) -> str:
-    """What a person can put right, or else what started it, in one sentence."""
+    """The cause that the user can remedy, or else the root cause, in one sentence."""
     root = root_cause(error)
     return str(root) if isinstance(root, MedvitError) else f"{type(root).__name__}: {root}"

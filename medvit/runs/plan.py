@@ -1,4 +1,4 @@
-"""What a run has to do: which studies are done, which must not be touched, and which are left."""
+"""The work of a run: which studies are done, which must not be touched, and which are left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHECKERS = 4
 
 
 def refuse_reserved_ids(found: Found) -> None:
-    """Refuse ids whose folders would stand in the way of the record.
+    """Refuse ids whose folders would collide with the record.
 
     Raises
     ------
@@ -41,16 +41,16 @@ def refuse_reserved_ids(found: Found) -> None:
 
 @dataclass
 class Plan:
-    """What a run has to do.
+    """The work of a run.
 
     Parameters
     ----------
     kept
-        Studies that are done.
+        Studies that are done already.
     to_do
-        Studies that are worked on.
+        Studies to process.
     redone
-        Reason for each of these that has results which do not count.
+        Reason for each of these that has invalid results.
     refused
         Outcomes of studies whose input was refused before, or whose folder holds results that must stay.
     """
@@ -71,14 +71,14 @@ class Plan:
         resume: bool = True,
         overwrite: bool = False,
     ) -> Plan:
-        """Compare what lies in the output folder with the studies.
+        """Compare the content of the output folder with the studies.
 
         Only input that has results is read for it; all other input is read once, when its turn comes.
 
         Parameters
         ----------
         resume, overwrite
-            As in `medvit.runs.run_work`.
+            Same as in `medvit.runs.run_work`.
         """
         plan = cls()
         folders = [safe_join(output_dir, study.id) for study in studies]
@@ -102,7 +102,7 @@ class Plan:
                     if state == "done":
                         void_mark(folder)
                     if state != "new":
-                        plan.redone[study.id] = why or "it is to be done anew"
+                        plan.redone[study.id] = why or "it is to be done again"
         plan._tell(progress)
         return plan
 
@@ -116,12 +116,12 @@ class Plan:
             progress.say(f"  again: {study}: {why}")
 
 
-_DO = "take another output folder, or give --overwrite to replace them"
+_DO = "choose another output folder, or give --overwrite to replace them"
 _State = Literal["new", "done", "stale", "other"]
 
 
 def _state(folder: Path, made_by: Mapping[str, Any], study: Study, overwrite: bool) -> tuple[_State, str]:
-    """What lies in the folder of a study, and why it does not count, or must stay."""
+    """The content of a study's folder, and why it is invalid or must stay."""
     if not folder.exists():
         return "new", ""
     if not folder.is_dir():
@@ -130,7 +130,7 @@ def _state(folder: Path, made_by: Mapping[str, Any], study: Study, overwrite: bo
     if mark is None:
         if (folder / DONE).is_file() or overwrite or not any(folder.iterdir()):
             return "stale", "it was not finished"
-        return "other", "holds files that no run has made, and would replace"
+        return "other", "holds files that no run has made, and that would be replaced"
     made_from = mark["made_from"]
     if not overwrite:
         if inputs is not None and made_from.get("inputs") != inputs:

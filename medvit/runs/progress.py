@@ -1,4 +1,4 @@
-"""How a run gets on: bars on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PAUSE = 10.0
 
 
 class RunProgress:
-    """Shows each study that ends, and the stages and windows of those that this process works on.
+    """Shows each study that ends, and the stages and windows of those being processed here.
 
     Parameters
     ----------
     console
-        Where it is shown.
+        Console on which it is shown.
     total
         Number of all studies.
     """
@@ -58,7 +58,7 @@ class RunProgress:
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True, style=style or None)
 
     def listen(self, study: str, kind: str, text: str) -> None:
-        """A study has come to a stage, or there is something to know about it."""
+        """Show the stage that a study has reached, or a note on it."""
         if kind == "note":
             self.say(f"{study}: {text}", "yellow")
         elif text == "read" and not self.console.is_terminal and study != self._reading:
@@ -69,7 +69,7 @@ class RunProgress:
                 self._inferring, self._said = study, time.monotonic()
 
     def window(self, done: int, total: int) -> None:
-        """`done` of `total` windows of the study that is being inferred have been seen."""
+        """Show that `done` of `total` windows of the study being inferred are finished."""
         with self._lock:
             if self.console.is_terminal:
                 if self._windows is None:
@@ -80,7 +80,7 @@ class RunProgress:
                 self.say(f"{self._inferring}: {done} of {total} windows")
 
     def show(self, outcome: StudyOutcome, event: str) -> None:
-        """A study has come to `event`: ``done``, ``kept``, ``failed``, ``refused`` or ``retry``."""
+        """Show that a study has reached `event`: ``done``, ``kept``, ``failed``, ``refused`` or ``retry``."""
         if event != "retry":
             self.ended += 1
             self.failed += event in ("failed", "refused")

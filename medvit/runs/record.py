@@ -1,4 +1,4 @@
-"""The record of an output folder: what became of each study over all runs, the tables and the page."""
+"""The record of an output folder: outcome of each study over all runs, tables and page."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from medvit.runs.outcome import StudyOutcome
 from medvit.runs.plan import FAILURES, LONG_TABLE, OTHER_RESULTS, PAGE, RECORD, TABLE
 from medvit.studies import Found, atomic_path, safe_join, write_json
 
-# Version of what run.json holds.
+# Version of the format of run.json.
 SCHEMA = "2.0"
 SOFTWARE = ("medvit", "monai", "torch", "numpy", "nibabel", "pydicom")
 _SHOWN = 20
-# For so many studies the files that were written are listed.
+# Up to this many studies, the written files are listed.
 _FEW = 3
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What there is to say of one run.
+    """The facts of one run.
 
     Parameters
     ----------
     made_by
         Bundle, weights and settings.
     started
-        When it began, in seconds since 1970.
+        Time at which it began, in seconds since 1970.
     exit_code
-        As it ends with.
+        Exit code with which it ends.
     kept
-        Studies that an earlier run had done.
+        Studies that an earlier run had finished.
     redone
-        Studies whose earlier results did not count, and why.
+        Studies whose earlier results were invalid, and why.
     """
 
     made_by: Mapping[str, Any]
@@ -78,14 +78,14 @@ class RunFacts:
 def write_record(output_dir: Path, outcomes: Sequence[StudyOutcome], found: Found, facts: RunFacts) -> None:
     """Add a run to ``run.json``; write ``failures.csv``, the tables ``cohort*.csv`` and ``cohort.html``.
 
-    What earlier runs recorded of other studies is kept, and so are the facts of a study that is kept.
+    Records of earlier runs on other studies are kept, and so are the facts of a kept study.
 
     Parameters
     ----------
     outcomes
-        Outcomes of all studies that were come to, in the order of the run.
+        Outcomes of all studies that were reached, in the order of the run.
     found
-        The search that the studies are from.
+        Search that found the studies.
     """
     with FileLock(output_dir / ".cohort" / "record.lock"):
         earlier = _read(output_dir / RECORD)
@@ -120,7 +120,7 @@ def write_record(output_dir: Path, outcomes: Sequence[StudyOutcome], found: Foun
 def show_summary(
     output_dir: Path, outcomes: Sequence[StudyOutcome], total: int, *, interrupted: bool = False
 ) -> None:
-    """Say what came of a run: figures of a single study, files of a few, and how many are done of all."""
+    """Print the result of a run: figures of a single study, files of a few, and the number done of all."""
     console = Console()
 
     def say(line: str, style: str = "") -> None:
@@ -140,7 +140,7 @@ def show_summary(
     if len(failures) > _SHOWN:
         say(f"... and {len(failures) - _SHOWN} more: {output_dir / FAILURES}")
     if interrupted:
-        say("Interrupted; what is done is kept. Give the same command again to go on.", "bold red")
+        say("Interrupted; finished studies are kept. Repeat the same command to continue.", "bold red")
     elif any(outcome.code == "disk-full" for outcome in failures):
         say(
             f"The disk is full: {total - len(outcomes)} studies were not begun; free space, then resume.",
@@ -154,7 +154,7 @@ def show_summary(
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of what computes and writes results."""
+    """Versions of the software that computes and writes results."""
     return {name: __version__ if name == "medvit" else version(name) for name in SOFTWARE}
 
 
@@ -187,7 +187,7 @@ def _row(output_dir: Path, study: Mapping[str, Any]) -> CohortRow:
 
 def _cause(output_dir: Path, outcome: StudyOutcome) -> str:
     stale = outcome.status == "failed" and safe_join(output_dir, outcome.study).exists()
-    return outcome.error + ("; its folder still holds earlier results, which do not count" if stale else "")
+    return outcome.error + ("; its folder still holds earlier results, which are not valid" if stale else "")
 
 
 def _volume_table(outcome: StudyOutcome) -> Table:

@@ -1,4 +1,4 @@
-"""Studies whose input was refused: while the input stays the same, another attempt would end the same."""
+"""Studies whose input was refused: while the input is the same, another attempt would fail as well."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from medvit.runs.done import input_stamps
 from medvit.runs.outcome import StudyOutcome
 from medvit.studies import Study, safe_name, write_json
 
-# Failures that may pass; an input is not at fault.
+# Failures that may be temporary; the input is not at fault.
 WORKER_DIED, TIME_LIMIT = "worker-died", "time-limit"
 PASSING = (WORKER_DIED, TIME_LIMIT, "MemoryError", "OutOfMemoryError", "OSError", "input-changed")
 _REFUSALS = Path(".cohort", "refused")
 
 
 def remember(output_dir: Path, study: Study, made_by: Mapping[str, Any], outcome: StudyOutcome) -> None:
-    """Note that the input of `study` was refused, if it was; else forget an earlier refusal."""
+    """Record whether the input of `study` was refused; if it was not, forget an earlier refusal."""
     path = _path(output_dir, study)
-    # Names of exceptions are not stable causes: those are of programs and machines, not of inputs.
+    # Names of exceptions are not stable causes: they concern programs and machines, not inputs.
     refused = outcome.status == "failed" and outcome.stage in ("read", "preprocess") and "-" in outcome.code
     if not refused or outcome.code in PASSING:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A run from its studies to its record: what is to do, who does it, and what came of it."""
+"""A run from its studies to its record: the plan, its execution, and the result."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def run_cohort(
     Parameters
     ----------
     bundle, inputs, overrides
-        As in `medvit.runs.run_bundle`.
+        The same arguments as of `medvit.runs.run_bundle`.
     output_dir
-        Folder of the results; a run that was interrupted goes on here.
+        Folder of the results; an interrupted run continues here.
     workers
-        Number of processes on this machine; 0 for one for each CPU, at most four.
+        Number of processes on this machine; 0 means one per CPU, at most four.
     resume, overwrite, retries
-        As in `run_work`.
+        Same as in `run_work`.
     scheduler
-        Address of a Dask scheduler; its workers are used then, and not those of this machine.
+        Address of a Dask scheduler; its workers are then used instead of those of this machine.
     time_limit
         Seconds that a study may take.
     gpu
@@ -70,12 +70,12 @@ def run_cohort(
     Returns
     -------
     int
-        As in `run_work`.
+        Same as in `run_work`.
 
     Raises
     ------
     MedvitError
-        If no study could be done: no weights, no scheduler, or another run with other settings is going on.
+        If no study could be done: no weights, no scheduler, or another run with other settings is active.
     """
     output = Path(output_dir).absolute()
     count = workers or min(4, usable_cpus())
@@ -101,29 +101,29 @@ def run_work(
     retries: int = 1,
     named: Sequence[str | Path] = (),
 ) -> int:
-    """Have `work` done to the studies of `found`, and record it.
+    """Do `work` on the studies of `found`, and record it.
 
     Parameters
     ----------
     work
-        What is done to a study.
+        Work on each study.
     found
         The studies.
     start
-        Gives the executor, once it is known that there is something to do.
+        Function that returns the executor, called once there is something to do.
     resume
         Whether studies that are done stay as they are, and input that was refused is not tried again.
     overwrite
         Whether results of another input or another bundle may be replaced.
     retries
-        Number of further attempts at a study after a failure that may pass.
+        Number of further attempts at a study after a failure that may be temporary.
     named
-        Inputs as they were given; a result of another run is a study only if it was named itself.
+        Inputs as they were given; a result of another run is a study only if it was named explicitly.
 
     Returns
     -------
     int
-        Exit code: 0 all well; 2 nothing to do; 3 some studies failed, lack an output that was asked for, or
+        Exit code: 0 all well; 2 nothing to do; 3 some studies failed, lack a requested output, or
         are red; 130 interrupted.
 
     Raises
@@ -201,7 +201,7 @@ def _outcomes(
 
 
 def _done_meanwhile(output: Path, plan: Plan, outcomes: dict[str, StudyOutcome]) -> dict[str, StudyOutcome]:
-    # What was just being written when the run was interrupted has been finished.
+    # Files that were being written at the interruption are complete.
     made = [s for s in plan.to_do if s.id not in outcomes and s.id not in plan.redone]
     folders = {s.id: safe_join(output, s.id) for s in made}
     return {s.id: finished(s, folders[s.id]) for s in made if read_mark(folders[s.id]) is not None}
@@ -249,7 +249,7 @@ def _refuse_other_settings(output: Path, made_by: dict[str, Any]) -> None:
         if begin["made_by"] != made_by:
             who = f"process {begin['pid']} on {begin['host']}"
             what = f"{output}: {who} is filling it with other weights or settings"
-            raise MedvitError(f"{what}; take another folder")
+            raise MedvitError(f"{what}; choose another folder")
 
 
 def _facts(outcome: StudyOutcome) -> dict[str, Any]:

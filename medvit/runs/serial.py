@@ -26,9 +26,9 @@ class SerialExecutor:
     Parameters
     ----------
     work
-        Opened here; what keeps it from opening is raised.
+        Work, which is opened here; an error in opening it is raised.
     progress
-        Told of stages and windows.
+        Display that is told of stages and windows.
     """
 
     capacity = 2
@@ -40,11 +40,11 @@ class SerialExecutor:
         self._threads = ThreadPoolExecutor(self.capacity, thread_name_prefix="study")
 
     def submit(self, study: Study) -> Future[Attempt]:
-        """Have `study` done as soon as a thread is free."""
+        """Process `study` as soon as a thread is free."""
         return self._threads.submit(attempt, self._work, study, self._progress.listen)
 
     def close(self) -> None:
-        """Let what is being written be written, and stop what is being inferred at its next window."""
+        """Let writing finish, and stop inference at its next window."""
         self._work.stop()
         self._threads.shutdown(cancel_futures=True)
 
@@ -63,20 +63,20 @@ def run_bundle(
     Parameters
     ----------
     bundle
-        From `medvit.bundles.find_bundle`.
+        Bundle from `medvit.bundles.find_bundle`.
     inputs
         Files, folders, globs or manifests.
     output_dir
-        Folder of the results; a run that was interrupted goes on here.
+        Folder of the results; an interrupted run continues here.
     resume, overwrite
-        As in `medvit.runs.run_work`.
+        Same as in `medvit.runs.run_work`.
     overrides
         Values of the configuration to replace, by identifier.
 
     Returns
     -------
     int
-        As in `medvit.runs.run_work`.
+        Same as in `medvit.runs.run_work`.
 
     Raises
     ------
@@ -88,19 +88,19 @@ def run_bundle(
 
 
 def run_studies(evaluator: StudyEvaluator, dataset: StudyDataset, output_dir: str | Path) -> int:
-    """Have the evaluator of a configuration do the studies of its dataset: the last step of its ``run``.
+    """Process a configuration's dataset with its evaluator: the last step of its ``run``.
 
     Parameters
     ----------
     evaluator, dataset
-        As the configuration built them.
+        Evaluator and dataset that the configuration built.
     output_dir
-        As in `run_bundle`.
+        Same as in `run_bundle`.
 
     Returns
     -------
     int
-        As in `medvit.runs.run_work`.
+        Same as in `medvit.runs.run_work`.
     """
     work = EvaluatorWork(evaluator, dataset, Path(output_dir).absolute())
     return _run(work, dataset.found)
@@ -118,7 +118,7 @@ def _run(work: BundleWork | EvaluatorWork, found: Found, **options: Any) -> int:
     if len(patients) > 1 and (stated.priors or stated.age is not None or stated.sex):
         raise MedvitError(
             "an earlier study, an age and a sex belong to one patient, and "
-            f"{len(patients)} were found; run each by itself"
+            f"{len(patients)} were found; run each separately"
         )
 
     def start(progress: RunProgress) -> Executor:

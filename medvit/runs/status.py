@@ -1,4 +1,4 @@
-"""Where a run stands, read from its journal while it runs or after. Imports neither torch nor monai."""
+"""The status of a run, read from its journal while it runs or after. Imports neither torch nor monai."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from medvit.runs.journal import JOURNAL, living_runs, read_events
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands.
+    """The status of a run.
 
     Parameters
     ----------
     state
-        ``"interrupted"`` when the last run ended without having come to the end.
+        ``"interrupted"`` if the last run ended early.
     total, done
         Number of studies.
     running
-        Seconds since each study was begun that is being worked on.
+        Seconds since the start of each study that is being processed.
     stages
-        Stage that each of these studies has come to.
+        Stage that each of these studies has reached.
     failed
         Cause for each study that failed.
     per_hour
-        Number of studies that the last run ended in an hour; `None` when it has ended none.
+        Studies that the last run finished per hour; `None` if it has not finished any.
     seconds_left
         Time until the end at this rate; `None` when it is not known or nothing runs.
     """
@@ -45,7 +45,7 @@ class RunStatus:
 
     @property
     def waiting(self) -> int:
-        """Studies that nobody has come to yet."""
+        """Studies that have not been begun yet."""
         return max(0, self.total - self.done - len(self.running) - len(self.failed))
 
     def as_dict(self) -> dict[str, Any]:
@@ -108,13 +108,13 @@ def read_status(output_dir: Path | str) -> RunStatus:
 def _replay(
     events: list[dict[str, Any]], alive_since: float
 ) -> tuple[dict[str, float], set[str], dict[str, str]]:
-    """Who runs since when, who is done, and why others failed, after all `events`."""
+    """Start times of running studies, finished studies, and causes of failures, after all `events`."""
     running: dict[str, float] = {}
     done: set[str] = set()
     failed: dict[str, str] = {}
     for event in events:
         study = event.get("study", "")
-        if event["event"] == "planned":  # all others are done again
+        if event["event"] == "planned":  # all others are processed again
             done = set(event["kept"])
             failed.clear()
         elif event["event"] == "started":

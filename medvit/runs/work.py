@@ -20,17 +20,17 @@ State = Literal["made", "kept", "busy", "unfit"]
 
 
 class Work(Protocol):
-    """What is done to each study. It travels to the workers before it is opened."""
+    """The work on each study. It is sent to the workers before it is opened."""
 
     output_dir: Path
-    # Modules that a worker needs, imported once for all of them.
+    # Modules that a worker needs, imported once for all workers.
     preload: tuple[str, ...]
 
     def open(self) -> None:
         """Load what all studies share, once in each worker."""
 
     def made_by(self) -> dict[str, Any]:
-        """What tells results of the same input apart: weights and settings, for JSON."""
+        """What distinguishes results of the same input: weights and settings, for JSON."""
 
     def perform(self, study: Study, outcome: StudyOutcome) -> None:
         """Fill the folder of `study` through `medvit.runs.done.study_folder` and `outcome`."""
@@ -38,14 +38,14 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of an attempt.
+    """The result of an attempt.
 
     Parameters
     ----------
     outcome
         Outcome of the study.
     state
-        ``"made"``: it was worked on; ``"kept"``: it was done already; ``"busy"``: another run is at it;
+        ``"made"``: processed; ``"kept"``: already done; ``"busy"``: another run is processing it;
         ``"unfit"``: the worker cannot do any study.
     """
 
@@ -54,7 +54,7 @@ class Attempt:
 
 
 def attempt(work: Work, study: Study, listener: Listener | None = None) -> Attempt:
-    """Do `study` unless it is done or another process is at it; whatever goes wrong is its outcome."""
+    """Do `study` unless it is done or another process has it; any failure becomes its outcome."""
 
     def heard(study_id: str, kind: str, text: str) -> None:
         journal_of(work.output_dir).note(kind, study=study_id, **{kind: text})
@@ -79,14 +79,14 @@ def attempt(work: Work, study: Study, listener: Listener | None = None) -> Attem
 
 
 def clear_lost(output_dir: Path, study_id: str) -> None:
-    """Remove what a lost worker left half-made of a study, unless another process is at it."""
+    """Remove unfinished results that a lost worker left of a study, unless another process has it."""
     with claim(output_dir, study_id) as ours:
         if ours:
             clear_leftovers(output_dir, study_id)
 
 
 def finished(study: Study, folder: Path) -> StudyOutcome:
-    """The outcome of a study that an earlier run has done, from what lies in its folder."""
+    """The outcome of a study that an earlier run has done, from the content of its folder."""
     mark = read_mark(folder) or {"outputs": {}, "made_from": {}}
     outcome = StudyOutcome(
         study.id,

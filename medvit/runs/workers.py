@@ -34,7 +34,7 @@ class Worker:
     Parameters
     ----------
     work
-        What it does; opened with its first study.
+        Work to do; opened with the first study.
     time_limit
         Seconds that a study may take, including the loading of the network with a worker's first study;
         `None` for no limit.
@@ -47,13 +47,13 @@ class Worker:
         self._pool = self._new_pool()
 
     def attempt(self, study: Study) -> Attempt:
-        """Have `study` done; a crash or a hang of the process is the outcome of this study alone."""
+        """Process `study`; a crash or a hang of the process affects the outcome of this study alone."""
         if not self._closed and not self._pool.active:  # lost between two studies
             self._end()
             self._pool = self._new_pool()
         try:
             future = self._pool.schedule(_attempt, args=(study,), timeout=self.time_limit)
-            # A pool that is stopped may leave a future for ever as it is.
+            # A stopped pool may leave a future pending for ever.
             while not wait_for([future], _PATIENCE).done:
                 if self._closed:
                     raise CancelledError
@@ -67,7 +67,7 @@ class Worker:
             return self._lost(study, WORKER_DIED, "ended its worker")
 
     def close(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process, even while it is working."""
         self._closed = True
         self._end()
 
@@ -82,7 +82,7 @@ class Worker:
         self._pool.join()
 
     def _new_pool(self) -> ProcessPool:
-        # A pool of one: with more, pebble cannot always tell whose study a worker took with it.
+        # A pool of one: with more, pebble cannot always tell which study a lost worker had.
         # The fork server has imported what is slow to import, so that a new worker is ready at once.
         context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
@@ -110,11 +110,11 @@ class LocalExecutor:
         self._threads = ThreadPoolExecutor(workers)
 
     def submit(self, study: Study) -> Future[Attempt]:
-        """Have `study` done by the next worker that is free."""
+        """Let the next free worker process `study`."""
         return self._threads.submit(self._attempt, study)
 
     def close(self) -> None:
-        """End all workers, whatever they are at."""
+        """End all workers, even while they are working."""
         for worker in self._workers:
             worker.close()
         self._threads.shutdown(cancel_futures=True)
@@ -128,7 +128,7 @@ class LocalExecutor:
 
 
 def lost(study: Study, code: str, what: str, stage: str = "") -> Attempt:
-    """The attempt of a study that took its worker with it."""
+    """The attempt at a study that ended its worker."""
     outcome = StudyOutcome(study.id, stage=cast(Stage, stage or "read"))
     outcome.fail(StudyError(code, what, path=study.path))
     return Attempt(outcome)
@@ -152,7 +152,7 @@ def _begin(work: Work) -> None:
 
 
 def _end_with_parent() -> None:
-    # A worker must not go on, and hold its claim, when its run was killed.
+    # A worker must not continue, and hold its claim, when its run was killed.
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -176,5 +176,5 @@ def _attempt(study: Study) -> Attempt:
 def _ending(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
+        return f"{name}, perhaps for lack of memory" if name == "SIGKILL" else name
     return f"exit code {exit_code}"

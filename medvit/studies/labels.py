@@ -204,7 +204,7 @@ def load_label_table(name: str | dict[str, Any]) -> LabelTable:
     file = files("medvit.studies") / "label_tables" / f"{name}.json"
     if not file.is_file():
         known = [f.name.removesuffix(".json") for f in (files("medvit.studies") / "label_tables").iterdir()]
-        raise MedvitError(f"unknown label table {name!r}{did_you_mean(name, known)}")
+        raise MedvitError(f"there is no label table named {name!r}{did_you_mean(name, known)}")
     return parse_label_table(json.loads(file.read_text()))
 
 

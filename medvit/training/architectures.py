@@ -131,7 +131,7 @@ def definition_of(network: str, size: str = "small") -> dict[str, Any]:
         If the network or the size is unknown.
     """
     if network not in _SIZES:
-        raise MedvitError(f"unknown network {network!r}; known networks are {', '.join(NETWORKS)}")
+        raise MedvitError(f"there is no network {network!r}; known networks are {', '.join(NETWORKS)}")
     sizes = {str(known): one for known, one in _SIZES[network].items()}
     if size not in sizes:
         raise MedvitError(f"--size must be one of {', '.join(sizes)}, not {size!r}")

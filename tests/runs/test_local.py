@@ -80,7 +80,7 @@ def test_resume_redoes_exactly_what_does_not_count(tmp_path: Path, capfd: pytest
     said = capfd.readouterr().err
     assert sorted(starts(work.output_dir)[times:]) == ["good1", "good2"]
     assert "Resuming: 4 done, 2 to do." in said
-    assert "again: good1: labels.bin is damaged or gone" in said
+    assert "again: good1: labels.bin is damaged or missing" in said
     assert "again: good2: it was not finished" in said
     assert {name for name, digest in tree(work.output_dir).items() if before.get(name) != digest} <= {
         ".partial-good3"
@@ -198,7 +198,7 @@ def test_a_failed_redo_says_that_earlier_results_do_not_count(tmp_path: Path) ->
     changed = make_studies(tmp_path / "in", {"a": "corrupt", "b": "ok 0 b"})
     assert run(work, changed, overwrite=True) == 3
     (failure,) = json.loads((work.output_dir / "run.json").read_text())["failures"]
-    assert "earlier results, which do not count" in failure["error"]
+    assert "earlier results, which are not valid" in failure["error"]
 
 
 def test_a_full_disk_ends_the_run_without_a_done_mark(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_run_that_is_interrupted_says_what_is_kept(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Interrupted; what is done is kept" in said and "1 of 2 studies done" in said
+    assert "Interrupted; finished studies are kept" in said and "1 of 2 studies done" in said
     assert "Traceback" not in errors
     record = json.loads((output / "run.json").read_text())
     assert [s["study"] for s in record["studies"]] == ["a"]

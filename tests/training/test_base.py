@@ -34,7 +34,7 @@ def test_names_are_taken_in_any_spelling() -> None:
     assert find_base("d-former", size="tiny").network["network"]["embed_dim"] == 24
     with pytest.raises(MedvitError, match="--size must be one of tiny, small, base, not 'huge'"):
         find_base("DFormer", size="huge")
-    with pytest.raises(MedvitError, match="unknown network 'UNet'"):
+    with pytest.raises(MedvitError, match="there is no network 'UNet'"):
         definition_of("UNet")
     with pytest.raises(MedvitError, match=r"no bundle 'unet'.*networks that can be trained: SegFormer3D"):
         find_base("unet")
