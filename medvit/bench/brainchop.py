@@ -1,4 +1,4 @@
-"""Brainchop's MeshNet: the network from its list of layers, and its way from a study to a label map."""
+"""Brainchop's MeshNet: the network from its list of layers, and the workflow from a study to a label map."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from medvit.studies.files import write_label_map
 from medvit.studies.formats import read_study
 from medvit.transforms.components import largest_components
 
-_EDGE = 256  # voxels of 1 mm that a head is put into
-_MARGIN = 18  # voxels around what is not empty
+_EDGE = 256  # grid of 1 mm voxels into which a head is placed
+_MARGIN = 18  # margin in voxels around the non-empty part
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -62,14 +62,14 @@ def mesh_net(layers: list[dict[str, Any]]) -> nn.Sequential:
 
 
 class BrainchopWork:
-    """What brainchop does to a study, as `medvit.runs.bundle_work.BundleWork` does for a bundle.
+    """Processes studies like brainchop, as `medvit.runs.bundle_work.BundleWork` does with a bundle.
 
     Parameters
     ----------
     model
         Folder with ``model.json`` and ``model.pth``.
     output_dir
-        Gets a folder with ``labels.nii.gz`` for each study.
+        Folder in which each study gets a folder with ``labels.nii.gz``.
     """
 
     def __init__(self, model: Path, output_dir: Path) -> None:
@@ -121,11 +121,11 @@ def conformed(image: Any) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:
     Returns
     -------
     box
-        What is not empty, and a margin around it.
+        Box of the non-empty part and a margin around it.
     window
-        Intensities there, float32, 0 to 1.
+        Intensities in the box, float32, 0 to 1.
     affine
-        Of the whole 256^3 voxels.
+        Affine of the whole grid of 256^3 voxels.
     """
     from nibabel.processing import conform
 

@@ -1,4 +1,4 @@
-"""Small JSON records that say what they were made from, so that what is done is not done again."""
+"""Small JSON records of results and their inputs, so that finished work is not repeated."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from medvit.studies.files import write_json
 
-FORMAT = 1  # of the records; to be raised when what they hold changes
+FORMAT = 1  # version of the records; raise it when their content changes
 
 
 def key_of(made_from: Any) -> str:
-    """A digest of what a record is made from."""
+    """A digest of the inputs of a record."""
     return hashlib.sha256(json.dumps([FORMAT, made_from], sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a bundle costs: parameters, floating-point operations, peak memory, and what it ran on."""
+"""Costs of a bundle: parameters, floating-point operations, peak memory, and the hardware used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @contextmanager
 def watched_shapes(network: nn.Module) -> Iterator[Counter[tuple[int, ...]]]:
-    """Counts the shapes of what goes through `network`."""
+    """Counts the shapes of the inputs of `network`."""
     shapes: Counter[tuple[int, ...]] = Counter()
     hook = network.register_forward_hook(lambda _, inputs, __: shapes.update([tuple(inputs[0].shape)]))
     try:
@@ -39,7 +39,7 @@ def gflops(network: nn.Module, shape: tuple[int, ...]) -> float:
     for p in wanting:
         p.requires_grad_(False)
     # Fast paths of inference call kernels that the counter does not know; with gradients enabled, networks
-    # take the plain road, and attention is written out as the two products that it is.
+    # take the plain path, and attention is computed as two explicit products.
     try:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             network(window)
@@ -50,14 +50,14 @@ def gflops(network: nn.Module, shape: tuple[int, ...]) -> float:
 
 
 def parameters(network: nn.Module) -> int:
-    """How many numbers are learnt; shared ones once."""
+    """The number of learnt parameters; shared ones count once."""
     return sum(p.numel() for p in network.parameters())
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory that this process has held, in 10^6 bytes; `None` where the system does not tell."""
+    """Peak memory of this process in 10^6 bytes; `None` if the system does not report it."""
     status = Path("/proc/self/status")
-    if status.is_file():  # of this program alone, where getrusage counts what its parent held at the fork
+    if status.is_file():  # of this program alone, whereas getrusage includes what its parent held at the fork
         peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         return int(peak[1]) * 1024 / 1e6 if peak else None
     if sys.platform == "win32":
@@ -69,12 +69,12 @@ def peak_memory_mb() -> float | None:
 
 
 def peak_gpu_memory_mb(device: torch.device) -> float | None:
-    """The most memory that tensors have held on a CUDA device, in 10^6 bytes; `None` on others."""
+    """Peak memory of tensors on a CUDA device in 10^6 bytes; `None` on other devices."""
     return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """What computes: processor, threads, and the GPU if it is one."""
+    """The hardware: processor, threads, and the GPU if one is used."""
     facts: dict[str, str | int] = {"processor": processor(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
@@ -89,6 +89,6 @@ def processor() -> str:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where the network is."""
+    """Device of the network."""
     tensors: list[Tensor] = [*network.parameters(), *network.buffers()]
     return tensors[0].device

@@ -1,4 +1,4 @@
-"""Studies with manual labels of a data set that numbers structures in its own way."""
+"""Studies with manual labels of a data set with its own numbering of structures."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def manual_studies(
     data
         A manifest (`medvit.datasets`) or a folder of images with label maps, see `own_studies`.
     protocol
-        Name or file of what the values mean (`read_protocol`); by default the one that explains all values.
+        Name or file of the protocol (`read_protocol`); by default the one that explains all values.
     cases
-        How many to take, in order of name; all by default.
+        Number of cases to take, in order of name; all by default.
 
     Raises
     ------
     MedvitError
-        If there is no case, or no single protocol fits.
+        If there are no cases, or not exactly one protocol fits.
     StudyError
         If a label map cannot be read, or holds a value that the protocol does not explain.
     """
@@ -68,7 +68,7 @@ def _cases(data: Path) -> list[LabelledCase]:
 
 
 def _study(case: LabelledCase, protocol: Protocol, present: set[int], table: LabelTable) -> BenchStudy:
-    # What no label map of the data set has is not compared; what one of them lacks is.
+    # Structures that no label map has are not compared; structures that only some lack are.
     drawn = tuple(region for region in protocol.drawn() if present & {*region.values})
     found = tuple(found_region(table, region.name) for region in drawn)
     reference = Reference(MANUAL, case.label, found, drawn)

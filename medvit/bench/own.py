@@ -53,13 +53,14 @@ def own_studies(table: LabelTable, data: Path) -> list[BenchStudy]:
     not have are not compared. In a folder without ``dataset.json``, label maps belong to images by their
     names (``case.nii.gz`` and ``case_seg.nii.gz``, or ``imagesTr/case_0000.nii.gz`` and
     ``labelsTr/case.nii.gz``), and their values are those of `table` unless a ``.json`` beside them names them
-    (`medvit.evaluation.read_regions`). Images without a label map are passed over. A structure that none of
+    (`medvit.evaluation.read_regions`). Images without a label map are skipped. A structure that none of
     the label maps has is not compared.
 
     Raises
     ------
     MedvitError
-        If there is no pair, a study has several label maps, or the manifest wants several images a study.
+        If there is no pair, a study has several label maps, or the manifest requires several images per
+        study.
     StudyError
         If a label map cannot be read, or has values without a meaning, or an image is not one file.
     """
@@ -99,7 +100,7 @@ def _listed(manifest_path: Path, table: LabelTable) -> Iterator[LabelledCase]:
         if s.name in table.by_name
     )
     if not named:
-        raise MedvitError(f"{manifest_path}: names no structure of the label table {table.name!r}")
+        raise MedvitError(f"{manifest_path}: does not name any structure of the label table {table.name!r}")
     for case in find_cases(manifest, manifest.path.parent):
         if case.label is None:
             continue
@@ -112,7 +113,7 @@ def single_image(case: Case, manifest_path: Path) -> Path:
     Raises
     ------
     MedvitError
-        If it has several.
+        If the case has several images.
     """
     if len(case.images) != 1:
         raise MedvitError(f"{manifest_path}: {case.id} has {len(case.images)} images; the bench takes one")
@@ -126,7 +127,9 @@ def paired_cases(folder: Path) -> Iterator[LabelledCase]:
     for path in (p for p in files if why_not_an_image(p.relative_to(folder))):
         name = study_name(path)
         if name in label_maps:
-            raise MedvitError(f"{path}: is one of several label maps of the study {name}; leave one of them")
+            raise MedvitError(
+                f"{path}: is one of several label maps of the study {name}; keep only one of them"
+            )
         label_maps[name] = path
     for study in find_studies(folder).studies:
         name = stem_of(study.path)
@@ -141,7 +144,7 @@ def _named(path: Path, table: LabelTable, values: set[int]) -> tuple[Region, ...
     named = tuple(r for r in named if r.name in table.by_name)
     unknown = sorted(values - {v for r in named for v in r.values})
     if unknown:
-        what = f"has values that are no structure of the table {table.name!r}: {unknown[:10]}"
+        what = f"has values that are not structures of the table {table.name!r}: {unknown[:10]}"
         do = "name its values in a .json beside it, as docs/evaluate.md says"
         raise StudyError("label-map-values", what, path=path, do=do)
     return named

@@ -13,8 +13,8 @@ from medvit.bench.row import MANUAL, Row, groups_of, structures_of
 from medvit.evaluation.summary import Agreement, Summary
 from medvit.studies.files import atomic_path
 
-_STUDIES = 20  # more are in bench.json alone
-_BUSY = 1.2  # wall over CPU time, from where a process was kept waiting
+_STUDIES = 20  # others are in bench.json only
+_BUSY = 1.2  # ratio of wall to CPU time from which a process counts as delayed
 _COLUMNS = {
     "dice": ("Dice", 3),
     "surface_dice": ("surface Dice at 1 mm", 3),
@@ -28,9 +28,9 @@ _ABOUT = {
     " structure, the mean over both.",
     synthetic.GROUP: "Heads that no bundle was trained on, imaged by synthesis in fixed contrasts and"
     " resolutions, against the label maps that they were made from. Every structure, left and right apart.",
-    MANUAL: "Heads segmented by hand, given with `--manual`; left and right together. What a rater draws is"
-    " another protocol than the one that the bundles learnt from: a peer beside them shows which part of a"
-    " difference that may be.",
+    MANUAL: "Heads segmented by hand, given with `--manual`; left and right together. Raters follow"
+    " another protocol than the one that the bundles learnt from: comparing a peer shows which part of a"
+    " difference this may explain.",
     own.GROUP: "Labelled studies given with `--data`.",
 }
 _METHOD = """
@@ -43,15 +43,16 @@ _METHOD = """
   those of `medvit evaluate`. Means are over the structures of a study, then over studies; in brackets the
   95 % bootstrap interval over studies, where there are two or more. A structure that was not found has Dice
   0 and no finite distance: it is in no mean of HD95, and is counted behind it ("missed").
-- Seconds: median of {rounds} rounds on `{study}` after one to warm up, the whole road but loading of the
+- Seconds: median of {rounds} rounds on `{study}` after one to warm up, the whole workflow except loading of
+the
   network. CPU seconds are those of all threads together. Each bundle runs in a process of its own; peak
-  memory is all that this process held, Python and libraries included.{busy}
-- GFLOPs: 10^9 multiplications and additions, counted by `torch.utils.flop_counter` on the plain road of the
+  memory is the total of this process, Python and libraries included.{busy}
+- GFLOPs: 10^9 multiplications and additions, counted by `torch.utils.flop_counter` on the plain path of the
   network, in one window and in all windows of `{study}`. Convolutions, matrix products and attention are
   counted; norms, activations, interpolation and the recurrences of state-space layers are not.
 
 ## Run it yourself
-`medvit bench brain -o OUT` needs nothing but nilearn (`pip install 'medvit[demo]'`), which brings the
+`medvit bench brain -o OUT` needs only nilearn (`pip install 'medvit[demo]'`), which brings the
 template and its tissue maps. More studies come with
 - `--atlases FOLDER`: atlases in MNI space, `bigbrain.nii.gz` and `AllenAtlas.nii.gz`, each with the names of
   its labels in a `.json` beside it;
@@ -68,15 +69,18 @@ template and its tissue maps. More studies come with
   `NAME_seg.nii.gz`) in the values of the bundles or with a `.json` of names beside them.
 
 `--bundle NAME` takes one bundle (or, with `--trust`, a folder). Studies and label maps stay in the work
-folder. What was done there with the same weights, configuration and version of medvit is not done again, so a
-new bundle costs its own time alone; remove the folder after a change of the code.
+folder. Work done there with the same weights, configuration and version of medvit is not repeated, so a
+new bundle costs only its own time; remove the folder after a change of the code.
 """
 
 
 def write_page(output_dir: Path, rows: Sequence[Row], date: str) -> None:
     """Write ``bench.md`` and ``images/bench_*.png``."""
     pictures = {
-        "bench_time.png": (draw_quality_over_time, "Mean Dice against time; areas go with parameters"),
+        "bench_time.png": (
+            draw_quality_over_time,
+            "Mean Dice against time; areas are proportional to parameters",
+        ),
         "bench_structures.png": (draw_structures, "Dice of each structure"),
         "bench_agreement.png": (draw_agreement, "Volumes against manual labels, after Bland and Altman"),
     }
@@ -124,7 +128,7 @@ def _overview(rows: Sequence[Row]) -> Iterator[str]:
     groups = groups_of(rows)
     heads = [f"Dice: {group}" for group in groups]
     heads += ["seconds", "CPU seconds", "peak memory, MB", "parameters, M"]
-    heads += ["GFLOPs a window", "GFLOPs a study", "weights, MB"]
+    heads += ["GFLOPs per window", "GFLOPs per study", "weights, MB"]
     with_gpu = any(row.cost("peak_gpu_mb") for row in rows)
     heads += ["peak GPU memory, MB"] if with_gpu else []
     yield from _table_head("bundle", heads)
@@ -218,7 +222,7 @@ def _method(rows: Sequence[Row]) -> list[str]:
 
 
 def _was_busy(row: Row) -> bool:
-    """Whether a study took longer than the processor was at work for it, and no GPU was."""
+    """Whether a study took longer than the processor time spent on it, without a GPU."""
     waited = (row.cost("seconds") or 0) > _BUSY * (row.cost("cpu_seconds") or math.inf)
     return waited and row.cost("peak_gpu_mb") is None
 

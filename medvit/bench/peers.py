@@ -1,4 +1,4 @@
-"""Published networks of others beside our bundles, each with its own preprocessing."""
+"""Published networks of others to compare with our bundles, each with its own preprocessing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STRUCTURES: Mapping[str, Mapping[str, tuple[int, ...]]] = {"brainchop": _BRAINCH
 
 @dataclass(frozen=True)
 class Peer:
-    """A published network whose files a person has.
+    """A published network whose files the user has.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def read_peer(stated: str) -> Peer:
     Raises
     ------
     MedvitError
-        If the form or the name is another one, or a file is missing.
+        If the form is wrong, the name is unknown, or a file is missing.
     """
     name, equals, folder = stated.partition("=")
     if not equals or name not in STRUCTURES:

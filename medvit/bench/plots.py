@@ -18,12 +18,12 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DPI = 130
 _AREA = 40.0  # points^2 for a million parameters
-_LEAST_SPAN = 0.1  # of Dice, so that small differences look small
-_WIDE = 6  # slowest over fastest, from where seconds are drawn on a logarithmic axis
+_LEAST_SPAN = 0.1  # range of Dice, so that small differences look small
+_WIDE = 6  # ratio of slowest to fastest from which seconds are drawn on a logarithmic axis
 
 
 def draw_quality_over_time(path: Path, rows: Sequence[Row]) -> bool:
-    """Mean Dice against time, a panel a group of studies; the area of a bubble goes with the parameters.
+    """Mean Dice against time, one panel per group of studies; bubble areas are proportional to parameters.
 
     On a CPU, time is CPU seconds, which other work on the machine does not change.
 
@@ -39,7 +39,7 @@ def draw_quality_over_time(path: Path, rows: Sequence[Row]) -> bool:
     figure = Figure(figsize=(max(5.0, 1 + 3 * len(groups)), 4), layout="constrained")
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     on_gpu = any(row.cost("peak_gpu_mb") for row in timed)
-    clock, title = ("seconds", "seconds a study") if on_gpu else ("cpu_seconds", "CPU seconds a study")
+    clock, title = ("seconds", "seconds per study") if on_gpu else ("cpu_seconds", "CPU seconds per study")
     seconds = [row.cost(clock) or math.nan for row in timed]
     for panel, group in zip(panels, groups, strict=True):
         for row in timed:
@@ -60,7 +60,7 @@ def draw_quality_over_time(path: Path, rows: Sequence[Row]) -> bool:
 
 
 def draw_structures(path: Path, rows: Sequence[Row]) -> bool:
-    """Mean Dice of each structure, left and right together, a dot a bundle, a panel a group of studies.
+    """Mean Dice per structure, left and right together, one dot per bundle and one panel per group of studies.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def draw_structures(path: Path, rows: Sequence[Row]) -> bool:
 
 
 def draw_agreement(path: Path, rows: Sequence[Row]) -> bool:
-    """Volumes against manual labels after Bland and Altman, a panel a structure.
+    """Volumes against manual labels after Bland and Altman, one panel per structure.
 
     Each dot is a study: its mean volume of both, and how much more was found than drawn. Solid lines are the
     mean difference, dashed ones its limits of agreement.

@@ -1,4 +1,4 @@
-"""`Protocol`: what the label values of a manual segmentation mean in a label table of ours."""
+"""`Protocol`: the meaning of the label values of a manual segmentation in a label table of medvit."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FOLDER = files("medvit.bench") / "protocols"
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a data set numbers what it draws.
+    """The numbering of structures in a data set.
 
     Parameters
     ----------
     title
-        For tables and messages.
+        Title for tables and messages.
     structures
-        Name in a label table to the values that make it up. A name without "left" or "right" is both sides
-        together.
+        Mapping from a name in a label table to the values that make it up. A name without "left" or "right"
+        is both sides together.
     background
         Values that have no counterpart in the label table.
     """
@@ -36,7 +36,7 @@ class Protocol:
     background: frozenset[int]
 
     def unknown(self, values: Iterable[int]) -> list[int]:
-        """Those of `values` that the protocol does not explain."""
+        """The values that the protocol does not explain."""
         known = {0, *self.background, *(v for of in self.structures.values() for v in of)}
         return sorted(set(values) - known)
 
@@ -66,12 +66,12 @@ def read_protocol(name: str | Path, table: LabelTable) -> Protocol:
         ``"neuromorphometrics"``, ``"freesurfer"``, or the path of a JSON file with ``structures`` (name in
         the label table to a value or a list of values) and, if need be, ``title`` and ``background``.
     table
-        Where the names of the structures must stand.
+        Table that must contain the names of the structures.
 
     Raises
     ------
     MedvitError
-        If there is no such protocol, or it names a structure that `table` does not have, or a value twice.
+        If the protocol is unknown, or it names a structure that `table` does not have, or a value twice.
     """
     known = installed_protocols()
     path = Path(name)
@@ -105,7 +105,7 @@ def recognise(values: Iterable[int], table: LabelTable) -> Protocol:
     Raises
     ------
     MedvitError
-        If none does, or several do.
+        If none or several do.
     """
     present = set(values)
     protocols = {name: read_protocol(name, table) for name in installed_protocols()}
@@ -113,7 +113,7 @@ def recognise(values: Iterable[int], table: LabelTable) -> Protocol:
     if len(fitting) == 1:
         return protocols[fitting[0]]
     if fitting:
-        raise MedvitError(f"the label maps fit {' and '.join(fitting)}; say which one it is with --protocol")
+        raise MedvitError(f"the label maps fit {' and '.join(fitting)}; choose one with --protocol")
     unexplained = "; ".join(f"{name}: {p.unknown(present)[:5]}" for name, p in protocols.items())
     raise MedvitError(
         f"the label maps hold values that no protocol explains ({unexplained}); "
@@ -124,5 +124,5 @@ def recognise(values: Iterable[int], table: LabelTable) -> Protocol:
 def _values(stated: int | list[int]) -> tuple[int, ...]:
     values = tuple(stated) if isinstance(stated, list) else (stated,)
     if not all(type(v) is int and 0 < v <= 65535 for v in values):
-        raise ValueError(f"{stated!r} where whole numbers from 1 to 65535 belong")
+        raise ValueError(f"{stated!r} where whole numbers from 1 to 65535 are expected")
     return values

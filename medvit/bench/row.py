@@ -1,4 +1,4 @@
-"""What the bench found out about one bundle, and the figures that tables and plots show of it."""
+"""Results of one bundle on the bench, and the figures that tables and plots show."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Row:
     Parameters
     ----------
     name, version, weights_sha256
-        The bundle.
+        Name, version and weights of the bundle.
     weights_mb
         Size of the weights file in 10^6 bytes.
     postprocessing
-        What the configuration states of it, as a digest.
+        Digest of the post-processing in the configuration.
     scores
-        By group of studies.
+        Scores by group of studies.
     costs
-        As `medvit.bench.worker` records them; ``None`` where the study that is timed failed.
+        Costs as `medvit.bench.worker` records them; ``None`` if the timed study failed.
     failures
-        Why a study has no scores, by its id.
+        Reason why a study has no scores, by its id.
     error
-        Why there is nothing at all; empty otherwise.
+        Reason why there are no results at all; empty otherwise.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Row:
         return {name: float(np.mean(values)) for name, values in sides.items()}
 
     def agreements(self, group: str) -> dict[str, Agreement]:
-        """How the volumes of each structure agree with the reference over the studies of a group."""
+        """Agreement of each structure's volumes with the reference over the studies of a group."""
         return {a.structure: a for a in agreements(self.scores.get(group, ()))}
 
     def volume_bias(self, group: str) -> dict[str, float]:
@@ -83,7 +83,7 @@ class Row:
         return {study: float(np.mean(values)) for study, values in known.items() if values}
 
     def cost(self, name: str) -> float | None:
-        """A figure of the costs; `None` where it is not known."""
+        """A figure of the costs; `None` if it is unknown."""
         return self.costs.get(name) if self.costs else None
 
 

@@ -1,4 +1,4 @@
-"""`medvit bench brain`: bundles on the same studies, each in a process of its own, and what came out."""
+"""`medvit bench brain`: bundles on the same studies, each in its own process, and their results."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from medvit.studies.files import write_json
 from medvit.studies.labels import LabelTable, load_label_table
 
 TABLE = "brain"
-TIME_LIMIT = 3600  # s, of one bundle; beyond, it hangs
+TIME_LIMIT = 3600  # seconds per bundle, after which it is considered hung
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What the bench runs on.
+    """Inputs of the bench.
 
     Parameters
     ----------
@@ -48,16 +48,16 @@ class BenchOptions:
     label_maps, held_out
         Folder of label maps to make synthetic studies from, and parts of the names of those to take.
     data
-        A manifest or folder of one's own labelled studies, see `own_studies`.
+        Manifest or folder of your own labelled studies, see `own_studies`.
     manual, protocol, manual_cases
         A manifest or folder of manually segmented studies, what their values mean, and how many of them to
         take, see `manual_studies`.
     rounds
-        How often the first study is timed, after once to warm up.
+        Number of times that the first study is timed, after one warm-up.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     date
-        For the page; empty to leave it out.
+        Date on the page; empty to omit it.
     """
 
     atlases: Path | None = None
@@ -85,21 +85,21 @@ def bench_brain(
     peers: Sequence[Peer] = (),
     work_dir: Path | None = None,
 ) -> int:
-    """Run brain bundles on the same studies and write what came out.
+    """Run brain bundles on the same studies and write the results.
 
     Parameters
     ----------
     output_dir
-        Gets ``bench.md``, ``bench.csv``, ``bench.json`` and ``images/bench_*.png``.
+        Folder for ``bench.md``, ``bench.csv``, ``bench.json`` and ``images/bench_*.png``.
     options
-        What to run on; by default the ICBM template alone.
+        Inputs; by default the ICBM template alone.
     bundles
-        By default those installed that write the label table "brain".
+        Bundles to compare; by default all installed ones that write the label table "brain".
     peers
-        Published networks to run beside them, where they have the structures.
+        Published networks to compare, where they have the structures.
     work_dir
-        Studies, label maps and records go here (default: ``output_dir/bench_work``); what they show to be
-        done with the same weights, configuration and version of medvit is not done again.
+        Folder for studies, label maps and records (default: ``output_dir/bench_work``); work recorded with
+        the same weights, configuration and version of medvit is not repeated.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def bench_brain(
     Raises
     ------
     MedvitError
-        If there is no bundle or no study, or an input cannot be used.
+        If there are no bundles or no studies, or an input cannot be used.
     """
     options = options or BenchOptions()
     bundles = brain_bundles() if bundles is None else bundles
@@ -134,14 +134,14 @@ def bench_brain(
 def bench_one(
     contender: Bundle | Peer, studies: Sequence[BenchStudy], folder: Path, options: BenchOptions
 ) -> Row:
-    """The row of one bundle or peer; what fails is in it with its reason.
+    """The row of one bundle or peer, including failures and their reasons.
 
     Parameters
     ----------
     studies
-        The first one is timed.
+        Studies to run; the first one is timed.
     folder
-        Absolute; gets the label maps and records of this one.
+        Absolute path of the folder for label maps and records of this bundle.
     """
     name, version, is_peer = contender.name, contender.version, isinstance(contender, Peer)
     if not contender.weights.is_file():
@@ -178,7 +178,7 @@ def bench_one(
     scores, failures = _scores(studies, keys, folder, error)
     costs = read_record(folder / "costs.json", cost_key)
     if costs is None and studies[0].id not in failures:
-        failures[studies[0].id] = f"its costs are not known: {error}"
+        failures[studies[0].id] = f"its costs are unknown: {error}"
     return Row(
         name,
         version,
@@ -203,7 +203,7 @@ def _check(bundles: Sequence[Bundle], options: BenchOptions) -> None:
         if bundle.facts.get("labels") != TABLE:
             raise MedvitError(f"bundle {bundle.name} does not write the label table {TABLE!r}")
     if options.rounds < 1:
-        raise MedvitError(f"there must be one round of timing at least, not {options.rounds}")
+        raise MedvitError(f"there must be at least one round of timing, not {options.rounds}")
 
 
 def _studies(table: LabelTable, options: BenchOptions, folder: Path, console: Console) -> list[BenchStudy]:
@@ -233,19 +233,19 @@ def _label_map(folder: Path, study: str) -> Path:
 
 
 def _in_own_process(request: dict[str, Any], folder: Path) -> str:
-    """Run the worker; why it ended before its time, or nothing."""
+    """Run the worker; the reason why it ended early, or nothing."""
     write_json(folder / "request.json", request)
     command = [sys.executable, "-m", "medvit.bench.worker", str(folder / "request.json")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
     except subprocess.TimeoutExpired:
-        return f"was not done after {TIME_LIMIT} s"
+        return f"was not finished after {TIME_LIMIT} s"
     if done.returncode < 0:
         return f"was ended by signal {-done.returncode}" + (
             " (out of memory?)" if done.returncode == -9 else ""
         )
     last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-    return (without_folders(last[0]) if last else "ended without a word") if done.returncode else ""
+    return (without_folders(last[0]) if last else "ended without a message") if done.returncode else ""
 
 
 def _scores(
@@ -268,7 +268,7 @@ def _scores(
 
 
 def _compared(study: BenchStudy, folder: Path) -> dict[str, StudyScores]:
-    """As `compare`; remembered for the same label maps."""
+    """Same as `compare`, but cached for the same label maps."""
     label_map, record = _label_map(folder, study.id), folder / f"{study.id}.scores.json"
     compared_with = [[r.group, sha256_of(r.path), repr((r.found, r.drawn))] for r in study.references]
     key = key_of([sha256_of(label_map), compared_with, __version__])
@@ -281,7 +281,7 @@ def _compared(study: BenchStudy, folder: Path) -> dict[str, StudyScores]:
 
 
 def without_folders(text: str) -> str:
-    """`text` with files by their names alone: a table is no place for the folders of a machine."""
+    """`text` with files by name only: a table must not show the folders of a machine."""
     return re.sub(r"(?:\b[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+", "", text)
 
 

@@ -1,4 +1,4 @@
-"""What the bench runs on: studies, and the references that their label maps are compared with."""
+"""Inputs of the bench: studies, and the references with which their label maps are compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Reference:
     Parameters
     ----------
     group
-        Heading under which its scores are summed up.
+        Heading under which its scores are summarised.
     path
         The label map, on the grid of the study.
     found, drawn
@@ -36,16 +36,16 @@ class Reference:
 
 @dataclass(frozen=True)
 class BenchStudy:
-    """A study that every bundle is run on.
+    """A study on which every bundle is run.
 
     Parameters
     ----------
     id
-        Safe as the name of a folder.
+        Id that is safe as a folder name.
     image
-        Its file.
+        Path of its file.
     references
-        What its label map is compared with.
+        References to compare its label map with.
     """
 
     id: str
@@ -82,7 +82,7 @@ def _mean_scores(study: str, several: Sequence[StudyScores]) -> StudyScores:
         those = [scores for scores in several if name in scores.values]
         merged.presence[name] = those[0].presence[name]
         values = {m: [s.values[name][m] for s in those] for m in those[0].values[name]}
-        # The bench counts how far a volume is off, in which too large and too small do not cancel.
+        # The bench uses the absolute volume error, in which too large and too small do not cancel.
         values["volume_off_percent"] = [abs(v) for v in values["volume_error_percent"]]
         merged.values[name] = {m: float(np.mean(v)) for m, v in values.items()}
     return merged

@@ -19,24 +19,24 @@ from medvit.studies.labels import LabelTable
 from medvit.studies.study import Grid
 
 GROUP = "synthetic, held out"
-_FIELD_OF_VIEW = (160, 192, 160)  # mm, around the brain
+_FIELD_OF_VIEW = (160, 192, 160)  # margin around the brain in mm
 _SEED = 20
-# What would remove a part of the reference, or is no property of the recipe.
+# Settings that would remove a part of the reference, or that are not part of the recipe.
 _NOT = ("skull_strip", "deface", "crop", "wrap", "thick_slices", "ringing", "motion", "zero")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a head is imaged.
+    """Acquisition of a head.
 
     Parameters
     ----------
     contrast
-        Of `medvit.synthesis`: ``"T1"``, ``"T2"``, ``"PD"`` or ``"FLAIR"``.
+        Contrast of `medvit.synthesis`: ``"T1"``, ``"T2"``, ``"PD"`` or ``"FLAIR"``.
     spacing
-        In mm, within a slice.
+        Spacing in mm within a slice.
     thickness
-        Slices, from feet to head, are this many times as thick.
+        Ratio of the slice thickness, from feet to head, to `spacing`.
     """
 
     contrast: str
@@ -45,7 +45,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """Such as ``T2_1x1x5mm``."""
+        """Name such as ``T2_1x1x5mm``."""
         return f"{self.contrast}_{self.spacing:g}x{self.spacing:g}x{self.spacing * self.thickness:g}mm"
 
 
@@ -69,14 +69,14 @@ def synthetic_studies(
     label_maps
         Folder of NIfTI label maps with FreeSurfer's labels, 1 mm.
     folder
-        Gets the images and label maps.
+        Folder for the images and label maps.
     held_out
         Parts of the names of the label maps to take, which no bundle was trained on.
 
     Raises
     ------
     StudyError
-        If there is no such label map, or one cannot be used.
+        If there are no such label maps, or one cannot be used.
     """
     from medvit.synthesis import find_label_maps
 
@@ -112,7 +112,7 @@ def _make(label_map: Path, recipe: Recipe, seed: int, image_path: Path, labels_p
     image, labels = (
         v[0].numpy() for v in Synthesizer(anatomy, settings)(read_head_map(label_map, anatomy), generator)
     )
-    # A thick slice averages what it holds; what is drawn on it is what its middle shows.
+    # A thick slice averages its content, but the labels drawn on it follow its middle.
     n = recipe.thickness
     image = image.reshape(*image.shape[:2], -1, n).mean(axis=-1)
     labels = labels[..., n // 2 :: n]

@@ -1,4 +1,4 @@
-"""The figures of the bench as CSV, a line a bundle, and as JSON, with every structure and study."""
+"""The figures of the bench as CSV, one line per bundle, and as JSON, with every structure and study."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COSTS = (
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """A line for each bundle; what is not known is empty."""
+    """One line per bundle; unknown values are empty."""
     lines = [_line(row, groups_of(rows)) for row in rows]
     with atomic_path(path) as partial:
         partial.write_text(csv_text(lines), encoding="utf-8")
@@ -61,7 +61,7 @@ def _entry(row: Row) -> dict[str, Any]:
 
 
 def _by_structure(row: Row, group: str) -> dict[str, Any]:
-    """Of each structure and metric the mean over studies, and the bounds of its interval."""
+    """For each structure and metric, the mean over studies and the bounds of its interval."""
     found: dict[str, Any] = {}
     for s in row.summaries[group]:
         if s.metric in METRICS:
@@ -71,7 +71,7 @@ def _by_structure(row: Row, group: str) -> dict[str, Any]:
 
 
 def _volumes(row: Row, group: str) -> dict[str, Any]:
-    """Of each structure the mean error in percent, and in ml the bias with its limits of agreement."""
+    """For each structure, the mean error in percent, and the bias in ml with its limits of agreement."""
     bias = row.volume_bias(group)
     return {
         name: {

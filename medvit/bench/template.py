@@ -1,4 +1,4 @@
-"""The one real head that anybody has at hand: the ICBM 2009a T1 template, its tissue maps, and atlases."""
+"""The one real head available to everybody: the ICBM 2009a T1 template, its tissue maps, and atlases."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def template_study(table: LabelTable, folder: Path, atlases: Path | None = None)
     table
         The label table "brain".
     folder
-        Gets the references on the template's grid.
+        Folder for the references on the template's grid.
     atlases
         Folder with ``bigbrain.nii.gz`` or ``AllenAtlas.nii.gz`` in MNI space, each with its ``.json`` of
-        label names; other files are passed over.
+        label names; other files are ignored.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One bundle or peer of the bench in a process of its own: ``python -m medvit.bench.worker REQUEST.json``."""
+"""One bundle or peer of the bench in its own process: ``python -m medvit.bench.worker REQUEST.json``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(request_path: str) -> int:
     Returns
     -------
     int
-        0, or 1 when the bundle cannot go on; why stands as the last line on stderr.
+        0, or 1 if the bundle cannot continue; the last line on stderr gives the reason.
     """
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     path, folder = Path(request["path"]), Path(request["folder"])
@@ -50,7 +50,7 @@ def main(request_path: str) -> int:
 
 
 class Work(Protocol):
-    """What loads a network once and segments one study after another."""
+    """Loads a network once and segments one study after another."""
 
     @property
     def network(self) -> nn.Module:
@@ -60,7 +60,7 @@ class Work(Protocol):
         """Load the network."""
 
     def perform(self, study: Study, outcome: StudyOutcome) -> None:
-        """Segment `study` and write its label map; what becomes of it is noted in `outcome`."""
+        """Segment `study` and write its label map; the result is noted in `outcome`."""
 
 
 def _work(work: Work, folder: Path, request: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def _perform(work: Work, study: Study) -> StudyOutcome:
 
 
 def _time(work: Work, study: Study, rounds: int) -> dict[str, Any]:
-    """What `study` costs, done `rounds` times; once before has warmed up what there is to warm up."""
+    """Costs of `study`, measured `rounds` times after a warm-up run."""
     times, cpu_times = [], []
     for _ in range(rounds):
         started = time.process_time()

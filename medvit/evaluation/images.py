@@ -22,15 +22,15 @@ def measure_images(pair: Pair, window: tuple[float, float]) -> StudyScores:
     Parameters
     ----------
     window
-        Lowest and highest value that count, as (-160, 240) HU. For PSNR, SSIM and RMSE both images are cut
-        off there, as published tables of CT are made; bias is of the values as they are.
+        Lowest and highest value that count, such as (-160, 240) HU. For PSNR, SSIM and RMSE both images are
+        cut off there, as published tables of CT are made; bias is of the values as they are.
 
     Returns
     -------
     StudyScores
         SSIM is the mean over slices along the third axis; NRMSE and HFEN count the foreground alone, which is
-        above a tenth of the window, since air without error would flatter; ``bias`` is the mean over
-        homogeneous blocks, and ``bias_p95`` what 95 % of these stay below.
+        above a tenth of the window, because air without error would inflate the scores; ``bias`` is the mean
+        over homogeneous blocks, and ``bias_p95`` what 95 % of these stay below.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def measure_images(pair: Pair, window: tuple[float, float]) -> StudyScores:
     except ValueError as error:
         raise StudyError("image-too-small", str(error), path=pair.prediction, do="leave it out") from error
     biases = block_biases(restored, reference, window=window)
-    # From the bottom of the window, so that HU and magnitudes are measured alike.
+    # Measured from the bottom of the window, so that HU and magnitudes are treated alike.
     ours, theirs, foreground = a - low, b - low, b > low + _FOREGROUND * (high - low)
     values = {
         "psnr_db": psnr(a, b, data_range=high - low),

@@ -31,7 +31,7 @@ LEAST_PROBABILITY = 0.01
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure.
+    """Options of an evaluation.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ class Options:
     centreline
         Score centre-lines as well.
     probabilities
-        The predictions are probability maps: score their calibration as well.
+        Predictions are probability maps: score their calibration as well.
     window
-        The pairs are images, not label maps, compared within these values (in HU for CT).
+        Pairs are images, not label maps, compared within these values (in HU for CT).
     ignore
-        The value in references of voxels that nobody labelled, which are not compared.
+        Value of unlabelled voxels in references, which are not compared.
     """
 
     tolerance: float = 1.0
@@ -59,20 +59,20 @@ class Options:
 
 @dataclass(frozen=True)
 class StudyScores:
-    """What was measured in one study.
+    """Measurements of one study.
 
     Parameters
     ----------
     study
-        Its name.
+        Name of the study or structure.
     presence
-        Of each structure: ``"both"``, ``"prediction"``, ``"reference"`` or ``"neither"``.
+        For each structure: ``"both"``, ``"prediction"``, ``"reference"`` or ``"neither"``.
     values
-        Of each structure: metric to value; ``nan`` where undefined, infinite where one side is empty.
+        For each structure, metric to value; ``nan`` where undefined, infinite where one side is empty.
     notes
-        What a person should know, in sentences.
+        Notes for the user, in sentences.
     reliability
-        Of each structure, where the prediction is a probability map.
+        Reliability of each structure, where the prediction is a probability map.
     """
 
     study: str
@@ -94,15 +94,15 @@ def measure_pair(
     Parameters
     ----------
     regions
-        What to compare. By default what the names beside the reference or the prediction say or the
+        Structures to compare. By default what the names beside the reference or the prediction say or the
         segments of a DICOM segmentation are, or else every value that occurs in either.
     drawn
-        The same structures by their values in the reference, where these are others.
+        The same structures by their values in the reference, where these differ.
 
     Raises
     ------
     StudyError
-        If a label map cannot be read or is none, the two lie on different grids, or share no structure.
+        If a label map cannot be read or is not valid, the two lie on different grids, or share no structure.
     """
     read = read_probabilities if options.probabilities else read_side
     prediction, reference = on_one_grid(read(pair.prediction), read_side(pair.reference))
@@ -139,7 +139,7 @@ def measure_pair(
 
 
 def _regions_known(prediction: Side, reference: Side) -> tuple[Region, ...]:
-    """What files themselves say: names beside them or of segments, or else every value that occurs."""
+    """The structures that files themselves state: by names beside them or of segments, or else all values."""
     sides = (reference, prediction)
     if named := next((side.names or side.segments for side in sides if side.names or side.segments), ()):
         for side in sides:
@@ -151,7 +151,7 @@ def _regions_known(prediction: Side, reference: Side) -> tuple[Region, ...]:
 
 
 def _nameless(side: Side, regions: Regions) -> set[int]:
-    """The values of a label map that neither its own names nor `regions` have."""
+    """The values of a label map that neither its own names nor `regions` include."""
     named = [*side.segments, *side.names, *(region for region in regions if region)]
     return side.values - {value for region in named for value in region.values}
 
@@ -176,7 +176,7 @@ def _check_named(prediction: Side, ours: Regions, reference: Side, theirs: Regio
 
 
 def _without(ignore: int, prediction: Side, reference: Side) -> tuple[Side, Side]:
-    """Both sides with background where the reference says that nobody labelled a voxel."""
+    """Both sides with background in the unlabelled voxels of the reference."""
     ignored = reference.label_map == ignore
     sides = (replace(s, label_map=np.where(ignored, 0, s.label_map)) for s in (prediction, reference))
     ours, theirs = sides
@@ -207,7 +207,7 @@ def _not_in_both(prediction: Side, ours: Regions, reference: Side, theirs: Regio
 
 
 def _reliability(probabilities: np.ndarray, region: Region, reference: np.ndarray) -> Reliability:
-    # A choice by probability alone; one by the reference would make every low probability look wrong.
+    # Selected by probability alone; selecting by the reference would make every low probability look wrong.
     channels = [value for value in region.values if value < len(probabilities)]
     p = probabilities[channels].sum(axis=0).clip(0, 1)
     asked = p >= LEAST_PROBABILITY
@@ -215,7 +215,7 @@ def _reliability(probabilities: np.ndarray, region: Region, reference: np.ndarra
 
 
 def _measure(prediction: np.ndarray, reference: np.ndarray, grid: Grid, options: Options) -> dict[str, float]:
-    # Growing lesions takes room around them; all else lies in the box that holds both.
+    # Growing lesions needs space around them; all else lies in the box that holds both.
     box = common_box(prediction, reference)
     a, b = prediction[box], reference[box]
     steps = grid.affine[:3, :3]

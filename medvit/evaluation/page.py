@@ -18,7 +18,7 @@ from medvit.reports.language import load_language
 from medvit.studies.files import atomic_path
 from medvit.studies.found import LeftOut, Refused
 
-# Title, unit and decimals of what the page shows; all else is in the CSV and JSON files.
+# Title, unit and decimals of the metrics on the page; all others are in the CSV and JSON files.
 SHOWN = {
     "dice": ("Dice", "", 3),
     "surface_dice": ("Surface Dice", "", 3),
@@ -157,7 +157,7 @@ def _value(scores: StudyScores, structure: str, metric: str) -> float | None:
 
 
 def _bland_altman(agreement: Agreement) -> dict[str, Any]:
-    """Differences over means in a drawing 240 wide and 140 high, zero always in sight."""
+    """Differences over means in a drawing 240 wide and 140 high, zero always visible."""
     means, differences = agreement.mean_ml, agreement.difference_ml
     limits = [v for v in (agreement.low, agreement.high) if math.isfinite(v)]
     reach = 1.1 * max(float(np.abs(differences).max()), *map(abs, limits), 1e-6)

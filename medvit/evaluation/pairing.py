@@ -1,4 +1,4 @@
-"""Which prediction belongs to which reference, told by the name of the study."""
+"""Pairing of predictions and references by the name of the study."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvit.studies.files import safe_name
 from medvit.studies.formats import IMAGE_SUFFIXES, READABLE, format_of
 from medvit.studies.found import LeftOut, Refused
 
-# What nnU-Net adds to the name of a study's first channel, by which a run may have named its result.
+# Suffix of nnU-Net for a study's first channel, by which a run may have named its result.
 _FIRST_CHANNEL = "_0000"
 # The name of every restored image that a run writes.
 _RESTORED = "image"
@@ -35,11 +35,11 @@ class Pairing:
     Parameters
     ----------
     pairs
-        In the order of their names.
+        Pairs in the order of their names.
     refused
         References without a prediction, and studies with several label maps on one side.
     left_out
-        What was seen and not taken, by choice.
+        Files that were found and deliberately not used.
     """
 
     pairs: tuple[Pair, ...] = ()
@@ -58,7 +58,7 @@ def find_pairs(prediction: Path | str, reference: Path | str, *, images: bool = 
     Parameters
     ----------
     prediction, reference
-        Each a file or a folder, which is searched to the bottom.
+        Files or folders; folders are searched recursively.
     images
         Pair images, restored ones and their references: what is named as a label map is left out then, and
         ``image.nii.gz``, as a run writes it, is known by its folder.
@@ -66,7 +66,7 @@ def find_pairs(prediction: Path | str, reference: Path | str, *, images: bool = 
     Raises
     ------
     StudyError
-        If one does not exist, or is a file but no NIfTI, NRRD, MetaImage or DICOM segmentation.
+        If one does not exist, or is a file other than NIfTI, NRRD, MetaImage or DICOM segmentation.
     """
     sides = [Path(str(side)) for side in (prediction, reference)]
     if all(side.is_file() for side in sides):
@@ -155,8 +155,8 @@ def _file(path: Path, image: bool) -> Path:
 
 def _fault(name: str, predictions: list[Path], references: list[Path]) -> StudyError:
     if not predictions:
-        what, do = "has no prediction of its name", "run the study, or take its reference out"
+        what, do = "has no prediction of its name", "run the study, or remove its reference"
         return StudyError("no-prediction", what, path=references[0], do=do)
     several = predictions if len(predictions) > 1 else references
     what = f"is one of {len(several)} label maps of the study {name}"
-    return StudyError("several-label-maps", what, path=several[0], do="leave one of them")
+    return StudyError("several-label-maps", what, path=several[0], do="keep only one of them")

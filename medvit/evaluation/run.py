@@ -52,12 +52,12 @@ def evaluate(
     prediction, reference
         Files or folders, paired as `find_pairs` says.
     output_dir
-        Gets ``evaluation.csv`` (a line for each structure of each study), ``evaluation.json`` and
-        ``evaluation.html``. Without it the table is printed and nothing written.
+        Folder for ``evaluation.csv`` (a line for each structure of each study), ``evaluation.json`` and
+        ``evaluation.html``. Without it the table is printed and nothing is written.
     labels
-        As `read_regions`; by default the names beside the label maps, or else their values.
+        Argument of `read_regions`; by default the names beside the label maps, or else their values.
     options
-        What to measure.
+        Options of the evaluation.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def _write(
     with atomic_path(output / "evaluation.csv") as partial:
         partial.write_text(csv_text(_lines(scores, refused)), encoding="utf-8")
     content = _content(scores, summaries, refused, left_out, options)
-    # JSON has neither NaN nor infinity; which of them null stands for, `presence` tells.
+    # JSON has neither NaN nor infinity; `presence` tells which of them null stands for.
     write_json(output / "evaluation.json", plain(content))
     write_page(output / "evaluation.html", scores, summaries, refused, left_out, options)
 
@@ -192,5 +192,5 @@ def _show(
 
 
 def _figure(value: float, digits: int) -> str:
-    """A mean; of a structure that no study has on both sides, the distance is infinite."""
+    """A mean as text; the distance is infinite for a structure that no study has on both sides."""
     return "-" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.{digits}f}"

@@ -15,12 +15,12 @@ from medvit.studies.formats import format_of, read_header, read_label_map, read_
 from medvit.studies.grids import SAME_VOXEL, describe, joint_grid, place, same_voxels
 from medvit.studies.study import Grid
 
-# What a side has of the structures to compare; None for those that it does not describe.
+# Structures of a side to compare; None for those that it does not describe.
 Regions = Sequence[Region | None]
 
-# How far from 1 the probabilities of a voxel may sum, as those kept in half precision do.
+# Tolerance of the sum of a voxel's probabilities around 1, for those stored in half precision.
 _ROUNDING = 0.02
-# Segmentations that reach over more than this many times their own voxels are of different places.
+# Segmentations that reach over more than this many times their own voxels cover different regions.
 _FAR_APART = 8
 
 
@@ -31,15 +31,15 @@ class Side:
     Parameters
     ----------
     path
-        Its file.
+        File of the label map or image.
     label_map
         (X, Y, Z) uint16.
     grid
-        Where it lies.
+        Grid of the label map.
     segments
-        What a DICOM segmentation says of its values; empty for other formats.
+        Segments of a DICOM segmentation; empty for other formats.
     names
-        What the ``.json`` beside a label map says of its values; empty where there is none.
+        Names of the values from the ``.json`` beside a label map; empty if there is none.
     probabilities
         (C, X, Y, Z) float32, C being the values of the label map from 0 on, where they are known.
     """
@@ -53,7 +53,7 @@ class Side:
 
     @cached_property
     def values(self) -> set[int]:
-        """Those that occur, but 0."""
+        """The values that occur, except 0."""
         return {int(value) for value in np.flatnonzero(np.bincount(self.label_map.flat))} - {0}
 
 
@@ -63,7 +63,7 @@ def read_side(path: Path) -> Side:
     Raises
     ------
     StudyError
-        If it cannot be read, or is no label map.
+        If it cannot be read, or is not a label map.
     """
     from medvit.studies.dicom.seg import read_segmentation
 
@@ -129,7 +129,7 @@ def on_one_grid(prediction: Side, reference: Side) -> tuple[Side, Side]:
     Raises
     ------
     StudyError
-        If the voxels of one are not those of the other.
+        If the voxels of the two sides differ.
     """
     if not (prediction.segments or reference.segments):
         return _turned(prediction, reference.grid), reference

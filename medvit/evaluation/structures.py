@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from medvit.studies.dicom.seg import Segment
 
 
-IGNORE = "ignore"  # nnU-Net's name of the value of voxels that nobody labelled
+IGNORE = "ignore"  # nnU-Net's name for the value of unlabelled voxels
 
 
 @dataclass(frozen=True)
 class Region:
-    """A structure, or several that are compared as one, such as a whole tumour.
+    """A structure, or several that are compared together, such as a whole tumour.
 
     Parameters
     ----------
     name
-        As tables and files have it.
+        Name as in tables and files.
     values
-        In the label map.
+        Values in the label map.
     code
         Coding scheme, code and side, where a public scheme has one for it; empty otherwise.
     """
@@ -64,7 +64,7 @@ def read_regions(table: str | Path) -> tuple[Region, ...]:
     Raises
     ------
     MedvitError
-        If there is no such table, or it cannot be understood.
+        If the table does not exist, or cannot be understood.
     """
     path = Path(str(table))
     if not path.is_file():
@@ -88,7 +88,7 @@ def _regions_of_manifest(path: Path) -> tuple[Region, ...]:
     """The structures of a data set in the values of its files, and what it scores together."""
     manifest = read_manifest(path)
     if manifest.labels is None:
-        raise MedvitError(f"{path}: names no structure")
+        raise MedvitError(f"{path}: does not name any structure")
     found = [
         replace(r, values=(s.file_value,))
         for r, s in zip(regions_of_table(manifest.labels), manifest.labels, strict=True)
@@ -99,13 +99,13 @@ def _regions_of_manifest(path: Path) -> tuple[Region, ...]:
 
 
 def regions_beside(path: Path) -> tuple[Region, ...]:
-    """The names that stand beside a label map that medvit wrote; empty where there are none."""
+    """The names beside a label map that medvit wrote; empty if there are none."""
     beside = path.with_name(f"{stem_of(path)}.json")
     return read_regions(beside) if beside.is_file() else ()
 
 
 def regions_of_values(values: set[int]) -> tuple[Region, ...]:
-    """A region for each value, where nothing is known of names."""
+    """A region for each value, where names are unknown."""
     return tuple(Region(f"label {value}", (value,)) for value in sorted(values - {0}))
 
 
@@ -135,7 +135,7 @@ def _plain(name: str) -> str:
 
 
 def _code(code: Code, side: str) -> str:
-    # Private codes are made from names, and say no more than these.
+    # Private codes are made from names, and contain no more information.
     return "" if code.scheme.startswith("99") else f"{code.scheme} {code.value} {side}"
 
 
@@ -151,9 +151,9 @@ def _parse(labels: dict[str, Any]) -> tuple[Region, ...]:
     for name, value in labels.items():
         values = tuple(value) if isinstance(value, list) else (value,)
         if not values or not all(type(v) is int and 0 <= v <= 65535 for v in values):
-            raise ValueError(f"{name!r} has {value!r} where values from 0 to 65535 belong")
+            raise ValueError(f"{name!r} has {value!r} where values from 0 to 65535 are expected")
         if values != (0,):
             regions.append(Region(name, values))
     if not regions:
-        raise ValueError("it names no structure")
+        raise ValueError("it does not name any structure")
     return tuple(regions)

@@ -1,4 +1,4 @@
-"""What the scores of many studies come down to: means with bootstrap intervals, and agreement of volumes."""
+"""Summary of the scores of many studies: means with bootstrap intervals, and agreement of volumes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class Summary:
     Parameters
     ----------
     structure, metric
-        What was measured.
+        Structure and metric that were measured.
     studies
-        How many have a finite value, which the mean is over.
+        Number of studies with a finite value, which the mean includes.
     one_sided
-        How many have an infinite distance, for the structure is on one side only; in no mean, but the median.
+        Number of studies with an infinite distance, because the structure is on one side only; the median
+        includes them, the mean does not.
     mean, median
-        Mean and median of the metric; infinite where some studies have an infinite value and none a finite.
+        Mean and median of the metric; infinite where some values are infinite and none is finite.
     low, high
         95 % confidence interval of the mean by bootstrap over studies; ``nan`` for fewer than two.
     """
@@ -51,7 +52,7 @@ class Agreement:
     Parameters
     ----------
     structure
-        Its name.
+        Name of the study or structure.
     mean_ml, difference_ml
         (studies,) mean of both volumes, and prediction minus reference; studies without the structure on
         either side are left out.
@@ -80,14 +81,15 @@ class Agreement:
 def summarise(scores: Sequence[StudyScores], *, seed: int = 0) -> list[Summary]:
     """Every metric of every structure, and of the mean over each study's structures.
 
-    Studies are resampled as a whole (percentile bootstrap), for structures of one study depend on each other.
+    Studies are resampled as a whole (percentile bootstrap), because structures of one study depend on each
+    other.
     """
     if not scores:
         return []
     structures, metrics, values = _table(scores)
     finite = np.where(np.isfinite(values), values, np.nan)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN, as they should be
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no values is NaN, as intended
         finite = np.concatenate([finite, np.nanmean(finite, axis=1, keepdims=True)], axis=1)
         means, (low, high) = np.nanmean(finite, axis=0), _intervals(finite, seed)
         medians = np.nanmedian(np.concatenate([values, finite[:, -1:]], axis=1), axis=0)
@@ -153,7 +155,7 @@ def _intervals(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     studies = len(values)
     columns = values.reshape(studies, -1)
     known = np.isfinite(columns)
-    # How often each study is drawn in each resample.
+    # Number of times that each study is drawn in each resample.
     times = np.random.default_rng(seed).multinomial(studies, np.full(studies, 1 / studies), RESAMPLES)
     drawn = times.astype(np.float64)
     means = (drawn @ np.where(known, columns, 0)) / (drawn @ known)

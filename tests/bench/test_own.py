@@ -72,7 +72,7 @@ def test_a_series_of_many_files_is_refused(tmp_path: Path) -> None:
 def test_names_beside_a_label_map(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz", 100)
     save(tmp_path / "a_seg.nii.gz", 7)
-    with pytest.raises(MedvitError, match=r"a_seg.*no structure of the table 'brain'.*77") as caught:
+    with pytest.raises(MedvitError, match=r"a_seg.*not structures of the table 'brain'.*77") as caught:
         save(tmp_path / "a_seg.nii.gz", 77)
         own_studies(TABLE, tmp_path)
     assert "name its values" in str(caught.value)
