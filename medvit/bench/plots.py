@@ -60,7 +60,7 @@ def draw_quality_over_time(path: Path, rows: Sequence[Row]) -> bool:
 
 
 def draw_structures(path: Path, rows: Sequence[Row]) -> bool:
-    """Mean Dice per structure, left and right together, one dot per bundle and one panel per group of studies.
+    """Mean Dice per structure, left and right together: one dot per bundle, one panel per group.
 
     Returns
     -------
