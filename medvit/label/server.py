@@ -99,8 +99,6 @@ def make_app(token: str, host: str, origins: Sequence[str] = ()) -> Any:
         datastore,
         info,
         model,
-        ohif,
-        proxy,
         scoring,
         session,
         train,
@@ -108,6 +106,7 @@ def make_app(token: str, host: str, origins: Sequence[str] = ()) -> Any:
     from monailabel.interfaces.utils.app import app_instance
 
     from medvit.label.endpoints import bundle_router, infer_router, login_router, logs_router
+    from medvit.label.viewer import viewer_router
 
     instance = app_instance()
     instance.check_weights()
@@ -118,6 +117,7 @@ def make_app(token: str, host: str, origins: Sequence[str] = ()) -> Any:
         instance.on_init_complete()
         yield
         _stop_tasks()
+        instance.datastore().close()
 
     app = FastAPI(title="medvit", description=instance.description, docs_url="/", lifespan=lifespan)
     app.include_router(login_router(token))
@@ -131,8 +131,7 @@ def make_app(token: str, host: str, origins: Sequence[str] = ()) -> Any:
         # Weights change by training alone; what is uploaded would be opened without a check.
         if route.methods == {"GET"}:
             app.router.routes.append(route)
-    for module in (ohif, proxy):
-        app.include_router(module.router)
+    app.include_router(viewer_router)
     _answer_errors(app)
     app.middleware("http")(_guard(token, host, origins))
     if origins:

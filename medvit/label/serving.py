@@ -15,6 +15,7 @@ from medvit.bundles import Bundle, OpenBundle, Result, open_bundle, segment
 from medvit.bundles.segmentation import prepare, read
 from medvit.errors import MedvitError, StudyError
 from medvit.inference import StreamingWindowInferer
+from medvit.inference.engine import WindowEngine
 from medvit.label.errors import RequestError, not_found
 from medvit.label.tables import label_table
 from medvit.label.versions import Versions, is_better
@@ -94,7 +95,8 @@ class ServedBundle:
         if key not in self._kept:
             made = self._open(bundle, overrides)
             try:
-                made.part("inferer")
+                inferer: WindowEngine = made.part("inferer")
+                inferer.plan(inferer.roi_size)
             except ValueError as error:
                 raise RequestError(str(error)) from error
             self._kept[key] = made

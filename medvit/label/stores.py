@@ -22,7 +22,7 @@ from medvit.label.tables import named_table
 from medvit.label.volumes import read_label_map
 from medvit.studies import LabelTable, Study, only_study, read_study, safe_join, write_image, write_label_map
 from medvit.studies.dicom_out import Algorithm
-from medvit.studies.pacs import Access, dicomweb_client, pull, push
+from medvit.studies.pacs import Access, dicomweb_client, http_session, pull, push
 
 FINAL = "final"
 PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
@@ -47,7 +47,7 @@ class FileStore(LocalDatastore):
 
     def __init__(self, folder: Path, *, watch: bool = True) -> None:
         self._series = SeriesFolders(folder)
-        # Series as files that clients can download; they go when the process ends.
+        # Series as files that clients can download.
         self._converted: tempfile.TemporaryDirectory | None = None
         super().__init__(str(folder), extensions=PATTERNS, auto_reload=watch)
 
@@ -63,6 +63,11 @@ class FileStore(LocalDatastore):
             assert study.image is not None, "it was just read"
             write_image(file, study.image[0].numpy(), study)
         return str(file)
+
+    def close(self) -> None:
+        """Remove what was made for clients to download."""
+        if self._converted is not None:
+            self._converted.cleanup()
 
     def study_path(self, image_id: str) -> Path:
         """Path of an image to infer on: a file, or the folder of a DICOM series."""
@@ -187,6 +192,7 @@ class PacsStore(FileStore):
         self.query = dict(query or {})
         self._cache = cache
         self._client = dicomweb_client(url, self.access)
+        self.session = http_session(url, self.access)
         self._listed: tuple[float, list[str], dict[str, str]] = (0.0, [], {})
         # A stored segmentation never changes, so that each is looked into once.
         self._saved_for: dict[str, tuple[str, ...]] = {}

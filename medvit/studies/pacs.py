@@ -21,6 +21,7 @@ from medvit.errors import MedvitError, MissingExtraError, StudyError
 from medvit.studies.formats import format_of
 
 if TYPE_CHECKING:
+    import requests
     from dicomweb_client.api import DICOMwebClient
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -180,10 +181,27 @@ def dicomweb_client(url: str, access: Access) -> DICOMwebClient:
         If the settings contradict each other or would expose a secret; or the extra is not installed.
     """
     try:
-        import requests
         from dicomweb_client.api import DICOMwebClient
     except ImportError as error:
         raise MissingExtraError("a PACS", "pacs") from error
+    client = DICOMwebClient(url.rstrip("/"), session=http_session(url, access), timeout=access.timeout)
+    # Its retries need half a minute to report that nobody listens, and log a stack trace even for one
+    # attempt.
+    client.set_http_retry_params(retry=False)
+    logging.getLogger("retrying").setLevel(logging.CRITICAL)
+    return client
+
+
+def http_session(url: str, access: Access) -> requests.Session:
+    """A session for requests to a DICOMweb service, which authenticates with `access`.
+
+    Raises
+    ------
+    PacsError
+        If the settings contradict each other or would expose a secret.
+    """
+    import requests
+
     access.check(url)
     session = requests.Session()
     # REQUESTS_CA_BUNDLE would silently take the place of the CA file that was asked for.
@@ -197,12 +215,7 @@ def dicomweb_client(url: str, access: Access) -> DICOMwebClient:
     if access.certificate:
         certificate = str(access.certificate)
         session.cert = (certificate, str(access.key)) if access.key else certificate
-    client = DICOMwebClient(url.rstrip("/"), session=session, timeout=access.timeout)
-    # Its retries need half a minute to report that nobody listens, and log a stack trace even for one
-    # attempt.
-    client.set_http_retry_params(retry=False)
-    logging.getLogger("retrying").setLevel(logging.CRITICAL)
-    return client
+    return session
 
 
 class _Bearer:

@@ -106,6 +106,51 @@ def test_a_segmentation_that_nobody_saved_is_no_final_label(
     assert PacsStore(str(server.studies), tmp_path / "q", ("CT",), {}, USER, query).list_images() == []
 
 
+def test_ohif_gets_its_pages_and_the_archive_from_one_origin(
+    archive: tuple[Server, dict[str, str]], tmp_path: Path
+) -> None:
+    server, series = archive
+    source = pydicom.dcmread(next((server.folder / "MR").glob("*.dcm")))
+    study, reference = source.StudyInstanceUID, series["MR"]
+    answer = requests.post(f"{server.url}/infer/steps?image={reference}&output=dicom_seg", timeout=60)
+    (tmp_path / "seg.dcm").write_bytes(answer.content)
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    push(str(server.studies), [tmp_path / "seg.dcm"], USER)
+
+    assert "OHIF" in requests.get(f"{server.url}/ohif/viewer?StudyInstanceUIDs={study}", timeout=9).text
+    icon = requests.get(f"{server.url}/ohif/assets/favicon.ico", timeout=9)
+    assert icon.status_code == 200 and not icon.content.startswith(b"<")
+    outside = requests.get(f"{server.url}/ohif/%2e%2e/%2e%2e/%2e%2e/config.py", timeout=9)
+    assert outside.text.startswith("<!doctype html>")
+
+    # The requests that OHIF makes to open a study and a segmentation in it.
+    qido, wado = f"{server.url}/proxy/dicom/qido", f"{server.url}/proxy/dicom/wado"
+    found = requests.get(f"{qido}/studies?limit=101&offset=0&StudyInstanceUID={study}", timeout=30).json()
+    assert [entry["0020000D"]["Value"] for entry in found] == [[study]]
+    assert not requests.get(f"{qido}/studies?StudyInstanceUID=1.2.3", timeout=30).json()
+    listed = requests.get(f"{qido}/studies/{study}/series?includefield=00080021", timeout=30).json()
+    kinds = {entry["0020000E"]["Value"][0]: entry["00080060"]["Value"][0] for entry in listed}
+    assert kinds[reference] == "MR" and kinds[seg.SeriesInstanceUID] == "SEG"
+    metadata = requests.get(f"{wado}/studies/{study}/series/{seg.SeriesInstanceUID}/metadata", timeout=30)
+    assert str(server.studies) not in metadata.text
+    header = pydicom.Dataset.from_json(metadata.json()[0], lambda tag, vr, uri: b"")
+    assert header.ReferencedSeriesSequence[0].SeriesInstanceUID == reference
+    assert [s.SegmentLabel for s in header.SegmentSequence] == [s.name for s in TABLE]
+    assert len(header.PerFrameFunctionalGroupsSequence) == int(header.NumberOfFrames)
+    instance = f"{wado}/studies/{study}/series/{seg.SeriesInstanceUID}/instances/{seg.SOPInstanceUID}"
+    whole = requests.get(
+        instance, headers={"Accept": 'multipart/related; type="application/dicom"'}, timeout=30
+    )
+    boundary = whole.headers["content-type"].partition("boundary=")[2].partition(";")[0].strip('"')
+    part = whole.content.split(f"--{boundary}".encode())[1].partition(b"\r\n\r\n")[2]
+    assert pydicom.dcmread(io.BytesIO(part)).PixelData == seg.PixelData
+    frame = requests.get(
+        f"{wado}/studies/{study}/series/{reference}/instances/{source.SOPInstanceUID}/frames/1",
+        headers={"Accept": 'multipart/related; type="application/octet-stream"'}, timeout=30,
+    )  # fmt: skip
+    assert frame.status_code == 200 and source.PixelData in frame.content
+
+
 def test_a_saved_label_comes_back_from_the_archive(
     archive: tuple[Server, dict[str, str]], tmp_path: Path
 ) -> None:

@@ -42,7 +42,13 @@ def test_an_option_reaches_the_inferer_and_an_expression_does_not_run(tmp_path: 
     image = tmp_path / "studies" / "ras.nii.gz"
     windows = [bundle.predict(image, {"overlap": o}).details["windows"] for o in (0.0, "0.75")]
     assert windows[1] > 2 * windows[0]
-    for name, value in (("overlap", "$exit(3)"), ("overlap", float("nan")), ("overlap", None), ("size", 1)):
+    for name, value in (
+        ("overlap", "$exit(3)"),
+        ("overlap", float("nan")),
+        ("overlap", None),
+        ("overlap", 1.5),
+        ("size", 1),
+    ):
         with pytest.raises(RequestError, match=name):
             bundle.predict(image, {name: value})
     with pytest.raises(RequestError, match="no device"):
