@@ -96,7 +96,7 @@ class ServedBundle:
             made = self._open(bundle, overrides)
             try:
                 inferer: WindowEngine = made.part("inferer")
-                inferer.plan(inferer.roi_size)
+                inferer.plan((1, 1, 1))
             except ValueError as error:
                 raise RequestError(str(error)) from error
             self._kept[key] = made
