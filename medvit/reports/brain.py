@@ -1,4 +1,4 @@
-"""Totals of a head: both sides of a pair together, the whole brain, its share of the skull's inside."""
+"""Totals of a head: both sides of a pair together, the whole brain, its share of the intracranial volume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VENTRICLES = ("left lateral ventricle", "right lateral ventricle", "third ventri
 
 @dataclass(frozen=True)
 class BrainTotals:
-    """Volumes in ml: inside of the skull, brain without ventricles and fluid, ventricles, all fluid."""
+    """Volumes in ml: intracranial, brain without ventricles and fluid, ventricles, all fluid."""
 
     intracranial_ml: float
     brain_ml: float

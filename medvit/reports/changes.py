@@ -11,7 +11,7 @@ from medvit.reports.prior import Prior, contrast_of, repeatability, repeatabilit
 from medvit.reports.report import StudyReport
 from medvit.reports.tables import structure_entry
 
-# Voxels of two studies whose sizes differ by more than this factor do not measure alike.
+# Studies whose voxel sizes differ by more than this factor are not comparable.
 ALIKE = 1.5
 # The inside of an adult's skull keeps its size; more than this share apart, one head was cut or is another's.
 SAME_SKULL = 0.05

@@ -21,7 +21,7 @@ def norm_chart(name: str, covariates: Covariates, volume_ml: float, words: Langu
     Parameters
     ----------
     name
-        As for `medvit.reports.norms.norm_of`, which has a norm for it.
+        Name for which `medvit.reports.norms.norm_of` has a norm.
     """
     ages, limits = curve(name, covariates)
     lowest, highest = min(0.0, volume_ml), 1.08 * max(float(limits.max()), volume_ml)

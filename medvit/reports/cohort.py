@@ -19,7 +19,7 @@ from medvit.studies.files import atomic_path
 BINS = 24
 # Beyond this many robust standard deviations a value is listed as an outlier.
 OUTLIER = 3.0
-# With fewer studies neither median nor spread mean much.
+# With fewer studies neither median nor spread is meaningful.
 ENOUGH = 8
 
 
@@ -30,15 +30,15 @@ class CohortRow:
     Parameters
     ----------
     study
-        Its identifier.
+        Identifier of the study.
     content
-        Content of its `measurements.json`; `None` when it failed, or nothing was measured.
+        Content of its `measurements.json`; `None` if it failed, or nothing was measured.
     cause
-        Why it failed, in a sentence; empty when it is done.
+        Cause of its failure, in a sentence; empty if it is done.
     report
         Link to its report, relative to the cohort's page.
     missing
-        Outputs that were asked for and not written, and why.
+        Requested outputs that were not written, and why.
     """
 
     study: str
@@ -86,7 +86,7 @@ class Distribution:
         return float(np.median(self.known)) if self.known.size else float("nan")
 
     def deviations(self) -> np.ndarray:
-        """(studies,) distance from the median in robust standard deviations; 0 when they cannot be told."""
+        """(studies,) distance from the median in robust standard deviations; 0 if these are unknown."""
         spread = 1.4826 * float(np.median(np.abs(self.known - self.median))) if self.known.size else 0.0
         if self.known.size < ENOUGH or spread == 0.0:
             return np.zeros(len(self.values))
@@ -115,14 +115,14 @@ def cohort_page(
     path
         The file; it appears whole or not at all.
     language
-        As in `write_html`.
+        Same as in `write_html`.
     title
         Title of the cohort.
 
     Raises
     ------
     MedvitError
-        If there is no such language.
+        If the language is unknown.
     """
     words = load_language(language)
     done = [row for row in rows if row.content is not None]
@@ -149,7 +149,7 @@ def cohort_page(
 def write_cohort_csv(rows: Iterable[CohortRow], path: Path | str, *, long: bool = False) -> Path:
     """Write `cohort.csv`: a line for each study, or in long form for each structure of each study.
 
-    Failed studies have their line too, with the cause.
+    Failed studies have a line as well, with the cause.
     """
     lines: list[dict[str, Any]] = []
     for row in rows:
@@ -168,7 +168,7 @@ def write_cohort_csv(rows: Iterable[CohortRow], path: Path | str, *, long: bool 
 
 
 def translate(name: str, words: Language) -> str:
-    """The name of a structure as `measurements.json` has it, in another language."""
+    """The name of a structure in `measurements.json`, in another language."""
     side = next((s for s in ("left", "right") if name.startswith(f"{s} ")), "")
     unsided = name.removeprefix(f"{side} ") if side else name
     if unsided not in words.structures:

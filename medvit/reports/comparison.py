@@ -25,9 +25,9 @@ class Comparison:
     Parameters
     ----------
     pictures
-        Each with the role that it plays.
+        Pictures, each with its role.
     span
-        The difference that is drawn white; its negative is black, no difference the grey between.
+        Difference that is drawn white; its negative is black, and no difference is mid-grey.
     """
 
     pictures: tuple[tuple[Role, Picture], ...]
@@ -42,7 +42,7 @@ def compare(before: np.ndarray, after: Display, restored: np.ndarray, grid: Grid
     before, restored
         (X, Y, Z) intensities on `grid`.
     after
-        `restored` ready to be drawn, whole; `before` gets its window.
+        Display of the whole of `restored`; `before` is drawn in the same window.
     """
     difference = restored - before
     sample = np.abs(difference.reshape(-1)[:: max(1, difference.size // 1_000_000)])

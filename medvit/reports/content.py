@@ -1,4 +1,4 @@
-"""What a report says, in order and in words, for every form it is written in."""
+"""The content of a report, in order and in words, for every output format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medvit.reports.quality import INTRACRANIAL_L
 from medvit.reports.report import StudyReport
 from medvit.studies.labels import Structure
 
-# Headings, and the facts of the series that stand under each.
+# Headings, and the facts of the series under each.
 FACTS = {
     "description": ("study_description", "series_description", "protocol"),
     "scanner": ("manufacturer", "model"),
@@ -33,7 +33,7 @@ LEVEL_SIGN = {"info": "i", "warning": "!", "serious": "✕"}
 
 @dataclass(frozen=True)
 class VolumeRow:
-    """One line of the table of volumes, as text; a pair stands in one line with a cell for each side."""
+    """One line of the table of volumes, as text; a pair shares one line, with a cell for each side."""
 
     name: str
     colors: tuple[str, ...]
@@ -74,7 +74,7 @@ class Content:
         self.show_patient = show_patient
 
     def facts(self) -> list[tuple[str, str]]:
-        """What was examined: pairs of a heading and a text."""
+        """The examination: pairs of a heading and a text."""
         report, words = self.report, self.words
         grid = report.grid
         rows = [(words["study"], report.study_id)]
@@ -131,7 +131,7 @@ class Content:
         return rows
 
     def volumes(self) -> list[VolumeRow]:
-        """The table of volumes; a pair stands where its left side stands in the label table."""
+        """The table of volumes; a pair has the position of its left side in the label table."""
         return [self._volume_row(group) for group in self._groups()]
 
     def _volume_row(self, group: tuple[StructureMeasurement, ...]) -> VolumeRow:
@@ -194,7 +194,7 @@ class Content:
         return rows
 
     def norm_notes(self) -> list[str]:
-        """What the percentiles are, or why there are none; empty where norms do not apply."""
+        """Explanation of the percentiles, or why there are none; empty where norms do not apply."""
         report, words = self.report, self.words
         if report.totals is None or report.modality == "CT":
             return []
@@ -263,7 +263,7 @@ class Content:
         return f"{low_text} – {high_text}"
 
     def table_notes(self) -> list[str]:
-        """What the table's columns mean."""
+        """Explanation of the table's columns."""
         measured, words = self.report.measurements, self.words
         notes = [words[f"of_{measured.whole_name}"].format(ml=words.ml(measured.whole_ml))]
         if measured.asymmetries:
@@ -352,7 +352,7 @@ class Content:
         return notes
 
     def legend(self) -> list[tuple[str, str]]:
-        """Colour and name of each structure found; a pair that shares its colour stands once."""
+        """Colour and name of each structure found; a pair that shares its colour is listed once."""
         found = [m.structure for m in self.report.measurements.present]
         entries = {(css_color(s), self._legend_name(s)): None for s in found}
         return list(entries)
@@ -365,7 +365,7 @@ class Content:
         return self.words.pair(structure.unsided_name) if same else self.words.structure(structure)
 
     def provenance(self) -> list[tuple[str, str]]:
-        """What ran, with which weights, versions and settings."""
+        """Provenance: bundle, weights, versions and settings."""
         rows = [
             (self.words.words.get(key, key.replace("_", " ")), _text(value))
             for key, value in self.report.provenance.items()

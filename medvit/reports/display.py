@@ -1,4 +1,4 @@
-"""The volume as it is shown: turned to radiological order, windowed to grey levels, with its labels."""
+"""The volume for display: turned to radiological order, windowed to grey levels, with its labels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from medvit.studies.study import Grid
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 
-# Across which display axis a plane is cut. Axes run right to left, front to back, head to feet.
+# Display axis across which a plane is cut. Axes run right to left, front to back, head to feet.
 NORMAL_AXIS: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 # Centre and width in HU.
 BRAIN_WINDOW = (40.0, 80.0)
 SOFT_TISSUE_WINDOW = (40.0, 400.0)
 
-# Shown around what is labelled: the skull and some neck of a brain, the wall of a body.
+# Margin around what is labelled: the skull and some neck of a brain, the wall of a body.
 MARGIN_MM = 22.0
 
 
@@ -37,7 +37,7 @@ class Display:
     labels
         (X, Y, Z) label map in the same order.
     spacing
-        In mm, in the same order.
+        Spacing in mm, in the same order.
     window
         Lowest and highest intensity shown.
     tilt

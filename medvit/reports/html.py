@@ -60,7 +60,7 @@ def write_html(
     Raises
     ------
     MedvitError
-        If there is no such language.
+        If the language is unknown.
     """
     content = Content(report, load_language(language), show_patient=show_patient)
     parts = {"data": viewer_data(content), "code": niivue_code()} if viewer else None

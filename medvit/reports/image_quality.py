@@ -10,7 +10,7 @@ from skimage.filters import threshold_otsu
 
 from medvit.studies.study import Grid
 
-# Fewer labelled voxels than this carry no estimate.
+# Fewer labelled voxels than this do not allow an estimate.
 ENOUGH = 500
 
 # Immerkaer's mask: the difference of two Laplacians, blind to slopes and to steps along one direction.
@@ -19,7 +19,7 @@ _MASK = np.array(((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0)), np.flo
 
 @dataclass(frozen=True)
 class ImageQuality:
-    """How good an image is within what was labelled.
+    """The quality of an image within what was labelled.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class ImageQuality:
 def assess_image(image: np.ndarray, label_map: np.ndarray, grid: Grid) -> ImageQuality:
     """Estimate noise, sharpness and evenness of an image, (X, Y, Z), where `label_map` is not 0.
 
-    With little labelled, the whole image counts.
+    If little is labelled, the whole image is used.
 
     References
     ----------

@@ -27,13 +27,13 @@ class Language:
     code
         ``"en"``, ``"de"``, ``"fr"``.
     decimal, group
-        Signs for decimals and for thousands.
+        Decimal and thousands separators.
     date_format
-        For `datetime.date.strftime`.
+        Format for `datetime.date.strftime`.
     words
         Text by key.
     flags
-        For each code of a flag: what was ``seen`` and what to ``do``, with places for figures.
+        For each code of a flag: what was ``seen`` and what to ``do``, with placeholders for figures.
     structures
         Names of structures by their English name without a side; empty in English.
     """
@@ -50,14 +50,14 @@ class Language:
         return self.words[key]
 
     def number(self, value: float | None, digits: int = 1, *, sign: bool = False) -> str:
-        """A number with a fixed count of decimals; a dash for what is missing or not finite."""
+        """A number with fixed decimals; a dash if it is missing or not finite."""
         if value is None or not math.isfinite(value):
             return MISSING
         text = f"{value:{'+' if sign else ''},.{digits}f}"
         return text.replace(",", "\0").replace(".", self.decimal).replace("\0", self.group).replace("-", "−")
 
     def ml(self, value: float | None) -> str:
-        """A volume in ml to three figures or so: 0.52, 8.54, 62.9, 287."""
+        """A volume in ml to about three figures: 0.52, 8.54, 62.9, 287."""
         size = abs(value) if value is not None else 0.0
         return self.number(value, 2 if size < 10 else 1 if size < 100 else 0)
 
@@ -86,7 +86,7 @@ class Language:
         )
 
     def listing(self, names: Collection[str], most: int = 6) -> str:
-        """Names with commas; beyond `most` only how many more."""
+        """Names with commas; beyond `most` only the number of further ones."""
         shown = ", ".join(list(names)[:most])
         return shown if len(names) <= most else f"{shown} {self['and_more'].format(count=len(names) - most)}"
 
@@ -105,7 +105,7 @@ def load_language(code: str) -> Language:
     Raises
     ------
     MedvitError
-        If there is no such language.
+        If the language is unknown.
     """
     base = code.replace("-", "_").split("_")[0].split(".")[0].lower()
     folder = files("medvit.reports") / "locales"

@@ -1,4 +1,4 @@
-"""Measurements of a label map: volumes, shares, asymmetry, intensities, and what meets the border."""
+"""Measurements of a label map: volumes, shares, asymmetry, intensities, and contact with the border."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ BODY_HU = -300.0
 
 @dataclass(frozen=True)
 class StructureMeasurement:
-    """What was measured of one structure.
+    """Measurements of one structure.
 
     Parameters
     ----------
     structure
         Entry of the label table.
     voxels, volume_ml
-        Extent; both 0 when the structure was not found.
+        Extent; both 0 if the structure was not found.
     share
         Share of the reference volume (`Measurements.whole_ml`), 0 to 1; ``nan`` when that is empty.
     intensity_mean, intensity_std
-        Over the structure's finite voxels, in the unit of the image; ``None`` without an image.
+        Mean and standard deviation over the structure's finite voxels, in the unit of the image; ``None``
+        without an image.
     border
         Faces of the scan that the structure touches, such as ``("inferior",)``.
     border_mm2
@@ -87,7 +88,7 @@ class Asymmetry:
 
 @dataclass(frozen=True)
 class Measurements:
-    """All measurements of one label map; `whole_name` says what the shares are shares of."""
+    """All measurements of one label map; `whole_name` names the reference of the shares."""
 
     structures: tuple[StructureMeasurement, ...]
     asymmetries: tuple[Asymmetry, ...]
@@ -124,9 +125,9 @@ def measure(
     label_map
         (X, Y, Z) integers; 0 is background.
     grid
-        Where the voxels lie.
+        Grid of the voxels.
     table
-        What the values mean.
+        Meaning of the values.
     image
         (X, Y, Z) intensities on the same grid; voxels that are not finite are left out.
     modality
@@ -138,7 +139,7 @@ def measure(
     Raises
     ------
     MedvitError
-        If an array does not have the grid's shape, or the label map holds values that the table lacks.
+        If an array does not have the grid's shape, or the label map holds values that are not in the table.
     """
     label_map = _checked(label_map, grid, table)
     for name, array in (("image", image), ("confidence map", confidence)):
@@ -186,7 +187,7 @@ def _whole(
 
 
 def _body_ml(image: np.ndarray, grid: Grid) -> float:
-    """Volume of the largest connected thing above `BODY_HU`, with its hollows, from at most ~4 M voxels."""
+    """Volume of the largest connected object above `BODY_HU`, cavities included, from at most ~4 M voxels."""
     step = max(1, int(np.ceil((image.size / 4e6) ** (1 / 3))))
     coarse = image[::step, ::step, ::step]
     parts, count = ndimage.label(coarse > BODY_HU)
@@ -253,7 +254,7 @@ def _statistics(values: np.ndarray) -> tuple[float | None, float | None]:
 def _border_areas(mask: np.ndarray, box: Sequence[slice], grid: Grid) -> dict[str, float]:
     """Area in mm^2 on each face of the scan that the structure touches.
 
-    An axis with a single voxel has no faces to speak of: everything would touch both.
+    An axis with a single voxel is skipped, because everything would touch both of its faces.
     """
     areas: dict[str, float] = {}
     names = face_names(grid.affine)

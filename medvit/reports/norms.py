@@ -1,4 +1,4 @@
-"""What healthy adults of the same age, sex and head size have: published regressions of brain volumes."""
+"""Norms of healthy adults of the same age, sex and head size: published regressions of brain volumes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ ASYMMETRY_SOURCE = "Lucarelli et al., AJNR 34:752-757, 2013; FreeSurfer, 2082 ad
 
 @dataclass(frozen=True)
 class Covariates:
-    """What the regressions predict a volume from.
+    """Predictors of the regressions.
 
     Parameters
     ----------
     age
-        Years.
+        Age in years.
     icv_ml
         Intracranial volume in ml.
     field_strength
-        Tesla; below 2 counts as 1.5 T, everything else as 3 T.
+        Field strength in tesla; below 2 counts as 1.5 T, everything else as 3 T.
     manufacturer
-        GE and Philips have terms of their own; all others count as Siemens.
+        Manufacturer; GE and Philips have separate terms, all others count as Siemens.
     """
 
     age: float

@@ -1,4 +1,4 @@
-"""How a voxel grid lies in the patient: names of its faces, its obliquity, the order in which it is shown."""
+"""Position of a voxel grid in the patient: names of its faces, obliquity, and display order."""
 
 from __future__ import annotations
 

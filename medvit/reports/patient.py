@@ -1,4 +1,4 @@
-"""What a report may say of a patient: name as people write it, age, sex, technical facts of the scan."""
+"""Facts that a report may state about a patient: readable name, age, sex, technical facts of the scan."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 Sex = Literal["F", "M"]
 
-# Facts of a series that identify nobody. Descriptions, protocol, body part and date are free text or quasi-
-# identifiers and are shown only together with the patient.
+# Facts of a series that do not identify anybody. Descriptions, protocol, body part and date are free text or
+# quasi- identifiers and are shown only together with the patient.
 TECHNICAL_FACTS = frozenset(
     {
         "modality", "manufacturer", "model", "field_strength", "slice_thickness", "kvp", "echo_time",
@@ -24,12 +24,12 @@ _AGE_UNITS = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 
 
 def technical_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the facts of a series that may stand in a report which does not name the patient."""
+    """The facts of a series that may appear in a report that does not name the patient."""
     return {name: value for name, value in facts.items() if name in TECHNICAL_FACTS}
 
 
 def display_name(person_name: str) -> str:
-    """A DICOM person name as people write it: ``Wang^XiaoDong=王^小東`` becomes ``Wang, XiaoDong (王 小東)``.
+    """A DICOM person name in readable form: ``Wang^XiaoDong=王^小東`` becomes ``Wang, XiaoDong (王 小東)``.
 
     References
     ----------
@@ -77,10 +77,10 @@ def patient_sex(patient: Mapping[str, Any]) -> Sex | None:
 
 
 def patient_check(patient: Mapping[str, Any]) -> str | None:
-    """Four hexadecimal digits by which results of two patients are told apart.
+    """Four hexadecimal digits that distinguish the results of two patients.
 
-    There are 65,536 values, so that a hospital has many patients for each: the digits name nobody, yet let
-    the results of another patient pass once in 65,536 times only. `None` without an identifier.
+    There are 65,536 values, so that a hospital has many patients for each: the digits do not identify
+    anybody, yet results of another patient pass only once in 65,536 times. `None` without an identifier.
     """
     identifier = str(patient.get("id") or "").strip()
     return hashlib.sha256(f"medvit|{identifier}".encode()).hexdigest()[:4] if identifier else None

@@ -25,12 +25,12 @@ def write_pdf(
     path
         The file; it appears whole or not at all.
     language, show_patient
-        As in `write_html`.
+        Same as in `write_html`.
 
     Raises
     ------
     MedvitError
-        If there is no such language.
+        If the language is unknown.
     """
     content = Content(report, load_language(language), show_patient=show_patient)
     words = content.words
@@ -100,7 +100,7 @@ def _volumes(sheet: Sheet, content: Content) -> None:
 
 
 def _volume_cells(row: VolumeRow, *, norms: bool) -> list[str]:
-    """A pair has its sides in columns of their own; what is unpaired stands in the first of the two."""
+    """The sides of a pair have separate columns; unpaired structures use the first of the two."""
     volumes, percentiles = (list(texts) + [""] * (2 - len(texts)) for texts in (row.volumes, row.percentiles))
     total = row.total if len(row.volumes) == 2 else ""
     cells = [row.name, *volumes, total, row.share, row.asymmetry]

@@ -20,7 +20,7 @@ _EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagit
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels and what they show.
+    """A picture and its content.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Picture:
     index
         Slice, counted from 1 in display order (from the patient's right, front or head); 0 for no slice.
     values
-        Labels that the picture was chosen for, or shows.
+        Labels for which the picture was chosen, or that it shows.
     """
 
     pixels: np.ndarray
@@ -54,7 +54,7 @@ def choose_slices(labels: np.ndarray, plane: Plane, most: int = 6) -> list[tuple
     labels
         (X, Y, Z) label map in display order.
     plane
-        Which way to cut.
+        Plane in which to cut.
     most
         Upper bound; structures beyond it go unshown, smallest groups first.
 

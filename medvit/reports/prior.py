@@ -1,4 +1,4 @@
-"""Earlier studies of the same patient: reading them, and refusing what cannot be compared."""
+"""Earlier studies of the same patient: reading them, and refusing those that cannot be compared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Prior:
     volumes_ml
         Volumes by structure name.
     verdict
-        Judgement of quality control at the time; `None` when it is not known.
+        Judgement of quality control at the time; `None` if unknown.
     contrast
         ``"T1-like"``, ``"T2-like"``, ``"other"``, or empty when it is not known.
     spacing
@@ -38,9 +38,9 @@ class Prior:
     intracranial_ml
         Intracranial volume; `None` where the study does not show a head.
     patient_check
-        As `medvit.reports.patient.patient_check`.
+        Digits from `medvit.reports.patient.patient_check`.
     sex
-        ``"F"``, ``"M"`` or `None`.
+        Sex, ``"F"``, ``"M"`` or `None`.
     """
 
     study_id: str

@@ -1,4 +1,4 @@
-"""Quality control: what a reader should doubt about a result, with what was seen and what to do about it."""
+"""Quality control: doubts about a result, with what was seen and what to do about it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Light = Literal["green", "amber", "red"]
 CUT_MM2 = 100.0
 # A brain that meets the faces of the scan with more than this is cut, not only its stem at the foot.
 BRAIN_CUT_MM2 = 1000.0
-# Intracranial volumes of adults, in litres; what lies beyond is another body part or a failed segmentation.
+# Intracranial volumes of adults, in litres; others indicate another body part or a failed segmentation.
 INTRACRANIAL_L = (0.9, 2.1)
-# Share of brain in the inside of the skull; more means that the fluid around the brain is missing.
+# Share of brain in the intracranial volume; more means that the fluid around the brain is missing.
 MOST_BRAIN = 0.9
 # With more than this share of the structures of a table missing, the rest cannot be relied on.
 MANY_ABSENT = 0.25
@@ -30,7 +30,7 @@ MANY_ABSENT = 0.25
 OFF_MIDPLANE_MM = 15.0
 # Fewer pairs than this do not define a plane.
 ENOUGH_PAIRS = 3
-# Pieces beside the largest one that hold more than this share of a structure, and at least so much.
+# Further pieces that hold more than this share of a structure, and at least this volume.
 LOOSE_SHARE, LOOSE_ML = 0.03, 0.15
 # Beyond a bound of the plausible range by this factor, a volume is a serious finding.
 FAR_OUT = 1.6
@@ -39,7 +39,7 @@ LOW_SNR = 8.0
 UNEVEN = 0.1
 THICK_MM = 4.0
 FEW_SLICES = 8
-# A CT in HU holds something below water; values beyond these bounds are no HU.
+# A CT in HU has values below that of water; values beyond these bounds are not HU.
 HU_RANGE = (-4096.0, 32767.0)
 
 
@@ -50,13 +50,13 @@ class Flag:
     Parameters
     ----------
     code
-        Stable name ("implausible_volume"); its words stand under this name in the language tables.
+        Stable name ("implausible_volume"), under which the language tables have its words.
     level
         ``"info"`` does not count towards the light, ``"warning"`` turns it amber, ``"serious"`` red.
     structures
         Names from the label table, most affected first; empty when the whole study is meant.
     values
-        Figures that the words refer to.
+        Figures to which the words refer.
     """
 
     code: str
@@ -111,7 +111,7 @@ def check_quality(
     modality, expected_modalities
         DICOM modality of the study, and those that the bundle was made for; checked when both are known.
     forced
-        Why the bundle refused the study, where the refusal was overruled.
+        Reason why the bundle refused the study, if the refusal was overruled.
     """
     flags = [*_findings(measurements), *_grid_findings(grid)]
     if image_quality is not None:
@@ -129,7 +129,7 @@ def check_quality(
 
 
 def _findings(measurements: Measurements) -> Iterator[Flag]:
-    if not measurements.structures:  # a restoration looks for none
+    if not measurements.structures:  # a restoration does not search for structures
         return
     if not measurements.present:
         yield Flag("nothing_found", "serious")
@@ -152,7 +152,7 @@ def _findings(measurements: Measurements) -> Iterator[Flag]:
 
 
 def _brain_findings(measurements: Measurements) -> Iterator[Flag]:
-    """What holds for a whole head only: its size, its completeness, and its mirrored sides."""
+    """Checks for whole heads only: size, completeness, and mirrored sides."""
     if measurements.whole_name != INTRACRANIAL:
         return
     low, high = INTRACRANIAL_L
@@ -217,12 +217,12 @@ def _border_findings(measurements: Measurements) -> Iterator[Flag]:
 
 
 def _is_fluid(measured: StructureMeasurement) -> bool:
-    """Fluids around the organs are in many pieces by nature, and run on beyond the scan."""
+    """Fluids around the organs naturally consist of many pieces, and continue beyond the scan."""
     return measured.structure.category.meaning == "Body Substance"
 
 
 def _is_loose(measured: StructureMeasurement) -> bool:
-    """Whether much of an organ lies apart."""
+    """Whether a large part of an organ is separate."""
     loose = 1.0 - measured.largest_part
     return not _is_fluid(measured) and loose > LOOSE_SHARE and loose * measured.volume_ml > LOOSE_ML
 

@@ -26,13 +26,13 @@ from medvit.reports.surface import render_surface
 from medvit.studies.labels import LabelTable, Structure, keep_values
 from medvit.studies.study import Grid
 
-# Findings after which a volume must not be held against a norm.
+# Findings after which a volume must not be compared with a norm.
 NO_NORMS = frozenset({"intracranial_volume", "brain_cut", "fluid_missing", "modality", "sides_exchanged"})
 
 
 @dataclass(frozen=True)
 class Stated:
-    """What the person who runs a study states of it; it goes before what the headers say."""
+    """Facts that the user states about a study; they override the headers."""
 
     age: float | None = None
     sex: Sex | None = None
@@ -40,7 +40,7 @@ class Stated:
 
 
 def stated_of(age: float | None, sex: str | None, date: str | None) -> Stated:
-    """What was stated of a study, checked.
+    """Validate what was stated about a study.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def stated_of(age: float | None, sex: str | None, date: str | None) -> Stated:
         raise MedvitError(f"an age of {age:g} years is impossible; state it in years, from 0 to 120")
     known: dict[str, Sex] = {"F": "F", "M": "M"}
     if sex is not None and sex.upper() not in known:
-        raise MedvitError(f"the norms know sex F and M, not {sex!r}; leave it out to go without norms")
+        raise MedvitError(f"the norms are for sex F and M, not {sex!r}; leave it out to omit norms")
     day = parse_date(date) if date else None
     if date and day is None:
         raise MedvitError(f"{date!r} is not a date; write it as YYYY-MM-DD")
@@ -74,31 +74,31 @@ class StudyReport:
     Parameters
     ----------
     study_id
-        Identifier that is safe to show and to name files by.
+        Identifier that is safe to show and to use in file names.
     facts
-        What the headers say, as in `Series.facts`: ``modality``, ``study_date`` (YYYY-MM-DD or YYYYMMDD),
+        Facts from the headers, as in `Series.facts`: ``modality``, ``study_date`` (YYYY-MM-DD or YYYYMMDD),
         ``series_description``, ``units``, ...
     grid
         Grid of the study.
     image
-        (X, Y, Z) intensities, or `None` when there is no picture to show.
+        (X, Y, Z) intensities, or `None` if there is no picture to show.
     label_map
         (X, Y, Z) integers on the same grid.
     table
-        What the labels mean; without structures for a bundle that only restores.
+        Meaning of the labels; without structures for a bundle that only restores.
     measurements, flags
-        What was measured, and what quality control found.
+        Measurements, and findings of quality control.
     image_quality
         Quality of `image`; `None` without one.
     provenance
-        What ran: ``bundle``, ``bundle_version``, ``weights_sha256``, ``software`` (name to version),
+        Provenance: ``bundle``, ``bundle_version``, ``weights_sha256``, ``software`` (name to version),
         ``settings`` (name to value), ``device``; other keys are shown as they are.
     timings
         Seconds per stage.
     patient
         Identifying facts; the writers leave them out unless asked.
     notes
-        What a person should know about how the study was read.
+        Notes for the user on how the study was read.
     priors
         Earlier studies of the patient.
     restoration
@@ -178,7 +178,7 @@ class StudyReport:
 
     @property
     def patient_check(self) -> str | None:
-        """Four digits that tell patients apart and name nobody."""
+        """Four digits that distinguish patients without identifying them."""
         return patient_check(self.patient)
 
     @cached_property
@@ -188,7 +188,7 @@ class StudyReport:
 
     @cached_property
     def covariates(self) -> Covariates | None:
-        """What norms are predicted from; `None` where age or sex is unknown or the volumes are in doubt."""
+        """Predictors of the norms; `None` where age or sex is unknown or the volumes are in doubt."""
         doubted = any(flag.code in NO_NORMS for flag in self.flags)
         if self.age is None or self.sex is None or self.totals is None or doubted or self.modality == "CT":
             return None
@@ -260,7 +260,7 @@ def make_report(
     Parameters
     ----------
     study_id, label_map, grid, table, image, facts
-        As in `StudyReport`.
+        The same fields as of `StudyReport`.
     expected_modalities
         DICOM modalities that the bundle was made for.
     confidence
@@ -268,7 +268,7 @@ def make_report(
     restored_from
         (X, Y, Z) image before restoration, when `image` is its result.
     forced
-        Why the bundle refused the study, where the refusal was overruled.
+        Reason why the bundle refused the study, if the refusal was overruled.
     others
         Further fields of `StudyReport` (provenance, timings, patient, notes, priors, stated).
 
@@ -316,7 +316,7 @@ def make_restoration_report(
     Parameters
     ----------
     study_id, grid
-        As in `StudyReport`.
+        The same fields as of `StudyReport`.
     restored, before
         (X, Y, Z) images.
     others

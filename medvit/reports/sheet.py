@@ -21,13 +21,13 @@ MARGIN = 15.0
 WIDTH = 210.0 - 2 * MARGIN
 INK, SOFT, LINE, TINT, ACCENT = "#1b2430", "#4d5866", "#cfd6de", "#f3f6f9", "#0b4f8a"
 MM_PER_POINT = 25.4 / 72
-# Families that hold Chinese, Japanese and Korean, looked for among the fonts of the system.
+# Font families with Chinese, Japanese and Korean, searched for among the fonts of the system.
 CJK_FAMILIES = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Micro Hei")
 
 
 @cache
 def cjk_font() -> Path | None:
-    """A font with Chinese, Japanese and Korean signs: of the extra ``medvit[cjk]``, or one of the system."""
+    """A font with Chinese, Japanese and Korean characters, from ``medvit[cjk]`` or the system."""
     with suppress(ModuleNotFoundError):
         return Path(str(files("noto_cjk_sans_jp_regular") / "NotoSansCJKjp-Regular.otf"))
     from matplotlib import font_manager
@@ -76,9 +76,9 @@ class Sheet(FPDF):
         return frozenset(font.cmap) if isinstance(font, TTFFont) else frozenset()
 
     def printable(self, text: str) -> str:
-        """`text` with signs that no font holds left out, so that none is printed as a box.
+        """`text` without characters that no font has, so that none is printed as a box.
 
-        The font with Chinese, Japanese and Korean signs is loaded when the first one is met.
+        The font with Chinese, Japanese and Korean characters is loaded at the first such character.
         """
         if all(ord(sign) in self._known or sign == "\n" for sign in text):
             return text
@@ -189,7 +189,7 @@ class Sheet(FPDF):
         colors
             Swatch of each row, or nothing.
         text_columns
-            How many columns, from the left, are aligned to the left.
+            Number of columns, from the left, that are aligned to the left.
         """
         aligned = ["L" if i < text_columns else "R" for i in range(len(widths))]
         self._table_head(header, widths, aligned)

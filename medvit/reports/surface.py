@@ -13,8 +13,8 @@ from medvit.studies.labels import LabelTable
 # A structure with less than this share of all that is labelled is also shown without the larger ones.
 SMALL_SHARE = 0.03
 
-# The axis along which each view looks, whether from its far end, whether the picture is mirrored for that,
-# and what stands at its left and right. Display axes run right to left, front to back, head to feet.
+# The axis of each view, whether it looks from its far end, whether the picture is mirrored for that,
+# and the labels at its left and right. Display axes run right to left, front to back, head to feet.
 VIEWS = (
     (0, True, False, "AP"),  # from the patient's left
     (1, False, False, "RL"),  # from the front
@@ -33,7 +33,7 @@ def render_surface(display: Display, size: int = 320, max_voxels: float = 3e6) -
     size
         Height and width of each view in pixels.
     max_voxels
-        The label map is thinned out to about this before, which keeps it under a CPU second.
+        Approximate number of voxels to which the label map is reduced, which keeps it under a CPU second.
 
     Returns
     -------

@@ -30,7 +30,7 @@ def measurements_schema() -> dict[str, Any]:
 
 
 def to_json(report: StudyReport, *, show_patient: bool = False) -> dict[str, Any]:
-    """The content of ``measurements.json``: no paths; what is missing or infinite is null.
+    """The content of ``measurements.json``: no paths; missing or infinite values are null.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def wide_row(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Comma-separated text with a header; columns in the order in which rows first name them."""
+    """Comma-separated text with a header; columns in the order of their first appearance."""
     rows = list(rows)
     names = list(columns) if columns else list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
@@ -148,7 +148,7 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = 
 
 
 def _cell(value: Any) -> Any:
-    """Numbers rounded to what they can bear; text that a spreadsheet would run as a formula is quoted."""
+    """Numbers rounded to their significant digits; text that spreadsheets run as formulas is quoted."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
@@ -183,7 +183,7 @@ def _norms(report: StudyReport) -> dict[str, Any] | None:
 
 
 def structure_entry(m: StructureMeasurement) -> dict[str, Any]:
-    """One structure as it stands in ``measurements.json``."""
+    """One structure in the form of ``measurements.json``."""
     s = m.structure
     return {
         "value": s.file_value,

@@ -1,4 +1,4 @@
-"""What the interactive viewer of a report needs: small enough volumes, colours, and NiiVue itself."""
+"""Content of a report's interactive viewer: small enough volumes, colours, and NiiVue itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_VOXELS = 1.4e6
 
 
 def viewer_data(content: Content) -> dict[str, Any]:
-    """Everything that the page's script reads, as JSON types.
+    """All data that the page's script reads, as JSON types.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def viewer_data(content: Content) -> dict[str, Any]:
 
 @cache
 def niivue_code() -> str:
-    """NiiVue's script (BSD-2-Clause; its licence stands beside it), gzip and base64."""
+    """NiiVue's script (BSD-2-Clause; its licence lies beside it), gzip and base64."""
     code = (files("medvit.reports") / "assets" / "niivue.umd.js").read_bytes()
     return base64.b64encode(gzip.compress(code, 9, mtime=0)).decode()
 
@@ -67,7 +67,7 @@ def _resampled(report: StudyReport, volume: np.ndarray, order: int) -> tuple[np.
     stop = np.minimum(shape, np.array([s.stop for s in found[0]]) + margin) if found else shape
     extent = (stop - start) * spacing
     even = max(float(spacing.min()), float((np.prod(extent) / MAX_VOXELS) ** (1 / 3)))
-    # Thick slices keep their thickness: to fill them in would only cost room.
+    # Thick slices keep their thickness: interpolating them would only cost space.
     step = np.maximum(1.0, even / spacing)
     size = np.maximum(1, np.floor((stop - start - 1) / step) + 1).astype(int)
     part = np.nan_to_num(volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))])
