@@ -99,8 +99,11 @@ def _onnx(opened: OpenBundle, file: Path) -> Path:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("export to ONNX", "onnx") from error
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     example = torch.rand(window_shape(opened))
-    with atomic_path(file) as partial:
+    # A view of the fused attention's result, as the CPU lays it out, cannot be exported (Swin UNETR).
+    with atomic_path(file) as partial, sdpa_kernel(SDPBackend.MATH):
         torch.onnx.export(
             opened.part("network"),
             (example,),
