@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from MedViTLib.compute import Job, Result
+from MedViTLib.compute import Job, Result, Settings
 from MedViTLib.errors import Cancelled, MedViTError
 from MedViTLib.nifti import read_nifti, write_nifti
 from MedViTLib.server import ServerEngine, decode_form, encode_form, label_names
@@ -21,7 +21,11 @@ from MedViTLib.volume import Volume
 from tests.slicer.grids import AFFINES
 
 MODELS = {
-    "brain": {"description": "Segments", "labels": {"spleen": 2, "liver": 1, "background": 0}},
+    "brain": {
+        "description": "Segments",
+        "labels": {"spleen": 2, "liver": 1, "background": 0},
+        "config": {"version": ["2+label.1", "2"]},
+    },
     "listed": {"labels": ["liver", "spleen"]},
     "restorer": {"labels": {}},
     "gap": {"labels": {"liver": 1, "spleen": 4}},
@@ -80,7 +84,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _form(self, model: str, image: bytes) -> None:
         said = (
-            {"volumes_ml": {"liver": 1.0, "spleen": 2.5}, "notes": ["thick slices"]}
+            {
+                "volumes_ml": {"liver": 1.0, "spleen": 2.5},
+                "notes": ["thick slices"],
+                "verdict": {"light": "amber", "finding": "cut off"},
+            }
             if model == "brain"
             else {}
         )
@@ -257,3 +265,18 @@ def test_what_is_sent_is_the_volume(tmp_path: Path) -> None:
     _, body = encode_form({}, {"file": write_nifti(tmp_path / "image.nii.gz", volume)})
     sent = body.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
     assert read_nifti(sent, "sent").same_grid(volume)
+
+
+def test_settings_go_along_and_the_verdict_comes_back(
+    engine: ServerEngine, server: Server, tmp_path: Path
+) -> None:
+    volume = Volume(np.zeros((4, 5, 6), np.uint8), AFFINES["RAS"], "head")
+    settings = Settings(device="gpu", overlap="0.5", tta=True, version="2")
+    job = Job(lambda job: engine.run("brain", volume, tmp_path, job, settings)).start()
+    assert job.wait(20)
+    assert job.result().verdict == "amber: cut off"
+    set_here = {"device": "cuda", "overlap": 0.5, "tta": True, "version": "2"}
+    assert server.asked["params"].items() >= set_here.items()
+    run(engine, "brain", volume, tmp_path)
+    assert not set_here.keys() & server.asked["params"].keys()
+    assert {b.name: b.versions for b in engine.bundles()}["brain"] == ("2+label.1", "2")
