@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medvit import networks
 from medvit.networks import mambaclinix, r2t_mil, segformer3d, xlstm_unet
 from medvit.networks.layers import residual_unet
-from medvit.networks.layers.selective_scan import selective_scan
+from medvit.networks.layers.scan import selective_scan
 
 UNFUSED = (F, "scaled_dot_product_attention", unfused_attention)
 UPSAMPLED = (residual_unet.Decoder, "forward", decode_upsampled)

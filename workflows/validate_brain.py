@@ -13,8 +13,8 @@ import argparse
 import json
 from pathlib import Path
 
+from medvit.bench.icbm import DEEP, template_study
 from medvit.bench.studies import compare
-from medvit.bench.template import DEEP, template_study
 from medvit.bundles import find_bundle
 from medvit.runs import run_bundle
 from medvit.studies.labels import LabelTable

@@ -12,6 +12,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "run": ["BenchOptions", "bench_brain"],
         "studies": ["BenchStudy", "Reference", "compare"],
         "synthetic": ["Recipe", "synthetic_studies"],
-        "template": ["template_study"],
+        "icbm": ["template_study"],
     },
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medvit.bench.studies import BenchStudy, Reference
 from medvit.errors import MedvitError, StudyError
 from medvit.evaluation.pairing import study_name
-from medvit.evaluation.structures import Region, regions_beside
+from medvit.evaluation.structures import ScoredStructure, regions_beside
 from medvit.studies.channels import split_channel, stem_of, why_not_an_image
 from medvit.studies.discover import find_studies
 from medvit.studies.files import safe_name
@@ -30,7 +30,7 @@ class LabelledCase:
     id: str
     image: Path
     label: Path
-    named: tuple[Region, ...] = ()
+    named: tuple[ScoredStructure, ...] = ()
 
     def checked_image(self) -> Path:
         """The image.
@@ -83,8 +83,8 @@ def own_studies(table: LabelTable, data: Path) -> list[BenchStudy]:
     ]
 
 
-def _study(case: LabelledCase, drawn: list[Region], table: LabelTable) -> BenchStudy:
-    found = tuple(Region(r.name, (table.by_name[r.name].value,)) for r in drawn)
+def _study(case: LabelledCase, drawn: list[ScoredStructure], table: LabelTable) -> BenchStudy:
+    found = tuple(ScoredStructure(r.name, (table.by_name[r.name].value,)) for r in drawn)
     reference = Reference(GROUP, case.label, found, tuple(drawn))
     return BenchStudy(f"own_{safe_name(case.id)}", case.checked_image(), (reference,))
 
@@ -95,7 +95,7 @@ def _listed(manifest_path: Path, table: LabelTable) -> Iterator[LabelledCase]:
     manifest = read_manifest(manifest_path)
     labels = manifest.labels or ()
     named = tuple(
-        Region(s.name, (value,))
+        ScoredStructure(s.name, (value,))
         for s, value in zip(labels, manifest.values, strict=True)
         if s.name in table.by_name
     )
@@ -138,9 +138,9 @@ def paired_cases(folder: Path) -> Iterator[LabelledCase]:
             yield LabelledCase(study.id, study.path, label)
 
 
-def _named(path: Path, table: LabelTable, values: set[int]) -> tuple[Region, ...]:
+def _named(path: Path, table: LabelTable, values: set[int]) -> tuple[ScoredStructure, ...]:
     """The structures of a label map in the values of `table`, or as the names beside it say."""
-    named = regions_beside(path) or tuple(Region(s.name, (s.value,)) for s in table)
+    named = regions_beside(path) or tuple(ScoredStructure(s.name, (s.value,)) for s in table)
     named = tuple(r for r in named if r.name in table.by_name)
     unknown = sorted(values - {v for r in named for v in r.values})
     if unknown:

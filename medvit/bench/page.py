@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvit.bench import own, synthetic, template
+from medvit.bench import icbm, own, synthetic
 from medvit.bench.plots import draw_agreement, draw_quality_over_time, draw_structures
 from medvit.bench.row import MANUAL, Row, groups_of, structures_of
 from medvit.evaluation.summary import Agreement, Summary
@@ -22,9 +22,9 @@ _COLUMNS = {
     "volume_off_percent": ("volume off, %", 1),
 }
 _ABOUT = {
-    template.TISSUES: "The ICBM 2009a T1 template (average of 152 heads) against its own tissue maps, each"
+    icbm.TISSUES: "The ICBM 2009a T1 template (average of 152 heads) against its own tissue maps, each"
     " voxel by its likeliest tissue.",
-    template.DEEP: "The same against published atlases, left and right together; where two atlases have a"
+    icbm.DEEP: "The same against published atlases, left and right together; where two atlases have a"
     " structure, the mean over both.",
     synthetic.GROUP: "Heads that no bundle was trained on, imaged by synthesis in fixed contrasts and"
     " resolutions, against the label maps that they were made from. Every structure, left and right apart.",

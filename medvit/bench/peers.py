@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medvit.bench.studies import BenchStudy, Reference
 from medvit.errors import MedvitError, did_you_mean
-from medvit.evaluation.structures import Region
+from medvit.evaluation.structures import ScoredStructure
 
 # Classes of brainchop's "subcortical" model, sides together.
 _BRAINCHOP = {
@@ -86,4 +86,4 @@ def read_peer(stated: str) -> Peer:
 
 def _of_peer(reference: Reference, own: Mapping[str, tuple[int, ...]]) -> Reference:
     drawn = tuple(region for region in reference.drawn if region.name in own)
-    return replace(reference, found=tuple(Region(r.name, own[r.name]) for r in drawn), drawn=drawn)
+    return replace(reference, found=tuple(ScoredStructure(r.name, own[r.name]) for r in drawn), drawn=drawn)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medvit.bench.studies import unsided_region
 from medvit.errors import MedvitError, did_you_mean
-from medvit.evaluation.structures import Region
+from medvit.evaluation.structures import ScoredStructure
 from medvit.studies.labels import LabelTable
 
 _FOLDER = files("medvit.bench") / "protocols"
@@ -40,15 +40,15 @@ class Protocol:
         known = {0, *self.background, *(v for of in self.structures.values() for v in of)}
         return sorted(set(values) - known)
 
-    def drawn(self) -> tuple[Region, ...]:
+    def drawn(self) -> tuple[ScoredStructure, ...]:
         """The structures by their values in the data set."""
-        return tuple(Region(name, values) for name, values in self.structures.items())
+        return tuple(ScoredStructure(name, values) for name, values in self.structures.items())
 
 
-def found_region(table: LabelTable, name: str) -> Region:
+def found_region(table: LabelTable, name: str) -> ScoredStructure:
     """A structure by its values in `table`; both sides together if `name` has no side."""
     if name in table.by_name:
-        return Region(name, (table.by_name[name].value,))
+        return ScoredStructure(name, (table.by_name[name].value,))
     return unsided_region(table, name)
 
 

@@ -18,13 +18,13 @@ from medvit import __version__
 from medvit.bench import page, tables
 from medvit.bench.cache import key_of, read_record, write_record
 from medvit.bench.costs import processor
+from medvit.bench.icbm import template_study
 from medvit.bench.manual import manual_studies
 from medvit.bench.own import own_studies
 from medvit.bench.peers import Peer
 from medvit.bench.row import Row
 from medvit.bench.studies import BenchStudy, compare
 from medvit.bench.synthetic import synthetic_studies
-from medvit.bench.template import template_study
 from medvit.bundles import Bundle, installed_bundles
 from medvit.errors import MedvitError, MissingExtraError, StudyError
 from medvit.evaluation.measure import StudyScores

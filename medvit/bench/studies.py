@@ -10,7 +10,7 @@ import numpy as np
 
 from medvit.evaluation.measure import Options, StudyScores, measure_pair
 from medvit.evaluation.pairing import Pair
-from medvit.evaluation.structures import Region
+from medvit.evaluation.structures import ScoredStructure
 from medvit.studies.labels import LabelTable
 
 
@@ -30,8 +30,8 @@ class Reference:
 
     group: str
     path: Path
-    found: tuple[Region, ...]
-    drawn: tuple[Region, ...]
+    found: tuple[ScoredStructure, ...]
+    drawn: tuple[ScoredStructure, ...]
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class BenchStudy:
     references: tuple[Reference, ...]
 
 
-def unsided_region(table: LabelTable, *names: str) -> Region:
+def unsided_region(table: LabelTable, *names: str) -> ScoredStructure:
     """Structures of both sides as one, under the first of `names`."""
-    return Region(names[0], tuple(s.value for s in table if s.unsided_name in names))
+    return ScoredStructure(names[0], tuple(s.value for s in table if s.unsided_name in names))
 
 
 def compare(study: str, label_map: Path, references: Iterable[Reference]) -> dict[str, StudyScores]:

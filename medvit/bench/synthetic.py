@@ -11,7 +11,7 @@ import numpy as np
 from medvit import __version__
 from medvit.bench.cache import is_current, key_of, write_record
 from medvit.bench.studies import BenchStudy, Reference
-from medvit.evaluation.structures import Region
+from medvit.evaluation.structures import ScoredStructure
 from medvit.studies import sha256_of
 from medvit.studies.channels import stem_of
 from medvit.studies.files import write_image, write_label_map
@@ -80,7 +80,7 @@ def synthetic_studies(
     """
     from medvit.synthesis import find_label_maps
 
-    structures = tuple(Region(s.name, (s.value,)) for s in table)
+    structures = tuple(ScoredStructure(s.name, (s.value,)) for s in table)
     studies = []
     for number, path in enumerate(find_label_maps(label_maps, include=held_out)):
         made_from = {"label_map": sha256_of(path), "seed": _SEED + number, "medvit": __version__}

@@ -49,7 +49,7 @@ def main(request_path: str) -> int:
     return 0
 
 
-class Work(Protocol):
+class BenchWork(Protocol):
     """Loads a network once and segments one study after another."""
 
     @property
@@ -63,7 +63,7 @@ class Work(Protocol):
         """Segment `study` and write its label map; the result is noted in `outcome`."""
 
 
-def _work(work: Work, folder: Path, request: dict[str, Any]) -> None:
+def _work(work: BenchWork, folder: Path, request: dict[str, Any]) -> None:
     work.open()
     network = work.network
     for wanted in request["studies"]:
@@ -78,7 +78,7 @@ def _work(work: Work, folder: Path, request: dict[str, Any]) -> None:
             write_record(folder / "costs.json", wanted["cost_key"], measured)
 
 
-def _perform(work: Work, study: Study) -> StudyOutcome:
+def _perform(work: BenchWork, study: Study) -> StudyOutcome:
     outcome = StudyOutcome(study.id)
     try:
         work.perform(study, outcome)
@@ -87,7 +87,7 @@ def _perform(work: Work, study: Study) -> StudyOutcome:
     return outcome
 
 
-def _time(work: Work, study: Study, rounds: int) -> dict[str, Any]:
+def _time(work: BenchWork, study: Study, rounds: int) -> dict[str, Any]:
     """Costs of `study`, measured `rounds` times after a warm-up run."""
     times, cpu_times = [], []
     for _ in range(rounds):

@@ -122,7 +122,7 @@ def pretrain(
 
 def _install(wanted: bool) -> None:
     if wanted:
-        from medvit.label.environment import make_environment
+        from medvit.label.own_environment import make_environment
 
         make_environment(typer.echo)
         raise typer.Exit()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medvit.datasets.findings import Findings, outside, structures_of, times
-from medvit.datasets.volumes import Volume, open_volume, value_counts
+from medvit.datasets.volumes import VolumeHeader, open_volume, value_counts
 from medvit.errors import StudyError
 from medvit.studies.channels import canonical
 from medvit.studies.formats import format_of
@@ -92,9 +92,9 @@ class _Opened:
     """A case whose headers were read: what is missing or broken is left out."""
 
     case: Case
-    images: tuple[Volume, ...]
-    label: Volume | None
-    target: Volume | None
+    images: tuple[VolumeHeader, ...]
+    label: VolumeHeader | None
+    target: VolumeHeader | None
 
 
 def _check_counts(found: Findings) -> None:
@@ -169,7 +169,7 @@ def _is_dicom(path: Path) -> bool:
     return path.is_dir() or format_of(path) == "dicom"
 
 
-def _volume(found: Findings, case: Case, path: Path | None) -> Volume | None:
+def _volume(found: Findings, case: Case, path: Path | None) -> VolumeHeader | None:
     if path is None or not path.exists():
         return None
     try:
@@ -183,7 +183,7 @@ def _sentence(error: StudyError) -> str:
     return f"{error.what}{'; ' + error.do if error.do else ''}"
 
 
-def _compare_grids(found: Findings, case: Case, volume: Volume, first: Volume) -> None:
+def _compare_grids(found: Findings, case: Case, volume: VolumeHeader, first: VolumeHeader) -> None:
     own, image = volume.grid, first.grid
     if own.shape != image.shape:
         what = f"has {times(own.shape)} voxels, the image {times(image.shape)}"
@@ -196,7 +196,7 @@ def _compare_grids(found: Findings, case: Case, volume: Volume, first: Volume) -
     found.add("grid", what, case.id, volume.path)
 
 
-def _check_expected_grid(found: Findings, case: Case, images: Sequence[Volume]) -> None:
+def _check_expected_grid(found: Findings, case: Case, images: Sequence[VolumeHeader]) -> None:
     expected = found.manifest.expected
     for volume in images if case.is_labelled else ():
         if expected.shape and outside(volume.grid.shape, expected.shape):

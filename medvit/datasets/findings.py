@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medvit.datasets.volumes import Volume
+from medvit.datasets.volumes import VolumeHeader
 from medvit.studies.manifests.model import Manifest
 
 SHOWN = 20  # number of problems of one kind that are printed; JSON has them all
@@ -59,7 +59,7 @@ class Findings:
     shapes, spacings
         Shapes and spacings of the images, as summarised by `shape_range` and `spacing_range`.
     volumes
-        Volume in ml of each structure, by name, in each case where it occurs.
+        VolumeHeader in ml of each structure, by name, in each case where it occurs.
     label_maps
         Number of label maps that were read.
     """
@@ -87,7 +87,7 @@ class Findings:
             below = path.relative_to(self.folder).as_posix()
         self.problems.append(Problem(kind, what, case, below))
 
-    def add_image(self, volume: Volume) -> None:
+    def add_image(self, volume: VolumeHeader) -> None:
         """Note the size and the spacing of an image."""
         self.shapes.add(volume.grid.shape)
         self.spacings.add(tuple(round(step, 4) for step in volume.grid.spacing))

@@ -13,7 +13,7 @@ from medvit.studies.study import Grid
 
 
 @dataclass(frozen=True)
-class Volume:
+class VolumeHeader:
     """An image file, or a folder with one DICOM series, of which the headers were read.
 
     Parameters
@@ -41,7 +41,7 @@ class Volume:
         return read_voxels(series_at(self.path, index if self.count > 1 else None))[0]
 
 
-def open_volume(path: Path) -> Volume:
+def open_volume(path: Path) -> VolumeHeader:
     """What the headers of an image say; no voxel is read.
 
     Raises
@@ -50,10 +50,10 @@ def open_volume(path: Path) -> Volume:
         If it is not an image, or its headers can be read in more than one way.
     """
     header = read_header(series_at(path))
-    return Volume(path, header.grid, header.volumes)
+    return VolumeHeader(path, header.grid, header.volumes)
 
 
-def value_counts(volume: Volume) -> dict[float, int]:
+def value_counts(volume: VolumeHeader) -> dict[float, int]:
     """The number of voxels of a label map with each of its values.
 
     Raises

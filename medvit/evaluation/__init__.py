@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "measure": ["Options", "StudyScores", "measure_pair"],
         "pairing": ["Pair", "Pairing", "find_pairs"],
         "run": ["evaluate"],
-        "structures": ["Region", "read_regions"],
+        "structures": ["ScoredStructure", "read_regions"],
         "summary": ["Agreement", "Summary", "agreements", "summarise"],
     },
 )

@@ -10,7 +10,7 @@ import numpy as np
 from medvit.errors import StudyError
 from medvit.evaluation.pairing import Pair
 from medvit.evaluation.sides import Regions, Side, on_one_grid, read_probabilities, read_side, regions_of
-from medvit.evaluation.structures import Region, regions_of_values
+from medvit.evaluation.structures import ScoredStructure, regions_of_values
 from medvit.metrics import (
     Reliability,
     centreline_dice,
@@ -84,10 +84,10 @@ class StudyScores:
 
 def measure_pair(
     pair: Pair,
-    regions: Sequence[Region] | None,
+    regions: Sequence[ScoredStructure] | None,
     options: Options,
     *,
-    drawn: Sequence[Region] | None = None,
+    drawn: Sequence[ScoredStructure] | None = None,
 ) -> StudyScores:
     """The scores of one study.
 
@@ -138,7 +138,7 @@ def measure_pair(
     return scores
 
 
-def _regions_known(prediction: Side, reference: Side) -> tuple[Region, ...]:
+def _regions_known(prediction: Side, reference: Side) -> tuple[ScoredStructure, ...]:
     """The structures that files themselves state: by names beside them or of segments, or else all values."""
     sides = (reference, prediction)
     if named := next((side.names or side.segments for side in sides if side.names or side.segments), ()):
@@ -206,7 +206,7 @@ def _not_in_both(prediction: Side, ours: Regions, reference: Side, theirs: Regio
     return f"Not described on both sides, and not compared: {', '.join(dict.fromkeys(names))}."
 
 
-def _reliability(probabilities: np.ndarray, region: Region, reference: np.ndarray) -> Reliability:
+def _reliability(probabilities: np.ndarray, region: ScoredStructure, reference: np.ndarray) -> Reliability:
     # Selected by probability alone; selecting by the reference would make every low probability look wrong.
     channels = [value for value in region.values if value < len(probabilities)]
     p = probabilities[channels].sum(axis=0).clip(0, 1)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from medvit.errors import StudyError
-from medvit.evaluation.structures import Region, matched, regions_beside, regions_of_segments
+from medvit.evaluation.structures import ScoredStructure, matched, regions_beside, regions_of_segments
 from medvit.studies.formats import format_of, read_header, read_label_map, read_voxels, series_at
 from medvit.studies.grids import SAME_VOXEL, describe, joint_grid, place, same_voxels
 from medvit.studies.study import Grid
 
 # Structures of a side to compare; None for those that it does not describe.
-Regions = Sequence[Region | None]
+Regions = Sequence[ScoredStructure | None]
 
 # Tolerance of the sum of a voxel's probabilities around 1, for those stored in half precision.
 _ROUNDING = 0.02
@@ -47,8 +47,8 @@ class Side:
     path: Path
     label_map: np.ndarray
     grid: Grid
-    segments: tuple[Region, ...] = ()
-    names: tuple[Region, ...] = ()
+    segments: tuple[ScoredStructure, ...] = ()
+    names: tuple[ScoredStructure, ...] = ()
     probabilities: np.ndarray | None = None
 
     @cached_property
@@ -99,7 +99,7 @@ def read_probabilities(path: Path) -> Side:
     )
 
 
-def regions_of(side: Side, regions: Sequence[Region]) -> Regions:
+def regions_of(side: Side, regions: Sequence[ScoredStructure]) -> Regions:
     """`regions` as `side` has them: by name or code where it names its values, or else by their values.
 
     A region that is put together of several values, which no single name can match, is taken by its values

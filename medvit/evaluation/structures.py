@@ -26,7 +26,7 @@ IGNORE = "ignore"  # nnU-Net's name for the value of unlabelled voxels
 
 
 @dataclass(frozen=True)
-class Region:
+class ScoredStructure:
     """A structure, or several that are compared together, such as a whole tumour.
 
     Parameters
@@ -51,7 +51,7 @@ class Region:
         return mask
 
 
-def read_regions(table: str | Path) -> tuple[Region, ...]:
+def read_regions(table: str | Path) -> tuple[ScoredStructure, ...]:
     """The structures of a label table.
 
     Parameters
@@ -84,7 +84,7 @@ def read_regions(table: str | Path) -> tuple[Region, ...]:
         raise MedvitError(f"{path}: is not a readable label table ({error}); see docs/evaluate.md") from error
 
 
-def _regions_of_manifest(path: Path) -> tuple[Region, ...]:
+def _regions_of_manifest(path: Path) -> tuple[ScoredStructure, ...]:
     """The structures of a data set in the values of its files, and what it scores together."""
     manifest = read_manifest(path)
     if manifest.labels is None:
@@ -94,31 +94,36 @@ def _regions_of_manifest(path: Path) -> tuple[Region, ...]:
         for r, s in zip(regions_of_table(manifest.labels), manifest.labels, strict=True)
     ]
     values = {region.name: region.values[0] for region in found}
-    found += [Region(name, tuple(values[part] for part in parts)) for name, parts in manifest.regions.items()]
-    return (*found, *([] if manifest.ignore is None else [Region(IGNORE, (manifest.ignore,))]))
+    found += [
+        ScoredStructure(name, tuple(values[part] for part in parts))
+        for name, parts in manifest.regions.items()
+    ]
+    return (*found, *([] if manifest.ignore is None else [ScoredStructure(IGNORE, (manifest.ignore,))]))
 
 
-def regions_beside(path: Path) -> tuple[Region, ...]:
+def regions_beside(path: Path) -> tuple[ScoredStructure, ...]:
     """The names beside a label map that medvit wrote; empty if there are none."""
     beside = path.with_name(f"{stem_of(path)}.json")
     return read_regions(beside) if beside.is_file() else ()
 
 
-def regions_of_values(values: set[int]) -> tuple[Region, ...]:
+def regions_of_values(values: set[int]) -> tuple[ScoredStructure, ...]:
     """A region for each value, where names are unknown."""
-    return tuple(Region(f"label {value}", (value,)) for value in sorted(values - {0}))
+    return tuple(ScoredStructure(f"label {value}", (value,)) for value in sorted(values - {0}))
 
 
-def regions_of_segments(segments: Sequence[Segment]) -> tuple[Region, ...]:
+def regions_of_segments(segments: Sequence[Segment]) -> tuple[ScoredStructure, ...]:
     """A region for each name; segments of one name are one structure."""
     values: dict[str, tuple[int, ...]] = defaultdict(tuple)
     for segment in segments:
         values[segment.name] += (segment.number,)
     codes = {segment.name: _code(segment.code, segment.side) for segment in segments}
-    return tuple(Region(name, numbers, codes[name]) for name, numbers in values.items())
+    return tuple(ScoredStructure(name, numbers, codes[name]) for name, numbers in values.items())
 
 
-def matched(wanted: Sequence[Region], segments: Sequence[Region]) -> tuple[Region | None, ...]:
+def matched(
+    wanted: Sequence[ScoredStructure], segments: Sequence[ScoredStructure]
+) -> tuple[ScoredStructure | None, ...]:
     """For each wanted region that of the segments: the one of its name, or else the only one of its code.
 
     Many programs give all segments one code, "Tissue": a code that stands twice on a side tells nothing.
@@ -139,12 +144,12 @@ def _code(code: Code, side: str) -> str:
     return "" if code.scheme.startswith("99") else f"{code.scheme} {code.value} {side}"
 
 
-def regions_of_table(table: LabelTable) -> tuple[Region, ...]:
+def regions_of_table(table: LabelTable) -> tuple[ScoredStructure, ...]:
     """A region for each structure of a label table, in the values of files."""
-    return tuple(Region(s.name, (s.file_value,), _code(s.code, s.side)) for s in table)
+    return tuple(ScoredStructure(s.name, (s.file_value,), _code(s.code, s.side)) for s in table)
 
 
-def _parse(labels: dict[str, Any]) -> tuple[Region, ...]:
+def _parse(labels: dict[str, Any]) -> tuple[ScoredStructure, ...]:
     if labels and all(key.isdigit() for key in labels):
         labels = {str(name): int(value) for value, name in labels.items()}
     regions = []
@@ -153,7 +158,7 @@ def _parse(labels: dict[str, Any]) -> tuple[Region, ...]:
         if not values or not all(type(v) is int and 0 <= v <= 65535 for v in values):
             raise ValueError(f"{name!r} has {value!r} where values from 0 to 65535 are expected")
         if values != (0,):
-            regions.append(Region(name, values))
+            regions.append(ScoredStructure(name, values))
     if not regions:
         raise ValueError("it does not name any structure")
     return tuple(regions)

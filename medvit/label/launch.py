@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from medvit.errors import MedvitError
-from medvit.label.environment import environment, interpreter, workspace
+from medvit.label.own_environment import environment, interpreter, workspace
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _READY_AFTER = 300.0

@@ -12,7 +12,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from medvit.errors import MedvitError
 from medvit.label.errors import RequestError, first_of
-from medvit.label.finetune import Annotated, Schedule, finetune
+from medvit.label.finetuning import Annotated, FinetuningSchedule, finetune
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Training
 from medvit.label.volumes import read_label_map
@@ -68,7 +68,7 @@ class FineTune(TrainTask):
         base = self.served.bundle(first_of(request.get("version")))
         evaluator = self.served.new_evaluator(base, {}, first_of(request.get("device")))
         annotated = [self._annotated(pair, evaluator) for pair in pairs]
-        schedule = Schedule(**settings)
+        schedule = FinetuningSchedule(**settings)
         table = self.served.table
         assert table is not None, "only bundles that segment are trained"
         training, held_out = annotated[apart:], annotated[:apart]

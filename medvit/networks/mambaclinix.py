@@ -22,7 +22,7 @@ from medvit.networks.layers.residual_unet import (
     conv,
     initialise_convolution,
 )
-from medvit.networks.layers.selective_scan import selective_scan
+from medvit.networks.layers.scan import selective_scan
 
 
 class ChannelNorm(nn.Module):

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "journal": ["Journal"],
         "listener": ["BundleProcess", "Listener", "Route", "listen", "read_routes"],
         "outcome": ["StudyOutcome"],
-        "plan": ["Plan"],
+        "plan": ["RunPlan"],
         "run": ["run_cohort", "run_work"],
         "serial": ["SerialExecutor", "finish", "run_bundle", "run_studies"],
         "status": ["RunStatus", "read_status"],

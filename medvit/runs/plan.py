@@ -40,7 +40,7 @@ def refuse_reserved_ids(found: Found) -> None:
 
 
 @dataclass
-class Plan:
+class RunPlan:
     """The work of a run.
 
     Parameters
@@ -70,7 +70,7 @@ class Plan:
         *,
         resume: bool = True,
         overwrite: bool = False,
-    ) -> Plan:
+    ) -> RunPlan:
         """Compare the content of the output folder with the studies.
 
         Only input that has results is read for it; all other input is read once, when its turn comes.

@@ -22,7 +22,7 @@ from medvit.runs.dispatch import Executor, attempts
 from medvit.runs.done import lies_in_results, read_mark
 from medvit.runs.journal import Journal, living_runs, read_events
 from medvit.runs.outcome import StudyOutcome
-from medvit.runs.plan import Plan, refuse_reserved_ids
+from medvit.runs.plan import RunPlan, refuse_reserved_ids
 from medvit.runs.progress import RunProgress
 from medvit.runs.record import RunFacts, show_summary, write_record
 from medvit.runs.work import Work, clear_lost, finished
@@ -146,10 +146,10 @@ def run_work(
     journal.note("begin", host=socket.gethostname(), pid=os.getpid(), total=total, made_by=made_by)
     outcomes: dict[str, StudyOutcome] = {}
     kept: set[str] = set()
-    plan = Plan()
+    plan = RunPlan()
     with journal.beating(), RunProgress(console, total) as progress:
         try:
-            plan = Plan.of(
+            plan = RunPlan.of(
                 work.output_dir, made_by, found.studies, progress, resume=resume, overwrite=overwrite
             )
             journal.note("planned", kept=[study.id for study in plan.kept])
@@ -178,7 +178,7 @@ def run_work(
 
 def _outcomes(
     work: Work,
-    plan: Plan,
+    plan: RunPlan,
     found: Found,
     start: Callable[[RunProgress], Executor],
     retries: int,
@@ -200,7 +200,9 @@ def _outcomes(
             executor.close()
 
 
-def _done_meanwhile(output: Path, plan: Plan, outcomes: dict[str, StudyOutcome]) -> dict[str, StudyOutcome]:
+def _done_meanwhile(
+    output: Path, plan: RunPlan, outcomes: dict[str, StudyOutcome]
+) -> dict[str, StudyOutcome]:
     # Files that were being written at the interruption are complete.
     made = [s for s in plan.to_do if s.id not in outcomes and s.id not in plan.redone]
     folders = {s.id: safe_join(output, s.id) for s in made}

@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
             "save_weights",
             "start_training",
         ],
-        "survey": ["CaseFacts", "survey"],
+        "case_facts": ["CaseFacts", "survey"],
         "transforms": ["MirrorLeftRightd", "UnlabelledAsBackgroundd"],
     },
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medvit.bundles.convert.configuration import inference_section as converted_section
-from medvit.bundles.convert.deduce import Deduction
+from medvit.bundles.convert.deduction import Deduction
 from medvit.bundles.convert.settings import Conversion, ConversionSettings
 from medvit.bundles.templates import resolve
 from medvit.training.plan import Plan

@@ -15,10 +15,10 @@ from medvit.datasets import Manifest
 from medvit.errors import MedvitError
 from medvit.studies.labels import LabelTable
 from medvit.training.base import Base
+from medvit.training.case_facts import CaseFacts
 from medvit.training.costs import Cost, windows_of
 from medvit.training.handlers import duration
 from medvit.training.network import fitted, lateral
-from medvit.training.survey import CaseFacts
 from medvit.training.windows import affordable_on, batch_for, check_window, window_for
 
 Triple = tuple[float, float, float]
@@ -241,7 +241,7 @@ def make_plan(
     Parameters
     ----------
     facts
-        Facts about all cases, as `medvit.training.survey` gives them.
+        Facts about all cases, as `medvit.training.case_facts` gives them.
     cases
         The plan's ``split``, ``cases`` and ``left_out``.
 

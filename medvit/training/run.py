@@ -22,6 +22,7 @@ from medvit.studies import sha256_of, write_json
 from medvit.studies.labels import parse_label_table
 from medvit.training import save_weights
 from medvit.training.base import Base
+from medvit.training.case_facts import survey
 from medvit.training.cases import Split, split_cases
 from medvit.training.configuration import WORKFLOWS, specification
 from medvit.training.costs import measure
@@ -30,7 +31,6 @@ from medvit.training.encoder_file import load_encoder, readout_names
 from medvit.training.history import EVENTS, PICTURE, TABLE, draw, read_history, still_improving
 from medvit.training.network import CarriedOver, build, carry_over, fitted
 from medvit.training.plan import Choices, Plan, make_plan
-from medvit.training.survey import survey
 from medvit.training.windows import smaller_window
 
 

@@ -12,7 +12,7 @@ import torch
 
 from medvit.bench import BenchStudy, Reference, brainchop, read_peer
 from medvit.errors import MedvitError, WeightsError
-from medvit.evaluation.structures import Region
+from medvit.evaluation.structures import ScoredStructure
 from medvit.runs.outcome import StudyOutcome
 from medvit.studies import only_study
 
@@ -87,7 +87,7 @@ def test_files_that_do_not_fit_are_refused(model: Path) -> None:
 def test_a_peer_is_compared_in_what_it_has(model: Path) -> None:
     peer = read_peer(f"brainchop={model}")
     names = ("brain", "thalamus", "lateral ventricle")
-    regions = tuple(Region(name, (n + 20,)) for n, name in enumerate(names))
+    regions = tuple(ScoredStructure(name, (n + 20,)) for n, name in enumerate(names))
     reference = Reference("heads", model, regions, regions)
     other = Reference("tissues", model, regions[:1], regions[:1])
     study, unknown = BenchStudy("a", model, (reference, other)), BenchStudy("b", model, (other,))

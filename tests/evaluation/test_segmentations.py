@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medvit.errors import StudyError
-from medvit.evaluation import Options, Pair, Region, evaluate, find_pairs, measure_pair, read_regions
+from medvit.evaluation import Options, Pair, ScoredStructure, evaluate, find_pairs, measure_pair, read_regions
 from medvit.evaluation.structures import matched
 from medvit.metrics import dice, hd95
 from medvit.studies.dicom.seg import read_segmentation
@@ -128,11 +128,11 @@ def test_other_voxels_are_refused(source: Source, tmp_path: Path) -> None:
 
 
 def test_a_code_that_stands_twice_tells_nothing() -> None:
-    tissue = [Region(name, (i,), "SCT 85756007 ") for i, name in enumerate("abc", 1)]
-    wanted = [Region("a", (9,), "SCT 85756007 "), Region("d", (8,), "SCT 85756007 ")]
+    tissue = [ScoredStructure(name, (i,), "SCT 85756007 ") for i, name in enumerate("abc", 1)]
+    wanted = [ScoredStructure("a", (9,), "SCT 85756007 "), ScoredStructure("d", (8,), "SCT 85756007 ")]
     assert matched(wanted, tissue) == (tissue[0], None)
-    alone = [Region("hepar", (4,), "SCT 10200004 ")]
-    assert matched([Region("liver", (1,), "SCT 10200004 ")], alone) == (alone[0],)
+    alone = [ScoredStructure("hepar", (4,), "SCT 10200004 ")]
+    assert matched([ScoredStructure("liver", (1,), "SCT 10200004 ")], alone) == (alone[0],)
 
 
 def test_folders_of_segmentations_and_what_is_none(source: Source, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from medvit.bundles import Bundle
-from medvit.label.finetune import Annotated, Schedule, finetune, measure
+from medvit.label.finetuning import Annotated, FinetuningSchedule, finetune, measure
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Versions
 from tests.label.phantoms import make_bundle, steps, write_cases
@@ -36,7 +36,7 @@ def test_training_learns_and_the_served_network_stays(tmp_path: Path) -> None:
     image = tmp_path / "studies" / "ras.nii.gz"
     untrained = served.predict(image).voxels
     evaluator = served.new_evaluator(served.bundle(), {})
-    schedule = Schedule(max_epochs=12, patches=2, learning_rate=0.3)
+    schedule = FinetuningSchedule(max_epochs=12, patches=2, learning_rate=0.3)
     before, best = finetune(evaluator, annotated[1:], annotated[:1], 4, schedule)
     assert before == 0
     assert best is not None and best > 0.5
@@ -49,5 +49,5 @@ def test_without_held_out_studies_nothing_is_measured(tmp_path: Path) -> None:
     served, annotated = prepared(tmp_path)
     evaluator = served.new_evaluator(served.bundle(), {})
     start = {k: v.clone() for k, v in evaluator.network.state_dict().items()}
-    assert finetune(evaluator, annotated[:1], [], 4, Schedule(max_epochs=1)) == (None, None)
+    assert finetune(evaluator, annotated[:1], [], 4, FinetuningSchedule(max_epochs=1)) == (None, None)
     assert any((v != start[k]).any() for k, v in evaluator.network.state_dict().items())

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from medvit.errors import MedvitError
-from medvit.runs import Plan, attempt, read_status
+from medvit.runs import RunPlan, attempt, read_status
 from medvit.runs.done import DONE
 from medvit.runs.progress import RunProgress
 from medvit.studies import Found
@@ -175,7 +175,7 @@ def test_input_is_read_once_and_not_before_its_turn(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("medvit.runs.done.sha256_of", counted)
     found = make_studies(tmp_path / "in", GOOD)
-    plan = Plan.of(tmp_path / "out", {}, found.studies, RunProgress(Console(), 6))
+    plan = RunPlan.of(tmp_path / "out", {}, found.studies, RunProgress(Console(), 6))
     assert len(plan.to_do) == 6 and not read
     work = StandIn(tmp_path / "out")
     for study in found.studies:
@@ -251,7 +251,7 @@ def test_another_bundle_does_not_replace_results(tmp_path: Path) -> None:
     found = make_studies(tmp_path / "in", {"a": "ok 0 a"})
     for bundle, code in (("brain 1.0", 0), ("liver 1.0", 3), ("brain 2.0", 0)):
         work = Named(tmp_path / "out", bundle)
-        plan = Plan.of(work.output_dir, work.made_by(), found.studies, RunProgress(Console(), 1))
+        plan = RunPlan.of(work.output_dir, work.made_by(), found.studies, RunProgress(Console(), 1))
         assert bool(plan.refused) == (code == 3)
         for study in plan.to_do:
             attempt(work, study)

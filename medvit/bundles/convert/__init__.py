@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "bundle": ["convert_checkpoint"],
-        "deduce": ["Deduction", "deduce"],
+        "deduction": ["Deduction", "deduce"],
         "plans": ["NNUNetPlan", "read_plan"],
         "settings": ["ConversionSettings", "parse_assignments", "parse_numbers"],
     },

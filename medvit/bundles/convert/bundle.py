@@ -14,7 +14,7 @@ from torch import nn
 from medvit import networks
 from medvit.bundles import Bundle
 from medvit.bundles.convert.configuration import inference_section
-from medvit.bundles.convert.deduce import Deduction, deduce
+from medvit.bundles.convert.deduction import Deduction, deduce
 from medvit.bundles.convert.documents import licence_note, metadata_section, readme
 from medvit.bundles.convert.plans import NNUNetPlan, read_plan
 from medvit.bundles.convert.settings import Conversion, ConversionSettings, axis_order, label_table

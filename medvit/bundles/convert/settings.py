@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medvit.bundles.convert.deduce import Deduction
+from medvit.bundles.convert.deduction import Deduction
 from medvit.errors import MedvitError
 
 

@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "archive": ["files_of_dicomdir", "unzip"],
         "reader": ["read"],
-        "scanner": ["LeftOut", "ScanResult", "scan"],
+        "scanner": ["SkippedFiles", "ScanResult", "scan"],
     },
 )

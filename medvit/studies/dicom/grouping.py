@@ -11,7 +11,7 @@ from medvit.errors import StudyError
 from medvit.studies.dicom import mosaic, multiframe
 from medvit.studies.dicom.headers import UNCOMPRESSED, Header
 from medvit.studies.dicom.planes import Plane, frame_shape, single_plane
-from medvit.studies.dicom.stack import Stack, ranks, stack
+from medvit.studies.dicom.stacking import Stack, ranks, stack
 
 # Orientations (direction cosines) and spacings (relative) are one to this much.
 SAME_ORIENTATION = 2e-4
@@ -31,7 +31,7 @@ ALIKE = 0.02
 
 
 @dataclass(frozen=True)
-class Volume:
+class SeriesVolume:
     """A stack and what tells it from the other volumes of its series.
 
     Parameters
@@ -55,7 +55,7 @@ class Incomplete:
     planes
         The images that are there.
     label
-        As in `Volume`.
+        As in `SeriesVolume`.
     error
         What is missing.
     """
@@ -118,7 +118,7 @@ def _check_file_size(header: Header) -> None:
         raise header.fault("dicom-truncated-pixels", what, "PixelData", "fetch the file again")
 
 
-def volumes(headers: Sequence[Header]) -> list[Volume | Incomplete]:
+def volumes(headers: Sequence[Header]) -> list[SeriesVolume | Incomplete]:
     """The volumes that the files of one series hold, what is `aside` left out by the caller.
 
     Raises
@@ -152,7 +152,7 @@ def volumes(headers: Sequence[Header]) -> list[Volume | Incomplete]:
         groups = [found for label, group in groups for found in split(label, group, partial)]
     for _, group in groups:
         _check_made_alike(group)
-    return [*(Volume(stack(group), label) for label, group in groups), *partial]
+    return [*(SeriesVolume(stack(group), label) for label, group in groups), *partial]
 
 
 def _check_same(headers: Sequence[Header], keyword: str, what: str, *, where_stated: bool = False) -> None:
@@ -333,7 +333,9 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
-def only_volume(found: Sequence[Volume | Incomplete], label: str, headers: Sequence[Header]) -> Volume:
+def only_volume(
+    found: Sequence[SeriesVolume | Incomplete], label: str, headers: Sequence[Header]
+) -> SeriesVolume:
     """The volume of that label, or the only one.
 
     Raises

@@ -10,10 +10,10 @@ import numpy as np
 
 from medvit.errors import StudyError
 from medvit.studies.dicom import isolated, tilt
-from medvit.studies.dicom.grouping import Volume, aside, only_volume, remaining, volumes
+from medvit.studies.dicom.grouping import SeriesVolume, aside, only_volume, remaining, volumes
 from medvit.studies.dicom.headers import Header, NotDicomError, read_header
+from medvit.studies.dicom.notes import remarks
 from medvit.studies.dicom.pixels import decode
-from medvit.studies.dicom.remarks import remarks
 from medvit.studies.dicom.suv import units
 from medvit.studies.study import Grid, Series
 
@@ -61,7 +61,7 @@ def read(
     return read_planned(volume, notes, tilt)
 
 
-def plan(paths: Sequence[Path], label: str = "") -> tuple[Volume, tuple[str, ...]]:
+def plan(paths: Sequence[Path], label: str = "") -> tuple[SeriesVolume, tuple[str, ...]]:
     """The volume that the files form, from headers alone, and what was decided.
 
     Raises
@@ -93,7 +93,7 @@ def _header(path: Path) -> Header:
 
 
 def read_planned(
-    volume: Volume, notes: tuple[str, ...], policy: Tilt
+    volume: SeriesVolume, notes: tuple[str, ...], policy: Tilt
 ) -> tuple[np.ndarray, Grid, tuple[str, ...]]:
     """`read`, once `plan` has told what belongs together."""
     stack = volume.stack

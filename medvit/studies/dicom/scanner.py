@@ -12,10 +12,10 @@ from typing import Any
 
 from medvit.errors import StudyError
 from medvit.studies.dicom.archive import files_of_dicomdir
-from medvit.studies.dicom.grouping import Incomplete, Volume, aside, facing, remaining, volumes
+from medvit.studies.dicom.grouping import Incomplete, SeriesVolume, aside, facing, remaining, volumes
 from medvit.studies.dicom.headers import Header, NotDicomError, read_header, series_uid_of_damaged
+from medvit.studies.dicom.notes import remarks
 from medvit.studies.dicom.planes import Plane
-from medvit.studies.dicom.remarks import remarks
 from medvit.studies.dicom.suv import units
 from medvit.studies.study import Series
 
@@ -56,7 +56,7 @@ _PATIENT = {
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedFiles:
     """A file that does not belong to any series, and why."""
 
     path: Path
@@ -78,7 +78,7 @@ class ScanResult:
     """
 
     series: list[Series]
-    left_out: list[LeftOut]
+    left_out: list[SkippedFiles]
     patients: list[dict[str, str]] = field(default_factory=list, repr=False)
 
 
@@ -101,7 +101,7 @@ def scan(paths: Iterable[Path]) -> ScanResult:
     headers: dict[tuple[str, ...], list[Header]] = {}
     damaged: list[tuple[Path, StudyError]] = []
     others: list[tuple[Path, str]] = []
-    left_out: list[LeftOut] = []
+    left_out: list[SkippedFiles] = []
     for path in _expanded(paths, damaged):
         try:
             header = read_header(path)
@@ -111,7 +111,7 @@ def scan(paths: Iterable[Path]) -> ScanResult:
             damaged.append((path, error))
         else:
             if why := _no_image(header):
-                left_out.append(LeftOut(path, why))
+                left_out.append(SkippedFiles(path, why))
             else:
                 headers.setdefault(_key(header), []).append(header)
     found = _sorted_series(headers, left_out)
@@ -167,7 +167,7 @@ class _Group:
     def uid(self) -> str:
         return self.headers[0].text("SeriesInstanceUID")
 
-    def series(self, left_out: list[LeftOut]) -> list[tuple[Series, dict[str, str]]]:
+    def series(self, left_out: list[SkippedFiles]) -> list[tuple[Series, dict[str, str]]]:
         patient = {k: v for k, tag in _PATIENT.items() if (v := self.headers[0].text(tag))}
         try:
             if self.damaged:
@@ -177,7 +177,9 @@ class _Group:
             paths = [h.path for h in self.headers] + [path for path, _ in self.damaged]
             return [(_refused(paths, _facts(self.headers), error), patient)]
         used = {plane.header.path for one in found for plane in _planes(one)}
-        left_out.extend(LeftOut(h.path, "a copy of another file") for h in self.headers if h.path not in used)
+        left_out.extend(
+            SkippedFiles(h.path, "a copy of another file") for h in self.headers if h.path not in used
+        )
         return [(_as_series(one), patient) for one in found]
 
 
@@ -186,11 +188,11 @@ def _refused(paths: Sequence[Path], facts: dict[str, Any], error: StudyError) ->
     return Series(tuple(sorted(set(paths))), "dicom", facts)
 
 
-def _planes(found: Volume | Incomplete) -> tuple[Plane, ...]:
+def _planes(found: SeriesVolume | Incomplete) -> tuple[Plane, ...]:
     return found.planes if isinstance(found, Incomplete) else found.stack.planes
 
 
-def _as_series(volume: Volume | Incomplete) -> Series:
+def _as_series(volume: SeriesVolume | Incomplete) -> Series:
     planes = _planes(volume)
     headers = list({p.header.path: p.header for p in planes}.values())
     if isinstance(volume, Incomplete):
@@ -232,18 +234,20 @@ def _facts(headers: Sequence[Header]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
-def _sorted_series(headers: dict[tuple[str, ...], list[Header]], left_out: list[LeftOut]) -> list[_Group]:
+def _sorted_series(
+    headers: dict[tuple[str, ...], list[Header]], left_out: list[SkippedFiles]
+) -> list[_Group]:
     """One group for each series, without what lies beside its images."""
     groups = []
     for files in headers.values():
         beside = aside(files)
-        left_out.extend(LeftOut(h.path, f"a {why}") for why, some in beside.items() for h in some)
+        left_out.extend(SkippedFiles(h.path, f"a {why}") for why, some in beside.items() for h in some)
         if rest := remaining(files, beside):
             groups.append(_Group(rest))
     return groups
 
 
-def _add_posing(groups: list[_Group], others: list[tuple[Path, str]]) -> Iterator[LeftOut]:
+def _add_posing(groups: list[_Group], others: list[tuple[Path, str]]) -> Iterator[SkippedFiles]:
     """Give each file that is not DICOM to the series whose files it is named like; others are left out."""
     named = [{(h.path.parent, _pattern(h.path)) for h in group.headers} for group in groups]
     for path, what in others:
@@ -253,7 +257,7 @@ def _add_posing(groups: list[_Group], others: list[tuple[Path, str]]) -> Iterato
             error = StudyError("dicom-damaged-file", said, path=path, do="replace it or take it away")
             group.damaged.append((path, error))
         if not homes:
-            yield LeftOut(path, what)
+            yield SkippedFiles(path, what)
 
 
 def _pattern(path: Path) -> str:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from medvit.studies.dicom.stack import Stack
+from medvit.studies.dicom.stacking import Stack
 from medvit.studies.study import Grid
 
 

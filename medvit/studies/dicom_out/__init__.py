@@ -6,12 +6,12 @@ from medvit.studies.dicom_out.pdf import encapsulated_pdf
 from medvit.studies.dicom_out.results import write_restoration_results, write_segmentation_results
 from medvit.studies.dicom_out.rtstruct import structure_set
 from medvit.studies.dicom_out.seg import segmentation
-from medvit.studies.dicom_out.source import Source, can_write_dicom, read_source
+from medvit.studies.dicom_out.source import SourceSeries, can_write_dicom, read_source
 from medvit.studies.dicom_out.sr import measurement_report
 
 __all__ = [
     "Algorithm",
-    "Source",
+    "SourceSeries",
     "can_write_dicom",
     "derived_series",
     "encapsulated_pdf",

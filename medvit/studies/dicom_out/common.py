@@ -13,7 +13,7 @@ from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import ExplicitVRLittleEndian
 
 import medvit
-from medvit.studies.dicom_out.source import Source
+from medvit.studies.dicom_out.source import SourceSeries
 from medvit.studies.files import atomic_path
 from medvit.studies.labels import Code, Structure
 
@@ -62,7 +62,7 @@ def equipment(algorithm: Algorithm) -> dict[str, Any]:
     }
 
 
-def identity(source: Source, kind: int, description: str) -> dict[str, Any]:
+def identity(source: SourceSeries, kind: int, description: str) -> dict[str, Any]:
     """New UIDs and a series number beside that of the source, by the names of highdicom's arguments."""
     return {
         "series_instance_uid": hd.UID(),
@@ -73,7 +73,7 @@ def identity(source: Source, kind: int, description: str) -> dict[str, Any]:
     }
 
 
-def series_number(source: Source, kind: int) -> int:
+def series_number(source: SourceSeries, kind: int) -> int:
     """A number for a derived series that sorts behind its source in a viewer's list."""
     return max(int(source.first.get("SeriesNumber") or 0), 0) % 100_000 * 100 + 50 + kind
 
@@ -90,14 +90,14 @@ def nameless(image: Dataset) -> Dataset:
     return copy
 
 
-def restore_names(result: Dataset, source: Source) -> None:
+def restore_names(result: Dataset, source: SourceSeries) -> None:
     """Give a result that was made from `nameless` headers the names of its source."""
     result.PatientName = source.first.PatientName
     result.ReferringPhysicianName = source.first.ReferringPhysicianName
 
 
 def new_object(
-    source: Source, sop_class_uid: str, modality: str, kind: int, description: str, algorithm: Algorithm
+    source: SourceSeries, sop_class_uid: str, modality: str, kind: int, description: str, algorithm: Algorithm
 ) -> hd.SOPClass:
     """An object of the patient and study of `source`, for IODs that highdicom has no class for."""
     first = nameless(source.first)

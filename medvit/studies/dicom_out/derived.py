@@ -14,7 +14,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from medvit.errors import MedvitError
 from medvit.studies.dicom_out.common import Algorithm, reference_to, series_number
-from medvit.studies.dicom_out.source import Frame, Source
+from medvit.studies.dicom_out.source import Frame, SourceSeries
 from medvit.studies.study import Grid
 
 # What holds of the source's pixels alone, and would be wrong or unsafe beside new ones.
@@ -41,7 +41,7 @@ _ENOUGH_LEVELS = 256
 def derived_series(
     image: np.ndarray,
     grid: Grid,
-    source: Source,
+    source: SourceSeries,
     algorithm: Algorithm,
     *,
     description: str,
@@ -102,7 +102,7 @@ def derived_series(
         yield _with_pixels(result, np.stack(list(planes)))
 
 
-def _check(image: np.ndarray, grid: Grid, source: Source, units: str) -> None:
+def _check(image: np.ndarray, grid: Grid, source: SourceSeries, units: str) -> None:
     if image.shape != grid.shape:
         raise MedvitError(f"the image is {image.shape} and its grid {grid.shape}; they must be equal")
     if not np.isfinite(image).all():
@@ -130,7 +130,7 @@ def _slope(image: np.ndarray, is_ct: bool) -> str:
 
 
 def _derive(
-    image: Dataset, source: Source, algorithm: Algorithm, description: str, series_uid: str
+    image: Dataset, source: SourceSeries, algorithm: Algorithm, description: str, series_uid: str
 ) -> Dataset:
     result = deepcopy(image)
     result.remove_private_tags()

@@ -10,10 +10,10 @@ from pydicom.uid import EncapsulatedPDFStorage
 
 from medvit.errors import MedvitError
 from medvit.studies.dicom_out.common import Algorithm, new_object, reference_to
-from medvit.studies.dicom_out.source import Source
+from medvit.studies.dicom_out.source import SourceSeries
 
 
-def encapsulated_pdf(pdf: bytes | Path, source: Source, algorithm: Algorithm, *, title: str) -> Dataset:
+def encapsulated_pdf(pdf: bytes | Path, source: SourceSeries, algorithm: Algorithm, *, title: str) -> Dataset:
     """A PDF file as an object of the study that it reports on.
 
     Parameters

@@ -12,13 +12,13 @@ from skimage.measure import find_contours, points_in_poly
 from medvit.errors import MedvitError
 from medvit.studies.dicom_out.common import Algorithm, new_object, reference_to
 from medvit.studies.dicom_out.seg import check_label_map
-from medvit.studies.dicom_out.source import Frame, Source
+from medvit.studies.dicom_out.source import Frame, SourceSeries
 from medvit.studies.labels import LabelTable, Structure
 from medvit.studies.study import Grid
 
 
 def structure_set(
-    label_map: np.ndarray, grid: Grid, source: Source, table: LabelTable, algorithm: Algorithm
+    label_map: np.ndarray, grid: Grid, source: SourceSeries, table: LabelTable, algorithm: Algorithm
 ) -> Dataset:
     """The structures that are in a label map as closed planar contours, one set for each slice.
 
@@ -64,7 +64,7 @@ def structure_set(
     return result
 
 
-def _frame_of_reference(source: Source) -> Dataset:
+def _frame_of_reference(source: SourceSeries) -> Dataset:
     series, study, frame = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = source.first.SeriesInstanceUID
     series.ContourImageSequence = [reference_to(image) for image in source.images]
@@ -77,7 +77,7 @@ def _frame_of_reference(source: Source) -> Dataset:
     return frame
 
 
-def _roi(structure: Structure, source: Source, algorithm: Algorithm) -> Dataset:
+def _roi(structure: Structure, source: SourceSeries, algorithm: Algorithm) -> Dataset:
     roi = Dataset()
     roi.ROINumber, roi.ROIName = structure.value, structure.name[:64]
     roi.ReferencedFrameOfReferenceUID = source.first.FrameOfReferenceUID

@@ -21,7 +21,7 @@ from medvit.studies.dicom_out.common import (
     side_of,
     sr_code,
 )
-from medvit.studies.dicom_out.source import Frame, Source
+from medvit.studies.dicom_out.source import Frame, SourceSeries
 from medvit.studies.labels import LabelTable, Structure
 from medvit.studies.study import Grid
 
@@ -34,7 +34,7 @@ _MAX_BINARY_FRAMES = 2000
 def segmentation(
     label_map: np.ndarray,
     grid: Grid,
-    source: Source,
+    source: SourceSeries,
     table: LabelTable,
     algorithm: Algorithm,
     *,

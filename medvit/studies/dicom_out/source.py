@@ -54,7 +54,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceSeries:
     """One series of images: headers without pixels, complete enough to derive other objects from.
 
     Parameters
@@ -128,7 +128,7 @@ def can_write_dicom(study: Study) -> str:
     return ""
 
 
-def read_source(files: Sequence[Path | str | Dataset]) -> Source:
+def read_source(files: Sequence[Path | str | Dataset]) -> SourceSeries:
     """Read the headers of one series (paths, or datasets already read, which are not changed).
 
     Missing attributes of the Patient and Study modules become empty; text becomes UTF-8.
@@ -163,7 +163,7 @@ def read_source(files: Sequence[Path | str | Dataset]) -> Source:
             path=path,
             do="pass the one file that the result was made from",
         )
-    return Source(tuple(images), tuple(f for i in images for f in _frames(i)), path)
+    return SourceSeries(tuple(images), tuple(f for i in images for f in _frames(i)), path)
 
 
 def _read_header(file: Path | str | Dataset) -> Dataset:

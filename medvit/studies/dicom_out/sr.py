@@ -20,7 +20,7 @@ from medvit.studies.dicom_out.common import (
     side_of,
     sr_code,
 )
-from medvit.studies.dicom_out.source import Source
+from medvit.studies.dicom_out.source import SourceSeries
 from medvit.studies.labels import LabelTable, Structure
 
 _MILLILITER = Code("mL", "UCUM", "milliliter")
@@ -31,7 +31,7 @@ _IMAGING = Code("363679005", "SCT", "Imaging procedure")
 def measurement_report(
     volumes: Mapping[str, float],
     seg: Segmentation,
-    source: Source,
+    source: SourceSeries,
     table: LabelTable,
     algorithm: Algorithm,
     *,
@@ -103,7 +103,7 @@ def _observer(algorithm: Algorithm) -> sr.ObservationContext:
 
 
 def _group(
-    structure: Structure, ml: float, seg: Segmentation, source: Source, algorithm: Algorithm
+    structure: Structure, ml: float, seg: Segmentation, source: SourceSeries, algorithm: Algorithm
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=hd.UID(), identifier=structure.name),

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medvit.networks.layers import selective_scan as module
-from medvit.networks.layers.selective_scan import selective_scan
+from medvit.networks.layers.scan import selective_scan
 from tests.networks.goldens import Golden, collect
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")

@@ -43,7 +43,7 @@ class Annotated:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class FinetuningSchedule:
     """How to train.
 
     Parameters
@@ -69,7 +69,7 @@ def finetune(
     training: Sequence[Annotated],
     held_out: Sequence[Annotated],
     classes: int,
-    schedule: Schedule,
+    schedule: FinetuningSchedule,
 ) -> tuple[float | None, float | None]:
     """Train the network of `evaluator` in place; it ends with the best weights seen on `held_out`.
 
@@ -136,7 +136,9 @@ def measure(evaluator: StudyEvaluator, studies: Sequence[Annotated], classes: in
     return float(drawn.mean()) if len(drawn) else None
 
 
-def _loader(studies: Sequence[Annotated], evaluator: StudyEvaluator, schedule: Schedule) -> DataLoader:
+def _loader(
+    studies: Sequence[Annotated], evaluator: StudyEvaluator, schedule: FinetuningSchedule
+) -> DataLoader:
     roi, slice_axis = evaluator.inferer.roi_size, getattr(evaluator.inferer, "slice_axis", None)
     window = [roi] * 3 if isinstance(roi, int) else [int(size or 1) for size in roi]
     patch = window if slice_axis is None else [*window[:slice_axis], 1, *window[slice_axis:]]

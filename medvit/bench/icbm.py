@@ -14,7 +14,7 @@ from nibabel.processing import resample_from_to
 
 from medvit.bench.studies import BenchStudy, Reference, unsided_region
 from medvit.errors import MedvitError, MissingExtraError
-from medvit.evaluation.structures import Region
+from medvit.evaluation.structures import ScoredStructure
 from medvit.studies.files import write_label_map
 from medvit.studies.labels import LabelTable
 from medvit.studies.study import Grid
@@ -90,11 +90,15 @@ def _tissues(table: LabelTable, folder: Path) -> Reference:
     labels[(grey >= white) & (grey > other)] = 2
     labels[(white > grey) & (white > other)] = 1
     path = write_label_map(folder / "icbm_tissues.nii.gz", labels, _grid(image))
-    everything = Region("brain", tuple(s.value for s in table))
+    everything = ScoredStructure("brain", tuple(s.value for s in table))
     found_white, neither = (unsided_region(table, *names).values for names in (_WHITE, _NEITHER))
     rest = tuple(v for v in everything.values if v not in found_white + neither)
-    found = (everything, Region("white matter", found_white), Region("grey matter", rest))
-    drawn = (Region("brain", (1, 2, 3)), Region("white matter", (1,)), Region("grey matter", (2,)))
+    found = (everything, ScoredStructure("white matter", found_white), ScoredStructure("grey matter", rest))
+    drawn = (
+        ScoredStructure("brain", (1, 2, 3)),
+        ScoredStructure("white matter", (1,)),
+        ScoredStructure("grey matter", (2,)),
+    )
     return Reference(TISSUES, path, found, drawn)
 
 
@@ -104,11 +108,11 @@ def _atlas(atlas: Path, table: LabelTable, folder: Path) -> Reference | None:
     values = np.asarray(resample_from_to(_load(atlas), image, order=0).dataobj).astype(int)
     names = json.loads(_names_beside(atlas).read_text(encoding="utf-8"))["labels"]
     labels = np.zeros(image.shape, np.uint8)
-    drawn: list[Region] = []
+    drawn: list[ScoredStructure] = []
     for structure, parts in _ATLAS_NAMES.items():
         mask = np.isin(values, [i for i, name in enumerate(names) if re.fullmatch(parts, str(name))])
         if mask.any():
-            drawn.append(Region(structure, (len(drawn) + 1,)))
+            drawn.append(ScoredStructure(structure, (len(drawn) + 1,)))
             labels[mask] = len(drawn)
     if not drawn:
         return None

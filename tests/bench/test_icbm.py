@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medvit.bench.icbm import DEEP, TISSUES, template, template_study
 from medvit.bench.studies import compare
-from medvit.bench.template import DEEP, TISSUES, template, template_study
 from medvit.errors import MedvitError
 from medvit.studies.labels import load_label_table
 
