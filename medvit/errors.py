@@ -64,16 +64,16 @@ class MissingExtraError(MedvitError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence that suggests the known word nearest to `word`; empty when none is near.
+    """A bracket within a sentence that suggests the known word nearest to `word`; empty when none is near.
 
     Examples
     --------
     >>> did_you_mean("hipocampus", ["hippocampus", "thalamus"])
-    "; did you mean 'hippocampus'?"
+    " (did you mean 'hippocampus'?)"
     """
     spellings = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), spellings, 1, 0.6)
-    return f"; did you mean {spellings[near[0]]!r}?" if near else ""
+    return f" (did you mean {spellings[near[0]]!r}?)" if near else ""
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -119,7 +119,7 @@ def test_a_restorer_gives_an_image() -> None:
         (lambda s, v: s(v[0], AFFINE), "three axes"),
         (lambda s, v: s(np.where(v > 800, np.nan, v), AFFINE), "finite values"),
         (lambda s, v: s({"image": v}), "builtins.dict is not an image"),
-        (lambda s, v: medvit.Segmenter(BRAIN, overlpa=0.1), "no option 'overlpa'; did you mean 'overlap'"),
+        (lambda s, v: medvit.Segmenter(BRAIN, overlpa=0.1), r"no option 'overlpa' \(did you mean 'overlap'"),
         (lambda s, v: medvit.Segmenter(BRAIN, overlap=1.5), "overlap"),
         (lambda s, v: medvit.Segmenter(BRAIN, device="banana"), "no device 'banana'"),
         (lambda s, v: medvit.Segmenter("segformer_brain"), "no bundle"),

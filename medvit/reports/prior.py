@@ -82,7 +82,7 @@ def read_prior(path: Path | str) -> Prior:
             "spacing": tuple(float(s) for s in content["grid"]["spacing_mm"]),
             "bundle": f"{provenance.get('bundle', '')} {provenance.get('bundle_version', '')}".strip(),
             "weights_sha256": str(provenance.get("weights_sha256", "")),
-            "intracranial_ml": _intracranial(content["whole"]),
+            "intracranial_ml": _intracranial(content.get("whole")),
             "patient_check": study.get("patient_check"),
             "sex": study.get("sex"),
         }
@@ -97,7 +97,10 @@ def read_prior(path: Path | str) -> Prior:
     return Prior(study_id, date, volumes, **prior_facts)
 
 
-def _intracranial(whole: Mapping[str, Any]) -> float | None:
+def _intracranial(whole: Mapping[str, Any] | None) -> float | None:
+    # Measurements of before version 0.2 have no whole.
+    if whole is None:
+        return None
     return float(whole["volume_ml"]) if whole["name"] == INTRACRANIAL else None
 
 

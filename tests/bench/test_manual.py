@@ -58,7 +58,7 @@ def test_what_no_protocol_explains_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MedvitError, match=rf"{label.name}.*Neuromorphometrics does not explain: \[250\]"):
         manual_studies(TABLE, tmp_path, "neuromorphometrics")
     save(tmp_path / "a_seg.nii.gz", 11)
-    with pytest.raises(MedvitError, match="freesurfer and neuromorphometrics; say which"):
+    with pytest.raises(MedvitError, match="freesurfer and neuromorphometrics; choose one with --protocol"):
         manual_studies(TABLE, tmp_path)
     own = tmp_path / "own.json"
     own.write_text(json.dumps({"structures": {"left thalamus": 11}}))

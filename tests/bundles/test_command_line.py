@@ -84,9 +84,9 @@ def test_a_copy_is_told_by_the_working_directory(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("flags", "wrong"),
     [
-        (["--outptu_dir", "x"], "nothing named 'outptu_dir'; did you mean 'output_dir'?"),
+        (["--outptu_dir", "x"], "nothing named 'outptu_dir' (did you mean 'output_dir'?)"),
         (["--inferer#overlap", "0.1", "--sw-batch-size=2", "--tracking", "x"], ""),
-        (["--overlpa=0.1"], "nothing named 'overlpa'; did you mean 'overlap'?"),
+        (["--overlpa=0.1"], "nothing named 'overlpa' (did you mean 'overlap'?)"),
     ],
 )
 def test_unknown_flags_are_named(flags: list[str], wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,4 +108,4 @@ def test_a_mistyped_flag_ends_monais_command_in_one_sentence(tmp_path: Path) -> 
         [*command, "--dataset_dri", "x"], cwd=copy, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("did you mean 'dataset_dir'?")
+    assert done.stderr.splitlines()[-1].endswith("did you mean 'dataset_dir'?)")

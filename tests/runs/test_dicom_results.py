@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> list[Path]:
 def run(source: list[Path], output: Path, **options: object) -> Path:
     overrides = {
         "device": "$torch.device('cpu')", "report": False, "dicom": True,
-        "writer#options#dicom_anyway": True, **COARSE, **options,
+        "writer#options#dicom_anyway": True, "force": True, **COARSE, **options,
     }  # fmt: skip
     run_bundle(find_bundle("segformer3d_brain"), [source[0].parent], output, **overrides)
     return next(p for p in output.iterdir() if p.is_dir() and p.name != ".cohort")
@@ -74,7 +74,12 @@ def test_a_listener_runs_the_bundle_whose_rules_take_a_series(tmp_path: Path) ->
     write_series(inbox / "mr", modality="MR", SeriesDescription="t1")
     write_series(inbox / "ct")
     route = Route(find_bundle("segformer3d_brain"), SeriesRules(modality=("MR",)))
-    settings = {"device": "$torch.device('cpu')", "writer#options#dicom_anyway": True, **COARSE}
+    settings = {
+        "device": "$torch.device('cpu')",
+        "writer#options#dicom_anyway": True,
+        "force": True,
+        **COARSE,
+    }
     processed = BundleProcess(tmp_path / "out", [route], settings)(inbox)
     assert {p.stem for p in processed.files} == {"seg", "sr", "report"}
     image = pydicom.dcmread(next((inbox / "mr").iterdir()))

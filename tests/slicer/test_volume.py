@@ -112,7 +112,7 @@ def test_damaged_results_are_refused(tmp_path: Path) -> None:
         read_nifti(good[: len(good) // 2], "v")
     with pytest.raises(MedViTError, match="ends too early"):
         read_nifti(gzip.decompress(good)[:-1], "v")
-    with pytest.raises(MedViTError, match="no NIfTI image"):
+    with pytest.raises(MedViTError, match="is not a NIfTI image"):
         read_nifti(b"NRRD0004\n" + bytes(400), "v")
     nowhere = bytearray(gzip.decompress(good))
     nowhere[254:256] = bytes(2)

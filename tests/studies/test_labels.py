@@ -72,7 +72,7 @@ def test_structures_are_chosen_by_name_with_or_without_their_side() -> None:
     table = load_label_table("brain")
     names = [s.name for s in table.chosen(["Right_Amygdala", " hippocampus", "left hippocampus"])]
     assert names == ["left hippocampus", "right hippocampus", "right amygdala"]
-    with pytest.raises(MedvitError, match="no structure 'hipocampus'; did you mean 'hippocampus'"):
+    with pytest.raises(MedvitError, match=r"no structure 'hipocampus' \(did you mean 'hippocampus'"):
         table.chosen(["amygdala", "hipocampus"])
 
 

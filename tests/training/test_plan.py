@@ -109,7 +109,7 @@ def test_a_plan_is_what_the_data_say_unless_a_person_does(tmp_path: Path) -> Non
     chosen = Choices(spacing=(2, 2, 2), patch_size=(16, 24, 32), device="cpu")
     plan = make_plan(bundle, manifest("nose", "left ear"), cases, chosen, **counted)
     assert (plan.spacing, plan.patch_size, plan.mirror) == ((2, 2, 2), (16, 24, 32), False)
-    with pytest.raises(MedvitError, match="'left ear' has no other side"):
+    with pytest.raises(MedvitError, match="'left ear' has no counterpart on the other side"):
         make_plan(bundle, manifest("nose", "left ear"), cases, Choices(mirror=True), **counted)
 
 

@@ -18,6 +18,7 @@ from medvit.bundles.convert import ConversionSettings, convert_checkpoint
 from medvit.bundles.convert.configuration import lateral_pairs
 from medvit.cli.app import app
 from medvit.errors import MedvitError
+from medvit.exits import ALL_WELL, SOME_FAILED
 from medvit.runs import run_bundle
 from tests.bundles.convert.published import CASES, Case
 
@@ -58,7 +59,11 @@ def test_the_bundle_holds_the_authors_network_and_runs(case: Case, tmp_path: Pat
     channels = bundle.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
     study = write_study(tmp_path / "in", channels)
     trusted = find_bundle(str(tmp_path / "mine"), trust=True)
-    assert run_bundle(trusted, [study], tmp_path / "out", device="cpu", report=False) == 0
+    # Noise through untrained weights is judged red, and red counts in the exit code.
+    assert run_bundle(trusted, [study], tmp_path / "out", device="cpu", report=False) in (
+        ALL_WELL,
+        SOME_FAILED,
+    )
     labels = nib.load(tmp_path / "out" / "scan" / "labels.nii.gz")
     assert labels.shape == (16, 18, 14)
     assert set(np.unique(labels.get_fdata())) <= set(range(case.out_channels))

@@ -151,7 +151,10 @@ def test_nnunet_regions_are_made_of_values(tmp_path):
 
 
 def test_a_missing_manifest_is_answered_with_those_at_hand(tmp_path):
-    with pytest.raises(MedvitError, match="there is no manifest brats1999; medvit comes with aapm_mayo, "):
+    with pytest.raises(
+        MedvitError,
+        match=r"there is no manifest brats1999 \(did you mean 'brats2021'\?\); medvit comes with aapm_mayo, ",
+    ):
         read_manifest("brats1999")
     with pytest.raises(MedvitError, match=r"must end in \.yaml, \.yml, \.json, \.csv"):
         read_manifest(written(tmp_path, "a", "own.txt"))
