@@ -12,7 +12,7 @@ from typing import Any, Literal
 Sex = Literal["F", "M"]
 
 # Facts of a series that do not identify anybody. Descriptions, protocol, body part and date are free text or
-# quasi- identifiers and are shown only together with the patient.
+# quasi-identifiers and are shown only together with the patient.
 TECHNICAL_FACTS = frozenset(
     {
         "modality", "manufacturer", "model", "field_strength", "slice_thickness", "kvp", "echo_time",
