@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.networks.layers.padding import crop_to
+from medvit.networks.layers.vit import init_linear_layers
 from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is. Tokens are
@@ -285,11 +286,7 @@ class CATANet(nn.Module):
         elif upscale > 1:
             self.upconv = nn.Conv2d(dim, upscale**2 * dim, 3, padding=1)
         self.last_conv = nn.Conv2d(dim, in_channels, 3, padding=1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_linear_layers(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, C, H, W) to (B, C, H * upscale, W * upscale)."""

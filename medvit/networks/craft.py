@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medvit.networks.layers.padding import crop_to, pad_to_multiple
 from medvit.networks.layers.super_resolution import check_indices, rgb_mean, windows_of, windows_to_map
+from medvit.networks.layers.vit import Mlp, init_linear_layers
 from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is. Rectangle
@@ -95,15 +96,6 @@ class _RectangleAttention(nn.Module):
         return apart if bias is None else apart + bias
 
 
-class _Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class _LowFrequencyBlock(nn.Module):
     """Attention in wide rectangles for one half of the channels and in tall ones for the other (SRWAB)."""
 
@@ -119,7 +111,7 @@ class _LowFrequencyBlock(nn.Module):
         )
         self.get_v = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.proj = nn.Linear(dim, dim)
-        self.mlp = _Mlp(dim, int(dim * settings["mlp_ratio"]))
+        self.mlp = Mlp(dim, int(dim * settings["mlp_ratio"]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
@@ -313,11 +305,7 @@ class CRAFT(nn.Module):
         self.upsample = nn.Sequential(
             nn.Conv2d(embed_dim, upscale**2 * in_channels, 3, padding=1), nn.PixelShuffle(upscale)
         )
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_linear_layers(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, C, H, W) of any size to (B, C, H * upscale, W * upscale)."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medvit.networks.layers.stripes import CSwinBlock, crossed_stripes, init_weights
+from medvit.networks.layers.stripes import CSwinBlock, crossed_stripes
+from medvit.networks.layers.vit import init_linear_layers
 from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is.
@@ -84,7 +85,7 @@ class CSwin(nn.Module):
                 wider = dim * (num_heads[number] // heads)
                 self.add_module(f"merge{number}", Merge(dim, wider))
                 dim = wider
-        init_weights(self)
+        init_linear_layers(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Image (B, C, H, W) to four normalised maps (B, channels, H / 4, W / 4) to (..., H / 32, W / 32)."""

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.networks.cswin import Merge, embedding
-from medvit.networks.layers.stripes import CSwinBlock, crossed_stripes, init_weights
+from medvit.networks.layers.stripes import CSwinBlock, crossed_stripes
+from medvit.networks.layers.vit import init_linear_layers
 from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is.
@@ -108,7 +109,7 @@ class CSwinUNet(nn.Module):
         self.norm_up = nn.LayerNorm(embed_dim)
         self.upsample1 = CARAFE(embed_dim, embed_dim, factor=4)
         self.output = nn.Conv2d(embed_dim, out_channels, 1, bias=False)
-        init_weights(self)
+        init_linear_layers(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Slice (B, C, H, W) to logits (B, classes, H, W)."""

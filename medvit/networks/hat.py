@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from monai.networks.layers import DropPath
 from torch import Tensor, nn
 
 from medvit.networks.layers.padding import crop_to, pad_to_multiple
@@ -19,6 +20,7 @@ from medvit.networks.layers.super_resolution import (
     windows_of,
     windows_to_map,
 )
+from medvit.networks.layers.vit import Mlp, init_linear_layers
 from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
 
 # Feature maps are channels-last, (B, H, W, C), so that a linear layer acts on each pixel.
@@ -29,15 +31,6 @@ Settings = Mapping[str, Any]
 _WINDOWS_AT_ONCE = 64
 # Parameter modules keep the authors' names, so that a published state dict loads as it is.
 _INDICES = ("relative_position_index_SA", "relative_position_index_OCA")
-
-
-class _Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class _Gate(nn.Module):
@@ -104,11 +97,12 @@ class _HybridBlock(nn.Module):
         self, dim: int, num_heads: int, shift: int, drop_path: float, settings: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        self.shift, self.conv_scale, self.drop_path = shift, settings["conv_scale"], drop_path
+        self.shift, self.conv_scale = shift, settings["conv_scale"]
+        self.drop_path = DropPath(drop_path)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attn = _WindowAttention(dim, settings["block_window"], num_heads, settings["qkv_bias"])
         self.conv_block = _ChannelAttentionBlock(dim, settings["compress_ratio"], settings["squeeze_factor"])
-        self.mlp = _Mlp(dim, int(dim * settings["mlp_ratio"]))
+        self.mlp = Mlp(dim, int(dim * settings["mlp_ratio"]))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         y = self.norm1(x)
@@ -118,15 +112,8 @@ class _HybridBlock(nn.Module):
         y = self.attn(y, mask if self.shift else None)
         if self.shift:
             y = torch.roll(y, (self.shift, self.shift), (1, 2))
-        x = x + self._drop(y) + self.conv_scale * convolved
-        return x + self._drop(self.mlp(self.norm2(x)))
-
-    def _drop(self, y: Tensor) -> Tensor:
-        """Stochastic depth: while training, the branch of an item is left out now and then."""
-        if not self.training or self.drop_path == 0:
-            return y
-        keep = 1 - self.drop_path
-        return y * torch.empty(len(y), 1, 1, 1, dtype=y.dtype, device=y.device).bernoulli_(keep) / keep
+        x = x + self.drop_path(y) + self.conv_scale * convolved
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class _OverlappingCrossAttention(nn.Module):
@@ -142,7 +129,7 @@ class _OverlappingCrossAttention(nn.Module):
             torch.zeros((self.window + self.wide - 1) ** 2, num_heads)
         )
         self.proj = nn.Linear(dim, dim)
-        self.mlp = _Mlp(dim, int(dim * settings["mlp_ratio"]))
+        self.mlp = Mlp(dim, int(dim * settings["mlp_ratio"]))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -303,11 +290,7 @@ class HAT(nn.Module):
         self.conv_before_upsample = nn.Sequential(nn.Conv2d(embed_dim, 64, 3, padding=1), nn.LeakyReLU())
         self.upsample = upsampler(64, upscale)
         self.conv_last = nn.Conv2d(64, in_channels, 3, padding=1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_linear_layers(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, C, H, W) of any size to (B, C, H * upscale, W * upscale); mirrored to whole windows."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.networks.layers.vit import BLOCK_NAMES, SelfAttention
+from medvit.networks.layers.vit import BLOCK_NAMES, SelfAttention, init_linear_layers
 from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
 from medvit.networks.pvt_v2 import Pyramid
 
@@ -149,11 +149,7 @@ class UniFormer(nn.Module):
             self.add_module(f"blocks{stage + 1}", nn.Sequential(*blocks))
         self.norm = nn.BatchNorm2d(embed_dims[-1])
         self.head = nn.Linear(embed_dims[-1], num_classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_linear_layers(self)
 
     def forward(self, image: Tensor) -> Pyramid:
         """Image (B, C, H, W) to its maps, the last one normalised, and logits."""

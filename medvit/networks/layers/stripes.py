@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from monai.networks.layers import DropPath
 from torch import Tensor, nn
+
+from medvit.networks.layers.vit import Mlp
 
 # Window of one group of channels along each axis; None stands for the whole axis.
 Stripe = tuple[int | None, ...]
@@ -89,15 +92,6 @@ class _Position(nn.Module):
         return self.get_v(values)
 
 
-class _Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class CSwinBlock(nn.Module):
     """Cross-shaped attention and a feed-forward part, each added to its input.
 
@@ -133,16 +127,17 @@ class CSwinBlock(nn.Module):
         groups, spatial_dims = len(stripes), len(stripes[0])
         if dim % groups or num_heads % groups or dim % num_heads:
             raise ValueError(f"{groups} groups of stripes cannot share {dim} channels of {num_heads} heads")
-        self.num_heads, self.stripes, self.drop_path = num_heads, tuple(stripes), drop_path
+        self.num_heads, self.stripes = num_heads, tuple(stripes)
+        self.drop_path = DropPath(drop_path)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=qkv_bias), nn.Linear(dim, dim)
         self.attns = nn.ModuleList(_Position(dim // groups, spatial_dims) for _ in stripes)
-        self.mlp = _Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, *size, C) to the same shape."""
-        x = x + self._drop(self.proj(self._attended(self.qkv(self.norm1(x)))))
-        return x + self._drop(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.proj(self._attended(self.qkv(self.norm1(x)))))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _attended(self, qkv: Tensor) -> Tensor:
         size = qkv.shape[1:-1]
@@ -166,20 +161,3 @@ class CSwinBlock(nn.Module):
         else:
             attended = tuple(F.scaled_dot_product_attention(*t) for t in split)
         return [y.transpose(1, 2).flatten(2) for y in attended]
-
-    def _drop(self, y: Tensor) -> Tensor:
-        """Stochastic depth: while training, the branch of an item is left out now and then."""
-        if not self.training or self.drop_path == 0:
-            return y
-        keep = 1 - self.drop_path
-        chosen = torch.empty(len(y), *(1,) * (y.ndim - 1), dtype=y.dtype, device=y.device).bernoulli_(keep)
-        return y * chosen / keep
-
-
-def init_weights(network: nn.Module) -> None:
-    """Linear layers from a truncated normal of 0.02 with zero bias, as the authors begin."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

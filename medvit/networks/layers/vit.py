@@ -15,6 +15,27 @@ BLOCK_NAMES: list[NameRule] = [
 ]
 
 
+class Mlp(nn.Module):
+    """The two-layer GELU perceptron under the timm library's names, on (..., C)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to the same shape."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+def init_linear_layers(network: nn.Module) -> None:
+    """Start linear layers from a truncated normal of 0.02 with zero bias, as most transformers do."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention of all tokens to all tokens, without a score matrix in memory.
 
