@@ -51,6 +51,9 @@ def test_the_results_belong_to_the_series(source: list[Path], tmp_path: Path) ->
     described = {int(s.SegmentNumber): str(s.SegmentLabel) for s in results["seg"].SegmentSequence}
     assert set(np.unique(labels)) - {0} <= set(described)
     assert described[19] == "left hippocampus"
+    # A CT that was forced through a bundle for MR says so in the report that goes to the archive.
+    told = [str(e.value) for e in results["sr"].iterall() if e.keyword == "TextValue"]
+    assert any("forced through: it is CT" in text for text in told), told
 
 
 def test_de_identified_results_name_nobody(source: list[Path], tmp_path: Path) -> None:
