@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medvit.networks.layers.forms import as_on_device
 from tests.networks.goldens import (
     Golden,
     adapters,
@@ -27,6 +28,15 @@ GOLDENS = [
 SLOW_PARAMETERS = 2e8
 # Of a loss or another scalar, in units of its own size.
 VALUE_TOLERANCE = 1e-5
+
+
+# Networks that take another form on a device than on a CPU.
+TWO_FORMS = ("swin_unetr", "rat", "d_former", "mambaclinix", "xlstm_unet")
+
+
+def small(golden: Golden) -> bool:
+    """Whether a golden runs in a second or two."""
+    return golden.manifest.get("parameters", 0) < 2e7
 
 
 def cases(goldens: list[Golden]) -> list:
@@ -58,6 +68,17 @@ def test_equals_the_authors_code_with_calibrated_norms(golden: Golden) -> None:
     stored = golden.arrays["calibrated:0"]
     stride = -(-ours.numel() // stored.size)
     assert disagreement(golden, "0", ours, stored, stride) <= tolerance(golden, "0")
+
+
+@pytest.mark.parametrize(
+    "golden", cases([g for g in GOLDENS if g.manifest["network"] in TWO_FORMS and small(g)])
+)
+def test_the_form_for_devices_equals_the_authors_code(golden: Golden) -> None:
+    with as_on_device():
+        ours = run(ADAPTERS[golden.key], golden)
+    for name, spec in golden.manifest["outputs"].items():
+        stored = golden.arrays[f"output:{name}"]
+        assert disagreement(golden, name, ours[name], stored, spec["stride"]) <= tolerance(golden, name)
 
 
 @pytest.mark.parametrize("golden", cases([g for g in GOLDENS if g.manifest["case"].endswith("_small")]))
