@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medvit.errors import MedvitError
-from medvit.label import environment as environments
+from medvit.label import own_environment as environments
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medvit.networks.layers import selective_scan as module
+from medvit.networks.layers import scan as module
 from medvit.networks.layers.scan import selective_scan
 from tests.networks.goldens import Golden, collect
 

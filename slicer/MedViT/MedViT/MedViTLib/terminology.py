@@ -46,7 +46,9 @@ class Terminology:
             shown["3dSlicerLabel"].lower(): self._term(category, kind, modifier, shown)
             for category in content["SegmentationCodes"]["Category"]
             for kind in category["Type"]
-            for modifier, shown in ([(m, m) for m in kind.get("Modifier", ())] or [({}, kind)])
+            # A kind may be shown by itself, by its sides, or both ways.
+            for modifier, shown in [({}, kind), *((m, m) for m in kind.get("Modifier", ()))]
+            if "3dSlicerLabel" in shown
         }
 
     def __contains__(self, name: str) -> bool:
