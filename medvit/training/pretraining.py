@@ -297,8 +297,8 @@ class _Run:
             self.network.load_state_dict(state["network"])
             optimiser.load_state_dict(state["optimiser"])
             self.step, self.seconds, self.loss = state["step"], state["seconds"], state["loss"]
-        started = saved = time.monotonic() - self.seconds
         saved = time.monotonic()
+        started = saved - self.seconds
         recent: list[float] = []
         try:
             while (fraction := self._fraction(time.monotonic() - started)) < 1:
