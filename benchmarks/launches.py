@@ -16,7 +16,7 @@ from _measure import Launches
 from inference import Bands, phantom
 
 from medvit.inference import StreamingWindowInferer
-from medvit.inference.predict import DEVICE_BLOCK_BYTES, Execution
+from medvit.inference.execution import DEVICE_BLOCK_BYTES, Execution
 from medvit.studies import Grid
 
 

@@ -165,6 +165,10 @@ class Segmenter:
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"gpu"`` or ``"mps"``.
     trust
         Run the configuration of a folder that did not come with medvit.
+    amp
+        ``"bf16"`` or, on a GPU, ``"fp16"`` for half precision; ``"off"`` for float32.
+    tf32
+        Whether a GPU may round the factors of float32 products to 10 bits.
     options
         Values of the bundle's configuration by identifier, such as ``overlap``, ``tta`` or ``force``.
 
@@ -180,8 +184,17 @@ class Segmenter:
     >>> result = segmenter("head.nii.gz")  # doctest: +SKIP
     """
 
-    def __init__(self, bundle: str, device: str = "auto", *, trust: bool = False, **options: Any) -> None:
-        from medvit.runs.options import checked_device, checked_overlap
+    def __init__(
+        self,
+        bundle: str,
+        device: str = "auto",
+        *,
+        trust: bool = False,
+        amp: str = "off",
+        tf32: bool = False,
+        **options: Any,
+    ) -> None:
+        from medvit.runs.options import checked_device, checked_overlap, execution_settings
 
         device = checked_device(device)
         checked_overlap(options.get("overlap"))
@@ -197,7 +210,8 @@ class Segmenter:
                 hint = did_you_mean(name, known.names)
                 raise MedvitError(f"bundle {found.name} has no option {name!r}{hint}")
         self.bundle = found
-        self._opened = open_bundle(found, input=[], **options)
+        self._opened = open_bundle(found, input=[], **options, **execution_settings(amp, tf32))
+        self._opened.part("inferer").execution.check(self._opened.part("device"))
         self._opened.part("network")
         # The inferer reports on its last study, and a second study at once would need twice the memory.
         self._lock = Lock()

@@ -134,3 +134,13 @@ def test_importing_stays_light() -> None:
     code = "import sys, medvit; medvit.Segmenter; print({'torch', 'monai'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_precision_is_that_of_the_inferer_or_refused(voxels: np.ndarray) -> None:
+    half = medvit.Segmenter(BRAIN, device="cpu", amp="bf16", **COARSE)
+    result = half(voxels, AFFINE)
+    assert result.report.provenance["settings"]["amp"] == "bf16"
+    with pytest.raises(MedvitError, match="fp16 needs a GPU"):
+        medvit.Segmenter(BRAIN, device="cpu", amp="fp16", **COARSE)
+    with pytest.raises(MedvitError, match="no precision 'int8'"):
+        medvit.Segmenter(BRAIN, device="cpu", amp="int8", **COARSE)

@@ -29,6 +29,7 @@ from medvit.bundles import Bundle, installed_bundles
 from medvit.errors import MedvitError, MissingExtraError, StudyError
 from medvit.evaluation.measure import StudyScores
 from medvit.exits import ALL_WELL, SOME_FAILED
+from medvit.runs.options import execution_settings
 from medvit.studies import sha256_of
 from medvit.studies.files import write_json
 from medvit.studies.labels import LabelTable, load_label_table
@@ -56,6 +57,8 @@ class BenchOptions:
         Number of times that the first study is timed, after one warm-up.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    amp, tf32
+        Precision of the bundles' networks, see `medvit.runs.options.execution_settings`.
     date
         Date on the page; empty to omit it.
     """
@@ -69,7 +72,15 @@ class BenchOptions:
     manual_cases: int | None = None
     rounds: int = 3
     device: str = "auto"
+    amp: str = "off"
+    tf32: bool = False
     date: str = ""
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What they set in the configuration of a bundle, by identifier."""
+        device = {} if self.device == "auto" else {"device": f"$torch.device({self.device!r})"}
+        return device | execution_settings(self.amp, self.tf32)
 
 
 def brain_bundles() -> list[Bundle]:
@@ -153,6 +164,7 @@ def bench_one(
     digest = sha256_of(contender.weights)
     config = sha256_of(contender.config("inference"))
     base = {"weights": digest, "config": config, "medvit": __version__, "device": options.device}
+    base |= {"execution": execution} if (execution := execution_settings(options.amp, options.tf32)) else {}
     keys = {s.id: key_of(base | {"image": sha256_of(s.image)}) for s in studies}
     machine = [processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS")]
     cost_key = key_of([keys[studies[0].id], options.rounds, machine])
@@ -163,7 +175,7 @@ def bench_one(
         "path": str(contender.path.resolve()),
         "folder": str(folder),
         "rounds": options.rounds,
-        "overrides": {} if options.device == "auto" else {"device": f"$torch.device({options.device!r})"},
+        "overrides": options.overrides,
         "studies": [
             {
                 "id": s.id,

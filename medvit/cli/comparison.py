@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.options import Device, Output, Trust
+from medvit.cli.options import Amp, Device, Output, Tf32, Trust
 
 bench = typer.Typer(no_args_is_help=True, help="Compare bundles in quality and cost, on the same studies.")
 
@@ -92,6 +92,8 @@ def brain(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many times the first study is timed.")] = 3,
     device: Device = "auto",
+    amp: Amp = "off",
+    tf32: Tf32 = False,
     date: Annotated[str, typer.Option(help="Date that the page states.")] = "",
     trust: Trust = False,
 ) -> None:
@@ -102,7 +104,9 @@ def brain(
     from medvit.bench import BenchOptions, bench_brain, read_peer
 
     beside = [read_peer(peer) for peer in peers or ()]
-    options = BenchOptions(atlases, label_maps, data=data, rounds=rounds, device=device, date=date)
+    options = BenchOptions(
+        atlases, label_maps, data=data, rounds=rounds, device=device, amp=amp, tf32=tf32, date=date
+    )
     if held_out:
         options = replace(options, held_out=tuple(held_out))
     options = replace(options, manual=manual, protocol=protocol, manual_cases=manual_cases)

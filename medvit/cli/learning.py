@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.options import BundleName, Device, Output, Spacing, Studies, Trust, WindowSize
+from medvit.cli.options import (
+    Amp,
+    BundleName,
+    Device,
+    Output,
+    Spacing,
+    Studies,
+    Tf32,
+    Trust,
+    WindowSize,
+)
 from medvit.runs.options import checked_images, checked_manifest
 
 
@@ -169,12 +179,14 @@ def label(
         typer.Option(help="Web viewer on another server that may use this one; may be repeated."),
     ] = None,
     trust: Trust = False,
+    amp: Amp = "off",
+    tf32: Tf32 = False,
 ) -> None:
     """Serve bundles to 3D Slicer and other viewers, over MONAI Label."""
     from medvit.label.launch import serve
 
     code = serve(
-        studies, models=models or (), trust=trust, host=host, port=port, token=token, folder=workspace,
-        query=query or (), origins=allow_origin or (), say=typer.echo,
+        studies, models=models or (), trust=trust, amp=amp, tf32=tf32, host=host, port=port, token=token,
+        folder=workspace, query=query or (), origins=allow_origin or (), say=typer.echo,
     )  # fmt: skip
     raise typer.Exit(code)

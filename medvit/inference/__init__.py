@@ -7,7 +7,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "cut_outs": ["CutOutInferer"],
         "inferer": ["Inference", "RestorationInferer", "StreamingWindowInferer"],
-        "predict": ["Execution", "Flips", "InferenceReport", "lateral_flips"],
+        "execution": ["Execution"],
+        "predict": ["Flips", "InferenceReport", "lateral_flips"],
         "region": ["CoarseRegion", "ForegroundRegion", "Region"],
         "slices": ["SliceInferer", "SliceRestorer", "segment_slices", "slice_axis"],
         "windows": ["Volume"],

@@ -13,7 +13,8 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medvit.errors import StudyError
-from medvit.inference.predict import Execution, Flips, InferenceReport, Network, Predictor, SkipRule
+from medvit.inference.execution import Execution, Network
+from medvit.inference.predict import Flips, InferenceReport, Predictor, SkipRule
 from medvit.inference.reduce import Reducer
 from medvit.inference.region import Region, RegionRule
 from medvit.inference.resample import Block, GridMap, map_grids, part_of_grid

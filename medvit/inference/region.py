@@ -13,7 +13,8 @@ from monai.data import MetaTensor
 from scipy import ndimage
 from torch import Tensor
 
-from medvit.inference.predict import Execution, Flips, InferenceReport, Network, Predictor
+from medvit.inference.execution import Execution, Network
+from medvit.inference.predict import Flips, InferenceReport, Predictor
 from medvit.inference.windows import Volume, WindowPlan
 from medvit.transforms.resample import average_to_spacing
 

@@ -31,6 +31,7 @@ from medvit.label.sessions import CappedSessions
 from medvit.label.stores import FileStore, PacsStore
 from medvit.label.training import FineTune
 from medvit.label.versions import Versions
+from medvit.runs.options import execution_settings
 from medvit.studies import sha256_of
 from medvit.studies.dicom_out import Algorithm
 from medvit.studies.pacs import Access
@@ -51,7 +52,8 @@ class MedvitLabelApp(MONAILabelApp):
         A folder, or the address of a DICOMweb service.
     conf
         ``models`` (names, separated by commas; all installed where empty), ``trust`` (whether they may be
-        folders), ``workspace`` (folder for trained versions and for what an archive sent).
+        folders), ``amp`` and ``tf32`` (precision of the networks), ``workspace`` (folder for trained versions
+        and for what an archive sent).
 
     Raises
     ------
@@ -67,7 +69,8 @@ class MedvitLabelApp(MONAILabelApp):
         if not bundles:
             raise MedvitError("there is no bundle to serve; install one, or give --models")
         versions = Versions(self.workspace / "versions")
-        self.served = {bundle.name: ServedBundle(bundle, versions) for bundle in bundles}
+        execution = execution_settings(conf.get("amp", "off"), conf.get("tf32") == "true")
+        self.served = {bundle.name: ServedBundle(bundle, versions, execution) for bundle in bundles}
         self._one_at_a_time = threading.Lock()
         self._waiting = threading.BoundedSemaphore(_WAITING)
         description = "Transformers that segment and restore medical images"

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from medvit.errors import MedvitError
 from medvit.label.own_environment import environment, interpreter, workspace
+from medvit.runs.options import execution_settings
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _READY_AFTER = 300.0
@@ -42,6 +43,8 @@ def serve(
     *,
     models: Sequence[str] = (),
     trust: bool = False,
+    amp: str = "off",
+    tf32: bool = False,
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str = "",
@@ -60,6 +63,8 @@ def serve(
         Names of installed bundles, or folders of trusted ones; all that are installed where empty.
     trust
         Whether `models` may be folders.
+    amp, tf32
+        Precision of the networks, see `medvit.runs.options.execution_settings`.
     host, port
         What to bind.
     token
@@ -76,8 +81,8 @@ def serve(
     Raises
     ------
     MedvitError
-        If others could reach the server without a token, the studies are missing, an origin is not one, the
-        port is taken, or MONAI Label is not installed.
+        If others could reach the server without a token, the studies are missing, there is no such
+        precision, an origin is not one, the port is taken, or MONAI Label is not installed.
     """
     if host not in LOOPBACK and not token:
         raise MedvitError(f"{host} can be reached by others, and images are patients' data; give --token")
@@ -86,6 +91,7 @@ def serve(
         raise MedvitError(f"{studies}: is neither a folder of images nor the address of a DICOMweb service")
     if wrong := [part for part in query if "=" not in part]:
         raise MedvitError(f"{wrong[0]!r} is not a query; write it as PatientID=17")
+    execution_settings(amp, tf32)
     for origin in origins:
         _check_origin(origin)
     _check_port(host, port)
@@ -97,6 +103,7 @@ def serve(
     ]
     command += ["--host", host, "--port", str(port), "--workspace", str(folder or workspace())]
     command += [part for model in models for part in ("--models", model)] + ["--trust"] * trust
+    command += ["--amp", amp] + ["--tf32"] * tf32
     command += [f"--query={part}" for part in query] + [f"--allow-origin={origin}" for origin in origins]
     # In the environment, since arguments are seen by everybody on the machine.
     variables = {**os.environ, "MEDVIT_LABEL_TOKEN": token}

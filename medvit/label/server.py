@@ -57,6 +57,8 @@ def configure(arguments: argparse.Namespace, workspace: Path) -> None:
     conf = {
         "models": ",".join(_found_from_anywhere(m) for m in arguments.models),
         "trust": "true" if arguments.trust else "false",
+        "amp": arguments.amp,
+        "tf32": "true" if arguments.tf32 else "false",
         "query": json.dumps(dict(part.split("=", 1) for part in arguments.query)),
         "workspace": str(workspace),
     }
@@ -264,6 +266,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--models", action="append", default=[])
     parser.add_argument("--trust", action="store_true")
+    parser.add_argument("--amp", default="off")
+    parser.add_argument("--tf32", action="store_true")
     parser.add_argument("--query", action="append", default=[])
     parser.add_argument("--allow-origin", action="append", default=[])
     parser.add_argument("--workspace", type=Path, required=True)

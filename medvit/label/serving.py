@@ -36,6 +36,8 @@ class ServedBundle:
         The bundle as it was installed.
     versions
         Where trained versions are.
+    execution
+        Precision of the network, from `medvit.runs.options.execution_settings`.
 
     Raises
     ------
@@ -43,8 +45,11 @@ class ServedBundle:
         If its labels are not 1 to N, or its workflow is not one of medvit's.
     """
 
-    def __init__(self, pristine: Bundle, versions: Versions) -> None:
+    def __init__(
+        self, pristine: Bundle, versions: Versions, execution: Mapping[str, Any] | None = None
+    ) -> None:
         self.pristine = pristine
+        self.execution = dict(execution or {})
         self.name = pristine.name
         self.versions = versions
         self.table = label_table(pristine)
@@ -165,7 +170,7 @@ class ServedBundle:
 
     def _open(self, bundle: Bundle, overrides: Mapping[str, Any]) -> OpenBundle:
         # What is written is up to the request, so the bundle's own writer stays away.
-        return open_bundle(bundle, **{"input": [], "evaluator#writer": None, **overrides})
+        return open_bundle(bundle, **{"input": [], "evaluator#writer": None, **self.execution, **overrides})
 
     def _overrides(self, options: Mapping[str, Any], device: str) -> dict[str, Any]:
         overrides: dict[str, Any] = {}

@@ -71,7 +71,14 @@ class EvaluatorWork:
         return self.evaluator.writer
 
     def open(self) -> None:
-        """Start to watch the network, which the configuration has loaded."""
+        """Start to watch the network, which the configuration has loaded.
+
+        Raises
+        ------
+        MedvitError
+            If the device lacks the precision that was asked for.
+        """
+        self.evaluator.inferer.execution.check(self.evaluator.state.device)
         self.evaluator.network.register_forward_pre_hook(self._before_window)
         self.evaluator.network.register_forward_hook(self._after_window)
 

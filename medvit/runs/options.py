@@ -12,10 +12,12 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from medvit.errors import MedvitError, did_you_mean
 
 DEVICES = "auto, cpu, cuda, cuda:N, gpu or mps"
+PRECISIONS = ("bf16", "fp16", "off")
 # Set in the environment, this keeps the log lines of other libraries out of the output of workers.
 SILENT = "MEDVIT_SILENT_LIBRARIES"
 
@@ -70,6 +72,37 @@ def checked_overlap(overlap: float | None) -> float | None:
     if overlap is not None and not 0.0 <= overlap < 1.0:
         raise MedvitError(f"overlap must be at least 0 and below 1, not {overlap:g}")
     return overlap
+
+
+def execution_settings(amp: str = "off", tf32: bool = False) -> dict[str, Any]:
+    """How networks run, as values of a bundle's configuration by identifier; nothing for the defaults.
+
+    The device has the last word on it: see `medvit.inference.Execution.check`.
+
+    Parameters
+    ----------
+    amp
+        ``"bf16"`` or ``"fp16"``; ``"off"`` for float32.
+    tf32
+        Whether a GPU may round the factors of float32 products to 10 bits.
+
+    Raises
+    ------
+    MedvitError
+        If there is no such precision.
+    """
+    if amp not in PRECISIONS:
+        raise MedvitError(
+            f"there is no precision {amp!r}{did_you_mean(amp, PRECISIONS)}; choose {' or '.join(PRECISIONS)}"
+        )
+    chosen: dict[str, Any] = {"amp": amp} if amp != "off" else {}
+    if tf32:
+        chosen["tf32"] = True
+    if not chosen:
+        return {}
+    # Results that were computed otherwise say so, and are not taken for the same.
+    stated = {f"writer#settings#{name}": value for name, value in chosen.items()}
+    return {"inferer#execution": {"_target_": "medvit.inference.Execution", **chosen}} | stated
 
 
 def checked_output(folder: Path) -> Path:

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import medvit.runs
-from medvit.bundles import find_bundle
+from medvit.bundles import find_bundle, open_bundle
 from medvit.cli.app import app
 
 OPTIONS = [
@@ -64,6 +64,18 @@ def test_what_depends_on_the_bundle_is_set_before_the_run(monkeypatch: pytest.Mo
         assert [name.strip() for name in options["structures"]] == ["hippocampus", "left_amygdala"]
         assert options["separate"] is True and options["rtstruct"] is True
         assert options["seg_type"] == "labelmap"
+
+
+def test_precision_reaches_the_inferer_and_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    for verb in ("run", "cohort"):
+        assert not [name for name in settings_of(verb, monkeypatch) if "execution" in name]
+        seen = settings_of(verb, monkeypatch, "--amp", "bf16", "--tf32")
+        opened = open_bundle(find_bundle("segformer3d_brain"), input=[], **{
+            name: value for name, value in seen.items() if "#" in name
+        })  # fmt: skip
+        execution = opened.part("inferer").execution
+        assert (execution.amp, execution.tf32) == ("bf16", True)
+        assert opened.part("writer").settings.items() >= {"amp": "bf16", "tf32": True}.items()
 
 
 @pytest.mark.parametrize("verb", ["run", "cohort"])

@@ -8,8 +8,9 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
+from medvit.errors import MedvitError
 from medvit.inference import Execution, SliceInferer, StreamingWindowInferer
-from medvit.inference.predict import Replays
+from medvit.inference.graphs import Replays
 from medvit.studies.study import Grid
 
 IMAGE = torch.randn(1, 1, 24, 20, 28, generator=torch.Generator().manual_seed(0))
@@ -128,12 +129,37 @@ def test_a_network_that_cannot_be_recorded_is_called_as_usual(record, reason: st
 
 
 def test_tf32_is_set_during_the_inference_only() -> None:
-    backend, seen = torch.backends.cuda.matmul, []
+    backend = torch.backends.cuda.matmul
     before = backend.allow_tf32
-    net = Network()
-    net.register_forward_hook(lambda *_: seen.append(backend.allow_tf32))
     for wanted in (True, False, None):
-        labels(net, tf32=wanted)
-        assert set(seen) == {before if wanted is None else wanted}
-        seen.clear()
-    assert backend.allow_tf32 == before
+        with Execution(tf32=wanted).running([Network()]):
+            assert backend.allow_tf32 == (before if wanted is None else wanted)
+        assert backend.allow_tf32 == before
+
+
+@pytest.mark.parametrize(
+    ("execution", "capability", "reason"),
+    [
+        (Execution(amp="fp16"), None, "fp16 needs a GPU"),
+        (Execution(tf32=True), None, "device cpu is not"),
+        (Execution(tf32=True), (7, 5), "Old GPU is not"),
+        (Execution(amp="bf16"), (7, 5), "Old GPU has no bf16"),
+    ],
+)
+def test_a_precision_that_the_device_lacks_is_refused(
+    execution: Execution, capability: tuple[int, int] | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    with pytest.raises(MedvitError, match=reason):
+        execution.check(torch.device("cpu" if capability is None else "cuda"))
+    if capability is None:
+        with pytest.raises(MedvitError, match=reason):
+            StreamingWindowInferer((16, 16, 16), execution=execution)(IMAGE, Network())
+    capability = (9, 0)
+    execution.check(torch.device("cuda"))
+
+
+def test_a_precision_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(MedvitError, match="no precision 'half'"):
+        Execution(amp="half")

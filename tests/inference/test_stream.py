@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks._measure import Launches
 from medvit.inference import Execution, StreamingWindowInferer
-from medvit.inference.predict import DEVICE_BLOCK_BYTES
+from medvit.inference.execution import DEVICE_BLOCK_BYTES
 from medvit.inference.stream import even_batch
 from tests.inference.cases import GRIDS, study
 

@@ -20,6 +20,7 @@ from medvit.label.serving import ServedBundle
 from medvit.label.tables import label_table, named_table
 from medvit.label.versions import Training, Versions, export
 from medvit.label.volumes import labels_on, read_label_map, write_volume
+from medvit.runs.options import execution_settings
 from medvit.studies import Grid, only_study, read_study, sha256_of
 from tests.label.phantoms import CASES, TABLE, make_bundle, make_restorer, steps, write_cases
 
@@ -53,6 +54,15 @@ def test_an_option_reaches_the_inferer_and_an_expression_does_not_run(tmp_path: 
             bundle.predict(image, {name: value})
     with pytest.raises(RequestError, match="no device"):
         bundle.predict(image, device="cpu'); exit(3); ('")
+
+
+def test_precision_is_that_of_every_request(tmp_path: Path) -> None:
+    bundle = ServedBundle(
+        Bundle(make_bundle(tmp_path / "steps")),
+        Versions(tmp_path / "versions"),
+        execution_settings("bf16"),
+    )
+    assert bundle.opened(bundle.bundle(), {"overlap": 0.5}).part("inferer").execution.amp == "bf16"
 
 
 @pytest.mark.parametrize("names", [{"0": "background", "1": "a", "4": "b"}, {"1": "a"}, {}])
