@@ -43,7 +43,8 @@ class OpenBundle:
             self.parser.read_meta(str(self.file.with_name("metadata.json")))
         except (OSError, ValueError) as error:
             raise MedvitError(f"{self.file}: cannot be read as a configuration: {error}") from error
-        self.parser.update({"bundle_root": str(bundle.path), **overrides})
+        for name, value in {"bundle_root": str(bundle.path), **overrides}.items():
+            self.parser.set(value, name)
 
     def __contains__(self, name: str) -> bool:
         return name in self.parser
