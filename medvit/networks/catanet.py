@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from medvit.networks.layers.padding import crop_to
 from medvit.networks.layers.vit import init_linear_layers
-from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
+from medvit.networks.published import PublishedNetwork
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is. Tokens are
 # (B, N, C) in row-major order of the image.
@@ -221,7 +220,7 @@ class _LocalRefinement(nn.Module):
         return (1 / covered if self.mend_seams else 0.5 ** (covered - 1)).to(like)
 
 
-class CATANet(nn.Module):
+class CATANet(PublishedNetwork):
     """Light super-resolution: alike tokens attend to each other wherever they lie, then near ones.
 
     The sorting is global, so the result for a tile differs from that for the whole image. Images with a side
@@ -311,13 +310,3 @@ class CATANet(nn.Module):
         for conv in convolutions:
             y = F.leaky_relu(F.pixel_shuffle(conv(y), factor), 0.1)
         return y
-
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of the authors; strictly, the centres and their flags included.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), dict)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.networks.layers.padding import crop_to, pad_to_multiple
-from medvit.networks.layers.super_resolution import check_indices, rgb_mean, windows_of, windows_to_map
+from medvit.networks.layers.super_resolution import checked_tables, rgb_mean, windows_of, windows_to_map
 from medvit.networks.layers.vit import Mlp, init_linear_layers
-from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
+from medvit.networks.published import PublishedNetwork, StateDict
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is. Rectangle
 # attention works on channels-last maps (B, H, W, C), the other two blocks on (B, C, H, W).
@@ -228,7 +227,7 @@ class _Group(nn.Module):
         return x + self.conv(self.residual_group(x))
 
 
-class CRAFT(nn.Module):
+class CRAFT(PublishedNetwork):
     """Light super-resolution: rectangle attention for low frequencies, convolutions for high ones.
 
     Statistics of the fusion blocks are taken over the whole image, so a tile gives another result.
@@ -319,17 +318,8 @@ class CRAFT(nn.Module):
         y = crop_to(self.upsample(y) / self.img_range + mean, height * self.upscale, width * self.upscale)
         return y + F.interpolate(x, size=y.shape[-2:], mode="bilinear") if self.residual else y
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of the authors; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape, or a table is not the network's own.
-        """
-        state = read_checkpoint(source)
+    def _unused_entries(self, published: StateDict) -> tuple[str, ...]:
         both = (self.rectangle, self.rectangle[::-1])
         tables = {f"biases_{way}": [_offsets(*size) for size in both] for way in "hv"}
         tables |= {f"relative_position_index_{way}": [_offset_index(*size) for size in both] for way in "hv"}
-        check_indices(state, tables, type(self).__name__)
-        return load_strictly(self, state, dict, ignored=tuple(name for name in tables if name in state))
+        return checked_tables(published, tables, type(self).__name__)

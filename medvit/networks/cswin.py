@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from medvit.networks.layers.stripes import CSwinBlock, crossed_stripes
 from medvit.networks.layers.vit import init_linear_layers
-from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
+from medvit.networks.published import PublishedNetwork
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is.
 
@@ -41,7 +39,7 @@ class Merge(nn.Module):
         return self.norm(self.conv(x.movedim(-1, 1)).movedim(1, -1))
 
 
-class CSwin(nn.Module):
+class CSwin(PublishedNetwork):
     """The backbone for dense tasks: four maps, at a quarter to a 32nd of the image.
 
     Parameters
@@ -96,13 +94,3 @@ class CSwin(nn.Module):
             if number < 4:
                 y = getattr(self, f"merge{number}")(y)
         return maps
-
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of the authors' backbone; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), dict)

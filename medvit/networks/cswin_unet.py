@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 from medvit.networks.cswin import Merge, embedding
 from medvit.networks.layers.stripes import CSwinBlock, crossed_stripes
 from medvit.networks.layers.vit import init_linear_layers
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
+from medvit.networks.published import PublishedNetwork, StateDict
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is.
 
@@ -52,7 +50,7 @@ class CARAFE(nn.Module):
         return y.movedim(1, -1) + bias
 
 
-class CSwinUNet(nn.Module):
+class CSwinUNet(PublishedNetwork):
     """Segments a slice of any size: CSWin stages down and up, joined by skips, enlarged by CARAFE.
 
     Parameters
@@ -133,16 +131,5 @@ class CSwinUNet(nn.Module):
         y = self.upsample1(self.norm_up(y)).movedim(-1, 1)
         return self.output(y)[..., :height, :width]
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a trained checkpoint of the authors, with or without their wrapper's prefix; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), _without_wrapper)
-
-
-def _without_wrapper(state: StateDict) -> StateDict:
-    return {name.removeprefix("cswin_unet."): value for name, value in state.items()}
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return {name.removeprefix("cswin_unet."): value for name, value in published.items()}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medvit.networks.layers.forms import on_device
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import PublishedNetwork, StateDict, rename
 
 # Tokens are channels-last throughout, (B, D, H, W, C).
 
@@ -237,7 +236,7 @@ class Head(nn.Module):
         return self.readout(self.norm(voxels)).flatten(-2)
 
 
-class DFormer(nn.Module):
+class DFormer(PublishedNetwork):
     """D-Former (dilated transformer) for volumes of any box shape.
 
     Parameters
@@ -385,27 +384,12 @@ class DFormer(nn.Module):
             x = self.decoder[level](self.joins[level](torch.cat([x, skips[level]], dim=-1)))
         return [self.top_norm(x), features[1], features[0]]
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Fill the network from a checkpoint of the authors' class, every entry or none.
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return rename_published(published)
 
-        Parameters
-        ----------
-        source
-            A file (``.pth``, ``.safetensors``) or what it holds.
-
-        Returns
-        -------
-        LoadReport
-            Heads of lower levels that a network without deep supervision does not use are `ignored`.
-
-        Raises
-        ------
-        WeightsError
-            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
-        """
-        state = read_checkpoint(source)
-        unused = () if self.deep_supervision else tuple(n for n in state if re.match(r"final\.[12]\.", n))
-        return load_strictly(self, state, rename_published, ignored=unused)
+    def _unused_entries(self, published: StateDict) -> tuple[str, ...]:
+        lower = re.compile(r"final\.[12]\.")
+        return () if self.deep_supervision else tuple(name for name in published if lower.match(name))
 
 
 def _crop_logits(x: Tensor, size: Sequence[int]) -> Tensor:

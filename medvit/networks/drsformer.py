@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.networks.layers.padding import crop_to, pad_to_multiple
-from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
+from medvit.networks.published import PublishedNetwork
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is.
 
@@ -211,7 +210,7 @@ class _Embedding(nn.Module):
         return self.proj(x)
 
 
-class DRSformer(nn.Module):
+class DRSformer(PublishedNetwork):
     """Restores an image of the same size: a U-shape of sparse channel attention, between mixtures of experts.
 
     Norms of the attention and the weights of the experts are taken over the whole image, so the
@@ -287,13 +286,3 @@ class DRSformer(nn.Module):
         y = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(y), second], dim=1)))
         y = self.decoder_level1(torch.cat([self.up2_1(y), first], dim=1))
         return crop_to(self.output(self.refinement(y)) + padded, *x.shape[-2:])
-
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of the authors; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), dict)

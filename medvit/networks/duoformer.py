@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.networks.layers.vit import BLOCK_NAMES, SelfAttention, TransformerBlock
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import PublishedNetwork, StateDict, renamed
 
 # Parameter modules keep the authors' names but for those of attention and perceptron.
 
@@ -170,7 +169,7 @@ class MultiscaleFormer(nn.Module):
         return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-class DuoFormer(nn.Module):
+class DuoFormer(PublishedNetwork):
     """Classifies a tile: the stages of a ResNet, cut into regions, attend across scales, then across regions.
 
     Parameters
@@ -262,16 +261,5 @@ class DuoFormer(nn.Module):
             found.append(x.permute(order).reshape(len(x), rows * columns, n * n, -1))
         return found
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a state dict of the authors; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If the file holds a pickled object, or an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), _renamed)
-
-
-def _renamed(state: StateDict) -> StateDict:
-    return {rename(name, BLOCK_NAMES): value for name, value in state.items()}
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return renamed(published, BLOCK_NAMES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from medvit.networks.layers.padding import crop_to, pad_to_multiple
 from medvit.networks.layers.super_resolution import (
-    check_indices,
+    checked_tables,
     rgb_mean,
     upsampler,
     window_offsets,
@@ -21,7 +20,7 @@ from medvit.networks.layers.super_resolution import (
     windows_to_map,
 )
 from medvit.networks.layers.vit import Mlp, init_linear_layers
-from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
+from medvit.networks.published import PublishedNetwork, StateDict
 
 # Feature maps are channels-last, (B, H, W, C), so that a linear layer acts on each pixel.
 
@@ -191,7 +190,7 @@ class _PatchNorm(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
 
-class HAT(nn.Module):
+class HAT(PublishedNetwork):
     """Residual super-resolution by window attention, gated convolutions and overlapping cross-attention.
 
     Parameters
@@ -325,20 +324,10 @@ class HAT(nn.Module):
         zone = windows_of(zone[None, ..., None], self.block_window)[..., 0]
         return (zone[:, :, None] != zone[:, None]) * -100.0
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of the authors (its averaged weights, where the file has both); strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape, or an index table is not the network's
-            own.
-        """
-        state = read_checkpoint(source)
+    def _unused_entries(self, published: StateDict) -> tuple[str, ...]:
         window, wide = self.block_window, self.wide_window
         own = {
             _INDICES[0]: [window_offsets(window, window, torch.device("cpu"))],
             _INDICES[1]: [window_offsets(self.window_size, wide, torch.device("cpu"), wrapped=False)],
         }
-        check_indices(state, own, type(self).__name__)
-        return load_strictly(self, state, dict, ignored=tuple(name for name in _INDICES if name in state))
+        return checked_tables(published, own, type(self).__name__)

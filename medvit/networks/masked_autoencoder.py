@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from medvit.errors import WeightsError
 from medvit.networks.layers.vit import BLOCK_NAMES, TransformerBlock
-from medvit.networks.published import LoadReport, NameRule, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import (
+    LoadReport,
+    NameRule,
+    PublishedNetwork,
+    StateDict,
+    load_strictly,
+    read_checkpoint,
+    renamed,
+)
 
 NORM_EPS = 1e-6
 
@@ -156,7 +164,22 @@ def draw_mask(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
     return order[:, :kept], order.argsort(dim=1)
 
 
-class _Transformer(nn.Module):
+_AUTOENCODER_NAMES: list[NameRule] = [
+    *BLOCK_NAMES,
+    (r"^patch_embed\.proj\.", "entrances.0.proj."),
+    (r"^pos_embed$", "entrances.0.position"),
+    (r"^decoder_pos_embed$", "entrances.0.decoder_position"),
+    (r"^decoder_pred\.", "entrances.0.readout."),
+]
+_CLASSIFIER_NAMES: list[NameRule] = [
+    *BLOCK_NAMES,
+    (r"^patch_embed\.proj\.", "entrance.proj."),
+    (r"^pos_embed$", "entrance.position"),
+    (r"^fc_norm\.", "norm."),
+]
+
+
+class _Transformer(PublishedNetwork):
     """The encoder that classifier and autoencoders share: class token, blocks and a norm."""
 
     def __init__(self, dim: int, depth: int, num_heads: int, mlp_ratio: float, qkv_bias: bool) -> None:
@@ -301,26 +324,8 @@ class MaskedAutoencoder(_Transformer):
             target = (target - mean) / (variance + 1e-6).sqrt()
         return ((prediction - target).square().mean(dim=-1) * mask).sum() / mask.sum()
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of MAE's authors or of the X-ray models; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), _renamed)
-
-
-def _renamed(state: StateDict) -> StateDict:
-    rules: list[NameRule] = [
-        *BLOCK_NAMES,
-        (r"^patch_embed\.proj\.", "entrances.0.proj."),
-        (r"^pos_embed$", "entrances.0.position"),
-        (r"^decoder_pos_embed$", "entrances.0.decoder_position"),
-        (r"^decoder_pred\.", "entrances.0.readout."),
-    ]
-    return {rename(name, rules): value for name, value in state.items()}
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return renamed(published, _AUTOENCODER_NAMES)
 
 
 class ViTClassifier(_Transformer):
@@ -367,15 +372,8 @@ class ViTClassifier(_Transformer):
         pooled = self.norm(x[:, 1:].mean(dim=1)) if self.global_pool else self.norm(x)[:, 0]
         return self.head(pooled)
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a fine-tuned classifier of the X-ray models' authors; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), self._renamed)
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return renamed(published, _CLASSIFIER_NAMES)
 
     def load_encoder(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
         """Load the encoder of a pre-trained autoencoder; the readout stays as it is.
@@ -391,21 +389,12 @@ class ViTClassifier(_Transformer):
         left = tuple(n for n in state if n.startswith(("decoder_", "mask_token", "norm.")))
         encoder = {name: value for name, value in state.items() if name not in left}
         own = self.state_dict()
-        given = self._renamed(encoder)
+        given = self._own_entries(encoder)
         if "entrance.position" in given:
             given["entrance.position"] = _resized(given["entrance.position"], self.entrance.grid)
         new = {name: own[name] for name in own if name.startswith(("norm.", "head."))}
         report = load_strictly(self, new | given, dict)
         return LoadReport(report.matched - len(new), left)
-
-    def _renamed(self, state: StateDict) -> StateDict:
-        rules: list[NameRule] = [
-            *BLOCK_NAMES,
-            (r"^patch_embed\.proj\.", "entrance.proj."),
-            (r"^pos_embed$", "entrance.position"),
-            (r"^fc_norm\.", "norm."),
-        ]
-        return {rename(name, rules): value for name, value in state.items()}
 
 
 def _resized(table: Tensor, grid: Sequence[int]) -> Tensor:

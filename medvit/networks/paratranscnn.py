@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from medvit.networks.layers.vit import TransformerBlock
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import (
+    LoadReport,
+    PublishedNetwork,
+    StateDict,
+    load_strictly,
+    read_checkpoint,
+    renamed,
+)
 
 
 class BasicBlock(nn.Module):
@@ -117,7 +124,7 @@ def _double_convolution(channels: int) -> nn.Sequential:
     return nn.Sequential(*units)
 
 
-class ParaTransCNN(nn.Module):
+class ParaTransCNN(PublishedNetwork):
     """ParaTransCNN for slices.
 
     Parameters
@@ -214,20 +221,8 @@ class ParaTransCNN(nn.Module):
         if any(n % 16 for n in image.shape[2:]):
             raise ValueError(f"an image edge must be a multiple of 16, not {tuple(image.shape[2:])}: pad it")
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Fill the network from a checkpoint of the authors' code, every entry or none.
-
-        Parameters
-        ----------
-        source
-            A file or what it holds.
-
-        Raises
-        ------
-        WeightsError
-            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), rename_published)
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return renamed(published, _PUBLISHED_NAMES)
 
     def load_imagenet(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
         """Fill the convolutional branch from ImageNet weights of ResNet-34, as torchvision stores them.
@@ -269,8 +264,3 @@ _PUBLISHED_NAMES = (
     (r"^up(\d)_1\.", lambda m: f"ups.{int(m[1]) - 1}."),
     (r"^out\.", "readout."),
 )
-
-
-def rename_published(published: StateDict) -> StateDict:
-    """The authors' entry names as ours; layouts are alike."""
-    return {rename(name, _PUBLISHED_NAMES): value for name, value in published.items()}

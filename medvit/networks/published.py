@@ -95,6 +95,11 @@ def rename(name: str, rules: Sequence[NameRule]) -> str:
     return name
 
 
+def renamed(state: StateDict, rules: Sequence[NameRule]) -> StateDict:
+    """`state` with every name after all `rules`."""
+    return {rename(name, rules): value for name, value in state.items()}
+
+
 def load_strictly(
     network: nn.Module,
     published: StateDict,
@@ -142,6 +147,43 @@ def load_strictly(
         )
     network.load_state_dict({**own, **given})
     return LoadReport(matched=len(given), ignored=ignored)
+
+
+class PublishedNetwork(nn.Module):
+    """A network that can be filled from a checkpoint of its authors' code.
+
+    A subclass says in `_own_entries` and `_unused_entries` how its authors' entries differ from its own.
+    """
+
+    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
+        """Fill the network from a checkpoint of the authors' code, every entry or none.
+
+        Parameters
+        ----------
+        source
+            A file (``.pth``, ``.bin``, ``.safetensors``) or what it holds.
+
+        Returns
+        -------
+        LoadReport
+            Entries that the network does not use by design are `ignored`.
+
+        Raises
+        ------
+        WeightsError
+            If the file is unsafe to open, an entry is missing, unexpected or of the wrong shape, or a table
+            of indices is not the network's own.
+        """
+        published = read_checkpoint(source)
+        return load_strictly(self, published, self._own_entries, ignored=self._unused_entries(published))
+
+    def _own_entries(self, published: StateDict) -> StateDict:
+        """The authors' entries under the network's own names and in its layouts."""
+        return published
+
+    def _unused_entries(self, published: StateDict) -> tuple[str, ...]:
+        """Names of the authors' entries that the network does not use by design."""
+        return ()
 
 
 def open_checkpoint(path: str | Path) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.networks.published import LoadReport, load_strictly, read_checkpoint
+from medvit.networks.published import PublishedNetwork
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is. Feature maps are
 # channels-last, (B, H, W, C).
@@ -101,7 +100,7 @@ class _PatchEmbedding(nn.Module):
         return self.norm(self.proj(x).movedim(1, -1))
 
 
-class PVTv2(nn.Module):
+class PVTv2(PublishedNetwork):
     """An encoder of four maps, at a quarter to a 32nd of an image of any size, with a classifier's head.
 
     Parameters
@@ -156,16 +155,6 @@ class PVTv2(nn.Module):
             x = x.movedim(-1, 1)
             maps.append(x)
         return Pyramid(maps, self.head(x.mean(dim=(2, 3))))
-
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of the authors; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), dict)
 
 
 def _init(layer: nn.Module) -> None:

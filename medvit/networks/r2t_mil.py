@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import PublishedNetwork, StateDict, renamed
 
 Activation = Literal["relu", "gelu", "tanh"]
 
@@ -226,7 +225,7 @@ class AttentionPool(nn.Module):
         return torch.einsum("bn,bnc->bc", weights, x), weights
 
 
-class R2TMIL(nn.Module):
+class R2TMIL(PublishedNetwork):
     """Classifier of bags of patch features, as of a whole-slide image.
 
     Parameters
@@ -408,27 +407,12 @@ class R2TMIL(nn.Module):
             raise ValueError(f"bags without patches have no class: leave out bag {empty} of the batch")
         return bag, mask
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Fill the network from a checkpoint of the authors' code, every entry or none.
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return renamed(published, _PUBLISHED_NAMES)
 
-        Parameters
-        ----------
-        source
-            A file (``ckp.pt``, ``.safetensors``) or what it holds.
-
-        Returns
-        -------
-        LoadReport
-            The position term's biases, which change nothing, are `ignored`.
-
-        Raises
-        ------
-        WeightsError
-            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
-        """
-        state = read_checkpoint(source)
-        unused = tuple(name for name in state if name.endswith(".attn.attn.pe.bias"))
-        return load_strictly(self, state, rename_published, ignored=unused)
+    def _unused_entries(self, published: StateDict) -> tuple[str, ...]:
+        # The position term's biases change nothing.
+        return tuple(name for name in published if name.endswith(".attn.attn.pe.bias"))
 
 
 class FeedForward(nn.Module):
@@ -472,8 +456,3 @@ _PUBLISHED_NAMES = (
     (r"^pool_fn\.attention\.attention_c\.", "pool.score."),
     (r"^predictor\.", "readout."),
 )
-
-
-def rename_published(published: StateDict) -> StateDict:
-    """The authors' entry names as ours; layouts are alike."""
-    return {rename(name, _PUBLISHED_NAMES): value for name, value in published.items()}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medvit.networks.layers.forms import on_device
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import PublishedNetwork, StateDict, rename
 
 # Feature maps are channels-last throughout, (B, H, W, C), so that a 1x1 convolution is a linear layer.
 
@@ -238,7 +237,7 @@ def _gate(x: Tensor) -> Tensor:
     return first * second
 
 
-class RAT(nn.Module):
+class RAT(PublishedNetwork):
     """Region attention transformer: restores an image, given a map of its regions.
 
     Parameters
@@ -379,20 +378,8 @@ class RAT(nn.Module):
             raise ValueError("the region map holds numbers that are not whole: give one label a pixel")
         return regions.long()
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Fill the network from a checkpoint of the authors' code, every entry or none.
-
-        Parameters
-        ----------
-        source
-            A file (``model_best.pth``, ``.safetensors``) or what it holds.
-
-        Raises
-        ------
-        WeightsError
-            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), rename_published)
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return rename_published(published)
 
 
 def _naf_blocks(dim: int, depth: int) -> nn.Sequential:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.networks.layers.detail import DetailReadout, DetailStem
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import PublishedNetwork, StateDict, renamed
 
 # Inside the network a feature map is channels-last, (B, D, H, W, C): linear layers and norms read it as it
 # is, and a convolution sees it through `_channels_first` as channels_last_3d memory, without a copy.
@@ -235,7 +234,7 @@ class DetailHead(DetailReadout):
         return super().forward(_upsample(self.fuse(levels), stem.shape[2:]), stem)
 
 
-class SegFormer3D(nn.Module):
+class SegFormer3D(PublishedNetwork):
     """SegFormer3D for volumes of any box shape.
 
     Parameters
@@ -358,20 +357,8 @@ class SegFormer3D(nn.Module):
                     f"smaller than its reduction of {reduction}: pad the image"
                 )
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Fill the network from a checkpoint of the authors' code, every entry or none.
-
-        Parameters
-        ----------
-        source
-            A file (``pytorch_model.bin``, ``.pth``, ``.safetensors``) or what it holds.
-
-        Raises
-        ------
-        WeightsError
-            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), rename_published)
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return renamed(published, _PUBLISHED_NAMES)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -403,8 +390,3 @@ _PUBLISHED_NAMES = (
     (r"segformer_decoder\.linear_fuse\.1\.", "head.fuse.mix_norm."),
     (r"segformer_decoder\.linear_pred\.", "head.readout."),
 )
-
-
-def rename_published(published: StateDict) -> StateDict:
-    """The authors' entry names as ours; layouts are alike."""
-    return {rename(name, _PUBLISHED_NAMES): value for name, value in published.items()}

@@ -9,15 +9,14 @@ arXiv 2111.14791.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint
+from medvit.networks.published import PublishedNetwork, StateDict
 from medvit.networks.swin_unetr import PATCH_MERGING, PatchMergingName
 
 _CONTRAST = 512
@@ -41,7 +40,7 @@ class SwinViews(NamedTuple):
     reconstruction: Tensor
 
 
-class SwinPretrainer(nn.Module):
+class SwinPretrainer(PublishedNetwork):
     """The encoder of Swin UNETR with three heads on its deepest map.
 
     Parameters
@@ -100,22 +99,12 @@ class SwinPretrainer(nn.Module):
             self.rotation_head(tokens[:, 0]), self.contrastive_head(tokens[:, 1]), self.conv(deepest)
         )
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of the authors' pre-training, heads included; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), self._completed)
-
-    def _completed(self, state: StateDict) -> StateDict:
-        """`state` under the present names, with the position indices, which never vary."""
+    def _own_entries(self, published: StateDict) -> StateDict:
+        # The position indices never vary.
         own = {name: value for name, value in self.state_dict().items() if name.endswith("position_index")}
         renamed = {
             name.replace("swin_vit.", "swinViT.").replace(".mlp.fc", ".mlp.linear"): value
-            for name, value in state.items()
+            for name, value in published.items()
         }
         return own | renamed
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from medvit.errors import WeightsError
 from medvit.networks.layers.vit import TransformerBlock
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import LoadReport, PublishedNetwork, StateDict, load_strictly, renamed
 
 PATCH = 16  # the up-sampler doubles four times, so no other patch size meets the image again
 NORM_EPS = 1e-6
@@ -109,7 +108,7 @@ class UpBlock(nn.Module):
         return self.conv2(self.conv1(x if skip is None else torch.cat([x, skip], dim=1)))
 
 
-class TransUNet(nn.Module):
+class TransUNet(PublishedNetwork):
     """TransUNet for slices: hybrid (R50-ViT-B_16, the default) or pure ViT (``resnet_depths=None``).
 
     Parameters
@@ -223,20 +222,8 @@ class TransUNet(nn.Module):
             x = up(x, maps[i] if i < self.n_skip else None)
         return self.readout(x)
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Fill the network from a checkpoint of the authors' code, every entry or none.
-
-        Parameters
-        ----------
-        source
-            A file (``epoch_149.pth``) or what it holds.
-
-        Raises
-        ------
-        WeightsError
-            If the file is unsafe to open, or an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), rename_published)
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return rename_published(published)
 
     def load_npz(self, source: str | Path | Mapping[str, np.ndarray]) -> LoadReport:
         """Fill the encoder from ImageNet-21k weights in the JAX layout; the decoder keeps what it has.
@@ -311,7 +298,7 @@ _PUBLISHED_NAMES = (
 
 def rename_published(published: StateDict) -> StateDict:
     """The authors' entries as ours: other names, and query, key and value joined into one matrix."""
-    return _join_projections({rename(name, _PUBLISHED_NAMES): value for name, value in published.items()})
+    return _join_projections(renamed(published, _PUBLISHED_NAMES))
 
 
 def _join_projections(state: StateDict) -> StateDict:

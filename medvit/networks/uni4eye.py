@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from medvit.networks.layers.vit import BLOCK_NAMES
 from medvit.networks.masked_autoencoder import Entrance, MaskedAutoencoder, MaskedPrediction
-from medvit.networks.published import LoadReport, NameRule, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import NameRule, StateDict, renamed
 
 TASKS = 7
 
@@ -88,26 +87,17 @@ class Uni4Eye(MaskedAutoencoder):
         mixed = weight @ prediction + bias
         return MaskedPrediction(self._loss(image, mixed, mask, entrance), prediction, mask), mixed
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of the authors; strictly, less the layer that they do not use.
+    def _own_entries(self, published: StateDict) -> StateDict:
+        return renamed(published, _UNI4EYE_NAMES)
 
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        state = read_checkpoint(source)
-        unused = tuple(name for name in state if name.startswith("mlp."))
-        return load_strictly(self, state, _uni4eye_names, ignored=unused)
+    def _unused_entries(self, published: StateDict) -> tuple[str, ...]:
+        return tuple(name for name in published if name.startswith("mlp."))
 
 
-def _uni4eye_names(state: StateDict) -> StateDict:
-    rules: list[NameRule] = list(BLOCK_NAMES)
-    for number, digit in enumerate("23"):
-        rules += [
-            (rf"^patch_embed\.proj{digit}\.", f"entrances.{number}.proj."),
-            (rf"^pos_embed{digit}$", f"entrances.{number}.position"),
-            (rf"^decoder_pos_embed{digit}$", f"entrances.{number}.decoder_position"),
-            (rf"^decoder_pred{digit}\.", f"entrances.{number}.readout."),
-        ]
-    return {rename(name, rules): value for name, value in state.items()}
+_UNI4EYE_NAMES: list[NameRule] = [
+    *BLOCK_NAMES,
+    (r"^patch_embed\.proj([23])\.", lambda m: f"entrances.{int(m[1]) - 2}.proj."),
+    (r"^pos_embed([23])$", lambda m: f"entrances.{int(m[1]) - 2}.position"),
+    (r"^decoder_pos_embed([23])$", lambda m: f"entrances.{int(m[1]) - 2}.decoder_position"),
+    (r"^decoder_pred([23])\.", lambda m: f"entrances.{int(m[1]) - 2}.readout."),
+]

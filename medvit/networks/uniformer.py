@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.networks.layers.vit import BLOCK_NAMES, SelfAttention, init_linear_layers
-from medvit.networks.published import LoadReport, StateDict, load_strictly, read_checkpoint, rename
+from medvit.networks.published import PublishedNetwork, StateDict, rename
 from medvit.networks.pvt_v2 import Pyramid
 
 # Parameter modules keep the authors' names but for those of the attention.
@@ -99,7 +97,7 @@ class _ConvStem(nn.Module):
         return self.proj(x)
 
 
-class UniFormer(nn.Module):
+class UniFormer(PublishedNetwork):
     """An encoder of four maps, at a quarter to a 32nd of an image of any size, with a classifier's head.
 
     Parameters
@@ -161,20 +159,9 @@ class UniFormer(nn.Module):
         maps[-1] = self.norm(x)
         return Pyramid(maps, self.head(maps[-1].mean(dim=(2, 3))))
 
-    def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
-        """Load a checkpoint of the authors; strictly.
-
-        Raises
-        ------
-        WeightsError
-            If an entry is missing, unexpected or of the wrong shape.
-        """
-        return load_strictly(self, read_checkpoint(source), _renamed)
-
-
-def _renamed(state: StateDict) -> StateDict:
-    # The first two stages have convolutions under the names that attention has in the others.
-    return {
-        name if name.startswith(("blocks1.", "blocks2.")) else rename(name, BLOCK_NAMES): value
-        for name, value in state.items()
-    }
+    def _own_entries(self, published: StateDict) -> StateDict:
+        # The first two stages have convolutions under the names that attention has in the others.
+        return {
+            name if name.startswith(("blocks1.", "blocks2.")) else rename(name, BLOCK_NAMES): value
+            for name, value in published.items()
+        }

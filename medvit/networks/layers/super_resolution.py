@@ -79,8 +79,10 @@ def upsampler(dim: int, upscale: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def check_indices(state: Mapping[str, Tensor], own: Mapping[str, Sequence[Tensor]], network: str) -> None:
-    """Compare tables of indices or coordinates in a checkpoint with the ones that the network may have.
+def checked_tables(
+    state: Mapping[str, Tensor], own: Mapping[str, Sequence[Tensor]], network: str
+) -> tuple[str, ...]:
+    """Names of the tables of indices or coordinates in a checkpoint, each one that the network may have.
 
     Raises
     ------
@@ -90,3 +92,4 @@ def check_indices(state: Mapping[str, Tensor], own: Mapping[str, Sequence[Tensor
     for name, tables in own.items():
         if name in state and not any(torch.equal(state[name].to(table), table) for table in tables):
             raise WeightsError(f"the checkpoint does not fit {network}: {name} is of other windows")
+    return tuple(name for name in own if name in state)
