@@ -46,7 +46,6 @@ STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25)
 def true_slices(path: str, step: int, skip: int) -> tuple[Slices, float]:
     """Axial slices of a study, and the edge of a pixel in mm."""
     study = read_study(find_studies(path).studies[0])
-    assert study.image is not None and study.grid is not None
     axis = int(np.argmax(np.abs(study.grid.affine[2, :3])))
     spacing = [s for a, s in enumerate(study.grid.spacing) if a != axis]
     volume = np.moveaxis(study.image[0].numpy(), axis, 0)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvit.errors import MedvitError
-from medvit.studies.study import Grid, Series, Study
+from medvit.studies.study import Grid, LoadedStudy, Series, Study
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -103,7 +103,6 @@ class _Outcome:
 
     @property
     def _grid(self) -> Grid:
-        assert self.result.study.grid is not None, "a result belongs to a study that has been read"
         return self.result.study.grid
 
     @property
@@ -280,7 +279,7 @@ def restore(
     return result
 
 
-def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "image") -> Study:
+def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "image") -> LoadedStudy:
     """A study from an image in memory, as `Segmenter.__call__` takes it.
 
     Raises
@@ -305,7 +304,7 @@ def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "i
     grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), matrix)
     name = safe_name(name)
     study = Study(name, (Series((), "memory"),) * len(voxels))
-    return study.with_image(meta_tensor(np.ascontiguousarray(voxels, np.float32), grid, name), grid)
+    return LoadedStudy.of(study, meta_tensor(np.ascontiguousarray(voxels, np.float32), grid, name), grid)
 
 
 def _voxels_and_affine(image: Any) -> tuple[np.ndarray, Sequence[Any] | np.ndarray | None]:

@@ -99,7 +99,6 @@ class BrainchopWork:
 
         with outcome.timed("read"):
             loaded = read_study(study)
-            assert loaded.image is not None and loaded.grid is not None, "it has been read"
             image = Nifti1Image(loaded.image[0].numpy(), loaded.grid.affine)
         with outcome.timed("preprocess"):
             box, window, affine = conformed(image)

@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medvit.bundles.find import Bundle
 from medvit.errors import StudyError
 from medvit.studies.check import check_study
-from medvit.studies.study import Study
+from medvit.studies.study import LoadedStudy, Study
+
+AnyStudy = TypeVar("AnyStudy", bound=Study)
 
 #: How the note begins that marks every output of a study that was let through.
 FORCED = "Forced through the gate: "
@@ -85,7 +87,7 @@ class Gate:
     def __post_init__(self) -> None:
         self.scope = Scope.of(Bundle(Path(self.bundle_root)).facts)
 
-    def __call__(self, study: Study) -> Study:
+    def __call__(self, study: AnyStudy) -> AnyStudy:
         """`study`, held against the scope by what is known of it: its headers, and its values once read.
 
         Raises
@@ -96,7 +98,7 @@ class Gate:
         if forced_reason(study):
             return study
         reason = next(mismatches(self.scope, study), "")
-        notes = [] if study.image is None else list(_doubts(self.scope, study))
+        notes = list(_doubts(self.scope, study)) if isinstance(study, LoadedStudy) else []
         if reason and not self.force:
             do = "choose another bundle, or go on with --force, which marks every output"
             raise StudyError(
@@ -121,7 +123,7 @@ def mismatches(scope: Scope, study: Study) -> Iterator[str]:
         yield f"is {modality}, and the bundle is for {wanted}"
     yield from _other_body_part(scope, facts)
     yield from _field_of_view(scope, study)
-    if study.image is not None and not modality:
+    if isinstance(study, LoadedStudy) and not modality:
         yield from _values(scope, study.image[0].numpy(), wanted)
 
 
@@ -158,18 +160,15 @@ def _field_of_view(scope: Scope, study: Study) -> Iterator[str]:
         )
 
 
-def _doubts(scope: Scope, study: Study) -> Iterator[str]:
+def _doubts(scope: Scope, study: LoadedStudy) -> Iterator[str]:
     """What a person should know of a study that is let through."""
-    shape, spacing = _grid(study)
-    if shape is None or spacing is None:
-        return
-    shortest = min(n * mm for n, mm in zip(shape, spacing, strict=True))
+    shortest = min(n * mm for n, mm in zip(study.grid.shape, study.grid.spacing, strict=True))
     if shortest < scope.field_of_view_mm[0]:
         yield f"The field of view is only {shortest:.0f} mm in one direction, which shows a part of the head."
 
 
 def _grid(study: Study) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
-    if study.grid is not None:
+    if isinstance(study, LoadedStudy):
         return study.grid.shape, study.grid.spacing
     header = check_study(study)
     return header.shape, header.spacing

@@ -13,7 +13,7 @@ import numpy as np
 
 from medvit.bundles.find import Bundle
 from medvit.bundles.workflow import OpenBundle, open_bundle
-from medvit.studies import Study, only_study, read_study
+from medvit.studies import LoadedStudy, Study, only_study, read_study
 from medvit.studies.check import Checked, check_found
 from medvit.studies.labels import LabelTable
 
@@ -35,7 +35,7 @@ class Result:
     Parameters
     ----------
     study
-        As it was read, with the notes of the reader and of the gate.
+        With the notes of the reader and of the gate.
     voxels
         (X, Y, Z) label map or restored image, on the grid of the study.
     bundle
@@ -46,7 +46,7 @@ class Result:
         What the inferer reports of its work.
     """
 
-    study: Study
+    study: LoadedStudy
     voxels: np.ndarray
     bundle: Bundle
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Result:
     @property
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each structure in millilitres; empty for a restored image."""
-        if self.table is None or self.study.grid is None:
+        if self.table is None:
             return {}
         counts = np.bincount(self.voxels.ravel(), minlength=len(self.table) + 1)
         ml = self.study.grid.voxel_volume / 1000
@@ -97,16 +97,16 @@ def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides:
     found = study if isinstance(study, Study) else only_study(study)
     gate: Gate | None = opened.part("gate", None)
     with _timed(seconds, "read"):
-        found = read(found, gate)
+        loaded = read(found, gate)
     with _timed(seconds, "preprocess"):
-        image = prepare(found, opened.part("preprocessing"))
+        image = prepare(loaded, opened.part("preprocessing"))
     inferer: WindowEngine = opened.part("inferer")
     with _timed(seconds, "infer"):
         prediction = infer(image, opened.part("network"), inferer, opened.part("device"))
         details = inferer.report.as_dict()
     with _timed(seconds, "postprocess"):
-        prediction = finish(found, image, prediction, opened.part("postprocessing", unchanged))
-    return Result(found, prediction.squeeze(0).cpu().numpy(), opened.bundle, seconds, details)
+        prediction = finish(loaded, image, prediction, opened.part("postprocessing", unchanged))
+    return Result(loaded, prediction.squeeze(0).cpu().numpy(), opened.bundle, seconds, details)
 
 
 def check_for(bundle: Bundle, inputs: Sequence[str]) -> Checked:
@@ -129,17 +129,16 @@ def check_for(bundle: Bundle, inputs: Sequence[str]) -> Checked:
     return check_found(opened.part("datalist"), lambda study: read(study, gate))
 
 
-def read(study: Study, gate: Gate | None) -> Study:
+def read(study: Study, gate: Gate | None) -> LoadedStudy:
     """`study` with its image, held against the gate before and after its voxels are read."""
     if gate is not None:
         study = gate(study)
-    if study.image is None:
-        study = read_study(study)
-    return study if gate is None else gate(study)
+    loaded = study if isinstance(study, LoadedStudy) else read_study(study)
+    return loaded if gate is None else gate(loaded)
 
 
-def prepare(study: Study, preprocessing: Transform) -> MetaTensor:
-    """The image (C, X, Y, Z) that the network takes, from a study that has been read."""
+def prepare(study: LoadedStudy, preprocessing: Transform) -> MetaTensor:
+    """The image (C, X, Y, Z) that the network takes."""
     return preprocessing({"image": study})["image"]
 
 
@@ -148,7 +147,9 @@ def infer(image: MetaTensor, network: nn.Module, inferer: WindowEngine, device: 
     return inferer(image[None].to(device), network)[0]
 
 
-def finish(study: Study, image: MetaTensor, prediction: MetaTensor, postprocessing: Transform) -> MetaTensor:
+def finish(
+    study: LoadedStudy, image: MetaTensor, prediction: MetaTensor, postprocessing: Transform
+) -> MetaTensor:
     """The result (1, X, Y, Z) after the bundle's post-processing."""
     return postprocessing({"pred": prediction, "image": image, "source": study.image})["pred"]
 

@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from medvit.label.errors import RequestError
 from medvit.label.volumes import labels_on
-from medvit.studies import Grid, LabelTable, Study
+from medvit.studies import Grid, LabelTable, LoadedStudy
 from medvit.studies.dicom import seg as dicom_seg
 from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segmentation
 
@@ -17,7 +17,7 @@ from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segment
 def write_segmentation(
     path: Path,
     labels: np.ndarray,
-    study: Study,
+    study: LoadedStudy,
     table: LabelTable,
     algorithm: Algorithm,
     *,
@@ -31,7 +31,7 @@ def write_segmentation(
         If the study did not come as DICOM.
     """
     series = study.series[0]
-    if series.format != "dicom" or study.grid is None:
+    if series.format != "dicom":
         raise RequestError("DICOM SEG can only be made of studies that are DICOM; ask for an image instead")
     labels = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
     source = read_source(series.paths)

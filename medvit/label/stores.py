@@ -20,7 +20,15 @@ from medvit.label.errors import RequestError, not_found
 from medvit.label.series import SeriesFolders
 from medvit.label.tables import named_table
 from medvit.label.volumes import read_label_map
-from medvit.studies import LabelTable, Study, only_study, read_study, safe_join, write_image, write_label_map
+from medvit.studies import (
+    LabelTable,
+    LoadedStudy,
+    only_study,
+    read_study,
+    safe_join,
+    write_image,
+    write_label_map,
+)
 from medvit.studies.dicom_out import Algorithm
 from medvit.studies.pacs import Access, dicomweb_client, http_session, pull, push
 
@@ -60,7 +68,6 @@ class FileStore(LocalDatastore):
         file = safe_join(Path(self._converted.name), f"{image_id}.nii.gz")
         if not file.is_file() or file.stat().st_mtime_ns < path.stat().st_mtime_ns:
             study = read_study(only_study(path))
-            assert study.image is not None, "it was just read"
             write_image(file, study.image[0].numpy(), study)
         return str(file)
 
@@ -129,7 +136,6 @@ class FileStore(LocalDatastore):
 
     def _check(self, image_id: str, label_filename: str, label_info: dict[str, Any]) -> np.ndarray:
         study = read_study(only_study(self.study_path(image_id)))
-        assert study.grid is not None, "it was just read"
         labels = read_label_map(label_filename, study.grid)
         names = label_names(label_info)
         if names is not None and labels.max(initial=0) > len(names):
@@ -254,7 +260,6 @@ class PacsStore(FileStore):
         path = safe_join(self._datastore_path, f"{image_id}.nii.gz")
         if not path.is_file():
             study = self._study(image_id)
-            assert study.image is not None, "it was just read"
             write_image(path, study.image[0].numpy(), study)
             self.refresh()
         return str(path)
@@ -267,7 +272,6 @@ class PacsStore(FileStore):
         if label_tag != FINAL:
             return super().save_label(image_id, label_filename, label_tag, label_info)
         study = self._study(image_id)
-        assert study.grid is not None, "it was just read"
         table = self._table(label_info)
         labels = read_label_map(label_filename, study.grid)
         with tempfile.TemporaryDirectory() as folder:
@@ -288,7 +292,6 @@ class PacsStore(FileStore):
             raise not_found("label of series", label_id, self.get_labeled_images())
         study = self._study(label_id)
         self.get_image_uri(label_id)
-        assert study.grid is not None, "it was just read"
         (file, *_) = sorted(self._fetched(segmentations[label_id]).iterdir())
         labels, names = read_segmentation(file, study.grid)
         with tempfile.TemporaryDirectory() as folder:
@@ -312,7 +315,7 @@ class PacsStore(FileStore):
             return self.tables.get(model) or next(iter(self.tables.values()))
         raise RequestError("the names of the labels are not known; send label_info, or the model they are of")
 
-    def _study(self, image_id: str) -> Study:
+    def _study(self, image_id: str) -> LoadedStudy:
         return read_study(only_study(self.study_path(image_id)))
 
     def _fetched(self, series: str) -> Path:

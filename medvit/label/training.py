@@ -17,7 +17,7 @@ from medvit.label.serving import ServedBundle
 from medvit.label.versions import Training
 from medvit.label.volumes import read_label_map
 from medvit.runs import StudyEvaluator
-from medvit.studies import Grid
+from medvit.studies import Grid, LoadedStudy
 from medvit.training.patches import resample_labels
 
 
@@ -81,7 +81,7 @@ class FineTune(TrainTask):
     def _annotated(self, pair: dict[str, Any], evaluator: StudyEvaluator) -> Annotated:
         study = self.served.study(Path(pair["image"]))
         item = evaluator.data_loader.dataset.prepare(study)
-        if item.image is None or item.study.grid is None:
+        if item.image is None or not isinstance(item.study, LoadedStudy):
             raise RequestError(item.outcome.error)
         truth = self._in_table(read_label_map(pair["label"], item.study.grid), pair)
         shape = tuple(int(n) for n in item.image.shape[1:])

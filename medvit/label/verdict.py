@@ -16,12 +16,11 @@ def verdict_of(result: Result, table: LabelTable | None) -> Verdict:
     Parameters
     ----------
     result
-        Of a study that was read.
+        Result of a bundle.
     table
         The structures; `None` for a restored image.
     """
     study = result.study
-    assert study.image is not None and study.grid is not None, "a result is of a study that was read"
     image = study.image[0].numpy()
     described: dict[str, Any] = {
         "facts": study.series[0].facts,

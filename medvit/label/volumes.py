@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from medvit.label.errors import RequestError
-from medvit.studies import Grid, Study, formats, write_image, write_label_map
+from medvit.studies import Grid, LoadedStudy, formats, write_image, write_label_map
 from medvit.studies.grids import resample_onto
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
-def write_volume(path: Path, voxels: np.ndarray, study: Study, *, is_label_map: bool) -> Path:
+def write_volume(path: Path, voxels: np.ndarray, study: LoadedStudy, *, is_label_map: bool) -> Path:
     """Write (X, Y, Z) `voxels` on the grid of `study`, in the format that the suffix of `path` names.
 
     Raises
@@ -27,7 +27,6 @@ def write_volume(path: Path, voxels: np.ndarray, study: Study, *, is_label_map: 
         )
     if path.name.endswith((".nii", ".nii.gz")):
         return write_label_map(path, voxels, study) if is_label_map else write_image(path, voxels, study)
-    assert study.grid is not None, "results are written of studies that were read"
     if is_label_map:
         voxels = voxels.astype(np.uint8 if voxels.max(initial=0) < 256 else np.uint16)
     return _write_itk(path, voxels, study.grid)

@@ -22,7 +22,7 @@ class StudyItem:
     Parameters
     ----------
     study
-        Study with its image read, unless that failed.
+        A `LoadedStudy`, unless reading failed.
     outcome
         Its outcome so far.
     image
@@ -68,9 +68,9 @@ class StudyDataset(Dataset):
         item = StudyItem(study, outcome or StudyOutcome(study.id))
         try:
             with item.outcome.timed("read"):
-                item.study = read(study, self.gate)
+                item.study = loaded = read(study, self.gate)
             with item.outcome.timed("preprocess"):
-                item.image = prepare(item.study, self.transform)
+                item.image = prepare(loaded, self.transform)
         except Exception as error:
             item.outcome.fail(error)
         return item

@@ -17,6 +17,7 @@ from medvit.inference.engine import WindowEngine
 from medvit.runs.dataset import StudyItem
 from medvit.runs.folder import StudyWriter
 from medvit.runs.outcome import StudyOutcome
+from medvit.studies import LoadedStudy
 
 
 class StudyEvaluator(SupervisedEvaluator):
@@ -94,7 +95,7 @@ class StudyEvaluator(SupervisedEvaluator):
     def finish(self, item: StudyItem, prediction: MetaTensor | None) -> None:
         """Post-process and write the result of a study."""
         self.last_prediction = None
-        if prediction is None or item.image is None:
+        if prediction is None or item.image is None or not isinstance(item.study, LoadedStudy):
             return
         try:
             with item.outcome.timed("postprocess"):

@@ -23,7 +23,7 @@ from medvit.runs.done import disk_full, input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome, cause_of
 from medvit.runs.record import software_versions
 from medvit.runs.work import note_verdict
-from medvit.studies import Study, safe_name, sha256_of, write_image, write_label_map
+from medvit.studies import LoadedStudy, Study, safe_name, sha256_of, write_image, write_label_map
 from medvit.studies.labels import LabelTable, Structure, keep_values
 from medvit.studies.study import Series
 
@@ -192,7 +192,6 @@ class StudyWriter:
         writer.output_dir = Path(folder)
         outcome = StudyOutcome(result.study.id, seconds=dict(result.seconds), details=dict(result.details))
         if not result.study.series[0].paths:  # an image in memory is its own input
-            assert result.study.image is not None, "a result belongs to a study that has been read"
             outcome.inputs = [hashlib.sha256(result.study.image.numpy().tobytes()).hexdigest()]
         writer.write(result.study, MetaTensor(torch.from_numpy(result.voxels)[None]), outcome)
         if outcome.missing:
@@ -200,7 +199,7 @@ class StudyWriter:
             raise MedvitError(f"{folder}: not everything was written: {missing}")
         return writer.output_dir / result.study.id
 
-    def write(self, study: Study, prediction: MetaTensor, outcome: StudyOutcome) -> None:
+    def write(self, study: LoadedStudy, prediction: MetaTensor, outcome: StudyOutcome) -> None:
         """Write the results of `study` and note them in `outcome`.
 
         Label map or image must be written. Any other failure affects that output alone, which is then
@@ -222,7 +221,9 @@ class StudyWriter:
                 p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
             )
 
-    def _write_label_maps(self, folder: Path, study: Study, voxels: np.ndarray, table: LabelTable) -> None:
+    def _write_label_maps(
+        self, folder: Path, study: LoadedStudy, voxels: np.ndarray, table: LabelTable
+    ) -> None:
         names = table.file_names
         if self.options.structures:
             names = {s.file_value: s.name for s in self._chosen}
@@ -239,11 +240,10 @@ class StudyWriter:
             write_label_map(file, voxels == structure.value, study)
 
     def _report(
-        self, study: Study, voxels: np.ndarray, table: LabelTable | None, outcome: StudyOutcome
+        self, study: LoadedStudy, voxels: np.ndarray, table: LabelTable | None, outcome: StudyOutcome
     ) -> StudyReport:
         from medvit.reports import make_report, make_restoration_report, read_prior
 
-        assert study.image is not None and study.grid is not None, "a written study has been read"
         source, described = study.image[0].numpy(), self._described(study, outcome)
         if table is None:
             return make_restoration_report(study.id, voxels, source, study.grid, **described)

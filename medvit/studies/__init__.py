@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "discover": ["Found", "LeftOut", "Refused", "SeriesRules", "find_studies", "only_study"],
         "labels": ["LabelTable", "Structure", "load_label_table"],
         "formats": ["read_study"],
-        "study": ["Grid", "LabelMap", "Series", "Study"],
+        "study": ["Grid", "LabelMap", "LoadedStudy", "Series", "Study"],
         "files": [
             "atomic_path",
             "safe_join",

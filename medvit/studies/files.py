@@ -18,7 +18,7 @@ import numpy as np
 
 from medvit.errors import MedvitError
 from medvit.studies.nifti_header import NiftiHeader, is_sheared, read_header
-from medvit.studies.study import Grid, Study
+from medvit.studies.study import Grid, LoadedStudy
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -93,7 +93,7 @@ def safe_name(text: str) -> str:
 def write_label_map(
     path: Path | str,
     labels: np.ndarray,
-    source: Study | NiftiHeader | Grid,
+    source: LoadedStudy | NiftiHeader | Grid,
     names: Mapping[int, str] | None = None,
 ) -> Path:
     """Writes a label map on the grid, and with the geometry fields, of the image that it was made from.
@@ -129,7 +129,7 @@ def write_label_map(
     return path
 
 
-def write_image(path: Path | str, image: np.ndarray, source: Study | NiftiHeader | Grid) -> Path:
+def write_image(path: Path | str, image: np.ndarray, source: LoadedStudy | NiftiHeader | Grid) -> Path:
     """Writes an image, such as a restoration, as float32 on the grid of the one that it was made from.
 
     Parameters
@@ -153,7 +153,7 @@ def write_image(path: Path | str, image: np.ndarray, source: Study | NiftiHeader
     return Path(path)
 
 
-def _write(path: Path, array: np.ndarray, source: Study | NiftiHeader | Grid) -> None:
+def _write(path: Path, array: np.ndarray, source: LoadedStudy | NiftiHeader | Grid) -> None:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise MedvitError(f"{path}: results are written as .nii or .nii.gz")
     template, grid = _template(source)
@@ -169,19 +169,16 @@ def _write(path: Path, array: np.ndarray, source: Study | NiftiHeader | Grid) ->
             _stream(file, header, array)
 
 
-def _template(source: Study | NiftiHeader | Grid) -> tuple[NiftiHeader | None, Grid]:
+def _template(source: LoadedStudy | NiftiHeader | Grid) -> tuple[NiftiHeader | None, Grid]:
     if isinstance(source, Grid):
         return None, source
     if isinstance(source, NiftiHeader):
         return source, source.grid
     series = source.series[0]
     template = read_header(series.paths[0]) if series.format == "nifti" else None
-    grid = source.grid or (template.grid if template else None)
-    if grid is None:
-        raise MedvitError(f"study {source.id} must be read before results are written on its grid")
-    if template is not None and not template.grid.matches(grid):
+    if template is not None and not template.grid.matches(source.grid):
         raise MedvitError(f"{template.path} has changed since it was read; run the study again")
-    return template, grid
+    return template, source.grid
 
 
 def _header(template: NiftiHeader | None, grid: Grid, dtype: np.dtype) -> Nifti1Header:

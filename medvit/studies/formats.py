@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import numpy as np
 from medvit.errors import StudyError
 from medvit.studies.dicom.sniff import starts_as_dicom
 from medvit.studies.grids import resample_onto
-from medvit.studies.study import Grid, LabelMap, Series, Study
+from medvit.studies.study import Grid, LabelMap, LoadedStudy, Series, Study
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -233,8 +233,8 @@ def read_study(
     non_finite: float | None = None,
     tilt: Tilt = "refuse",
     isolate: bool = True,
-) -> Study:
-    """`study` with its image read.
+) -> LoadedStudy:
+    """`study` with its image.
 
     Parameters
     ----------
@@ -253,8 +253,7 @@ def read_study(
     Returns
     -------
     study
-        Its `image` is (C, X, Y, Z) float32 in the index order of the source, also where Z is 1; its affine
-        maps voxel indices to RAS+ mm. Its `grid` is that of the source.
+        The study, whose Z is 1 where the source is an image.
 
     Raises
     ------
@@ -282,12 +281,7 @@ def read_study(
             image[channel] = array
     if image is None or grid is None:
         raise StudyError("no-series", f"study {study.id} has no images")
-    return study.with_image(meta_tensor(image, grid, study.id), grid, *notes)
-
-
-def without_image(study: Study) -> Study:
-    """`study` without its image, with its grid and notes, to accompany the tensor in a chain."""
-    return replace(study, image=None)
+    return LoadedStudy.of(study, meta_tensor(image, grid, study.id), grid, *notes)
 
 
 def meta_tensor(image: np.ndarray, grid: Grid, study_id: str) -> MetaTensor:

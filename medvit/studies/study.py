@@ -1,8 +1,8 @@
-"""`Study`: one examination of one patient, from the files on disk to the image in memory."""
+"""`Study`, one examination of one patient as files, and `LoadedStudy`, the same with its voxels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Study:
-    """One examination of one patient.
+    """One examination of one patient: who, and which files.
 
     Parameters
     ----------
@@ -104,11 +104,6 @@ class Study:
         Id that is unique in a run and safe as a folder name; does not contain a patient identifier.
     series
         One entry for each image channel.
-    image
-        ``None`` until it is read; then (C, X, Y, Z) float32, in the index order of the source, with an
-        affine that maps voxels to RAS+ millimetres.
-    grid
-        The grid of the source, to which results go back voxel for voxel; ``None`` until it is read.
     patient
         Identifying facts (name, identifier, birth date). Kept out of `repr` so that no log shows them.
     notes
@@ -117,16 +112,33 @@ class Study:
 
     id: str
     series: tuple[Series, ...]
-    image: MetaTensor | None = None
-    grid: Grid | None = None
     patient: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
-
-    def with_image(self, image: MetaTensor, grid: Grid, *notes: str) -> Study:
-        """This study with its image read."""
-        return replace(self, image=image, grid=grid, notes=self.notes + notes)
 
     @property
     def path(self) -> Path:
         """The first file of the study, to name it by."""
         return self.series[0].paths[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedStudy(Study):
+    """A study that has been read.
+
+    Parameters
+    ----------
+    image
+        (C, X, Y, Z) float32, in the index order of the source, with an affine that maps voxels to RAS+
+        millimetres.
+    grid
+        The grid of the source, to which results go back voxel for voxel.
+    """
+
+    image: MetaTensor
+    grid: Grid
+
+    @classmethod
+    def of(cls, study: Study, image: MetaTensor, grid: Grid, *notes: str) -> LoadedStudy:
+        """`study` with its image, and further notes."""
+        known = {part.name: getattr(study, part.name) for part in fields(Study)}
+        return cls(**known | {"notes": study.notes + notes}, image=image, grid=grid)

@@ -78,7 +78,6 @@ def survey(
 
 def _facts(case: Case, manifest: Manifest) -> CaseFacts:
     study, labels = read_case(case, manifest)
-    assert study.image is not None and study.grid is not None, "it was just read"
     labels[labels > len(manifest.labels or ())] = 0  # unlabelled voxels
     foreground = np.flatnonzero(labels)
     chosen = np.random.default_rng(0).choice(foreground, min(_SAMPLED, len(foreground)), replace=False)

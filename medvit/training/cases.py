@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from medvit.datasets import Case, Manifest, read_manifest
 from medvit.datasets.annotation import read_annotation
 from medvit.errors import MedvitError, StudyError
-from medvit.studies import Study, only_study, read_study
+from medvit.studies import LoadedStudy, Study, only_study, read_study
 from medvit.studies.manifests.cases import named_cases, why_empty
 from medvit.studies.study import Series
 
@@ -142,8 +142,8 @@ def study_of(case: Case, channels: int) -> Study:
     return Study(case.id, tuple(series))
 
 
-def read_case(case: Case, manifest: Manifest) -> tuple[Study, np.ndarray]:
-    """The study of a case, read, and its label map (X, Y, Z) on the same grid.
+def read_case(case: Case, manifest: Manifest) -> tuple[LoadedStudy, np.ndarray]:
+    """The study of a case, and its label map (X, Y, Z) on the same grid.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def read_case(case: Case, manifest: Manifest) -> tuple[Study, np.ndarray]:
         If either cannot be read with one meaning, or they do not lie on one grid.
     """
     study = read_study(study_of(case, len(manifest.channels)))
-    assert case.label is not None and study.grid is not None, "a labelled case that was just read"
+    assert case.label is not None, "cases to train on have label maps"
     return study, read_annotation(case.label, study.grid, manifest)
 
 

@@ -117,7 +117,6 @@ def _on_network_grid(
     case: Case, manifest: Manifest, preprocessing: Callable[..., Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     study, labels = read_case(case, manifest)
-    assert study.grid is not None, "it was just read"
     image = preprocessing({"image": study})["image"]
     x, y, z = (int(n) for n in image.shape[1:])
     target = Grid((x, y, z), np.asarray(image.affine, np.float64))

@@ -10,24 +10,23 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from medvit.studies.discover import only_study
-from medvit.studies.formats import read_study, without_image
-from medvit.studies.study import Study
+from medvit.studies.formats import read_study
+from medvit.studies.study import LoadedStudy, Study
 
 
 class LoadStudyd(MapTransform):
     """Reads studies where MONAI's ``LoadImaged`` reads files.
 
     Under each key a `Study`, or a path that holds exactly one, becomes a MetaTensor (C, X, Y, Z) float32
-    with an affine to RAS+ mm; the `Study` with its source grid goes beside it as ``<key>_<postfix>``, for
-    results to be written back on. A list of paths gives one channel each. A `Study` that is already read is
-    not read again.
+    with an affine to RAS+ mm; the `LoadedStudy` goes beside it as ``<key>_<postfix>``, for results to be
+    written back on its grid. A list of paths gives one channel each. A `LoadedStudy` is not read again.
 
     Parameters
     ----------
     keys
         Keys of the studies.
     postfix
-        Of the keys under which the `Study` objects go.
+        Last part of the keys under which the studies go.
     allow_missing_keys
         Do not raise if a key is missing.
     options
@@ -50,10 +49,10 @@ class LoadStudyd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             study = _as_study(result[key])
-            if study.image is None:
+            if not isinstance(study, LoadedStudy):
                 study = read_study(study, **self.options)
             result[key] = study.image
-            result[f"{key}_{self.postfix}"] = without_image(study)
+            result[f"{key}_{self.postfix}"] = study
         return result
 
 

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from medvit.bundles import Gate, find_bundle
 from medvit.bundles.gate import FORCED, Scope, forced_reason, mismatches
 from medvit.errors import StudyError
-from medvit.studies.study import Grid, Series, Study
+from medvit.studies.study import Grid, LoadedStudy, Series, Study
 
 BRAIN, CT = find_bundle("segformer3d_brain").path, find_bundle("rat_ct_denoise").path
 
@@ -29,7 +29,7 @@ def study(
     affine = np.diag([spacing, spacing, spacing, 1.0])
     image = MetaTensor(torch.from_numpy(noise.astype(np.float32))[None], affine=torch.from_numpy(affine))
     series = Series((Path("scan.nii.gz"),), "dicom" if facts else "nifti", facts)
-    return Study("scan", (series,)).with_image(image, Grid(noise.shape, affine))
+    return LoadedStudy("scan", (series,), image=image, grid=Grid(noise.shape, affine))
 
 
 def body_ct() -> np.ndarray:

@@ -14,7 +14,7 @@ from monai.transforms import Compose, Invertd, Orientationd, Spacingd
 from medvit.errors import StudyError
 from medvit.studies import find_studies, read_study, write_label_map
 from medvit.studies.nifti import read_header, read_image
-from medvit.studies.study import Grid, Series, Study
+from medvit.studies.study import Grid, LoadedStudy, Series, Study
 from medvit.transforms.load_study import LoadStudyd
 from tests.studies.dicom.hazards import write_all
 from tests.studies.dicom.synthetic import assert_right, made_up
@@ -106,7 +106,7 @@ def test_load_studyd_in_a_chain_goes_out_and_back(tmp_path: Path) -> None:
     data = chain({"image": tmp_path / "a.nii"})
     assert data["image"].affine[0, 0] > 0
     study = data["image_study"]
-    assert study.image is None and study.id == "a"
+    assert isinstance(study, LoadedStudy) and study.id == "a"
     back = Invertd("image", orient)(data)["image"][0].numpy().astype(np.uint8)
     path = write_label_map(tmp_path / "labels.nii.gz", back, study)
     np.testing.assert_array_equal(read_image(read_header(path))[0], labels)

@@ -13,8 +13,9 @@ import pytest
 
 from medvit.errors import MedvitError
 from medvit.studies import atomic_path, safe_join, safe_name, write_image, write_label_map
+from medvit.studies.formats import meta_tensor
 from medvit.studies.nifti import read_header, read_image
-from medvit.studies.study import Grid, Series, Study
+from medvit.studies.study import Grid, LoadedStudy, Series
 from tests.studies.nifti_cases import AFFINE, SCODE, VOXELS, patched, sound
 
 LABELS = np.random.default_rng(5).integers(0, 40, VOXELS.shape)
@@ -24,6 +25,12 @@ GEOMETRY = (
     "dim", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
     "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units", "magic", "toffset",
 )  # fmt: skip
+
+
+def loaded(series: Series, grid: Grid) -> LoadedStudy:
+    return LoadedStudy(
+        "a", (series,), image=meta_tensor(np.zeros((1, *grid.shape), "f4"), grid, "a"), grid=grid
+    )
 
 
 def source_file(folder: Path, content: bytes) -> Path:
@@ -83,7 +90,7 @@ def test_values_above_255_take_16_bits_and_names_go_beside(tmp_path: Path) -> No
 def test_grid_alone_suffices_for_other_formats(sheared: bool, tmp_path: Path) -> None:
     affine = AFFINE.copy()
     affine[0, 1] = 0.5 * sheared
-    study = Study("a", (Series((tmp_path / "a.mha",), "itk"),), grid=Grid(VOXELS.shape, affine))
+    study = loaded(Series((tmp_path / "a.mha",), "itk"), Grid(VOXELS.shape, affine))
     path = write_label_map(tmp_path / "labels.nii.gz", LABELS, study)
     header = read_header(path)
     np.testing.assert_allclose(header.grid.affine, affine, atol=1e-5)
@@ -114,7 +121,7 @@ def test_free_text_of_the_source_header_does_not_go_along(tmp_path: Path) -> Non
 
 def test_a_source_that_has_changed_is_noticed(tmp_path: Path) -> None:
     path = source_file(tmp_path, sound())
-    study = Study("a", (Series((path,), "nifti"),), grid=read_header(path).grid)
+    study = loaded(Series((path,), "nifti"), read_header(path).grid)
     path.write_bytes(sound(affine=MIRRORED))
     with pytest.raises(MedvitError, match="has changed"):
         write_label_map(tmp_path / "labels.nii.gz", LABELS, study)
