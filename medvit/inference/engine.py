@@ -80,6 +80,9 @@ class WindowEngine(Inferer):
         self.flips, self.execution = flips or Flips(), execution or Execution()
         self.skip, self.region, self.axis = skip, region, axis
         self.report = InferenceReport()
+        #: Called with the report after each batch of windows; an exception that it raises ends the inference.
+        #: Unlike a hook of the network it is called where a GPU replays recorded launches as well.
+        self.watch: Callable[[InferenceReport], None] | None = None
 
     @abstractmethod
     def makers(self, channels: int) -> Makers:
@@ -164,6 +167,7 @@ class WindowEngine(Inferer):
             batch_size=None if self.sw_batch_size == "auto" else self.sw_batch_size,
             skip=self.skip,
             wanted=seen.rule(plan),
+            watch=self.watch,
             padding_mode=self.padding_mode,
             padding_value=self.cval,
             arguments=arguments,

@@ -119,13 +119,17 @@ class Execution:
                 for module in modules:
                     module.train()
 
+    def records(self, device: torch.device) -> bool:
+        """Whether launches are recorded there."""
+        return self.graphs and not self.compile and device.type == "cuda"
+
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Around the networks alone: what is done with their logits stays in float32."""
         if self.amp is None:
             return nullcontext()
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.amp]
         # A cache of weights in half precision must not outlive the graph that was recorded with it.
-        return torch.autocast(device.type, dtype, cache_enabled=not (self.graphs and device.type == "cuda"))
+        return torch.autocast(device.type, dtype, cache_enabled=not self.records(device))
 
 
 def _name(device: torch.device) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
+import logging
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,8 +16,13 @@ from medvit.inference.execution import Network
 
 Record = Callable[[Network, Tensor], Network]
 
+_log = logging.getLogger(__name__)
+
 # Windows of a shape that a network answers before its launches are recorded.
 _WARM_UP = 2
+# Recordings held at once. Each holds the memory of a forward pass, and where a window takes in a whole axis
+# every study has a shape of its own.
+_MOST_SHAPES = 4
 
 
 def record_launches(network: Network, windows: Tensor) -> Network:
@@ -43,8 +49,9 @@ def record_launches(network: Network, windows: Tensor) -> Network:
 class Replays:
     """Recorded launches of one network, for each shape of windows, made after a warm-up.
 
-    The first replay is compared with a plain call. Where it differs, or nothing can be recorded, the network
-    is called as usual. The network is not held, so that it can be freed.
+    A recording is used once it has given what the network gives, for the windows it was made of and for
+    others. Where it differs, or nothing can be recorded, the network is called as usual; so is one that has
+    hooks, which a replay would not call. The network is not held, so that it can be freed.
 
     Parameters
     ----------
@@ -55,31 +62,52 @@ class Replays:
     def __init__(self, record: Record = record_launches) -> None:
         self.record = record
         self.seen: Counter[Any] = Counter()
-        self.recorded: dict[Any, Network | None] = {}
+        self.recorded: OrderedDict[Any, Network | None] = OrderedDict()
+        #: Why launches could not be recorded, in sentences.
         self.notes: list[str] = []
 
     def __call__(self, network: nn.Module, windows: Tensor) -> Tensor:
         """Logits of the windows."""
+        if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
+            return first_level(network(windows))
         # A graph reads the weights where they were: other memory means another recording.
-        memory = tuple(p.data_ptr() for p in network.parameters())
-        key = (windows.shape, windows.stride(), torch.is_autocast_enabled(windows.device.type), memory)
+        held = itertools.chain(network.parameters(), network.buffers())
+        memory = tuple(tensor.data_ptr() for tensor in held)
+        half = torch.get_autocast_dtype(windows.device.type) if _is_autocast(windows) else None
+        key = (memory, half, windows.shape, windows.stride())
         if self.seen[key] < _WARM_UP:
             self.seen[key] += 1
             return first_level(network(windows))
         if key not in self.recorded:
+            self._make_room(memory)
             self.recorded[key] = self._record(network, windows)
+        self.recorded.move_to_end(key)
         replay = self.recorded[key]
         return first_level(network(windows)) if replay is None else replay(windows).clone()
+
+    def _make_room(self, memory: tuple[int, ...]) -> None:
+        for key in [key for key in self.recorded if key[0] != memory]:
+            del self.recorded[key]
+        while len(self.recorded) >= _MOST_SHAPES:
+            self.recorded.popitem(last=False)
 
     def _record(self, network: nn.Module, windows: Tensor) -> Network | None:
         try:
             replay = self.record(lambda held: first_level(network(held)), windows)
-            torch.testing.assert_close(replay(windows), first_level(network(windows)), rtol=1e-2, atol=1e-3)
+            for asked in (windows, windows.flip(-1)):
+                expected = first_level(network(asked))
+                torch.testing.assert_close(replay(asked), expected, rtol=1e-2, atol=1e-3, equal_nan=True)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().partition("\n")[0]
             self.notes.append(f"launches could not be recorded, each is made anew: {reason}")
+            _log.warning(self.notes[-1])
             return None
         return replay
+
+
+def _is_autocast(windows: Tensor) -> bool:
+    device = windows.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def first_level(logits: Any) -> Any:
@@ -96,5 +124,16 @@ def replayed(network: Network, notes: list[str]) -> Network:
     if not isinstance(network, nn.Module):
         return network
     replays = _REPLAYS.setdefault(network, Replays())
-    notes += [note for note in replays.notes if note not in notes]
-    return partial(replays, network)
+
+    def ask(windows: Tensor) -> Tensor:
+        logits = replays(network, windows)
+        notes.extend(note for note in replays.notes if note not in notes)
+        return logits
+
+    return ask
+
+
+def release_recordings(network: nn.Module) -> None:
+    """Give back the memory of a network's recordings, at the end of a run."""
+    if _REPLAYS.pop(network, None) is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

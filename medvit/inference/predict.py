@@ -153,7 +153,7 @@ class Predictor:
         self.report, self.disagreement = report, disagreement
         self.device = execution.device_for(networks)
         execution.check(self.device)
-        self._graphs = execution.graphs and not execution.compile and self.device.type == "cuda"
+        self._records = execution.records(self.device)
         self._idle = self._allocated()
 
     def __call__(self, windows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -205,7 +205,7 @@ class Predictor:
     def _member(
         self, network: Network, flip: tuple[int, ...], windows: Tensor, args: tuple, kwargs: dict
     ) -> Tensor:
-        ask = network if args or kwargs or not self._graphs else replayed(network, self.report.fallbacks)
+        ask = network if args or kwargs or not self._records else replayed(network, self.report.fallbacks)
         with self.execution.autocast(self.device):
             asked = windows.flip([a + 2 for a in flip]) if flip else windows
             logits = first_level(ask(asked, *args, **kwargs))

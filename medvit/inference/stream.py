@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medvit.errors import MedvitError, StudyError
-from medvit.inference.predict import Predictor, SkipRule
+from medvit.inference.predict import InferenceReport, Predictor, SkipRule
 from medvit.inference.windows import Volume, WindowPlan, pad
 
 
@@ -156,6 +156,8 @@ class SlabStream:
         Rule that tells windows of which nothing need be seen; they contribute nothing.
     wanted
         Rule that tells by its place, the first voxel in the padded image, whether a window need be seen.
+    watch
+        Called with the report after each batch; an exception that it raises ends the inference.
     padding_mode, padding_value
         How an image smaller than a window is padded.
     arguments
@@ -176,6 +178,7 @@ class SlabStream:
     batch_size: int | None = 1
     skip: SkipRule | None = None
     wanted: Callable[[tuple[int, ...]], bool] | None = None
+    watch: Callable[[InferenceReport], None] | None = None
     padding_mode: str = "constant"
     padding_value: float = 0.0
     arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
@@ -233,6 +236,8 @@ class SlabStream:
                 continue
             for start, prediction in zip(batch, logits, strict=True):
                 sums.add(start, prediction)
+            if self.watch is not None:
+                self.watch(self.predictor.report)
             # Or these logits would stand in memory beside those of the next batch.
             del logits, prediction
             pending = pending[len(batch) :]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from medvit.bundles import OpenBundle
+    from medvit.inference import InferenceReport
     from medvit.runs.dataset import StudyDataset
     from medvit.runs.evaluator import StudyEvaluator
     from medvit.runs.folder import StudyWriter
@@ -71,7 +72,7 @@ class EvaluatorWork:
         return self.evaluator.writer
 
     def open(self) -> None:
-        """Start to watch the network, which the configuration has loaded.
+        """Start to watch the inference with the network, which the configuration has loaded.
 
         Raises
         ------
@@ -79,8 +80,7 @@ class EvaluatorWork:
             If the device lacks the precision that was asked for.
         """
         self.evaluator.inferer.execution.check(self.evaluator.state.device)
-        self.evaluator.network.register_forward_pre_hook(self._before_window)
-        self.evaluator.network.register_forward_hook(self._after_window)
+        self.evaluator.inferer.watch = self._after_windows
 
     def made_by(self) -> dict[str, Any]:
         """Bundle, configuration, weights and settings."""
@@ -94,6 +94,12 @@ class EvaluatorWork:
     def stop(self) -> None:
         """Let the study that is being inferred fail at its next window."""
         self._stopped.set()
+
+    def close(self) -> None:
+        """Give back what the network holds of a GPU besides its weights."""
+        from medvit.inference.graphs import release_recordings
+
+        release_recordings(self.evaluator.network)
 
     def perform(self, study: Study, outcome: StudyOutcome) -> None:
         """Read, infer and write `study`."""
@@ -118,13 +124,11 @@ class EvaluatorWork:
         if self._stopped.is_set():
             raise StoppedError("the run was interrupted")
 
-    def _before_window(self, *_: Any) -> None:
-        self._check_stopped()
-
-    def _after_window(self, *_: Any) -> None:
+    def _after_windows(self, report: InferenceReport) -> None:
         if self._windows is not None:
-            report = self.evaluator.inferer.report
-            self._windows(report.forward_passes, max(report.windows, report.forward_passes))
+            done = report.skipped + report.forward_passes
+            self._windows(done, max(report.windows, done))
+        self._check_stopped()
 
 
 @dataclass
@@ -210,6 +214,10 @@ class BundleWork:
     def stop(self) -> None:
         """Same as in `EvaluatorWork`, once it is open."""
         self.opened.stop()
+
+    def close(self) -> None:
+        """Same as in `EvaluatorWork`, once it is open."""
+        self.opened.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_configuration": None, "_opened": None}

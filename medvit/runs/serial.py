@@ -47,6 +47,7 @@ class SerialExecutor:
         """Let writing finish, and stop inference at its next window."""
         self._work.stop()
         self._threads.shutdown(cancel_futures=True)
+        self._work.close()
 
 
 def run_bundle(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from medvit.errors import MedvitError
 from medvit.inference import Execution, SliceInferer, StreamingWindowInferer
-from medvit.inference.graphs import Replays
 from medvit.studies.study import Grid
 
 IMAGE = torch.randn(1, 1, 24, 20, 28, generator=torch.Generator().manual_seed(0))
@@ -86,46 +85,6 @@ def test_what_is_done_with_logits_of_half_precision_stays_in_float32() -> None:
         for e in (execution, Execution())
     ]
     assert np.allclose(maps[0][names[0]], maps[1][names[0]], atol=1e-6)
-
-
-def test_recorded_launches_are_replayed_after_a_warm_up() -> None:
-    net, calls = Network().eval(), []
-
-    def record(network, windows: Tensor):
-        calls.append(windows.shape)
-        return lambda windows: network(windows)
-
-    replays = Replays(record)
-    windows = torch.randn(2, 1, 16, 16, 16)
-    with torch.inference_mode():
-        for _ in range(5):
-            assert torch.equal(replays(net, windows), net(windows))
-            replays(net, windows[:1])
-        assert calls == [windows.shape, windows[:1].shape]
-        # Other weights in other memory are recorded anew.
-        net.first.weight = nn.Parameter(2 * net.first.weight)
-        for _ in range(3):
-            assert torch.equal(replays(net, windows), net(windows))
-    assert len(calls) == 3
-    assert not replays.notes
-
-
-def failing(network, windows: Tensor):
-    raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
-
-
-def wrong(network, windows: Tensor):
-    return lambda windows: network(windows) + 1
-
-
-@pytest.mark.parametrize(("record", "reason"), [(failing, "not permitted"), (wrong, "not close")])
-def test_a_network_that_cannot_be_recorded_is_called_as_usual(record, reason: str) -> None:
-    net, replays, windows = Network().eval(), Replays(record), torch.randn(1, 1, 16, 16, 16)
-    with torch.inference_mode():
-        for _ in range(4):
-            assert torch.equal(replays(net, windows), net(windows))
-    assert len(replays.notes) == 1
-    assert reason in replays.notes[0]
 
 
 def test_tf32_is_set_during_the_inference_only() -> None:
