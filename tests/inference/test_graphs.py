@@ -179,7 +179,7 @@ def test_replays_of_our_networks_follow_their_windows(name: str) -> None:
         torch.manual_seed(0)
         net, size = SegFormer3D(1, 3, depths=(1, 1, 1, 1), head="detail", decoder_dim=32).eval(), (32, 32, 32)
     else:
-        net, size = built(name), (32, 32, 32) if name == "swin" else CASES[name][1]
+        net, size = built(name), CASES[name][1]
     with as_on_device():
         first, second = (image_of(name, size) for _ in range(2))
         replay = recorded.record(net, first)
