@@ -31,7 +31,7 @@ _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A result on the grid of the input, with what medvit says of it.
+    """A result with what medvit says of it; on the grid of the input, unless the bundle refines it.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class _Outcome:
     @property
     def affine(self) -> np.ndarray:
         """4x4, voxel index to RAS+ patient millimetres."""
-        return self._grid.affine
+        return self.result.grid.affine
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -80,10 +80,10 @@ class _Outcome:
         import SimpleITK
 
         image = SimpleITK.GetImageFromArray(np.ascontiguousarray(self._stored.transpose(2, 1, 0)))
-        affine = _TO_LPS @ self.affine
-        image.SetSpacing(self._grid.spacing)
+        affine, spacing = _TO_LPS @ self.affine, self.result.grid.spacing
+        image.SetSpacing(spacing)
         image.SetOrigin(affine[:3, 3].tolist())
-        image.SetDirection((affine[:3, :3] / self._grid.spacing).ravel().tolist())
+        image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
         return image
 
     def save(self, folder: str | Path) -> Path:
@@ -100,10 +100,6 @@ class _Outcome:
             If nothing can be written there.
         """
         return self.writer.save(self.result, folder)
-
-    @property
-    def _grid(self) -> Grid:
-        return self.result.study.grid
 
     @property
     def _stored(self) -> np.ndarray:
@@ -145,7 +141,7 @@ class SegmentedImage(_Outcome):
 
 @dataclass(frozen=True)
 class RestoredImage(_Outcome):
-    """A restored image on the grid of the input, in its intensities."""
+    """A restored image in the intensities of the input; super-resolution gives it a finer grid."""
 
     @property
     def image(self) -> np.ndarray:

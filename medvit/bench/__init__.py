@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "own": ["own_studies"],
         "peers": ["Peer", "read_peer"],
         "protocol": ["Protocol", "read_protocol"],
+        "restore": ["RestoreOptions", "bench_restore"],
         "run": ["BenchOptions", "bench_brain"],
         "studies": ["BenchStudy", "Reference", "compare"],
         "synthetic": ["Recipe", "synthetic_studies"],

@@ -16,6 +16,7 @@ from medvit.bundles.workflow import OpenBundle, open_bundle
 from medvit.studies import LoadedStudy, Study, only_study, read_study
 from medvit.studies.check import Checked, check_found
 from medvit.studies.labels import LabelTable
+from medvit.studies.study import Grid
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,9 @@ class Result:
     study
         With the notes of the reader and of the gate.
     voxels
-        (X, Y, Z) label map or restored image, on the grid of the study.
+        (X, Y, Z) label map or restored image.
+    grid
+        Grid of `voxels`: that of the study, unless the bundle refines it.
     bundle
         The bundle, whose label table names the values.
     seconds
@@ -48,6 +51,7 @@ class Result:
 
     study: LoadedStudy
     voxels: np.ndarray
+    grid: Grid
     bundle: Bundle
     seconds: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -63,7 +67,7 @@ class Result:
         if self.table is None:
             return {}
         counts = np.bincount(self.voxels.ravel(), minlength=len(self.table) + 1)
-        ml = self.study.grid.voxel_volume / 1000
+        ml = self.grid.voxel_volume / 1000
         return {s.name: float(counts[s.value] * ml) for s in self.table}
 
 
@@ -106,7 +110,8 @@ def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides:
         details = inferer.report.as_dict()
     with _timed(seconds, "postprocess"):
         prediction = finish(loaded, image, prediction, opened.part("postprocessing", unchanged))
-    return Result(loaded, prediction.squeeze(0).cpu().numpy(), opened.bundle, seconds, details)
+    voxels, grid = prediction.squeeze(0).cpu().numpy(), grid_of(prediction, loaded)
+    return Result(loaded, voxels, grid, opened.bundle, seconds, details)
 
 
 def check_for(bundle: Bundle, inputs: Sequence[str]) -> Checked:
@@ -152,6 +157,14 @@ def finish(
 ) -> MetaTensor:
     """The result (1, X, Y, Z) after the bundle's post-processing."""
     return postprocessing({"pred": prediction, "image": image, "source": study.image})["pred"]
+
+
+def grid_of(prediction: MetaTensor, study: LoadedStudy) -> Grid:
+    """Grid of a result (1, X, Y, Z): that of its study, or the finer one that its affine states."""
+    x, y, z = (int(n) for n in prediction.shape[1:])
+    if (x, y, z) == study.grid.shape:
+        return study.grid
+    return Grid((x, y, z), np.asarray(prediction.affine, np.float64))
 
 
 def unchanged(data: dict[str, Any]) -> dict[str, Any]:

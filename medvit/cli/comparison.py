@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.options import Amp, Device, Output, Tf32, Trust
+from medvit.cli.options import Amp, Device, Output, Studies, Tf32, Trust
 
 bench = typer.Typer(no_args_is_help=True, help="Compare bundles in quality and cost, on the same studies.")
 
@@ -111,3 +111,40 @@ def brain(
         options = replace(options, held_out=tuple(held_out))
     options = replace(options, manual=manual, protocol=protocol, manual_cases=manual_cases)
     raise typer.Exit(bench_brain(output, options, bundles=found, peers=beside, work_dir=work))
+
+
+@bench.command()
+def restore(
+    studies: Studies,
+    output: Output,
+    bundles: Annotated[
+        list[str] | None,
+        typer.Option("--bundle", help="Super-resolution bundle to compare; may be repeated."),
+    ] = None,
+    factor: Annotated[int, typer.Option(min=2, help="Voxels between the centres of slices.")] = 4,
+    thickness: Annotated[
+        float | None, typer.Option(min=0.5, help="Thickness of a slice in voxels. Default: the factor.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Sensitivity across a slice: box or gauss.")] = "box",
+    noise: Annotated[
+        float, typer.Option(help="Noise of the thick slices, as a share of the brightest tissue.")
+    ] = 0.0,
+    plane: Annotated[str, typer.Option(help="Plane of the slices: axial, coronal or sagittal.")] = "axial",
+    cut: Annotated[
+        int | None, typer.Option(min=32, help="Edge in voxels of the cube that is compared. Default: all.")
+    ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(help="Bundle whose label maps of the results are compared with that of the truth."),
+    ] = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Thicken real studies of about 1 mm and restore them by bundles and by classical methods."""
+    from medvit.bundles import find_bundle
+
+    found = [find_bundle(name, trust=trust) for name in bundles or ()]
+    from medvit.bench import RestoreOptions, bench_restore
+
+    options = RestoreOptions(factor, thickness, profile, noise, plane, cut, segmenter)
+    raise typer.Exit(bench_restore(studies, output, options, bundles=found, device=device))

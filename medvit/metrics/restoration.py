@@ -116,7 +116,12 @@ def psnr(restored: ArrayLike, reference: ArrayLike, *, data_range: float) -> flo
 
 
 def ssim(
-    restored: ArrayLike, reference: ArrayLike, *, data_range: float, channel_axis: int | None = None
+    restored: ArrayLike,
+    reference: ArrayLike,
+    *,
+    data_range: float,
+    channel_axis: int | None = None,
+    mask: ArrayLike | None = None,
 ) -> float:
     """Structural similarity, with the Gaussian window of the original paper.
 
@@ -128,16 +133,19 @@ def ssim(
         Distance between the smallest and largest possible value.
     channel_axis
         Axis of the channels, whose similarities are averaged; None for an image without.
+    mask
+        Pixels whose similarity counts, such as the foreground. All by default.
 
     Returns
     -------
     float
-        Mean over all pixels whose 11-tap window (sigma 1.5) lies inside the image.
+        Mean over all pixels whose 11-tap window (sigma 1.5) lies inside the image, or over the mask.
 
     Raises
     ------
     ValueError
-        If the shapes differ, an axis is shorter than the window, or `data_range` is not positive.
+        If the shapes differ, the mask is empty, an axis is shorter than the window, or `data_range` is not
+        positive.
 
     References
     ----------
@@ -149,17 +157,20 @@ def ssim(
     size = [n for axis, n in enumerate(a.shape) if channel_axis is None or axis != channel_axis % a.ndim]
     if min(size) < _SSIM_WINDOW:
         raise ValueError(f"SSIM needs images of at least {_SSIM_WINDOW} pixels an axis, not {size}")
-    return float(
-        structural_similarity(
-            a,
-            b,
-            data_range=data_range,
-            channel_axis=channel_axis,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
+    similarity, each = structural_similarity(
+        a,
+        b,
+        data_range=data_range,
+        channel_axis=channel_axis,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
     )
+    if mask is None:
+        return float(similarity)
+    counted = _masked(restored, reference, mask)[2]
+    return float(each[counted].mean())
 
 
 def hu_bias(

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "detail": ["DetailSegmenter"],
         "drsformer": ["DRSformer"],
         "duoformer": ["DuoFormer"],
+        "guided": ["GuidedRestorer"],
         "hat": ["HAT"],
         "paratranscnn": ["ParaTransCNN"],
         "lateral": ["LateralSegmenter"],

@@ -21,7 +21,7 @@ from medvit.synthesis.settings import SynthesisSettings
 from medvit.transforms.region_channel import add_region_channel
 
 # A clean slice must be free of these, because a network would learn to leave them.
-_FAULTS = ("noise", "thick_slices", "crop", "wrap", "ringing", "motion", "zero", "deface", "shading")
+FAULTS = ("noise", "thick_slices", "crop", "wrap", "ringing", "motion", "zero", "deface", "shading")
 
 Source = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
@@ -60,14 +60,14 @@ class LowDoseSlices:
     def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A slice at a low and at the full dose, (size, size) each, in HU within [-1024, 3071]."""
         clean = self.phantom(generator)
-        own = torch.randn(clean.shape, generator=generator) * _log_uniform(self.own_noise, generator)
+        own = torch.randn(clean.shape, generator=generator) * log_uniform(self.own_noise, generator)
         clean = clean + torch.where(clean > -900, own, 0.2 * own)
         scan = Scan(
-            dose=_log_uniform(self.doses, generator),
-            noise_index=_log_uniform(self.noise_indices, generator),
-            cutoff=_log_uniform(self.cutoffs, generator),
+            dose=log_uniform(self.doses, generator),
+            noise_index=log_uniform(self.noise_indices, generator),
+            cutoff=log_uniform(self.cutoffs, generator),
         )
-        noisy = low_dose(clean[None], _log_uniform(self.spacing, generator), scan, generator)[0]
+        noisy = low_dose(clean[None], log_uniform(self.spacing, generator), scan, generator)[0]
         return noisy.clamp(-1024, 3071), clean.clamp(-1024, 3071)
 
 
@@ -101,16 +101,16 @@ class NoisyMRSlices:
         noise: tuple[float, float] = (0.01, 0.15),
     ) -> None:
         anatomy = brain_anatomy()
-        settings = SynthesisSettings((size, size, 1), texture=0.015, translation=40.0).without(*_FAULTS)
+        settings = SynthesisSettings((size, size, 1), texture=0.015, translation=40.0).without(*FAULTS)
         self.synthesizers = [Synthesizer(anatomy, replace(settings, spacing=s)) for s in spacings]
         self.heads = [read_head_map(path, anatomy) for path in label_maps]
         self.noise = noise
 
     def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A slice with and without noise, (size, size) each; the brightest tissue is about 1."""
-        head, synthesizer = (_choose(options, generator) for options in (self.heads, self.synthesizers))
+        head, synthesizer = (choose(options, generator) for options in (self.heads, self.synthesizers))
         clean = synthesizer(head, generator)[0][0, :, :, 0]
-        deviation = torch.full_like(clean, _log_uniform(self.noise, generator))
+        deviation = torch.full_like(clean, log_uniform(self.noise, generator))
         if torch.rand(1, generator=generator) < 0.5:
             knots = torch.randn((1, 1, 4, 4), generator=generator)
             size = [int(n) for n in clean.shape]
@@ -125,7 +125,8 @@ class RestorationDataset(SeededDataset):
     Parameters
     ----------
     source
-        Generator of a degraded and a clean slice (H, W).
+        Generator of a degraded and a clean slice (H, W). A degraded slice (2, H, W) already has its second
+        channel, and is never turned, because its axes differ.
     length
         Slices of an epoch.
     sample_shape
@@ -158,10 +159,13 @@ class RestorationDataset(SeededDataset):
         """``image`` (2, *sample_shape), the degraded slice and its regions, and ``label``, (1, ...)."""
         generator = self.generator(self.number(index))
         degraded, clean = self.source(generator)
-        image = add_region_channel(degraded[None], self.window)
+        guided = degraded.ndim == 3
+        image = degraded if guided else add_region_channel(degraded[None], self.window)
         image[0] /= self.unit
         pair = torch.cat([image, clean[None] / self.unit])
-        crops = [_turned(self._crop(pair, generator), generator) for _ in range(self.samples)]
+        crops = [self._crop(pair, generator) for _ in range(self.samples)]
+        if not guided:
+            crops = [_turned(crop, generator) for crop in crops]
         return [{"image": crop[:2].contiguous(), "label": crop[2:].contiguous()} for crop in crops]
 
     def _crop(self, pair: Tensor, generator: torch.Generator) -> Tensor:
@@ -182,10 +186,12 @@ def _turned(crop: Tensor, generator: torch.Generator) -> Tensor:
     return crop.transpose(1, 2) if transposed else crop
 
 
-def _choose(options: Sequence[Any], generator: torch.Generator) -> Any:
+def choose(options: Sequence[Any], generator: torch.Generator) -> Any:
+    """One of `options`, each with the same chance."""
     return options[int(torch.randint(len(options), (1,), generator=generator))]
 
 
-def _log_uniform(limits: tuple[float, float], generator: torch.Generator) -> float:
+def log_uniform(limits: tuple[float, float], generator: torch.Generator) -> float:
+    """A number whose logarithm is uniform between those of `limits`."""
     low, high = limits
     return low * math.exp(float(torch.rand(1, generator=generator)) * math.log(high / low))

@@ -135,3 +135,16 @@ def test_relative_errors_refuse_what_has_no_size() -> None:
         nrmse(np.ones((4, 4)), np.zeros((4, 4)))
     with pytest.raises(ValueError, match="hold a voxel"):
         hfen(np.ones((4, 4)), np.ones((4, 4)), mask=np.zeros((4, 4)))
+
+
+def test_similarity_of_a_mask_is_that_of_its_pixels_alone() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.random((40, 40))
+    wrong = image.copy()
+    wrong[:, 20:] = rng.random((40, 20))
+    left = np.zeros((40, 40), bool)
+    left[:, :12] = True
+    assert ssim(wrong, image, data_range=1, mask=left) == pytest.approx(1)
+    assert ssim(wrong, image, data_range=1, mask=~left) < 0.8
+    with pytest.raises(ValueError, match="mask"):
+        ssim(wrong, image, data_range=1, mask=np.zeros((40, 40), bool))

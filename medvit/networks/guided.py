@@ -1,0 +1,23 @@
+"""Networks that take further channels beside the image and restore the image alone."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class GuidedRestorer(nn.Module):
+    """Keeps the first channel of a network's output: the others only guide it.
+
+    Parameters
+    ----------
+    network
+        Network with as many output channels as input channels, such as `HAT` with ``upscale=1``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W), the image first, to (B, 1, H, W)."""
+        return self.network(image)[:, :1]

@@ -1,0 +1,289 @@
+"""Thick slices and the finer grid along their normal, as matrices that act on one axis of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform
+from scipy.ndimage import map_coordinates
+from scipy.special import erf
+from torch import Tensor
+
+from medvit.errors import StudyError
+from medvit.studies.study import Grid, LoadedStudy, Study
+from medvit.transforms.load_study import LoadStudyd
+from medvit.transforms.restoration import ScaleToUnitd
+
+Profile = Literal["box", "gauss"]
+
+# Millimetres from the centre of a slice that are 1 in the channel which tells a network where slices lie.
+_FAR = 4.0
+_FWHM = 2 * np.sqrt(2 * np.log(2))
+# Slices closer together than this many voxels of the finer grid are not worth an estimate.
+_LEAST_STEP = 1.5
+# Pixels of a slice stay as they are between these many voxels of the finer grid, and are refused beyond.
+_LIKE_A_VOXEL = (0.75, 1.25)
+_COARSEST_PIXEL = 1.5
+# A header's thickness is believed between these shares of the step.
+_LIKELY_THICKNESS = (0.3, 2.0)
+# Key of the meta data that holds the `Refinement` of an image.
+REFINEMENT = "refinement"
+# Every round brings the slices of the estimate closer to the measured ones; after ten, little changes.
+_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class SliceStack:
+    """Positions and thickness of parallel slices, and the voxels of a finer grid along their normal.
+
+    Parameters
+    ----------
+    count
+        Number of slices.
+    step
+        Distance between the centres of neighbouring slices, in mm.
+    thickness
+        Thickness of a slice in mm: below `step` there are gaps, above it slices overlap.
+    size, spacing
+        Number of voxels of the finer grid, and their distance in mm.
+    first
+        Position of the first slice's centre in voxels of the finer grid.
+    profile
+        Sensitivity along the normal: even over the thickness, or a Gaussian whose full width at half maximum
+        is the thickness.
+    """
+
+    count: int
+    step: float
+    thickness: float
+    size: int
+    spacing: float
+    first: float
+    profile: Profile = "box"
+
+    @classmethod
+    def centred(
+        cls, count: int, step: float, thickness: float, spacing: float, profile: Profile = "box"
+    ) -> SliceStack:
+        """The finer grid that covers the slices, with the same centre as the stack.
+
+        Blocks of voxels are averaged into slices, so the first voxel lies half a slice less half a voxel
+        before the centre of the first slice, not at it.
+        """
+        size = max(1, round(count * step / spacing))
+        first = (size - 1) / 2 - (count - 1) / 2 * step / spacing
+        return cls(count, step, thickness, size, spacing, first, profile)
+
+    @property
+    def centres(self) -> np.ndarray:
+        """(count,) positions of the slices in voxels of the finer grid."""
+        return self.first + np.arange(self.count) * self.step / self.spacing
+
+    def acquire(self) -> np.ndarray:
+        """(count, size) weights with which voxels of the finer grid make up each slice; rows add up to 1."""
+        edges = np.arange(self.size + 1) - 0.5 - self.centres[:, None]
+        width = self.thickness / self.spacing
+        if self.profile == "box":
+            below = edges.clip(-width / 2, width / 2)
+        else:
+            below = erf(edges * _FWHM / width / np.sqrt(2))
+        weights = np.diff(below, axis=1)
+        total = weights.sum(axis=1, keepdims=True)
+        return weights / np.where(total > 0, total, 1)
+
+    def interpolate(self) -> np.ndarray:
+        """(size, count) weights of a cubic B-spline through the slices, mirrored beyond the outer ones."""
+        position = (np.arange(self.size) - self.first) * self.spacing / self.step
+        unit = np.eye(self.count)
+        columns = [map_coordinates(row, position[None], order=3, mode="reflect") for row in unit]
+        return np.stack(columns, axis=1)
+
+    def refine(self, rounds: int = _ROUNDS) -> np.ndarray:
+        """(size, count) weights of the cubic B-spline whose slices are then made equal to the measured ones.
+
+        In each round, what the estimate lacks of the measured slices is interpolated and added (iterative
+        back-projection).
+        """
+        acquire, interpolate = self.acquire(), self.interpolate()
+        weights, missing = interpolate, np.eye(self.count) - acquire @ interpolate
+        for _ in range(rounds):
+            weights = weights + interpolate @ missing
+            missing = np.eye(self.count) - acquire @ weights
+        return weights
+
+    def distances(self) -> np.ndarray:
+        """(size,) signed distance of each voxel from the nearest slice centre, in units of 4 mm."""
+        offset = np.arange(self.size)[:, None] - self.centres
+        nearest = np.take_along_axis(offset, np.abs(offset).argmin(axis=1)[:, None], axis=1)[:, 0]
+        return nearest * self.spacing / _FAR
+
+
+def along(weights: np.ndarray, image: Tensor, axis: int) -> Tensor:
+    """`image` with `weights` (outputs, inputs) applied along an axis."""
+    matrix = torch.from_numpy(weights).to(image.device, image.dtype)
+    return (image.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """From the thick slices of a study to a finer grid with the same axes, centre and extent.
+
+    Parameters
+    ----------
+    axis
+        The voxel axis across the slices.
+    stack
+        The slices along it.
+    pixels
+        Weights (new, old) of the other two axes by number, where pixels become voxels of another size; axes
+        that stay as they are have none.
+    grid
+        The finer grid.
+    assumed
+        Whether the thickness is not known, and taken as the step.
+    """
+
+    axis: int
+    stack: SliceStack
+    pixels: Mapping[int, np.ndarray]
+    grid: Grid
+    assumed: bool
+
+    def slices(self, image: Tensor) -> Tensor:
+        """The measured slices (..., X, Y, Z) with pixels of the finer grid's size."""
+        for axis, weights in self.pixels.items():
+            image = along(weights, image, axis - 3)
+        return image
+
+    def refined(self, image: Tensor) -> Tensor:
+        """What the network is given: the measured slices on the finer grid, see `SliceStack.refine`."""
+        return along(self.stack.refine(), self.slices(image), self.axis - 3)
+
+    def interpolated(self, image: Tensor) -> Tensor:
+        """The measured slices on the finer grid, by a cubic B-spline."""
+        return along(self.stack.interpolate(), self.slices(image), self.axis - 3)
+
+    def acquired(self, image: Tensor) -> Tensor:
+        """The slices that would be measured of an image on the finer grid."""
+        return along(self.stack.acquire(), image, self.axis - 3)
+
+    def inconsistency(self, image: Tensor, source: Tensor) -> Tensor:
+        """Slices of an image on the finer grid minus the measured ones, spread over the finer grid.
+
+        It is zero where the image agrees with all that was measured; each voxel takes the value of its
+        nearest slice.
+        """
+        difference = self.acquired(image) - self.slices(source)
+        nearest = np.abs(np.arange(self.stack.size)[:, None] - self.stack.centres).argmin(axis=1)
+        return difference.index_select(self.axis - 3, torch.from_numpy(nearest).to(image.device))
+
+
+def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
+    """How a study of thick slices becomes a volume with voxels of `spacing` mm.
+
+    Pixels of a slice that are nearly as large as such a voxel stay as they are; finer ones are averaged. The
+    step is that of the positions, the thickness that of the header, where it has one.
+
+    Raises
+    ------
+    StudyError
+        If the slices are not thick, or their pixels are too coarse.
+    """
+    grid = study.grid
+    axis = int(np.argmax(np.round(grid.spacing, 3)))
+    step = grid.spacing[axis]
+    rest = [a for a in range(3) if a != axis]
+    if step < _LEAST_STEP * spacing or grid.shape[axis] < 2:
+        what = f"its slices are {step:.3g} mm apart: there are no thick slices to refine"
+        raise StudyError("not-thick", what, path=_file(study), do="use the study as it is")
+    if (coarse := max(grid.spacing[a] for a in rest)) > _COARSEST_PIXEL * spacing:
+        what = f"the pixels of its slices are {coarse:.3g} mm wide, too coarse for voxels of {spacing:g} mm"
+        raise StudyError("coarse-pixels", what, path=_file(study), do="give a series with finer pixels")
+    stated = study.series[0].facts.get("slice_thickness")
+    low, high = (share * step for share in _LIKELY_THICKNESS)
+    known = stated is not None and low <= float(stated) <= high
+    stack = SliceStack.centred(grid.shape[axis], step, float(stated) if known else step, spacing)  # type: ignore[arg-type]
+    pixels, sizes, edges = {}, list(grid.shape), list(grid.spacing)
+    for a in rest:
+        pixel = grid.spacing[a]
+        if _LIKE_A_VOXEL[0] * spacing <= pixel <= _LIKE_A_VOXEL[1] * spacing:
+            continue
+        pixels[a] = _resized(grid.shape[a], pixel, spacing)
+        sizes[a], edges[a] = len(pixels[a]), spacing
+    sizes[axis], edges[axis] = stack.size, spacing
+    return Refinement(axis, stack, pixels, _same_centre(grid, sizes, edges), not known)
+
+
+def _resized(count: int, pixel: float, spacing: float) -> np.ndarray:
+    """(new, old) weights of pixels averaged over larger voxels, or interpolated to smaller ones."""
+    if pixel > spacing:
+        return SliceStack.centred(count, pixel, pixel, spacing).refine()
+    size = max(1, round(count * pixel / spacing))
+    first = (count - 1) / 2 - (size - 1) / 2 * spacing / pixel
+    return SliceStack(size, spacing, spacing, count, pixel, first).acquire()
+
+
+def _same_centre(grid: Grid, sizes: list[int], edges: list[float]) -> Grid:
+    scale = np.array(edges) / grid.spacing
+    affine = grid.affine.astype(np.float64).copy()
+    affine[:3, :3] = grid.affine[:3, :3] * scale
+    middle = grid.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + grid.affine[:3, 3]
+    affine[:3, 3] = middle - affine[:3, :3] @ ((np.array(sizes) - 1) / 2)
+    return Grid((sizes[0], sizes[1], sizes[2]), affine)
+
+
+def _file(study: Study) -> Any:
+    return study.series[0].paths[0] if study.series[0].paths else None
+
+
+class RefineSlicesd(MapTransform):
+    """Images of thick slices on a finer grid, with the distance of each voxel from its slice.
+
+    Parameters
+    ----------
+    keys
+        Images (1, X, Y, Z), whose studies stand beside them as `LoadStudyd` leaves them.
+    spacing
+        Distance of the finer grid's voxels, in mm.
+    """
+
+    def __init__(self, keys: KeysCollection, spacing: float = 1.0) -> None:
+        super().__init__(keys)
+        self.spacing = spacing
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with images (2, X', Y', Z')."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            image = sample[key]
+            refinement = refinement_of(sample[f"{key}_study"], self.spacing)
+            refined = refinement.refined(image.as_tensor())
+            shape = [-1 if a == refinement.axis else 1 for a in range(3)]
+            distances = torch.from_numpy(refinement.stack.distances()).to(refined).reshape(shape)
+            stacked = torch.cat([refined, distances.expand(refined.shape[1:])[None]])
+            meta = {**image.meta, "affine": torch.from_numpy(refinement.grid.affine)}
+            sample[key] = MetaTensor(stacked, meta={**meta, REFINEMENT: refinement})
+        return sample
+
+
+def prepare_thick_slices(
+    keys: str, limits: tuple[float, float], unit: float | None = None, spacing: float = 1.0
+) -> Compose:
+    """From a study of thick slices to what a network for through-plane super-resolution takes.
+
+    Parameters
+    ----------
+    keys
+        Key of the study, and then of its image (2, X, Y, Z) on the finer grid: intensities, distances.
+    limits, unit
+        As `ScaleToUnitd` takes them.
+    spacing
+        Distance of the finer grid's voxels, in mm.
+    """
+    return Compose([LoadStudyd(keys), ScaleToUnitd(keys, limits, unit), RefineSlicesd(keys, spacing)])

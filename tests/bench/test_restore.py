@@ -1,0 +1,75 @@
+"""The bench of restorations: true grids, scores of the foreground, tables, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medvit.bench.restore import RestoreOptions, bench_restore, foreground, make_truth
+from medvit.bundles import find_bundle
+from medvit.errors import MedvitError, StudyError
+from medvit.studies import find_studies
+from medvit.transforms.through_plane import refinement_of
+
+
+def _head(path: Path, spacing: float = 1.0) -> Path:
+    x, y, z = np.meshgrid(*[np.arange(40) - 19.5] * 3, indexing="ij")
+    radius = np.sqrt(x**2 + 1.3 * y**2 + z**2)
+    head = np.where(radius < 17, 600 + 300 * np.sin(x / 2) * np.cos(z / 3 + y / 4), 0)
+    affine = np.diag([-spacing, spacing, spacing, 1])[[0, 2, 1, 3]]
+    nib.save(nib.Nifti1Image(ndimage.gaussian_filter(head, 0.7).astype(np.float32), affine), path)
+    return path
+
+
+def test_the_thick_study_lies_where_the_truth_lies(tmp_path: Path) -> None:
+    study = find_studies(_head(tmp_path / "head.nii.gz")).studies[0]
+    truth = make_truth(study, RestoreOptions(factor=3, plane="axial", noise=0.0))
+    assert truth.image.shape == (40, 40, 39) and truth.slices.shape == (40, 40, 13)
+    np.testing.assert_allclose(np.abs(truth.grid.affine[2, :3]), [0, 0, 1])
+    refinement = refinement_of(truth.thick_study)
+    assert refinement.grid.matches(truth.grid)
+
+
+def test_noise_is_rician_and_comes_after_the_slices(tmp_path: Path) -> None:
+    study = find_studies(_head(tmp_path / "head.nii.gz")).studies[0]
+    quiet, loud = (make_truth(study, RestoreOptions(noise=n)).slices for n in (0.0, 0.1))
+    air = quiet < 1e-3
+    assert loud[air].mean() == pytest.approx(0.1 * np.sqrt(np.pi / 2), rel=0.05)
+
+
+def test_air_does_not_count() -> None:
+    image = np.zeros((20, 20, 20))
+    image[5:15, 5:15, 5:15] = 1
+    image[8:12, 8:12, 8:12] = 0
+    image[1, 1, 1] = 1
+    found = foreground(image)
+    assert found[7:13, 7:13, 7:13].all() and not found[:5].any()
+
+
+def test_the_tables_hold_every_method(tmp_path: Path) -> None:
+    options = RestoreOptions(factor=4, cut=32)
+    assert bench_restore([_head(tmp_path / "head.nii.gz")], tmp_path / "out", options) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "restore.csv").open()))
+    scores = {row["method"]: float(row["psnr_db"]) for row in rows}
+    assert scores["linear"] < scores["cubic B-spline"] < scores["back-projection"]
+    page = (tmp_path / "out" / "restore.md").read_text()
+    assert "axial slices 4 voxels apart" in page and "| non-local |" in page and "middle 32³" in page
+    assert sum("1 of 1" in line for line in page.splitlines()) <= 1
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    coarse = find_studies(_head(tmp_path / "coarse.nii.gz", 2.0)).studies[0]
+    with pytest.raises(StudyError, match="too coarse"):
+        make_truth(coarse, RestoreOptions())
+    assert bench_restore([tmp_path / "coarse.nii.gz"], tmp_path / "out") == 3
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(MedvitError, match="does not super-resolve"):
+        bench_restore([tmp_path / "coarse.nii.gz"], tmp_path, bundles=[find_bundle("rat_mr_denoise")])
+    for wrong in ({"factor": 1}, {"plane": "oblique"}, {"noise": 2.0}, {"profile": "cone"}):
+        with pytest.raises(MedvitError):
+            RestoreOptions(**wrong)  # type: ignore[arg-type]
