@@ -21,7 +21,8 @@ from medvit.metrics import dice, hfen, nrmse, psnr, ssim
 from medvit.reports.tables import csv_text
 from medvit.studies import LoadedStudy, Study, find_studies, read_study
 from medvit.studies.files import atomic_path
-from medvit.studies.study import Grid
+from medvit.studies.formats import meta_tensor
+from medvit.studies.study import Grid, Series
 from medvit.transforms.through_plane import Profile, SliceStack
 
 SUPER_RESOLVED = "super-resolved"
@@ -100,12 +101,10 @@ class Truth:
     @property
     def thick_study(self) -> LoadedStudy:
         """The thick slices as a study."""
-        from medvit.api import study_in_memory
-
         affine = self.grid.affine.copy()
         affine[:3, 3] += affine[:3, 2] * self.stack.first
         affine[:3, 2] *= self.stack.step / self.stack.spacing
-        return study_in_memory(self.slices.astype(np.float32), affine, self.name)
+        return _in_memory(self.slices, affine, self.name)
 
     def scores(self, restored: np.ndarray) -> dict[str, float]:
         """PSNR, SSIM, NRMSE and HFEN in the foreground; 1 is the 99.5 percentile of the true image."""
@@ -116,6 +115,13 @@ class Truth:
             "nrmse": nrmse(restored, self.image, mask=mask),
             "hfen": hfen(restored, self.image, mask=mask),
         }
+
+
+def _in_memory(image: np.ndarray, affine: np.ndarray, name: str) -> LoadedStudy:
+    x, y, z = image.shape
+    grid = Grid((x, y, z), affine)
+    tensor = meta_tensor(np.ascontiguousarray(image[None], np.float32), grid, name)
+    return LoadedStudy(name, (Series((), "memory"),), image=tensor, grid=grid)
 
 
 def foreground(image: np.ndarray) -> np.ndarray:
@@ -270,9 +276,7 @@ class _Segmenter:
         self.opened = open_bundle(find_bundle(name), force=True, **overrides)
 
     def __call__(self, image: np.ndarray, grid: Grid) -> np.ndarray:
-        from medvit.api import study_in_memory
-
-        return segment(self.opened, study_in_memory(image.astype(np.float32), grid.affine)).voxels
+        return segment(self.opened, _in_memory(image, grid.affine, "image")).voxels
 
 
 def _mean_dice(found: np.ndarray, wanted: np.ndarray) -> float:
