@@ -6,7 +6,7 @@ from typing import Any
 
 from medvit.bundles import Result
 from medvit.bundles.gate import forced_reason
-from medvit.reports import Verdict, make_report, make_restoration_report
+from medvit.reports import Verdict, make_report, report_restored
 from medvit.studies import LabelTable
 
 
@@ -28,7 +28,7 @@ def verdict_of(result: Result, table: LabelTable | None) -> Verdict:
         "forced": forced_reason(study),
     }
     if table is None:
-        report = make_restoration_report(study.id, result.voxels, image, study.grid, **described)
+        report = report_restored(study, result.voxels, result.grid, **described)
     else:
         report = make_report(study.id, result.voxels, study.grid, table, image, **described)
     return report.verdict()

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
             "StudyReport",
             "make_report",
             "make_restoration_report",
+            "report_restored",
             "stated_of",
         ],
         "tables": [

@@ -12,7 +12,7 @@ from medvit.reports.orientation import to_display_order
 from medvit.reports.pictures import Picture, draw_slice
 from medvit.studies.study import Grid
 
-Role = Literal["before", "after", "difference"]
+Role = Literal["before", "after", "difference", "inconsistency"]
 
 # Where slices are cut, as shares of the volume from head to feet.
 _AXIAL = (0.3, 0.5, 0.7)
@@ -20,7 +20,7 @@ _AXIAL = (0.3, 0.5, 0.7)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pictures in threes: before, after, difference.
+    """Pictures in threes: before, after, difference; and of a finer grid the inconsistency.
 
     Parameters
     ----------
@@ -34,8 +34,14 @@ class Comparison:
     span: float
 
 
-def compare(before: np.ndarray, after: Display, restored: np.ndarray, grid: Grid) -> Comparison:
-    """Axial slices at three heights and the middle one of each other plane, each drawn in three roles.
+def compare(
+    before: np.ndarray,
+    after: Display,
+    restored: np.ndarray,
+    grid: Grid,
+    inconsistency: np.ndarray | None = None,
+) -> Comparison:
+    """Axial slices at three heights and the middle one of each other plane, each drawn in every role.
 
     Parameters
     ----------
@@ -43,11 +49,17 @@ def compare(before: np.ndarray, after: Display, restored: np.ndarray, grid: Grid
         (X, Y, Z) intensities on `grid`.
     after
         Display of the whole of `restored`; `before` is drawn in the same window.
+    inconsistency
+        (X, Y, Z) deviation from the measured slices, drawn in the window of the difference.
     """
     difference = restored - before
     sample = np.abs(difference.reshape(-1)[:: max(1, difference.size // 1_000_000)])
     span = float(np.percentile(sample[sample > 0], 99)) if np.any(sample > 0) else 1.0
     turned = {"before": (before, after.window), "difference": (difference, (-span, span))}
+    roles: tuple[Role, ...] = ("before", "after", "difference")
+    if inconsistency is not None:
+        turned["inconsistency"] = (inconsistency, (-span, span))
+        roles = (*roles, "inconsistency")
     displays = {
         "after": after,
         **{
@@ -55,7 +67,6 @@ def compare(before: np.ndarray, after: Display, restored: np.ndarray, grid: Grid
             for role, (values, window) in turned.items()
         },
     }
-    roles: tuple[Role, ...] = ("before", "after", "difference")
     pictures = [
         (role, Picture(draw_slice(displays[role], plane, index, 420), plane, index + 1))
         for plane, index in _places(after.grey.shape)

@@ -292,6 +292,9 @@ class Content:
             (self.words["snr"], number(before.snr, 1), number(after.snr, 1)),
             (self.words["sharpness"], number(before.sharpness, 1), number(after.sharpness, 1)),
         ]
+        if deviations := self.report.restoration.deviations:
+            name = f"{self.words['inconsistency']}, {self.report.unit}"
+            rows.append((name, number(deviations[0], 2), number(deviations[1], 2)))
         return [row for row in rows if self.report.modality != "CT" or row[0] != self.words["snr"]]
 
     def figures(self) -> list[Figure]:
@@ -347,6 +350,8 @@ class Content:
             span = self.report.comparison.span
             number = words.number(span, 0 if span >= 10 else 2)
             notes.append(words["difference_note"].format(span=number, unit=self.report.unit))
+            if self.report.restoration and self.report.restoration.inconsistency:
+                notes.append(words["inconsistency_note"])
         if display.tilt >= 1.0:
             notes.append(words["oblique"].format(degrees=words.number(display.tilt)))
         return notes

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from medvit.errors import MedvitError
 from medvit.reports.brain import BrainTotals, brain_totals, pair_totals
@@ -24,7 +25,7 @@ from medvit.reports.prior import Prior, check_priors, parse_date
 from medvit.reports.quality import Flag, Light, Verdict, check_quality, traffic_light
 from medvit.reports.surface import render_surface
 from medvit.studies.labels import LabelTable, Structure, keep_values
-from medvit.studies.study import Grid
+from medvit.studies.study import Grid, LoadedStudy
 
 # Findings after which a volume must not be compared with a norm.
 NO_NORMS = frozenset({"intracranial_volume", "brain_cut", "fluid_missing", "modality", "sides_exchanged"})
@@ -60,11 +61,31 @@ def stated_of(age: float | None, sex: str | None, date: str | None) -> Stated:
 
 @dataclass(frozen=True)
 class Restoration:
-    """Image quality before and after a restoration (denoising, super-resolution), and the image before."""
+    """Image quality before and after a restoration (denoising, super-resolution), and the image before.
+
+    Parameters
+    ----------
+    before, after
+        Image quality.
+    source
+        (X, Y, Z) image before, on the grid of the restored one.
+    inconsistency
+        Of an estimate on a finer grid and of `source`: the slices that each would give minus the measured
+        ones, as (X, Y, Z) maps. `None` where the grid is that of the study.
+    """
 
     before: ImageQuality
     after: ImageQuality
     source: np.ndarray
+    inconsistency: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def deviations(self) -> tuple[float, float] | None:
+        """Root of the mean squared inconsistency before and after, in the unit of the image."""
+        if self.inconsistency is None:
+            return None
+        after, before = (float(np.sqrt(np.mean(np.square(m)))) for m in self.inconsistency)
+        return before, after
 
 
 @dataclass(frozen=True)
@@ -223,7 +244,8 @@ class StudyReport:
         if self.restoration is None or self.image is None:
             return None
         whole = replace(self, label_map=np.zeros(self.grid.shape, np.uint8)).display
-        return compare(self.restoration.source, whole, self.image, self.grid)
+        maps = self.restoration.inconsistency
+        return compare(self.restoration.source, whole, self.image, self.grid, maps[0] if maps else None)
 
     @cached_property
     def slices(self) -> list[Picture]:
@@ -252,6 +274,7 @@ def make_report(
     expected_modalities: Collection[str] = (),
     confidence: np.ndarray | None = None,
     restored_from: np.ndarray | None = None,
+    inconsistency: tuple[np.ndarray, np.ndarray] | None = None,
     forced: str = "",
     **others: Any,
 ) -> StudyReport:
@@ -267,6 +290,8 @@ def make_report(
         (X, Y, Z) probability of the chosen label.
     restored_from
         (X, Y, Z) image before restoration, when `image` is its result.
+    inconsistency
+        The same field as of `Restoration`.
     forced
         Reason why the bundle refused the study, if the refusal was overruled.
     others
@@ -290,7 +315,7 @@ def make_report(
         if restored_from.shape != grid.shape:
             raise MedvitError(f"the image before has shape {restored_from.shape}, but its grid {grid.shape}")
         before = assess_image(restored_from, measured, grid)
-        restoration = Restoration(before, quality, restored_from)
+        restoration = Restoration(before, quality, restored_from, inconsistency)
     report = StudyReport(
         study_id, facts, grid, image, label_map, table, measurements, flags, quality,
         restoration=restoration, **others,
@@ -331,3 +356,38 @@ def make_restoration_report(
     return make_report(
         study_id, nothing, grid, LabelTable("none", ()), restored, restored_from=before, **others
     )
+
+
+def report_restored(study: LoadedStudy, restored: np.ndarray, grid: Grid, **others: Any) -> StudyReport:
+    """Compare a study with its restoration, which may lie on a finer grid, and gather the report.
+
+    On a finer grid, the image before is the study's slices interpolated to it, and the report also says how
+    far the slices that the restoration would give are from the measured ones.
+
+    Parameters
+    ----------
+    study
+        The study before.
+    restored
+        (X, Y, Z) image on `grid`.
+    others
+        Further arguments of `make_report`.
+
+    Raises
+    ------
+    MedvitError
+        If arrays and grids do not fit together.
+    """
+    if grid.matches(study.grid):
+        return make_restoration_report(study.id, restored, study.image[0].numpy(), grid, **others)
+    from medvit.transforms.through_plane import refinement_to
+
+    refinement, source = refinement_to(study, grid), torch.as_tensor(study.image[:1])
+    before = refinement.interpolated(source)
+    estimates = torch.from_numpy(np.ascontiguousarray(restored, np.float32))[None], before
+    after_map, before_map = (refinement.inconsistency(image, source)[0].numpy() for image in estimates)
+    notes = (*others.pop("notes", ()), refinement.describe())
+    return make_restoration_report(
+        study.id, restored, before[0].numpy(), grid, inconsistency=(after_map, before_map), notes=notes,
+        **others,
+    )  # fmt: skip

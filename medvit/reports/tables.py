@@ -76,6 +76,7 @@ def to_json(report: StudyReport, *, show_patient: bool = False) -> dict[str, Any
         "restoration": {
             "before": _quality(report.restoration.before),
             "after": _quality(report.restoration.after),
+            "deviation_from_slices": report.restoration.deviations,
         }
         if report.restoration
         else None,

@@ -18,6 +18,7 @@ from monai.data import MetaTensor
 from medvit import __version__
 from medvit.bundles import Bundle, Result
 from medvit.bundles.gate import forced_reason
+from medvit.bundles.segmentation import grid_of
 from medvit.errors import MedvitError
 from medvit.runs.done import disk_full, input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome, cause_of
@@ -25,7 +26,7 @@ from medvit.runs.record import software_versions
 from medvit.runs.work import note_verdict
 from medvit.studies import LoadedStudy, Study, safe_name, sha256_of, write_image, write_label_map
 from medvit.studies.labels import LabelTable, Structure, keep_values
-from medvit.studies.study import Series
+from medvit.studies.study import Grid, Series
 
 if TYPE_CHECKING:
     from medvit.reports import StudyReport
@@ -184,7 +185,7 @@ class StudyWriter:
     def report(self, result: Result) -> StudyReport:
         """Measurements and quality control of a result in memory."""
         outcome = StudyOutcome(result.study.id, seconds=dict(result.seconds), details=dict(result.details))
-        return self._report(result.study, result.voxels, result.table, outcome)
+        return self._report(result.study, result.voxels, result.grid, outcome)
 
     def save(self, result: Result, folder: str | Path) -> Path:
         """Write a result in memory below `folder`; the folder of its study."""
@@ -193,7 +194,8 @@ class StudyWriter:
         outcome = StudyOutcome(result.study.id, seconds=dict(result.seconds), details=dict(result.details))
         if not result.study.series[0].paths:  # an image in memory is its own input
             outcome.inputs = [hashlib.sha256(result.study.image.numpy().tobytes()).hexdigest()]
-        writer.write(result.study, MetaTensor(torch.from_numpy(result.voxels)[None]), outcome)
+        affine = torch.from_numpy(result.grid.affine)
+        writer.write(result.study, MetaTensor(torch.from_numpy(result.voxels)[None], affine=affine), outcome)
         if outcome.missing:
             missing = "; ".join(f"{name}: {why}" for name, why in outcome.missing.items())
             raise MedvitError(f"{folder}: not everything was written: {missing}")
@@ -205,16 +207,16 @@ class StudyWriter:
         Label map or image must be written. Any other failure affects that output alone, which is then
         named in `outcome.missing`.
         """
-        voxels = prediction.squeeze(0).cpu().numpy()
+        voxels, grid = prediction.squeeze(0).cpu().numpy(), grid_of(prediction, study)
         table = self.bundle.label_table
         made_from = self.made_by() | {"inputs": outcome.inputs or input_sha256(study)}
         with study_folder(self.output_dir, study.id, made_from, outcome.missing) as folder:
             if table is None:
-                write_image(folder / "image.nii.gz", voxels, study)
+                write_image(folder / "image.nii.gz", voxels, study if grid is study.grid else grid)
             else:
                 self._write_label_maps(folder, study, voxels, table)
             with _optional("measurements and report", outcome):
-                report = self._report(study, voxels, table, outcome)
+                report = self._report(study, voxels, grid, outcome)
                 self._write_report(folder, study, report, outcome)
                 self._write_dicom(folder, study, report, outcome)
             outcome.outputs = sorted(
@@ -240,13 +242,14 @@ class StudyWriter:
             write_label_map(file, voxels == structure.value, study)
 
     def _report(
-        self, study: LoadedStudy, voxels: np.ndarray, table: LabelTable | None, outcome: StudyOutcome
+        self, study: LoadedStudy, voxels: np.ndarray, grid: Grid, outcome: StudyOutcome
     ) -> StudyReport:
-        from medvit.reports import make_report, make_restoration_report, read_prior
+        from medvit.reports import make_report, read_prior, report_restored
 
+        table = self.bundle.label_table
         source, described = study.image[0].numpy(), self._described(study, outcome)
         if table is None:
-            return make_restoration_report(study.id, voxels, source, study.grid, **described)
+            return report_restored(study, voxels, grid, **described)
 
         def make(*paths: str) -> StudyReport:
             priors = tuple(read_prior(path) for path in paths)
@@ -272,7 +275,9 @@ class StudyWriter:
             with _optional("report.pdf", outcome):
                 write_pdf(report, folder / "report.pdf", **words)
 
-    def _write_dicom(self, folder: Path, study: Study, report: StudyReport, outcome: StudyOutcome) -> None:
+    def _write_dicom(
+        self, folder: Path, study: LoadedStudy, report: StudyReport, outcome: StudyOutcome
+    ) -> None:
         if not self._as_dicom(study) or "dicom" in outcome.missing:
             return
         if outcome.light == "red" and not self.options.dicom_anyway:
@@ -294,6 +299,7 @@ class StudyWriter:
                 write_restoration_results(
                     folder / "dicom", source, report.image, report.grid, self._algorithm(),
                     description=self.bundle.facts.get("restoration", "restored"), pdf=pdf,
+                    estimated=not report.grid.matches(study.grid),
                 )  # fmt: skip
 
     def _described(self, study: Study, outcome: StudyOutcome) -> dict[str, Any]:

@@ -14,6 +14,12 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "resample": ["LinearAxis", "ResampleImaged", "resample_image"],
         "restoration": ["KeepOutsided", "ScaleToUnitd"],
         "sam_regions": ["SamRegions"],
-        "through_plane": ["RefineSlicesd", "SliceStack", "prepare_thick_slices", "refinement_of"],
+        "through_plane": [
+            "RefineSlicesd",
+            "SliceStack",
+            "prepare_thick_slices",
+            "refinement_of",
+            "refinement_to",
+        ],
     },
 )

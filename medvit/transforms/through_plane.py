@@ -173,6 +173,15 @@ class Refinement:
         """The slices that would be measured of an image on the finer grid."""
         return along(self.stack.acquire(), image, self.axis - 3)
 
+    def describe(self) -> str:
+        """A sentence on what was assumed, for the reader of the result."""
+        stack, new = self.stack, " x ".join(f"{s:.3g}" for s in self.grid.spacing)
+        thickness = "as thick (assumed)" if self.assumed else f"{stack.thickness:.3g} mm thick"
+        return (
+            f"Slices {stack.step:.3g} mm apart and {thickness} were laid on a grid of {new} mm; "
+            "what stands between them is an estimate."
+        )
+
     def inconsistency(self, image: Tensor, source: Tensor) -> Tensor:
         """Slices of an image on the finer grid minus the measured ones, spread over the finer grid.
 
@@ -218,6 +227,11 @@ def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
         sizes[a], edges[a] = len(pixels[a]), spacing
     sizes[axis], edges[axis] = stack.size, spacing
     return Refinement(axis, stack, pixels, _same_centre(grid, sizes, edges), not known)
+
+
+def refinement_to(study: LoadedStudy, grid: Grid) -> Refinement:
+    """How a study of thick slices became an image on a finer grid; raises as `refinement_of` does."""
+    return refinement_of(study, grid.spacing[int(np.argmax(np.round(study.grid.spacing, 3)))])
 
 
 def _resized(count: int, pixel: float, spacing: float) -> np.ndarray:

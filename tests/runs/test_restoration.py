@@ -8,11 +8,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pydicom
+import torch
 
+from medvit import restore
 from medvit.bundles import Bundle
 from medvit.runs import run_bundle
 from medvit.studies import find_studies, read_study
-from tests.label.phantoms import make_restorer
+from medvit.studies.grids import place
+from medvit.transforms.through_plane import refinement_of
+from tests.label.phantoms import make_refiner, make_restorer
 from tests.studies.dicom_out.synthetic import write_series
 
 
@@ -37,3 +41,52 @@ def test_a_restored_series_comes_back_as_image_report_and_series(tmp_path: Path)
     assert again.image is not None
     assert np.allclose(again.image[0].numpy(), expected, atol=0.6)
     assert pydicom.dcmread(folder / "dicom" / "report.dcm").StudyInstanceUID == original.StudyInstanceUID
+
+
+def test_thick_slices_come_back_on_a_finer_grid_and_marked_as_estimated(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", (24, 20, 6), modality="MR", spacing=(1.0, 1.0, 5.0), SliceThickness=4)
+    options = {"_target_": "medvit.runs.ResultOptions", "dicom": True}
+    bundle = Bundle(make_refiner(tmp_path / "refiner"))
+    assert run_bundle(bundle, [tmp_path / "series"], tmp_path / "out", **{"writer#options": options}) == 0
+    folder = next(p.parent for p in (tmp_path / "out").glob("*/done.json"))
+    source = read_study(find_studies(tmp_path / "series").studies[0])
+    refinement = refinement_of(source)
+    image = nib.load(folder / "image.nii.gz")
+    assert image.shape == (24, 20, 30) and refinement.stack.thickness == 4
+    np.testing.assert_allclose(image.affine, refinement.grid.affine, atol=1e-4)
+    expected = refinement.refined(torch.as_tensor(source.image))[0].numpy()
+    np.testing.assert_allclose(image.get_fdata(), expected, atol=0.5)
+
+    written = json.loads((folder / "measurements.json").read_text())
+    before, after = written["restoration"]["deviation_from_slices"]
+    assert after < 0.1 * before
+    assert any("5 mm apart and 4 mm thick" in note for note in written["study"]["notes"])
+    page = (folder / "report.html").read_text()
+    assert page.count("Deviation from the measured slices:") >= 5
+    assert "is an estimate" in page
+
+    derived = [pydicom.dcmread(p) for p in sorted((folder / "dicom" / "series").glob("*.dcm"))]
+    assert len(derived) == 30 and all("estimated" in d.SeriesDescription for d in derived)
+    again = read_study(find_studies(folder / "dicom" / "series").studies[0])
+    placed = place(again.image[0].numpy(), again.grid, refinement.grid)
+    assert placed is not None
+    np.testing.assert_allclose(placed, expected, atol=1.1)
+
+
+def test_what_is_not_thick_is_refused_by_name(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.ones((20, 20, 20), np.float32), np.eye(4)), tmp_path / "iso.nii.gz")
+    bundle = Bundle(make_refiner(tmp_path / "refiner"))
+    assert run_bundle(bundle, [tmp_path / "iso.nii.gz"], tmp_path / "out") == 3
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert "no thick slices to refine" in json.dumps(record)
+
+
+def test_the_api_gives_the_finer_grid(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).random((16, 18, 8)).astype(np.float32)
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    result = restore(voxels, str(make_refiner(tmp_path / "refiner")), affine, device="cpu", trust=True)
+    assert result.image.shape == (16, 18, 32)
+    np.testing.assert_allclose(result.affine[:3, 3], [0, 0, -1.5])
+    folder = result.save(tmp_path / "out")
+    assert nib.load(folder / "image.nii.gz").shape == (16, 18, 32)
+    assert result.to_sitk().GetSpacing() == (1.0, 1.0, 1.0)

@@ -12,7 +12,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, StudyError
 from medvit.studies.dicom_out.common import Algorithm, reference_to, series_number
 from medvit.studies.dicom_out.source import Frame, SourceSeries
 from medvit.studies.study import Grid
@@ -100,6 +100,78 @@ def derived_series(
         _set(result, **stated)
         _keep_frames(result, frames, slope)
         yield _with_pixels(result, np.stack(list(planes)))
+
+
+def estimated_series(
+    image: np.ndarray,
+    grid: Grid,
+    source: SourceSeries,
+    algorithm: Algorithm,
+    *,
+    description: str,
+    units: str = "",
+) -> Iterator[Dataset]:
+    """An image on a finer grid than its source as a new series; every object says that it is an estimate.
+
+    Each slice takes the header of the nearest source image, with a place, pixels and thickness of its own.
+
+    Parameters
+    ----------
+    image
+        (X, Y, Z) in the units of the source, in the index order of `grid`.
+    grid
+        Where the image lies; its axes are those of the source.
+    source
+        The series that was refined, in single-frame images.
+    algorithm, description, units
+        As `derived_series` takes them.
+
+    Yields
+    ------
+    Dataset
+        In the order of the slices.
+
+    Raises
+    ------
+    MedvitError
+        As `derived_series` does.
+    StudyError
+        If the source consists of multi-frame images, or has no place in a patient.
+    """
+    _check(image, grid, source, units)
+    placed = [(f, f.affine) for f in source.frames if f.affine is not None and f.number is None]
+    if len(placed) != len(source.frames):
+        raise StudyError(
+            "dicom-out-multi-frame",
+            "an estimate on a finer grid can be filed beside single-frame images only",
+            path=source.path,
+            do="take image.nii.gz",
+        )
+    slope = _slope(image, source.first.get("Modality") == "CT")
+    middles = np.stack([affine @ [(f.shape[0] - 1) / 2, (f.shape[1] - 1) / 2, 0, 1] for f, affine in placed])
+    series_uid = hd.UID()
+    for k in range(grid.shape[2]):
+        middle = grid.affine @ [(grid.shape[0] - 1) / 2, (grid.shape[1] - 1) / 2, k, 1]
+        nearest = placed[int(np.linalg.norm(middles - middle, axis=1).argmin())][0].image
+        result = _derive(nearest, source, algorithm, f"{description} (estimated)", series_uid)
+        _place(result, grid, k)
+        _rescale(result, slope)
+        yield _with_pixels(result, np.rint(image[:, :, k].T / float(slope)).astype("<i2"))
+
+
+def _place(result: Dataset, grid: Grid, k: int) -> None:
+    """Position, orientation and size of slice `k`; LPS millimetres."""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine
+    along_row, along_column, step = affine[:3, :3].T / np.array(grid.spacing)[:, None]
+    position = (affine @ [0, 0, k, 1])[:3]
+    columns, rows, between = grid.spacing
+    result.ImagePositionPatient = [format_number_as_ds(float(v)) for v in position]
+    result.ImageOrientationPatient = [format_number_as_ds(float(v)) for v in (*along_row, *along_column)]
+    result.PixelSpacing = [format_number_as_ds(rows), format_number_as_ds(columns)]
+    result.SliceThickness = result.SpacingBetweenSlices = format_number_as_ds(between)
+    result.SliceLocation = format_number_as_ds(float(position @ step))
+    result.Columns, result.Rows = grid.shape[:2]
+    result.InstanceNumber = k + 1
 
 
 def _check(image: np.ndarray, grid: Grid, source: SourceSeries, units: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom import Dataset
 
 from medvit.studies.dicom_out.common import Algorithm, save_dicom
-from medvit.studies.dicom_out.derived import derived_series
+from medvit.studies.dicom_out.derived import derived_series, estimated_series
 from medvit.studies.dicom_out.pdf import encapsulated_pdf
 from medvit.studies.dicom_out.rtstruct import structure_set
 from medvit.studies.dicom_out.seg import Encoding, segmentation
@@ -85,6 +85,7 @@ def write_restoration_results(
     *,
     description: str,
     pdf: Path | None = None,
+    estimated: bool = False,
 ) -> list[Path]:
     """Write the derived series to ``series/`` and, given a report, ``report.dcm``; give their paths.
 
@@ -100,6 +101,8 @@ def write_restoration_results(
         What restored the image.
     pdf
         The report.
+    estimated
+        Whether `grid` is finer than the series, as `estimated_series` takes it.
 
     Raises
     ------
@@ -116,7 +119,8 @@ def write_restoration_results(
         paths.append(folder / "report.dcm")
         save_dicom(report, paths[0])
     # One slice at a time: a whole CT in memory twice is more than the restoration itself took.
-    slices = derived_series(image, grid, source, algorithm, description=description, units=units)
+    write = estimated_series if estimated else derived_series
+    slices = write(image, grid, source, algorithm, description=description, units=units)
     for number, result in enumerate(slices, 1):
         paths.append(folder / "series" / f"{number:05}.dcm")
         save_dicom(result, paths[-1])

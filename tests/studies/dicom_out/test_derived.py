@@ -7,7 +7,10 @@ import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from medvit.errors import MedvitError, StudyError
-from medvit.studies.dicom_out import derived_series, read_source, save_dicom
+from medvit.studies import find_studies, read_study
+from medvit.studies.dicom_out import derived_series, estimated_series, read_source, save_dicom
+from medvit.studies.grids import place
+from medvit.studies.study import Grid
 from tests.studies.dicom_out.synthetic import values_of, write_series
 from tests.studies.dicom_out.test_seg import multi_frame
 
@@ -133,3 +136,47 @@ def test_bad_input_is_named(series, algorithm):
                 np.zeros(grid.shape), grid, read_source([*paths, twin]), algorithm, description="x"
             )
         )
+
+
+def _finer(grid: Grid) -> Grid:
+    """Three voxels for each slice, with the same extent."""
+    affine = grid.affine.copy()
+    affine[:3, 2] /= 3
+    affine[:3, 3] -= affine[:3, 2]
+    return Grid((grid.shape[0], grid.shape[1], 3 * grid.shape[2]), affine)
+
+
+def test_an_estimate_on_a_finer_grid_has_its_own_places_and_says_what_it_is(algorithm, tmp_path):
+    paths, grid = write_series(tmp_path / "source", (20, 18, 5), modality="MR")
+    finer = _finer(grid)
+    image = np.repeat(values_of(paths, grid), 3, axis=2) + np.arange(15) / 8
+    written = []
+    for k, result in enumerate(
+        estimated_series(image, finer, read_source(paths), algorithm, description="super-resolved")
+    ):
+        written.append(tmp_path / "out" / f"{k:02}.dcm")
+        save_dicom(result, written[-1])
+    read = read_study(find_studies(tmp_path / "out").studies[0])
+    np.testing.assert_allclose(read.grid.spacing, finer.spacing, atol=1e-6)
+    shown = place(read.image[0].numpy(), read.grid, finer)
+    assert shown is not None
+    np.testing.assert_allclose(shown, image, atol=0.51)
+    results = [pydicom.dcmread(p) for p in written]
+    sources = [pydicom.dcmread(p) for p in paths]
+    assert {r.SeriesInstanceUID for r in results}.isdisjoint({s.SeriesInstanceUID for s in sources})
+    assert {r.FrameOfReferenceUID for r in results} == {sources[0].FrameOfReferenceUID}
+    for k, result in enumerate(results):
+        assert result.ImageType[0] == "DERIVED" and "estimated" in result.SeriesDescription
+        assert "estimated" in result.DerivationDescription
+        assert float(result.SliceThickness) == pytest.approx(finer.spacing[2])
+        origin = result.SourceImageSequence[0].ReferencedSOPInstanceUID
+        uids = {s.SOPInstanceUID: np.array(s.ImagePositionPatient, float) for s in sources}
+        distance = {u: np.linalg.norm(p - result.ImagePositionPatient) for u, p in uids.items()}
+        assert origin == min(distance, key=lambda u: distance[u]), k
+
+
+def test_an_estimate_beside_multi_frame_images_is_refused(algorithm, tmp_path):
+    paths, grid = write_series(tmp_path / "single")
+    source, finer = read_source([multi_frame(paths, order=list(range(6)))]), _finer(grid)
+    with pytest.raises(StudyError, match="single-frame"):
+        next(estimated_series(np.zeros(finer.shape), finer, source, algorithm, description="x"))
