@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -18,9 +18,9 @@ from medvit.bundles import Bundle, find_bundle, open_bundle, segment
 from medvit.errors import MedvitError, StudyError
 from medvit.exits import ALL_WELL, SOME_FAILED
 from medvit.metrics import dice, hfen, nrmse, psnr, ssim
-from medvit.reports.tables import csv_text
+from medvit.reports.tables import csv_text, plain
 from medvit.studies import LoadedStudy, Study, find_studies, read_study
-from medvit.studies.files import atomic_path
+from medvit.studies.files import atomic_path, write_json
 from medvit.studies.formats import meta_tensor
 from medvit.studies.study import Grid, Series
 from medvit.transforms.through_plane import Profile, SliceStack
@@ -196,7 +196,7 @@ def bench_restore(
     bundles: Sequence[Bundle] = (),
     device: str = "auto",
 ) -> int:
-    """Thicken real studies, restore them in every way, and write ``restore.csv`` and ``restore.md``.
+    """Thicken real studies, restore them in every way, and write ``restore.csv``, ``.json`` and ``.md``.
 
     Parameters
     ----------
@@ -242,6 +242,7 @@ def bench_restore(
             console.print(f"FAILED {study.id}: {error}", style="red", markup=False, soft_wrap=True)
     if rows:
         _write(output_dir, rows, options)
+    write_json(output_dir / "restore.json", plain({"options": asdict(options), "rows": rows}))
     return SOME_FAILED if failed else ALL_WELL
 
 

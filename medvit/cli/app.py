@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Annotated, Any
 
@@ -25,6 +26,10 @@ _SUB_APP: dict[str, Any] = {
 }
 
 
+# A mistyped option must not look like exit code 2, which says that there was no study to work on.
+next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError").exit_code = 1  # type: ignore[attr-defined]
+
+
 def main() -> None:
     """Entry point: an error that the user can put right is one sentence and exit code 1."""
     try:
@@ -33,6 +38,8 @@ def main() -> None:
         if not isinstance(cause := root_cause(error), MedvitError):
             raise
         typer.echo(f"medvit: {cause}", err=True)
+        if "--json" in sys.argv:
+            typer.echo(json.dumps({"error": str(cause)}))
         sys.exit(1)
 
 

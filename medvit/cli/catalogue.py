@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.options import AsJson, BundleName, Output, Spacing, Trust, WindowSize
+from medvit.cli.options import BundleName, Output, Spacing, Trust, WindowSize
+from medvit.cli.talk import Answer, answering
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
 
 
-def list_bundles(as_json: AsJson = False) -> None:
+@answering
+def list_bundles() -> Answer:
     """List the installed bundles and how good they are."""
     from medvit.bundles import installed_bundles
 
     bundles = installed_bundles()
-    if as_json:
-        typer.echo(json.dumps([{"name": b.name, **b.summary()} for b in bundles], indent=2))
-        return
     width = max((len(b.name) for b in bundles), default=0)
+    lines = []
     for b in bundles:
-        typer.echo(f"{b.name:{width}}  {b.version:8} {b.metadata['task']}")
+        lines.append(f"{b.name:{width}}  {b.version:8} {b.metadata['task']}")
         for result in _comparable_first(b, bundles) or ["quality not measured"]:
-            typer.echo(f"{'':{width}}  {result}")
+            lines.append(f"{'':{width}}  {result}")
+    return Answer([{"name": b.name, **b.summary()} for b in bundles], "\n".join(lines))
 
 
 def _comparable_first(bundle: Bundle, bundles: list[Bundle]) -> list[str]:
@@ -40,24 +40,22 @@ def _results(bundle: Bundle) -> list[str]:
     return [result for result in bundle.facts.get("quality", "").split("; ") if result]
 
 
-def info(bundle: BundleName, as_json: AsJson = False) -> None:
+@answering
+def info(bundle: BundleName) -> Answer:
     """Show what a bundle does, on what, how well, and which labels it writes."""
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=True)
-    if as_json:
-        typer.echo(json.dumps(found.metadata, indent=2))
-        return
-    summary = found.summary()
-    for key, value in summary.items():
-        typer.echo(f"{key:12} {value}")
+    lines = [f"{key:12} {value}" for key, value in found.summary().items()]
     for structure in found.label_table or ():
         code = structure.code
         # Schemes whose names begin with 99 are private (DICOM PS3.16 section 8).
         scheme = "private code" if code.scheme.startswith("99") else code.scheme.replace("SCT", "SNOMED CT")
-        typer.echo(f"  {structure.file_value:3}  {structure.name}  ({scheme} {code.value})")
+        lines.append(f"  {structure.file_value:3}  {structure.name}  ({scheme} {code.value})")
+    return Answer(found.metadata, "\n".join(lines))
 
 
+@answering
 def convert(
     network: Annotated[str, typer.Argument(help="Name of the network, such as SegFormer3D or SwinUNETR.")],
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file of the authors.")],
@@ -88,7 +86,7 @@ def convert(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Argument of the network; may be repeated."),
     ] = None,
-) -> None:
+) -> Answer:
     """Turn a published checkpoint into a bundle that runs."""
     from medvit.bundles.convert import (
         ConversionSettings,
@@ -102,9 +100,11 @@ def convert(
         tuple(name.strip() for name in channels.split(",") if name.strip()), parse_assignments(assign or []),
     )  # fmt: skip
     bundle = convert_checkpoint(network, checkpoint, output, settings)
-    typer.echo(f"{bundle.path} is ready; what was taken for granted stands in docs/README.md")
+    text = f"{bundle.path} is ready; what was taken for granted stands in docs/README.md"
+    return Answer({"name": bundle.name, **bundle.summary()}, text)
 
 
+@answering
 def export(
     bundle: BundleName,
     output: Output,
@@ -112,8 +112,9 @@ def export(
         str, typer.Option("--format", help="onnx, torchscript, or zoo (a zip of the bundle).")
     ] = "onnx",
     trust: Trust = False,
-) -> None:
+) -> Answer:
     """Write the network of a bundle as ONNX or TorchScript, or the bundle as a zip for the model zoo."""
     from medvit.bundles import export_bundle, find_bundle
 
-    typer.echo(str(export_bundle(find_bundle(bundle, trust=trust), output, form)))
+    file = export_bundle(find_bundle(bundle, trust=trust), output, form)
+    return Answer({"file": str(file), "format": form}, str(file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +10,12 @@ from typing import Annotated
 import typer
 
 from medvit.cli.options import Amp, Device, Output, Studies, Tf32, Trust
+from medvit.cli.talk import Answer, answering
 
 bench = typer.Typer(no_args_is_help=True, help="Compare bundles in quality and cost, on the same studies.")
 
 
+@answering
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="Label map, or a folder of them.", metavar="PRED")],
     reference: Annotated[
@@ -42,15 +45,17 @@ def evaluate(
         tuple[float, float] | None,
         typer.Option(metavar="LOW HIGH", help="Compare images, not label maps, within these intensities."),
     ] = None,
-) -> None:
+) -> Answer:
     """Compare label maps with references (overlap, distances in mm, volumes), or restored images."""
     from medvit.evaluation import Options, evaluate
 
     options = Options(tolerance, lesions, centreline, probabilities, window)
-    raise typer.Exit(evaluate(prediction, reference, output, labels=labels, options=options))
+    done = evaluate(prediction, reference, output, labels=labels, options=options)
+    return Answer(done.as_dict(), "", done.exit_code, done.why)
 
 
 @bench.command()
+@answering
 def brain(
     output: Output,
     atlases: Annotated[
@@ -96,7 +101,7 @@ def brain(
     tf32: Tf32 = False,
     date: Annotated[str, typer.Option(help="Date that the page states.")] = "",
     trust: Trust = False,
-) -> None:
+) -> Answer:
     """Run the brain bundles on the template, on synthetic and on your own studies: tables and plots."""
     from medvit.bundles import find_bundle
 
@@ -110,10 +115,12 @@ def brain(
     if held_out:
         options = replace(options, held_out=tuple(held_out))
     options = replace(options, manual=manual, protocol=protocol, manual_cases=manual_cases)
-    raise typer.Exit(bench_brain(output, options, bundles=found, peers=beside, work_dir=work))
+    code = bench_brain(output, options, bundles=found, peers=beside, work_dir=work)
+    return _figures(output / "bench.json", code)
 
 
 @bench.command()
+@answering
 def restore(
     studies: Studies,
     output: Output,
@@ -139,7 +146,7 @@ def restore(
     ] = None,
     device: Device = "auto",
     trust: Trust = False,
-) -> None:
+) -> Answer:
     """Thicken real studies of about 1 mm and restore them by bundles and by classical methods."""
     from medvit.bundles import find_bundle
 
@@ -147,4 +154,10 @@ def restore(
     from medvit.bench import RestoreOptions, bench_restore
 
     options = RestoreOptions(factor, thickness, profile, noise, plane, cut, segmenter)
-    raise typer.Exit(bench_restore(studies, output, options, bundles=found, device=device))
+    code = bench_restore(studies, output, options, bundles=found, device=device)
+    return _figures(output / "restore.json", code)
+
+
+def _figures(written: Path, exit_code: int) -> Answer:
+    figures = json.loads(written.read_text(encoding="utf-8"))
+    return Answer(figures, "", exit_code, f"{written.with_suffix('.md')} says why")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvit.cli.options import AsJson
+from medvit.cli.talk import Answer, answering
 from medvit.datasets.check import check_dataset
+from medvit.exits import ALL_WELL, SOME_FAILED
 from medvit.studies.manifests.read import installed_manifests, read_manifest
 
 app = typer.Typer(
@@ -22,27 +22,23 @@ app = typer.Typer(
 
 
 @app.command("check")
+@answering
 def check_command(
     manifest: Annotated[str, typer.Argument(help="Manifest (YAML, JSON), or the name of one of medvit's.")],
     folder: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     headers: Annotated[bool, typer.Option("--headers", help="Read no voxels.")] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Compare a folder with its manifest: what is missing, wrong in shape, or mislabelled."""
     found = check_dataset(read_manifest(manifest), folder, voxels=not headers, progress=_show)
-    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
-    raise typer.Exit(0 if found.ok else 3)
+    return Answer(found.as_dict(), str(found), ALL_WELL if found.ok else SOME_FAILED)
 
 
 @app.command("list")
-def list_command(as_json: AsJson = False) -> None:
+@answering
+def list_command() -> Answer:
     """The manifests that came with medvit."""
     titles = {name: read_manifest(path).title for name, path in installed_manifests().items()}
-    if as_json:
-        typer.echo(json.dumps(titles, indent=2))
-        return
-    for name, title in titles.items():
-        typer.echo(f"{name:20} {title}")
+    return Answer(titles, "\n".join(f"{name:20} {title}" for name, title in titles.items()))
 
 
 def _show(done: int, total: int) -> None:

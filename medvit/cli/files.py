@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvit.cli.options import AsJson, Output, Trust
+from medvit.cli.options import Output, Trust
+from medvit.cli.talk import Answer, answering
 from medvit.errors import MedvitError
 from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
 
 
+@answering
 def check(
     studies: Annotated[
         list[str], typer.Argument(help="Studies, or a bundle and then studies.", metavar="[BUNDLE] STUDY...")
     ],
     trust: Trust = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Look at the headers of studies and say what would be read or refused, and why.
 
     After the name of a bundle, the studies are read and held against what the bundle is for as well.
@@ -35,26 +35,23 @@ def check(
         from medvit.studies.check import check_studies
 
         checked = check_studies(checked_inputs(studies))
-    typer.echo(json.dumps(checked.as_dict(), indent=2) if as_json else str(checked))
-    raise typer.Exit(NOTHING_TO_DO if not checked else ALL_WELL if checked.ok else SOME_FAILED)
+    code = NOTHING_TO_DO if not checked else ALL_WELL if checked.ok else SOME_FAILED
+    return Answer(checked.as_dict(), str(checked), code)
 
 
+@answering
 def deidentify(
     folder: Annotated[Path, typer.Argument(help="Folder of DICOM images.", exists=True)],
     output: Output,
     dates: Annotated[str, typer.Option(help="What happens to dates: remove or shift.")] = "remove",
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Copy DICOM images without what could identify a person (DICOM PS3.15, Basic Profile)."""
     from medvit.studies.deidentification import Profile, deidentify_folder
 
     if dates not in ("remove", "shift"):
         raise MedvitError(f"--dates must be remove or shift, not {dates!r}")
     done = deidentify_folder(folder, output, Profile(dates="shift" if dates == "shift" else "remove"))
-    if as_json:
-        left_out = [{"path": str(path), "why": why} for path, why in done.left_out]
-        typer.echo(json.dumps({"written": [str(p) for p in done.files], "left_out": left_out}, indent=2))
-        return
-    typer.echo(f"{len(done.files)} images written, {len(done.left_out)} files left out")
-    for path, why in done.left_out:
-        typer.echo(f"  left out: {path}: {why}")
+    left_out = [{"path": str(path), "why": why} for path, why in done.left_out]
+    lines = [f"{len(done.files)} images written, {len(left_out)} files left out"]
+    lines += [f"  left out: {path}: {why}" for path, why in done.left_out]
+    return Answer({"written": [str(p) for p in done.files], "left_out": left_out}, "\n".join(lines))

@@ -8,23 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.options import (
-    AsJson,
-    BundleName,
-    Output,
-    Studies,
-    Trust,
-    fit_settings,
-    inference_settings,
-    sharing,
-)
-from medvit.cli.talk import Talk
+from medvit.cli.options import BundleName, Output, Studies, Trust, fit_settings, inference_settings
+from medvit.cli.talk import Answer, answering, sharing
+from medvit.exits import NOTHING_TO_DO
 from medvit.runs.options import checked_priors
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
 
 
+@answering
 @sharing(inference_settings)
 def run(
     bundle: BundleName,
@@ -49,23 +42,21 @@ def run(
     trust: Trust = False,
     *,
     settings: dict[str, Any],
-) -> None:
+) -> Answer:
     """Segment or restore studies: label maps, measurements and reports go to OUTPUT."""
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
-    talk: Talk = settings.pop("talk")
-    with talk.during():
-        fit_settings(found, settings)
-        _begin(found)
-        from medvit.runs import run_bundle
+    fit_settings(found, settings)
+    _begin(found)
+    from medvit.runs import run_bundle
 
-        stated = {"age": age, "sex": sex, "study_date": date}
-        settings |= {name: value for name, value in stated.items() if value is not None}
-        exit_code = run_bundle(found, studies, output, priors=prior or [], **settings)
-    raise typer.Exit(talk.end(output, exit_code))
+    stated = {"age": age, "sex": sex, "study_date": date}
+    settings |= {name: value for name, value in stated.items() if value is not None}
+    return _record(output, run_bundle(found, studies, output, priors=prior or [], **settings))
 
 
+@answering
 @sharing(inference_settings)
 def cohort(
     bundle: BundleName,
@@ -90,22 +81,20 @@ def cohort(
     trust: Trust = False,
     *,
     settings: dict[str, Any],
-) -> None:
+) -> Answer:
     """Segment or restore many studies, each on its own, in several processes; run it again to resume."""
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
-    talk: Talk = settings.pop("talk")
-    with talk.during():
-        fit_settings(found, settings)
-        _begin(found)
-        from medvit.runs import run_cohort
+    fit_settings(found, settings)
+    _begin(found)
+    from medvit.runs import run_cohort
 
-        exit_code = run_cohort(
-            found, studies, output, workers=workers, scheduler=scheduler, time_limit=time_limit,
-            retries=retries, gpu="cuda" in settings.get("device", ""), **settings,
-        )  # fmt: skip
-    raise typer.Exit(talk.end(output, exit_code))
+    exit_code = run_cohort(
+        found, studies, output, workers=workers, scheduler=scheduler, time_limit=time_limit,
+        retries=retries, gpu="cuda" in settings.get("device", ""), **settings,
+    )  # fmt: skip
+    return _record(output, exit_code)
 
 
 def _begin(bundle: Bundle) -> None:
@@ -113,12 +102,20 @@ def _begin(bundle: Bundle) -> None:
     typer.echo(f"{bundle.name} {bundle.version}: looking for studies", err=True)
 
 
+def _record(output: Path, exit_code: int) -> Answer:
+    if exit_code == NOTHING_TO_DO:
+        return Answer({"error": "no study was found"}, "", exit_code, "no study was found")
+    record = output / "run.json"
+    document = json.loads(record.read_text(encoding="utf-8"))
+    return Answer(document, "", exit_code, f"{record} says why")
+
+
+@answering
 def status(
     output: Annotated[Path, typer.Argument(help="Folder with the results of a run.", metavar="OUTPUT")],
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Show where a run stands: studies done, running and failed, and why, the rate and the time left."""
     from medvit.runs.status import read_status
 
     now = read_status(output)
-    typer.echo(json.dumps(now.as_dict(), indent=2) if as_json else str(now))
+    return Answer(now.as_dict(), str(now))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +20,12 @@ from medvit.cli.options import (
     Trust,
     WindowSize,
 )
+from medvit.cli.talk import Answer, answering
+from medvit.errors import MedvitError
 from medvit.runs.options import checked_images, checked_manifest
 
 
+@answering
 def train(
     base: Annotated[
         str,
@@ -78,21 +83,23 @@ def train(
         bool, typer.Option("--plan", help="Show the plan and its costs, measured by a few steps, and stop.")
     ] = False,
     trust: Trust = False,
-) -> None:
+) -> Answer:
     """Train a network on your labelled studies; the result is a bundle that runs."""
-    from medvit.training import Choices, find_base, train_bundle
+    from medvit.training import Choices, Plan, find_base, train_bundle
 
     found = find_base(base, size=size, from_scratch=from_scratch, pretrained=pretrained, trust=trust)
     choices = Choices(
         spacing, patch_size, epochs, epoch_length, minutes, batch_size, learning_rate, val_fraction, seed,
         patience, mirror, device,
     )  # fmt: skip
-    train_bundle(
+    done = train_bundle(
         found, manifest, output, choices, data=data or "", scratch=scratch, resume=resume,
         skip_bad=skip_bad, plan_only=plan,
     )  # fmt: skip
+    return Answer(asdict(done) if isinstance(done, Plan) else {"name": done.name, **done.summary()})
 
 
+@answering
 def pretrain(
     bundle: BundleName,
     studies: Studies,
@@ -116,28 +123,22 @@ def pretrain(
     device: Device = "auto",
     resume: Annotated[bool, typer.Option(help="Go on with a pre-training that was interrupted.")] = False,
     trust: Trust = False,
-) -> None:
+) -> Answer:
     """Pre-train a bundle's network on studies without labels; `medvit train --pretrained` starts from it."""
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
-    from medvit.training import PretrainingChoices, pretrain_bundle
+    from medvit.training import PretrainingChoices, pretrain_bundle, read_encoder
 
     choices = PretrainingChoices(
         steps=steps, minutes=minutes, batch_size=batch_size, learning_rate=learning_rate,
         mask_ratio=mask_ratio, cell=cell, patch_size=patch_size, start=start, seed=seed, device=device,
     )  # fmt: skip
-    pretrain_bundle(found, studies, output, choices, resume=resume)
+    file = pretrain_bundle(found, studies, output, choices, resume=resume)
+    return Answer({"file": str(file), **asdict(read_encoder(file)[1])})
 
 
-def _install(wanted: bool) -> None:
-    if wanted:
-        from medvit.label.own_environment import make_environment
-
-        make_environment(typer.echo)
-        raise typer.Exit()
-
-
+@answering
 def label(
     studies: Annotated[
         str,
@@ -146,19 +147,14 @@ def label(
             metavar="STUDIES",
             callback=checked_images,
         ),
-    ],
+    ] = "",
     models: Annotated[
         list[str] | None,
         typer.Option(help="Bundle to serve; may be repeated. Default: all that are installed."),
     ] = None,
     install: Annotated[
         bool,
-        typer.Option(
-            "--install",
-            callback=_install,
-            is_eager=True,
-            help="Install MONAI Label into an environment of its own, once, and stop.",
-        ),
+        typer.Option("--install", help="Install MONAI Label into an environment of its own, once, and stop."),
     ] = False,
     host: Annotated[
         str, typer.Option(help="Address to bind; any other than loopback needs --token.")
@@ -181,12 +177,23 @@ def label(
     trust: Trust = False,
     amp: Amp = "off",
     tf32: Tf32 = False,
-) -> None:
+    *,
+    say: Callable[[Answer], None],
+) -> Answer:
     """Serve bundles to 3D Slicer and other viewers, over MONAI Label."""
+    if install:
+        from medvit.label.own_environment import make_environment
+
+        folder = make_environment(typer.echo)
+        say(Answer({"environment": str(folder)}, "done; now start `medvit label STUDIES`"))
+        return Answer(None)
+    if not studies:
+        raise MedvitError("give a folder of images or the address of a DICOMweb service, or --install")
     from medvit.label.launch import serve
 
     code = serve(
         studies, models=models or (), trust=trust, amp=amp, tf32=tf32, host=host, port=port, token=token,
-        folder=workspace, query=query or (), origins=allow_origin or (), say=typer.echo,
+        folder=workspace, query=query or (), origins=allow_origin or (),
+        say=lambda address, text: say(Answer({"address": address, "token": bool(token)}, text)),
     )  # fmt: skip
-    raise typer.Exit(code)
+    return Answer(None, "", code)

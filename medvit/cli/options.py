@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from enum import StrEnum
-from functools import wraps
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.talk import Talk
 from medvit.errors import MedvitError
 from medvit.runs import options as checks
 
@@ -66,7 +62,6 @@ Amp = Annotated[
 Tf32 = Annotated[
     bool, typer.Option("--tf32", help="Let an NVIDIA GPU round the factors of float32 products.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 
 
 class SegType(StrEnum):
@@ -153,25 +148,18 @@ def inference_settings(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results of another input or another bundle.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print run.json instead of tables.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what went wrong only.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show log lines and warnings of other libraries too.")
-    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Take studies that the bundle is not for; every output is marked.")
     ] = False,
 ) -> dict[str, Any]:
     """How `medvit run` and `medvit cohort` run, and what they set in the configuration, by identifier."""
-    if quiet and verbose:
-        raise MedvitError("--quiet and --verbose are opposites; leave one out")
     if fast and (overlap is not None or tta):
         raise MedvitError("--fast sets the overlap and does not mirror; leave --overlap and --tta out")
     overrides: dict[str, Any] = {
         "resume": resume, "overwrite": overwrite,
         "tta": tta, "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
         "language": language, "show_patient": show_patient, "force": force,
-        "talk": Talk(quiet, verbose, as_json), **checks.execution_settings(amp, tf32),
+        **checks.execution_settings(amp, tf32),
     }  # fmt: skip
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
@@ -210,25 +198,3 @@ def fit_settings(bundle: Bundle, settings: dict[str, Any]) -> None:
             raise MedvitError(f"bundle {bundle.name} has no overlap of windows that --fast could halve")
         settings["overlap"] = usual / 2
         typer.echo(f"--fast: windows overlap by {usual / 2:.1%} instead of {usual:.1%}", err=True)
-
-
-def sharing(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator that gives a verb the options of `options`, whose result becomes its last parameter."""
-    shared = signature(options, eval_str=True).parameters
-
-    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        *own, last = signature(verb, eval_str=True).parameters.values()
-
-        @wraps(verb)
-        def command(**given: Any) -> None:
-            result = options(**{name: given.pop(name) for name in shared})
-            verb(**given, **{last.name: result})
-
-        taken = [*own, *shared.values()]
-        required = [p for p in taken if p.default is p.empty]
-        taken = required + [p for p in taken if p.default is not p.empty]
-        command.__signature__ = signature(verb).replace(parameters=taken)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in taken}
-        return command
-
-    return decorate

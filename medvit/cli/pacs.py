@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvit.cli.options import sharing
+from medvit.cli.talk import Answer, answering, sharing
 from medvit.studies import dimse
 from medvit.studies.pacs import Access, PacsError, dicom_files, pull, push
 
@@ -16,6 +17,9 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+# What a person tells series apart by.
+_SHOWN = ("StudyDate", "Modality", "SeriesDescription", "SeriesInstanceUID")
 
 Address = Annotated[
     str,
@@ -60,61 +64,65 @@ def _access(
 
 
 @app.command("pull")
+@answering
 @sharing(_access)
 def pull_command(
     address: Address, query: Query, output: Output, title: Title = "MEDVIT", *, access: Access
-) -> None:
+) -> Answer:
     """Fetch every series that matches, each into a folder of its own."""
     if _is_url(address):
         folders = pull(address, _parse(query), output, access)
     else:
         folders = dimse.get(dimse.Node.parse(address), _parse(query), output, title=title)
-    for series in folders:
-        typer.echo(series)
+    names = [str(series) for series in folders]
+    return Answer({"folders": names}, "\n".join(names))
 
 
 @app.command("push")
+@answering
 @sharing(_access)
-def push_command(address: Address, files: Files, title: Title = "MEDVIT", *, access: Access) -> None:
+def push_command(address: Address, files: Files, title: Title = "MEDVIT", *, access: Access) -> Answer:
     """Store DICOM files; of a folder, all DICOM files below it."""
     found = dicom_files(files)
     if _is_url(address):
         count = push(address, found, access)
     else:
         count = dimse.store(dimse.Node.parse(address), found, title=title)
-    typer.echo(f"{count} files stored")
+    return Answer({"stored": count}, f"{count} files stored")
 
 
 @app.command()
-def echo(node: NodeText, title: Title = "MEDVIT") -> None:
+@answering
+def echo(node: NodeText, title: Title = "MEDVIT") -> Answer:
     """Ask a DICOM node whether it is there and takes our calls (C-ECHO)."""
     dimse.echo(dimse.Node.parse(node), title=title)
-    typer.echo(f"{node} answers")
+    return Answer({"node": node, "answers": True}, f"{node} answers")
 
 
 @app.command()
-def find(node: NodeText, query: Query, title: Title = "MEDVIT") -> None:
+@answering
+def find(node: NodeText, query: Query, title: Title = "MEDVIT") -> Answer:
     """List the series that match, by modality, description and UID (C-FIND)."""
-    for series in dimse.find(dimse.Node.parse(node), _parse(query), title=title):
-        shown = (
-            series.get(k, "") for k in ("StudyDate", "Modality", "SeriesDescription", "SeriesInstanceUID")
-        )
-        typer.echo("\t".join(map(str, shown)))
+    found = dimse.find(dimse.Node.parse(node), _parse(query), title=title)
+    rows = [{keyword: str(series.get(keyword, "")) for keyword in _SHOWN} for series in found]
+    return Answer(rows, "\n".join("\t".join(row.values()) for row in rows))
 
 
 @app.command()
+@answering
 def move(
     node: NodeText,
     query: Query,
     to: Annotated[str, typer.Option(help="AE title of the receiver, as the node knows it.")],
     title: Title = "MEDVIT",
-) -> None:
+) -> Answer:
     """Have a node send the series that match to another node (C-MOVE)."""
     count = dimse.move(dimse.Node.parse(node), _parse(query), to, title=title)
-    typer.echo(f"{count} instances sent to {to}")
+    return Answer({"sent": count, "to": to}, f"{count} instances sent to {to}")
 
 
 @app.command()
+@answering
 def listen(
     output: Output,
     bundle: Annotated[str, typer.Argument(help="Installed bundle to run; or give --rules.")] = "",
@@ -142,6 +150,8 @@ def listen(
         float, typer.Option(min=0, help="Seconds without a new image after which a study is complete.")
     ] = 60.0,
     keep: Annotated[float, typer.Option(min=0, help="Days to keep the images of finished studies.")] = 7.0,
+    *,
+    say: Callable[[Answer], None],
 ) -> None:
     """Receive studies (C-STORE), run a bundle on each that is complete, and send the results back."""
     if bool(bundle) == bool(rules):
@@ -164,6 +174,9 @@ def listen(
     run_listener(
         output, BundleProcess(output, routes), title=title, host=host, port=port, senders=sender or (),
         receiver=receiver, settle=settle, keep=keep, say=typer.echo,
+        ready=lambda bound: say(
+            Answer({"title": title, "host": host, "port": bound}, f"listening as {title} on {host}:{bound}")
+        ),
     )  # fmt: skip
 
 

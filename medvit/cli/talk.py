@@ -1,25 +1,55 @@
-"""How much a run says: what other libraries log only with ``-v``, and with ``-q`` only that it went wrong."""
+"""What a verb says: text for people or one JSON document, and how much of what goes on besides.
+
+A verb returns an `Answer`; `answering` gives it ``--json``, ``-q`` and ``-v`` and says the answer.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 
-from medvit.exits import ALL_WELL, NOTHING_TO_DO
+from medvit.errors import MedvitError
+from medvit.exits import ALL_WELL
 from medvit.runs.options import SILENT
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a verb has found or done.
+
+    Parameters
+    ----------
+    document
+        The answer for other programs, in the types of JSON.
+    text
+        The answer for people; empty where it was said on the way.
+    exit_code
+        See `medvit.exits`.
+    why
+        Clause that says where to read why the exit code is not 0.
+    """
+
+    document: Any
+    text: str = ""
+    exit_code: int = ALL_WELL
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Talk:
-    """What a person wants to be told of a run.
+    """What a person wants to be told.
 
     Parameters
     ----------
@@ -28,7 +58,7 @@ class Talk:
     verbose
         Log lines and warnings of MONAI, pydicom and the other libraries as well.
     as_json
-        The record of the run on standard output, and no tables.
+        One JSON document on standard output, and everything else on standard error.
     """
 
     quiet: bool = False
@@ -36,27 +66,122 @@ class Talk:
     as_json: bool = False
 
     @contextmanager
-    def during(self) -> Iterator[None]:
-        """Let through what is wanted, in this process and its workers; afterwards all is as before."""
+    def during(self) -> Iterator[Callable[[Answer], None]]:
+        """Let through what is wanted, in this process and those that it starts; afterwards all is as before.
+
+        What is given says an answer at once, past everything that is held back.
+        """
         with ExitStack() as stack:
             if not self.verbose:
                 stack.enter_context(_silent_libraries())
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
-            if self.quiet or self.as_json:
-                stack.enter_context(redirect_stdout(nowhere))
+            out = stack.enter_context(_aside(sys.stderr)) if self.as_json else sys.stdout
             if self.quiet:
+                stack.enter_context(redirect_stdout(nowhere))
                 stack.enter_context(redirect_stderr(nowhere))
-            yield
+            yield lambda answer: self.say(answer, out)
 
-    def end(self, output: Path, exit_code: int) -> int:
-        """Say what is left to be said of a run that is over; its exit code."""
-        record, done = output / "run.json", exit_code != NOTHING_TO_DO
-        if self.as_json and done:
-            typer.echo(record.read_text(encoding="utf-8").rstrip())
-        if self.quiet and exit_code != ALL_WELL:
-            why = f"{record} says why" if done else "no study was found"
-            typer.echo(f"medvit: the run ended with exit code {exit_code}; {why}", err=True)
-        return exit_code
+    def say(self, answer: Answer, out: TextIO) -> None:
+        """The answer in the form that is wanted."""
+        if self.as_json:
+            typer.echo(json.dumps(answer.document, indent=2), file=out)
+        elif answer.text and not self.quiet:
+            typer.echo(answer.text, file=out)
+
+    def end(self, answer: Answer) -> None:
+        """Say after a quiet verb that it did not go well."""
+        if self.quiet and answer.exit_code != ALL_WELL:
+            why = f"; {answer.why}" if answer.why else ""
+            typer.echo(f"medvit: ended with exit code {answer.exit_code}{why}", err=True)
+
+
+def _talk(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document; progress goes to standard error.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print what went wrong only; the exit code tells the rest.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show log lines and warnings of other libraries too.")
+    ] = False,
+) -> Talk:
+    if quiet and verbose:
+        raise MedvitError("--quiet and --verbose are opposites; leave one out")
+    return Talk(quiet, verbose, as_json)
+
+
+def answering(verb: Callable[..., Answer | None]) -> Callable[..., None]:
+    """A verb that says its answer as ``--json``, ``-q`` and ``-v`` want it, and ends with its exit code.
+
+    A verb with a last parameter `say`, such as a server, says its answer with it before it has ended, and
+    returns an answer only to set the exit code.
+    """
+    parameters = signature(verb, eval_str=True).parameters
+    own = [parameter for name, parameter in parameters.items() if name != "say"]
+
+    def command(**given: Any) -> None:
+        talk: Talk = given.pop("talk")
+        with talk.during() as say:
+            if "say" in parameters:
+                answer = verb(**given, say=say)
+            elif (answer := verb(**given)) is not None:
+                say(answer)
+        if answer is not None:
+            talk.end(answer)
+            raise typer.Exit(answer.exit_code)
+
+    talk = Parameter("talk", Parameter.KEYWORD_ONLY, default=Talk())  # a default, to stay the last one
+    return sharing(_talk)(_with_signature(wraps(verb)(command), [*own, talk]))
+
+
+def sharing(options: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that gives a verb the options of `options`, whose result becomes its last parameter."""
+    shared = signature(options, eval_str=True).parameters
+
+    def decorate(verb: Callable[..., Any]) -> Callable[..., Any]:
+        *own, last = signature(verb, eval_str=True).parameters.values()
+
+        @wraps(verb)
+        def command(**given: Any) -> Any:
+            result = options(**{name: given.pop(name) for name in shared})
+            return verb(**given, **{last.name: result})
+
+        return _with_signature(command, [*own, *shared.values()])
+
+    return decorate
+
+
+def _with_signature(command: Callable[..., Any], parameters: list[Parameter]) -> Callable[..., Any]:
+    """`command` as typer is to see it: named parameters, those that are required first."""
+    named = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
+    named.sort(key=lambda parameter: parameter.default is not parameter.empty)
+    command.__signature__ = signature(command).replace(parameters=named)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in named}
+    return command
+
+
+@contextmanager
+def _aside(other: TextIO) -> Iterator[TextIO]:
+    """Send all standard output to `other`, that of child processes too; what is given is the real output."""
+    out = sys.stdout
+    with redirect_stdout(other):
+        try:
+            descriptor, aside = out.fileno(), other.fileno()
+        except (OSError, ValueError, AttributeError):
+            descriptor = -1
+        if descriptor < 0:  # a stream without a file, as in a notebook
+            yield out
+            return
+        out.flush()
+        kept = os.dup(descriptor)
+        os.dup2(aside, descriptor)
+        try:
+            with os.fdopen(os.dup(kept), "w", encoding="utf-8") as real:
+                yield real
+        finally:
+            os.dup2(kept, descriptor)
+            os.close(kept)
 
 
 @contextmanager

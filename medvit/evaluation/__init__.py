@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "images": ["measure_images"],
         "measure": ["Options", "StudyScores", "measure_pair"],
         "pairing": ["Pair", "Pairing", "find_pairs"],
-        "run": ["evaluate"],
+        "run": ["Evaluation", "evaluate"],
         "structures": ["ScoredStructure", "read_regions"],
         "summary": ["Agreement", "Summary", "agreements", "summarise"],
     },

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,80 @@ SCHEMA_VERSION = "1.1"
 _PRINTED = ("dice", "surface_dice", "hd95_mm", "ece", "psnr_db", "ssim", "rmse", "bias")
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What was compared, with what options, and what could not be.
+
+    Parameters
+    ----------
+    scores
+        Scores of each study that was compared.
+    refused
+        Studies that could not be compared.
+    left_out
+        Files that are not a side of a pair.
+    """
+
+    scores: tuple[StudyScores, ...]
+    refused: tuple[Refused, ...]
+    left_out: tuple[LeftOut, ...]
+    options: Options
+
+    @cached_property
+    def summaries(self) -> Sequence[Summary]:
+        """Means over the studies with their intervals."""
+        return summarise(self.scores)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all well, 2 nothing to do, 3 some studies could not be compared."""
+        if not self.scores and not self.refused:
+            return NOTHING_TO_DO
+        return SOME_FAILED if self.refused else ALL_WELL
+
+    @property
+    def why(self) -> str:
+        """What went wrong, in one clause; empty where all is well."""
+        if self.exit_code == NOTHING_TO_DO:
+            return "nothing to compare was found"
+        return f"{len(self.refused)} studies could not be compared" if self.refused else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of ``evaluation.json``."""
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "research_use_only": True,
+            "options": asdict(self.options),
+            "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "unit": "study"},
+            "summary": [asdict(s) for s in self.summaries],
+            "bland_altman": [
+                {"structure": a.structure, "studies": len(a.mean_ml), "bias_ml": a.bias}
+                | {"low_ml": a.low, "high_ml": a.high}
+                for a in agreements(self.scores)
+            ],
+            "calibration": {
+                structure: {"ece": found.ece, "mce": found.mce}
+                | {"confidence": found.confidence.tolist(), "accuracy": found.accuracy.tolist()}
+                | {"voxels": found.count.tolist()}
+                for structure, found in pooled_reliability(self.scores).items()
+            },
+            "studies": [
+                {
+                    "study": one.study,
+                    "notes": one.notes,
+                    "structures": {
+                        name: {"presence": one.presence[name]} | values for name, values in one.values.items()
+                    },
+                }
+                for one in self.scores
+            ],
+            "failures": [{"study": r.id, "code": r.error.code, "error": str(r.error)} for r in self.refused],
+            "left_out": [{"path": thing.path, "why": thing.why} for thing in self.left_out],
+        }
+        # JSON has neither NaN nor infinity; `presence` tells which of them null stands for.
+        return plain(content)
+
+
 def evaluate(
     prediction: Path | str,
     reference: Path | str,
@@ -44,7 +119,7 @@ def evaluate(
     *,
     labels: str | Path | None = None,
     options: Options | None = None,
-) -> int:
+) -> Evaluation:
     """Compare predicted label maps, probability maps or restored images with references.
 
     Parameters
@@ -61,8 +136,8 @@ def evaluate(
 
     Returns
     -------
-    int
-        Exit code: 0 all well, 2 nothing to do, 3 some studies could not be compared.
+    Evaluation
+        Scores, means, and what could not be compared.
 
     Raises
     ------
@@ -83,7 +158,7 @@ def evaluate(
     console = Console(stderr=True)
     if not pairing.pairs and not pairing.refused:
         console.print("Nothing to do: nothing to compare was found.", style="bold red")
-        return NOTHING_TO_DO
+        return Evaluation((), (), pairing.left_out, options)
     scores, refused = [], list(pairing.refused)
     for pair in track(pairing.pairs, "studies", console=console, transient=True):
         try:
@@ -94,27 +169,19 @@ def evaluate(
             )
         except StudyError as error:
             refused.append(Refused(pair.study, error))
-    summaries = summarise(scores)
+    done = Evaluation(tuple(scores), tuple(refused), pairing.left_out, options)
     if output_dir is not None:
-        _write(Path(output_dir), scores, summaries, refused, pairing.left_out, options)
-    _show(scores, summaries, refused, output_dir)
-    return SOME_FAILED if refused else ALL_WELL
+        _write(Path(output_dir), done)
+    _show(done, output_dir)
+    return done
 
 
-def _write(
-    output: Path,
-    scores: Sequence[StudyScores],
-    summaries: Sequence[Summary],
-    refused: Sequence[Refused],
-    left_out: Sequence[LeftOut],
-    options: Options,
-) -> None:
+def _write(output: Path, done: Evaluation) -> None:
     with atomic_path(output / "evaluation.csv") as partial:
-        partial.write_text(csv_text(_lines(scores, refused)), encoding="utf-8")
-    content = _content(scores, summaries, refused, left_out, options)
-    # JSON has neither NaN nor infinity; `presence` tells which of them null stands for.
-    write_json(output / "evaluation.json", plain(content))
-    write_page(output / "evaluation.html", scores, summaries, refused, left_out, options)
+        partial.write_text(csv_text(_lines(done.scores, done.refused)), encoding="utf-8")
+    write_json(output / "evaluation.json", done.as_dict())
+    page = output / "evaluation.html"
+    write_page(page, done.scores, done.summaries, done.refused, done.left_out, done.options)
 
 
 def _lines(scores: Sequence[StudyScores], refused: Sequence[Refused]) -> Iterator[dict[str, Any]]:
@@ -127,68 +194,25 @@ def _lines(scores: Sequence[StudyScores], refused: Sequence[Refused]) -> Iterato
         yield {"study": r.id, "presence": "not compared", "error": str(r.error)}
 
 
-def _content(
-    scores: Sequence[StudyScores],
-    summaries: Sequence[Summary],
-    refused: Sequence[Refused],
-    left_out: Sequence[LeftOut],
-    options: Options,
-) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "research_use_only": True,
-        "options": asdict(options),
-        "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "unit": "study"},
-        "summary": [asdict(s) for s in summaries],
-        "bland_altman": [
-            {"structure": a.structure, "studies": len(a.mean_ml), "bias_ml": a.bias}
-            | {"low_ml": a.low, "high_ml": a.high}
-            for a in agreements(scores)
-        ],
-        "calibration": {
-            structure: {"ece": found.ece, "mce": found.mce}
-            | {"confidence": found.confidence.tolist(), "accuracy": found.accuracy.tolist()}
-            | {"voxels": found.count.tolist()}
-            for structure, found in pooled_reliability(scores).items()
-        },
-        "studies": [
-            {
-                "study": one.study,
-                "notes": one.notes,
-                "structures": {
-                    name: {"presence": one.presence[name]} | values for name, values in one.values.items()
-                },
-            }
-            for one in scores
-        ],
-        "failures": [{"study": r.id, "code": r.error.code, "error": str(r.error)} for r in refused],
-        "left_out": [{"path": thing.path, "why": thing.why} for thing in left_out],
-    }
-
-
-def _show(
-    scores: Sequence[StudyScores],
-    summaries: Sequence[Summary],
-    refused: Sequence[Refused],
-    output: Path | str | None,
-) -> None:
+def _show(done: Evaluation, output: Path | str | None) -> None:
     """The means of each structure, what failed, and where the results are."""
     console = Console()
-    metrics = [m for m in _PRINTED if any(s.metric == m for s in summaries)]
+    metrics = [m for m in _PRINTED if any(s.metric == m for s in done.summaries)]
     table = Table("structure", *(SHOWN[m][0] for m in metrics))
-    found = {(s.structure, s.metric): s for s in summaries}
-    for name in names_of(summaries):
+    found = {(s.structure, s.metric): s for s in done.summaries}
+    for name in names_of(done.summaries):
         table.add_row(escape(name), *(_figure(found[name, m].mean, SHOWN[m][2]) for m in metrics))
-    if summaries:
+    if done.summaries:
         console.print(table, markup=False)
-    for one in scores:
+    for one in done.scores:
         for note in one.notes:
             console.print(f"{one.study}: {note}", markup=False, soft_wrap=True)
-    for r in refused:
+    for r in done.refused:
         console.print(f"FAILED {r.id}: {r.error}", style="red", markup=False, soft_wrap=True)
     where = f": {Path(output) / 'evaluation.html'}" if output is not None else ""
-    done = f"{len(scores)} of {len(scores) + len(refused)} studies compared{where}"
-    console.print(done, markup=False, soft_wrap=True)
+    count = len(done.scores)
+    compared = f"{count} of {count + len(done.refused)} studies compared{where}"
+    console.print(compared, markup=False, soft_wrap=True)
 
 
 def _figure(value: float, digits: int) -> str:

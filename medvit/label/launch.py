@@ -51,7 +51,7 @@ def serve(
     folder: Path | None = None,
     query: Sequence[str] = (),
     origins: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    say: Callable[[str, str], object] = lambda address, text: print(text),
 ) -> int:
     """Run the server until it ends or is interrupted; its exit code.
 
@@ -76,7 +76,7 @@ def serve(
     origins
         Pages of other servers that may use this one, such as ``https://viewer.example.org``.
     say
-        Called with the address, once the server answers.
+        Called with the address and a text for people, once the server answers.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def serve(
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         if _wait_until_ready(process, host, port):
-            say(_welcome(host, port, token))
+            say(_address(host, port), _welcome(_address(host, port), token))
         return _as_exit_code(process.wait())
     except KeyboardInterrupt:
         return _stopped(process)
@@ -163,8 +163,7 @@ def _address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _welcome(host: str, port: int, token: str) -> str:
-    address = _address(host, port)
+def _welcome(address: str, token: str) -> str:
     login = "\n  log in:    any name, the token as the password" if token else ""
     return (
         f"Serving. Stop with Ctrl-C.\n  3D Slicer: {address}  (module MONAI Label or MedViT, server)"

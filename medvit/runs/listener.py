@@ -293,6 +293,7 @@ def listen(
     keep: float = 7.0,
     stop: threading.Event | None = None,
     say: Callable[[str], None] = print,
+    ready: Callable[[int], object] = lambda port: None,
 ) -> None:
     """Receive studies, process each that is complete, and send the results on, until stopped.
 
@@ -304,6 +305,8 @@ def listen(
         The same arguments as of `medvit.studies.receiver.receiving`.
     stop
         Event that ends the node.
+    ready
+        Called once with the port that is bound.
 
     Raises
     ------
@@ -317,6 +320,6 @@ def listen(
         if not ours:
             raise MedvitError(f"{output}: another listener works in this folder; give each its own")
         with receiving(output / INBOX, title=title, host=host, port=port, senders=senders) as bound:
-            say(f"listening as {title} on {host}:{bound}")
+            ready(bound)
             worker = Listener(output, process, receiver, settle=settle, keep=keep, title=title, say=say)
             worker.run(stop or threading.Event())

@@ -161,7 +161,7 @@ def checked_images(place: str) -> str:
     MedvitError
         If it is neither.
     """
-    if "://" not in place and not Path(place).is_dir():
+    if place and "://" not in place and not Path(place).is_dir():
         raise MedvitError(f"{place} is neither a folder nor an address; give a folder of images")
     return place
 

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "handlers": ["BestWeights", "NanGuard", "Progress"],
         "history": ["History"],
         "patches": ["PatchDataset", "Sample", "prepare_samples"],
+        "encoder_file": ["read_encoder"],
         "plan": ["Choices", "Plan", "make_plan"],
         "run": ["train_bundle"],
         "schedule": ["Schedule"],

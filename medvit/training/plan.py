@@ -135,6 +135,8 @@ class Plan:
         Median shape of the studies at `spacing`, in voxels.
     disk
         Bytes of the prepared cases.
+    cost
+        `Cost` of the training, where it was measured.
     """
 
     base: str
@@ -157,6 +159,7 @@ class Plan:
     carried: str = ""
     shape: tuple[int, int, int] = (1, 1, 1)
     disk: int = 0
+    cost: dict[str, float] | None = None
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -213,7 +216,7 @@ class Plan:
             expected = 60 * settings["minutes"] / epoch
             settings |= {"epochs": max(math.ceil(4 * expected), 1), "patience": 0}
             settings["steps"] = max(round(expected * settings["epoch_length"]), 1)
-        return replace(self, settings=settings)
+        return replace(self, settings=settings, cost=asdict(cost))
 
     def costs(self, cost: Cost) -> list[tuple[str, str]]:
         """Measured costs of the training, as pairs of a word and a clause."""

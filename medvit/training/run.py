@@ -101,7 +101,7 @@ def train_bundle(
     skip_bad: bool = False,
     plan_only: bool = False,
     console: Console | None = None,
-) -> Bundle | None:
+) -> Bundle | Plan:
     """Train a network on labelled studies; the result is a separate bundle.
 
     Parameters
@@ -127,8 +127,8 @@ def train_bundle(
 
     Returns
     -------
-    Bundle or None
-        The finished bundle; ``None`` with `plan_only`.
+    Bundle or Plan
+        The finished bundle; the plan with `plan_only`.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def train_bundle(
             plan = _costed(plan, console)
     _show(console, plan.lines())
     if plan_only:
-        return None
+        return plan
     plan = plan if resume else _begun(work, base, plan)
     _show(console, [("weights", plan.carried)])
     outcome = _trained(work, plan, listing, folder)

@@ -92,7 +92,7 @@ def test_calibration_of_all_studies_together_stands_on_the_page(tmp_path: Path) 
         save(tmp_path / "p" / f"c{i}.nii.gz", probability_map(two_balls(), sure))
         save(tmp_path / "r" / f"c{i}.nii.gz", two_balls())
     options = Options(probabilities=True)
-    assert evaluate(tmp_path / "p", tmp_path / "r", tmp_path / "out", options=options) == 0
+    assert evaluate(tmp_path / "p", tmp_path / "r", tmp_path / "out", options=options).exit_code == 0
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     # Of the second study only the structure itself is above 1 %.
     voxels = content["calibration"]["label 1"]["voxels"]

@@ -19,7 +19,7 @@ from tests.evaluation.cohort import AFFINE, save, two_balls, write_cohort
 
 def test_files_agree_with_each_other(tmp_path: Path) -> None:
     pred, ref = write_cohort(tmp_path)
-    assert evaluate(pred, ref, tmp_path / "out", options=Options(tolerance=2.0)) == 0
+    assert evaluate(pred, ref, tmp_path / "out", options=Options(tolerance=2.0)).exit_code == 0
     with (tmp_path / "out" / "evaluation.csv").open() as file:
         lines = list(csv.DictReader(file))
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -62,7 +62,7 @@ def test_a_failure_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     save(pred / "case_1" / "labels.nii.gz", two_balls(), moved)
     (pred / "case_2" / "labels.nii.gz").write_bytes(b"not an image")
     save(ref / "case_9.nii.gz", two_balls())
-    assert evaluate(pred, ref, tmp_path / "out") == 3
+    assert evaluate(pred, ref, tmp_path / "out").exit_code == 3
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [s["study"] for s in content["studies"]] == ["case_0"]
     codes = {f["study"]: f["code"] for f in content["failures"]}
@@ -76,9 +76,9 @@ def test_a_failure_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
 def test_everything_fails_and_nothing_is_there(tmp_path: Path) -> None:
     pred, ref = write_cohort(tmp_path, studies=1)
     (tmp_path / "empty").mkdir()
-    assert evaluate(tmp_path / "empty", ref, tmp_path / "out") == 3
+    assert evaluate(tmp_path / "empty", ref, tmp_path / "out").exit_code == 3
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["summary"] == []
-    assert evaluate(tmp_path / "empty", tmp_path / "empty", tmp_path / "nothing") == 2
+    assert evaluate(tmp_path / "empty", tmp_path / "empty", tmp_path / "nothing").exit_code == 2
     assert not (tmp_path / "nothing").exists()
     with pytest.raises(MedvitError, match="tolerance"):
         evaluate(pred, ref, tmp_path / "out", options=Options(tolerance=-1))
@@ -91,7 +91,7 @@ def test_structures_missing_everywhere_or_on_one_side_draw_nothing_wrong(tmp_pat
     ref = save(tmp_path / "r" / "case.nii.gz", two_balls())
     table = tmp_path / "t.json"
     table.write_text(json.dumps({"<b>left</b>": 1, "right": 2, "absent": 3}))
-    assert evaluate(pred, ref, tmp_path / "out", labels=table) == 0
+    assert evaluate(pred, ref, tmp_path / "out", labels=table).exit_code == 0
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert "&lt;b&gt;left" in page
     assert "<b>left" not in page

@@ -140,7 +140,7 @@ def test_folders_of_segmentations_and_what_is_none(source: Source, tmp_path: Pat
         source.write(tmp_path / side / "case_1" / "dicom" / "seg.dcm", source.labels(), OURS)
     found = find_pairs(tmp_path / "pred", tmp_path / "ref")
     assert [p.study for p in found.pairs] == ["case_1"]
-    assert evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "out") == 0
+    assert evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "out").exit_code == 0
     assert "liver,both,1,1" in (tmp_path / "out" / "evaluation.csv").read_text()
     # Beside another label map of the study, the segmentation is the same once more.
     save(tmp_path / "pred" / "case_1" / "labels.nii.gz", source.labels(), source.grid.affine)

@@ -19,7 +19,7 @@ from medvit.label.serving import ServedBundle
 from medvit.label.versions import Versions
 from medvit.runs import run_bundle
 from medvit.studies import sha256_of
-from medvit.training import Base, Choices, PatchDataset, train_bundle
+from medvit.training import Base, Choices, PatchDataset, Plan, train_bundle
 from medvit.training.history import read_history
 from medvit.training.run import Workspace
 from tests.bundles.test_bundles import SCHEMA
@@ -195,7 +195,7 @@ def test_broken_cases_are_named_before_training_or_left_out(tmp_path: Path) -> N
         planned = train_bundle(
             base, manifest, output, Choices(**QUICK), skip_bad=True, plan_only=True, console=console
         )
-    assert planned is None and not Workspace(output).folder.exists()
+    assert isinstance(planned, Plan) and planned.cost and not Workspace(output).folder.exists()
     assert "left out: case1" in log.read_text()
     assert "1 to train on, 1 to validate on" in log.read_text()
 

@@ -46,7 +46,10 @@ def deidentify_folder(source: Path, target: Path, profile: Profile | None = None
     """
     if target.resolve().is_relative_to(source.resolve()):
         raise MedvitError("the output folder lies in the folder to de-identify; choose another")
-    return deidentify_files(sorted(p for p in source.rglob("*") if p.is_file()), target, profile)
+    files = sorted(p for p in source.rglob("*") if p.is_file())
+    if not files:
+        raise MedvitError(f"{source}: holds no files; give a folder of DICOM images")
+    return deidentify_files(files, target, profile)
 
 
 def deidentify_files(paths: Sequence[Path], target: Path, profile: Profile | None = None) -> Deidentified:
