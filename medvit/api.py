@@ -77,14 +77,9 @@ class _Outcome:
 
     def to_sitk(self) -> SimpleITK.Image:
         """The result as an image of SimpleITK."""
-        import SimpleITK
+        from medvit.studies.grids import to_sitk
 
-        image = SimpleITK.GetImageFromArray(np.ascontiguousarray(self._stored.transpose(2, 1, 0)))
-        affine, spacing = _TO_LPS @ self.affine, self.result.grid.spacing
-        image.SetSpacing(spacing)
-        image.SetOrigin(affine[:3, 3].tolist())
-        image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-        return image
+        return to_sitk(self._stored, self.result.grid)
 
     def save(self, folder: str | Path) -> Path:
         """Write to ``folder/STUDY`` what ``medvit run`` would: result, measurements and report.

@@ -8,7 +8,7 @@ import numpy as np
 
 from medvit.label.errors import RequestError
 from medvit.studies import Grid, LoadedStudy, formats, write_image, write_label_map
-from medvit.studies.grids import resample_onto
+from medvit.studies.grids import resample_onto, to_sitk
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -25,23 +25,13 @@ def write_volume(path: Path, voxels: np.ndarray, study: LoadedStudy, *, is_label
         raise RequestError(
             f"results are written as {', '.join(EXTENSIONS)}, not as {''.join(path.suffixes)!r}"
         )
+    import SimpleITK
+
     if path.name.endswith((".nii", ".nii.gz")):
         return write_label_map(path, voxels, study) if is_label_map else write_image(path, voxels, study)
     if is_label_map:
         voxels = voxels.astype(np.uint8 if voxels.max(initial=0) < 256 else np.uint16)
-    return _write_itk(path, voxels, study.grid)
-
-
-def _write_itk(path: Path, voxels: np.ndarray, grid: Grid) -> Path:
-    import SimpleITK
-
-    # ITK's world is LPS, ours RAS.
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.transpose(2, 1, 0)))
-    image.SetSpacing(grid.spacing)
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / np.array(grid.spacing)).ravel().tolist())
-    SimpleITK.WriteImage(image, str(path), useCompression=True)
+    SimpleITK.WriteImage(to_sitk(voxels, study.grid), str(path), useCompression=True)
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from medvit.reports.language import MISSING, Language
@@ -109,4 +109,17 @@ class Changes:
         notes = [self.words["change_note"].format(bundle=repeatability()["bundle"])]
         if not all(self._comparable(p) for p in self.priors):
             notes.append(self.words["not_comparable_note"])
-        return notes
+        return [*notes, *self._alignment()]
+
+    def _alignment(self) -> Iterator[str]:
+        """How the latest earlier study was laid over this one, or why it is not drawn."""
+        report, words = self.report, self.words
+        if report.latest_prior is None:
+            return
+        date = words.date(report.latest_prior.date)
+        if report.earlier is not None:
+            angle, shift = words.number(report.earlier.angle, 1), words.number(report.earlier.shift, 1)
+            agreement = words.number(100 * report.earlier.agreement, 0)
+            yield words["earlier_placed"].format(date=date, angle=angle, shift=shift, agreement=agreement)
+        if report.not_drawn:
+            yield words[report.not_drawn].format(date=date)

@@ -281,6 +281,12 @@ class Content:
         """The comparison with earlier studies, where there are any."""
         return Changes(self.report, self.words) if self.report.priors else None
 
+    def change_figures(self) -> list[Figure]:
+        """The slices that changed most, with the outlines of the latest earlier study."""
+        prior = self.report.latest_prior
+        outlined = self.words["earlier_outlined"].format(date=self.words.date(prior.date)) if prior else ""
+        return [self._compared(outlined, picture) for picture in self.report.changed]
+
     def restoration(self) -> list[tuple[str, str, str]]:
         """Noise, signal to noise (not of HU, whose zero is water) and sharpness before and after."""
         if self.report.restoration is None:
@@ -300,7 +306,8 @@ class Content:
     def figures(self) -> list[Figure]:
         """Slices in three planes, and of a restoration before, after and the difference."""
         comparison = self.report.comparison
-        figures = [self._compared(*pair) for pair in comparison.pictures] if comparison else []
+        compared = comparison.pictures if comparison else ()
+        figures = [self._compared(self.words[role], picture) for role, picture in compared]
         for picture in self.report.slices if len(self.report.table) or not comparison else ():
             title = self.words["slice_caption"].format(plane=self.words[picture.kind], index=picture.index)
             names = self.words.listing(self._names(picture.values), most=8)
@@ -309,9 +316,9 @@ class Content:
             figures.append(Figure(picture, f"{title}: {shown}" if names else title, alt))
         return figures
 
-    def _compared(self, role: str, picture: Picture) -> Figure:
+    def _compared(self, title: str, picture: Picture) -> Figure:
         words = {"plane": self.words[picture.kind], "index": picture.index}
-        caption = f"{self.words[role]}: {self.words['slice_caption'].format(**words)}"
+        caption = f"{title}: {self.words['slice_caption'].format(**words)}"
         return Figure(picture, caption, caption)
 
     def _names(self, values: tuple[int, ...]) -> list[str]:

@@ -121,6 +121,8 @@ def _changes(sheet: Sheet, content: Content) -> None:
         sheet.rows([*header, words["change_percent"]], cells, [60.0, 30, 30, 25, 35])
     for note in changes.notes():
         sheet.paragraph(note, 7.5, SOFT)
+    if figures := content.change_figures():
+        sheet.figures(figures, 3)
 
 
 def _restoration(sheet: Sheet, content: Content) -> None:

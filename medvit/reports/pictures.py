@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from medvit.reports.display import NORMAL_AXIS, PLANES, Display, Plane
+from medvit.reports.orientation import to_display_order
+from medvit.studies.study import Grid
 
 # A slice shows a structure well when it cuts at least this share of the structure's largest section.
 WELL_SHOWN = 0.85
@@ -99,6 +101,26 @@ def overlays(display: Display, height: int = 420) -> list[Picture]:
     return pictures
 
 
+def changed_slices(display: Display, earlier: np.ndarray, grid: Grid, height: int = 420) -> list[Picture]:
+    """The slice of each plane in which a study differs most from an earlier one, whose outlines are white.
+
+    Parameters
+    ----------
+    earlier
+        (X, Y, Z) label map of the earlier study, on the grid of the present one.
+    """
+    box = tuple(slice(a, a + n) for a, n in zip(display.first, display.labels.shape, strict=True))
+    before = to_display_order(earlier, grid)[0][box]
+    pictures = []
+    for plane in PLANES:
+        if min(np.delete(before.shape, NORMAL_AXIS[plane])) > 1:
+            across = tuple(axis for axis in range(3) if axis != NORMAL_AXIS[plane])
+            index = int(np.count_nonzero(before != display.labels, axis=across).argmax())
+            pixels = draw_slice(display, plane, index, height, before)
+            pictures.append(Picture(pixels, plane, display.first[NORMAL_AXIS[plane]] + index + 1))
+    return pictures
+
+
 def montage(display: Display, columns: int = 6, rows: int = 3, height: int = 190) -> Picture | None:
     """Axial slices evenly through what is labelled (everything when nothing is); `None` for a single one."""
     plane = min(PLANES, key=lambda p: (_is_flat(display, p), PLANES.index(p)))
@@ -117,8 +139,15 @@ def montage(display: Display, columns: int = 6, rows: int = 3, height: int = 190
     return Picture(np.concatenate(grid), "montage")
 
 
-def draw_slice(display: Display, plane: Plane, index: int, height: int) -> np.ndarray:
+def draw_slice(
+    display: Display, plane: Plane, index: int, height: int, earlier: np.ndarray | None = None
+) -> np.ndarray:
     """One slice with filled, outlined labels, square pixels and the sides of the patient written on it.
+
+    Parameters
+    ----------
+    earlier
+        (X, Y, Z) label map whose outlines are drawn in white.
 
     Returns
     -------
@@ -127,9 +156,16 @@ def draw_slice(display: Display, plane: Plane, index: int, height: int) -> np.nd
     grey, labels = (display.cut(v, plane, index) for v in (display.grey, display.labels))
     size = _drawn_size(grey.shape, display.pixel_size(plane), height)
     base = np.asarray(Image.fromarray(np.ascontiguousarray(grey)).resize(size, Image.Resampling.BICUBIC))
-    drawn = np.asarray(Image.fromarray(labels.astype(np.uint16)).resize(size, Image.Resampling.NEAREST))
+    drawn = _enlarged(labels, size)
+    pixels = blend(base, drawn, palette(display))
+    if earlier is not None:
+        pixels[_outline(_enlarged(display.cut(earlier, plane, index), size))] = 255
     sides = _EDGES[plane] if size[1] > 100 else _EDGES[plane][:2]
-    return write_sides(blend(base, drawn, palette(display)), *sides, size=max(10, height // 22))
+    return write_sides(pixels, *sides, size=max(10, height // 22))
+
+
+def _enlarged(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(labels.astype(np.uint16)).resize(size, Image.Resampling.NEAREST))
 
 
 def palette(display: Display) -> np.ndarray:

@@ -41,6 +41,8 @@ class Prior:
         Digits from `medvit.reports.patient.patient_check`.
     sex
         Sex, ``"F"``, ``"M"`` or `None`.
+    label_map
+        Its label map, where that lies beside its measurements.
     """
 
     study_id: str
@@ -54,6 +56,7 @@ class Prior:
     intracranial_ml: float | None = None
     patient_check: str | None = None
     sex: str | None = None
+    label_map: Path | None = None
 
 
 def read_prior(path: Path | str) -> Prior:
@@ -87,6 +90,8 @@ def read_prior(path: Path | str) -> Prior:
             "sex": study.get("sex"),
         }
         study_id = str(study["id"])
+        beside = file.with_name("labels.nii.gz")
+        prior_facts["label_map"] = beside if beside.is_file() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MedvitError(f"{file}: not a readable measurements.json ({error})") from error
     if date is None:

@@ -15,12 +15,13 @@ from medvit.errors import MedvitError
 from medvit.reports.brain import BrainTotals, brain_totals, pair_totals
 from medvit.reports.comparison import Comparison, compare
 from medvit.reports.display import Display, prepare
+from medvit.reports.earlier import EarlierLabels, NotAligned, place_earlier
 from medvit.reports.image_quality import ImageQuality, assess_image, foreground
 from medvit.reports.language import load_language
 from medvit.reports.measurement import Measurements, measure
 from medvit.reports.norms import Covariates, Norm, norm_of
 from medvit.reports.patient import Sex, age_in_years, patient_check, patient_sex
-from medvit.reports.pictures import Picture, montage, overlays
+from medvit.reports.pictures import Picture, changed_slices, montage, overlays
 from medvit.reports.prior import Prior, check_priors, parse_date
 from medvit.reports.quality import Flag, Light, Verdict, check_quality, traffic_light
 from medvit.reports.surface import render_surface
@@ -122,6 +123,9 @@ class StudyReport:
         Notes for the user on how the study was read.
     priors
         Earlier studies of the patient.
+    earlier, not_drawn
+        Label map of the latest earlier study on the grid of this one, or why it cannot be drawn: a key of the
+        locales.
     restoration
         Image quality before and after, for bundles that restore an image.
     stated
@@ -144,6 +148,8 @@ class StudyReport:
     patient: Mapping[str, Any] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     priors: tuple[Prior, ...] = ()
+    earlier: EarlierLabels | None = None
+    not_drawn: str = ""
     restoration: Restoration | None = None
     stated: Stated = field(default_factory=Stated)
     whole: Measurements | None = None
@@ -159,8 +165,12 @@ class StudyReport:
                 a for a in measured.asymmetries if {f"left {a.name}", f"right {a.name}"} <= names
             ),
         )
-        label_map = keep_values(self.label_map, [s.value for s in structures], len(self.table))
-        return replace(self, label_map=label_map, measurements=measurements, whole=measured)
+        values = [s.value for s in structures]
+        label_map = keep_values(self.label_map, values, len(self.table))
+        earlier = self.earlier
+        if earlier is not None:
+            earlier = replace(earlier, labels=keep_values(earlier.labels, values, len(self.table)))
+        return replace(self, label_map=label_map, measurements=measurements, whole=measured, earlier=earlier)
 
     @property
     def light(self) -> Light:
@@ -253,6 +263,16 @@ class StudyReport:
         return overlays(self.display)
 
     @cached_property
+    def changed(self) -> list[Picture]:
+        """The slices that differ most from the latest earlier study, with its outlines."""
+        return changed_slices(self.display, self.earlier.labels, self.grid) if self.earlier else []
+
+    @property
+    def latest_prior(self) -> Prior | None:
+        """The latest of the earlier studies."""
+        return max(self.priors, key=lambda prior: prior.date, default=None)
+
+    @cached_property
     def overview(self) -> Picture | None:
         """The montage, where there is more than one slice."""
         return montage(self.display)
@@ -321,7 +341,12 @@ def make_report(
         restoration=restoration, **others,
     )  # fmt: skip
     check_priors(report.priors, report.date, report.patient_check, report.sex)
-    return report
+    if report.latest_prior is None or not len(table):
+        return report
+    try:
+        return replace(report, earlier=place_earlier(report.latest_prior, label_map, grid, table))
+    except NotAligned as error:
+        return replace(report, not_drawn=error.reason)
 
 
 def field_strength(value: object) -> float | None:

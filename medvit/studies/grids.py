@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from medvit.studies.study import Grid
+
+if TYPE_CHECKING:
+    import SimpleITK
 
 # In voxels: grids that differ by less are equal within the precision of headers.
 SAME_VOXEL = 0.01
@@ -81,6 +86,18 @@ def resample_onto(
     # "grid-constant" fades out over one voxel, where "constant" would cut the border voxels off by rounding.
     order, mode = (0, "constant") if nearest else (1, "grid-constant")
     return affine_transform(array, to_own, output_shape=target.shape, order=order, mode=mode, cval=outside)
+
+
+def to_sitk(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
+    """`array` (X, Y, Z) on `grid` as an image of SimpleITK, whose world is LPS where ours is RAS."""
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / grid.spacing).ravel().tolist())
+    return image
 
 
 def axis_codes(affine: np.ndarray) -> str:
