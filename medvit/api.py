@@ -5,7 +5,7 @@ Importing this module imports neither torch nor monai; the first call does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -232,9 +232,50 @@ class Segmenter:
 
         study = image if isinstance(image, str | Path | Study) else study_in_memory(image, affine, name)
         with self._lock:
-            result = segment(self._opened, study)
-            writer = self._opened.part("writer")
-        return (RestoredImage if result.table is None else SegmentedImage)(result, writer)
+            return self._outcome(segment(self._opened, study))
+
+    def map(
+        self, images: Iterable[Any], *, return_exceptions: bool = False
+    ) -> Iterator[SegmentedImage | RestoredImage | Exception]:
+        """Segment or restore studies one after another, in their order.
+
+        While one is inferred, the next is read and the one before it finished; at most three studies are in
+        memory.
+
+        Parameters
+        ----------
+        images
+            Studies as a call takes them, but without arrays; they are taken as they are needed.
+        return_exceptions
+            Give the exception of a study that fails in place of its result, and go on; otherwise it is
+            raised, and no further study follows.
+
+        Raises
+        ------
+        StudyError
+            If a study cannot be read, or is not what the bundle is for.
+        MedvitError
+            If an image is of another type.
+        """
+        from medvit.bundles import segment_each
+
+        studies = (
+            image if isinstance(image, str | Path | Study) else study_in_memory(image, name=f"image_{n}")
+            for n, image in enumerate(images)
+        )
+        for result in segment_each(self._opened, studies, self._lock):
+            if not isinstance(result, Exception):
+                with self._lock:
+                    outcome = self._outcome(result)
+                yield outcome
+            elif return_exceptions:
+                yield result
+            else:
+                raise result
+
+    def _outcome(self, result: Result) -> SegmentedImage | RestoredImage:
+        kind = RestoredImage if result.table is None else SegmentedImage
+        return kind(result, self._opened.part("writer"))
 
 
 def segment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,3 +145,35 @@ def test_precision_is_that_of_the_inferer_or_refused(voxels: np.ndarray) -> None
         medvit.Segmenter(BRAIN, device="cpu", amp="fp16", **COARSE)
     with pytest.raises(MedvitError, match="no precision 'int8'"):
         medvit.Segmenter(BRAIN, device="cpu", amp="int8", **COARSE)
+
+
+def test_several_studies_come_in_order_and_an_exception_stays_with_its_study(
+    segmenter: medvit.Segmenter, head: Path, voxels: np.ndarray, tmp_path: Path
+) -> None:
+    expected = segmenter(head).labels
+    (tmp_path / "broken.nii.gz").write_bytes(b"not an image")
+    other = nib.Nifti1Image(voxels[::-1].copy(), AFFINE)
+    taken = []
+
+    def studies() -> Iterator[object]:
+        for study in (head, tmp_path / "broken.nii.gz", other, "nowhere.nii.gz", head):
+            taken.append(study)
+            yield study
+
+    results = segmenter.map(studies(), return_exceptions=True)
+    first = next(results)
+    assert len(taken) <= 4, "studies are taken as they are needed"
+    results = [first, *results]
+    assert [isinstance(result, Exception) for result in results] == [False, True, False, True, False]
+    np.testing.assert_array_equal(results[0].labels, expected)
+    np.testing.assert_array_equal(results[2].labels, segmenter(other).labels)
+    np.testing.assert_array_equal(results[4].labels, expected)
+    assert "broken.nii.gz" in str(results[1]) and "nowhere.nii.gz" in str(results[3])
+    assert not np.array_equal(results[2].labels, expected)
+    with pytest.raises(MedvitError, match=r"broken\.nii\.gz"):
+        list(segmenter.map([tmp_path / "broken.nii.gz", head]))
+    # A loop that is left early, or that uses the segmenter itself, leaves it free.
+    for result in segmenter.map([head, head, head]):
+        np.testing.assert_array_equal(segmenter(head).labels, result.labels)
+        break
+    assert list(segmenter.map([])) == []

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "find": ["Bundle", "find_bundle", "installed_bundles"],
         "finder": ["StructureFinder"],
         "gate": ["Gate", "Scope"],
-        "segmentation": ["Result", "check_for", "segment"],
+        "segmentation": ["Result", "check_for", "segment", "segment_each"],
         "workflow": ["OpenBundle", "open_bundle"],
     },
 )

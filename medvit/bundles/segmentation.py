@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,21 +100,133 @@ def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides:
     >>> result = segment(brain, "head.nii.gz")  # doctest: +SKIP
     """
     opened = bundle if isinstance(bundle, OpenBundle) else open_bundle(bundle, **overrides)
-    seconds: dict[str, float] = {}
-    found = study if isinstance(study, Study) else only_study(study)
-    gate: Gate | None = opened.part("gate", None)
-    with _timed(seconds, "read"):
-        loaded = read(found, gate)
-    with _timed(seconds, "preprocess"):
-        image = prepare(loaded, opened.part("preprocessing"))
-    inferer: WindowEngine = opened.part("inferer")
-    with _timed(seconds, "infer"):
-        prediction = infer(image, opened.part("network"), inferer, opened.part("device"))
-        details = inferer.report.as_dict()
-    with _timed(seconds, "postprocess"):
-        prediction = finish(loaded, image, prediction, opened.part("postprocessing", unchanged))
-    voxels, grid = prediction.squeeze(0).cpu().numpy(), grid_of(prediction, loaded)
-    return Result(loaded, voxels, grid, opened.bundle, seconds, details)
+    steps = _Steps.of(opened)
+    return steps.finished(steps.inferred(steps.prepared(study)))
+
+
+def segment_each(
+    bundle: OpenBundle,
+    studies: Iterable[Study | str | Path],
+    turn: AbstractContextManager[Any] | None = None,
+) -> Iterator[Result | Exception]:
+    """Segment studies one after another: while one is inferred, the next is read and the last one finished.
+
+    At most three studies are in memory.
+
+    Parameters
+    ----------
+    bundle
+        An open bundle.
+    studies
+        Studies, or paths that hold exactly one each; taken as they are needed.
+    turn
+        Entered for each inference, such as a lock.
+
+    Yields
+    ------
+    Result or Exception
+        For each study, in their order, the result or why there is none.
+    """
+    steps = _Steps.of(bundle)
+    with ThreadPoolExecutor(2, thread_name_prefix="study") as threads:
+        ahead: deque[Future[_Item]] = deque()
+        behind: deque[Future[Result]] = deque()
+        try:
+            for study in itertools.chain(studies, [None]):
+                if study is not None:
+                    ahead.append(threads.submit(steps.prepared, study))
+                if ahead and (study is None or len(ahead) > 1):
+                    behind.append(_then(threads, steps, ahead.popleft(), turn or nullcontext()))
+                if behind and (study is None or len(behind) > 1):
+                    yield _result_of(behind.popleft())
+            while behind:
+                yield _result_of(behind.popleft())
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _then(
+    threads: ThreadPoolExecutor, steps: _Steps, prepared: Future[_Item], turn: AbstractContextManager[Any]
+) -> Future[Result]:
+    """Infer a study here, and let a thread finish it."""
+    try:
+        item = prepared.result()
+        with turn:
+            item = steps.inferred(item)
+    except Exception as error:
+        failed: Future[Result] = Future()
+        failed.set_exception(error)
+        return failed
+    return threads.submit(steps.finished, item)
+
+
+def _result_of(future: Future[Result]) -> Result | Exception:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if not isinstance(error, Exception):
+        raise error
+    return error
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A study on its way: read and prepared, then inferred."""
+
+    study: LoadedStudy
+    image: MetaTensor
+    seconds: Mapping[str, float]
+    prediction: MetaTensor | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The components of an open bundle, for threads."""
+
+    opened: OpenBundle
+    gate: Gate | None
+    preprocessing: Transform
+    inferer: WindowEngine
+    device: torch.device
+    postprocessing: Transform
+
+    @classmethod
+    def of(cls, opened: OpenBundle) -> _Steps:
+        return cls(
+            opened,
+            opened.part("gate", None),
+            opened.part("preprocessing"),
+            opened.part("inferer"),
+            opened.part("device"),
+            opened.part("postprocessing", unchanged),
+        )
+
+    def prepared(self, study: Study | str | Path) -> _Item:
+        seconds: dict[str, float] = {}
+        found = study if isinstance(study, Study) else only_study(study)
+        with _timed(seconds, "read"):
+            loaded = read(found, self.gate)
+        with _timed(seconds, "preprocess"):
+            image = prepare(loaded, self.preprocessing, self.device)
+        return _Item(loaded, image, seconds)
+
+    def inferred(self, item: _Item) -> _Item:
+        seconds = dict(item.seconds)
+        # Made here, and not before a study was read: what is refused needs no network.
+        network: nn.Module = self.opened.part("network")
+        with _timed(seconds, "infer"):
+            prediction = infer(item.image, network, self.inferer, self.device)
+            details = self.inferer.report.as_dict()
+        return replace(item, seconds=seconds, prediction=prediction, details=details)
+
+    def finished(self, item: _Item) -> Result:
+        assert item.prediction is not None, "a study is inferred before it is finished"
+        seconds = dict(item.seconds)
+        with _timed(seconds, "postprocess"):
+            prediction = finish(item.study, item.image, item.prediction, self.postprocessing)
+            voxels, grid = prediction.squeeze(0).cpu().numpy(), grid_of(prediction, item.study)
+        return Result(item.study, voxels, grid, self.opened.bundle, seconds, item.details)
 
 
 def check_for(bundle: Bundle, inputs: Sequence[str]) -> Checked:
@@ -142,8 +257,11 @@ def read(study: Study, gate: Gate | None) -> LoadedStudy:
     return loaded if gate is None else gate(loaded)
 
 
-def prepare(study: LoadedStudy, preprocessing: Transform) -> MetaTensor:
-    """The image (C, X, Y, Z) that the network takes."""
+def prepare(study: LoadedStudy, preprocessing: Transform, device: torch.device | None = None) -> MetaTensor:
+    """The image (C, X, Y, Z) that the network takes; on a GPU it is prepared there while the host goes on."""
+    if device is not None and device.type == "cuda":
+        there = study.image.as_tensor().pin_memory().to(device, non_blocking=True)
+        study = replace(study, image=type(study.image)(there).copy_meta_from(study.image))
     return preprocessing({"image": study})["image"]
 
 

@@ -13,6 +13,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medvit.errors import StudyError
+from medvit.inference.copies import HostCopies
 from medvit.inference.execution import Execution, Network
 from medvit.inference.predict import Flips, InferenceReport, Predictor, SkipRule
 from medvit.inference.reduce import Reducer
@@ -127,11 +128,13 @@ class WindowEngine(Inferer):
         report.device = str(predictor.device)
         results: Results = {}
         blocks = 0
+        copies = HostCopies(predictor.device)
         with self.execution.running(networks):
             for slab in self._stream(seen, plan, predictor, (args, kwargs or {})):
                 channels = len(slab.sums) - predictor.disagreement
                 results = results or self._allocate(channels, shape, out, slab.sums.device)
-                blocks += self._reduce(slab, channels, mapping, results)
+                blocks += self._reduce(slab, channels, mapping, results, copies)
+            copies.finish()
         if results and not blocks and not (seen.start and target and map_grids(volume.grid, target).meet):
             raise StudyError(
                 "grids-apart",
@@ -197,7 +200,9 @@ class WindowEngine(Inferer):
                 results[name] = torch.full(full, fill, dtype=dtype, device=device)
         return results
 
-    def _reduce(self, slab: Slab, channels: int, mapping: GridMap, results: Results) -> int:
+    def _reduce(
+        self, slab: Slab, channels: int, mapping: GridMap, results: Results, copies: HostCopies
+    ) -> int:
         """Write what the slab decides; the number of blocks."""
         blocks = 0
         makers = self.makers(channels)
@@ -214,7 +219,7 @@ class WindowEngine(Inferer):
             else:
                 found = _one_by_one(block, reducers, channels)
             for name, values in found.items():
-                block.write(results[name], values)
+                block.write(results[name], values, copies)
             blocks += 1
         return blocks
 

@@ -72,6 +72,8 @@ class Execution:
         MedvitError
             If it lacks bf16, fp16 or TF32.
         """
+        if self.amp is None and not self.tf32:
+            return
         cuda = device.type == "cuda"
         # Both came with compute capability 8; AMD's GPUs, which torch calls "cuda" too, count otherwise.
         recent = cuda and (

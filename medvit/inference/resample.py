@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medvit.inference.copies import HostCopies
 from medvit.inference.stream import Slab
 from medvit.studies.study import Grid
 from medvit.transforms.resample import SAME_VOXEL, LinearAxis
@@ -47,7 +49,7 @@ class SeparableBlock:
                 values = self.axes[a].interpolate(values, a + 1, self.ranges[a], first=spans[a][0])
             yield values
 
-    def write(self, out: Tensor | np.ndarray, values: Tensor) -> None:
+    def write(self, out: Tensor | np.ndarray, values: Tensor, copies: HostCopies) -> None:
         """Put the reduced block, (..., *block), to its place in `out` (..., *target shape)."""
         lead = values.ndim - len(self.order)
         values = values.permute(*range(lead), *(lead + a for a in self.order))
@@ -55,7 +57,7 @@ class SeparableBlock:
         if isinstance(out, Tensor):
             out[where] = values
         else:
-            out[where] = values.cpu().numpy()
+            copies.send(values, partial(out.__setitem__, where))
 
 
 class ScatteredBlock:
@@ -92,12 +94,12 @@ class ScatteredBlock:
         sampled = F.grid_sample(channels[None], self.grid, padding_mode="border", align_corners=True)
         return sampled[0, :, 0, 0]
 
-    def write(self, out: Tensor | np.ndarray, values: Tensor) -> None:
+    def write(self, out: Tensor | np.ndarray, values: Tensor, copies: HostCopies) -> None:
         """Put the reduced voxels (..., N) to their places in `out` (..., *target shape)."""
         if isinstance(out, Tensor):
             out[(..., *self.index.to(out.device))] = values.to(out.device, out.dtype)
         else:
-            out[(..., *self.index.cpu().numpy())] = values.cpu().numpy()
+            copies.send(values, partial(out.__setitem__, (..., *self.index.cpu().numpy())))
 
 
 Block = SeparableBlock | ScatteredBlock

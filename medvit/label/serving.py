@@ -159,7 +159,8 @@ class ServedBundle:
             raise RequestError(f"{self.name} gives no class probabilities, so it has no uncertainty")
         inferer = self._open(bundle, {"inferer#maps": ["entropy"]}).part("inferer")
         study = read(self.study(path), opened.part("gate", None))
-        image = prepare(study, opened.part("preprocessing")).to(opened.part("device"))
+        there: torch.device = opened.part("device")
+        image = prepare(study, opened.part("preprocessing"), there).to(there)
         # The inferer's map is a share of the largest entropy that there is.
         share = float(inferer.infer(image, opened.part("network")).maps["entropy"].mean())
         return share * math.log(len(self.table) + 1)

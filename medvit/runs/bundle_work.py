@@ -16,6 +16,7 @@ from medvit.runs.outcome import StudyOutcome
 from medvit.studies import Found, Study
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from medvit.bundles import OpenBundle
@@ -79,13 +80,18 @@ class EvaluatorWork:
         MedvitError
             If the device lacks the precision that was asked for.
         """
-        self.evaluator.inferer.execution.check(self.evaluator.state.device)
+        self.evaluator.inferer.execution.check(self.device)
         self.evaluator.inferer.watch = self._after_windows
 
     def made_by(self) -> dict[str, Any]:
         """Bundle, configuration, weights and settings."""
         self._made_by = self._made_by or self.writer.made_by()
         return self._made_by
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.evaluator.state.device
 
     def watch_windows(self, listener: WindowListener) -> None:
         """Tell `listener` of each window that is done."""
@@ -109,7 +115,7 @@ class EvaluatorWork:
             # Read here, so that the reader finds it in memory; the reader reports what cannot be read.
             with outcome.timed("read"), contextlib.suppress(OSError, StudyError):
                 outcome.inputs = input_sha256(study)
-            item = self.dataset.prepare(study, outcome)
+            item = self.dataset.prepare(study, outcome, self.device)
             if item.image is not None and (not outcome.inputs or _stamps(study) != before):
                 what = "changed while it was read"
                 raise StudyError("input-changed", what, path=study.path, do="run it again")
@@ -181,6 +187,11 @@ class BundleWork:
     def network(self) -> nn.Module:
         """The network, once it is loaded."""
         return self.opened.evaluator.network
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs, once it is loaded."""
+        return self.opened.device
 
     @property
     def writer(self) -> StudyWriter:

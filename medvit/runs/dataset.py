@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai.data import MetaTensor, ThreadDataLoader
 from torch.utils.data import Dataset
@@ -13,6 +13,9 @@ from medvit.bundles.gate import Gate
 from medvit.bundles.segmentation import prepare, read
 from medvit.runs.outcome import StudyOutcome
 from medvit.studies import Found, Study
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -63,14 +66,19 @@ class StudyDataset(Dataset):
     def __getitem__(self, index: int) -> StudyItem:
         return self.prepare(self.found.studies[index])
 
-    def prepare(self, study: Study, outcome: StudyOutcome | None = None) -> StudyItem:
-        """`study`, read and preprocessed as far as it goes; the result is noted in `outcome`."""
+    def prepare(
+        self, study: Study, outcome: StudyOutcome | None = None, device: torch.device | None = None
+    ) -> StudyItem:
+        """`study`, read and preprocessed as far as it goes; the result is noted in `outcome`.
+
+        On a GPU it is preprocessed there.
+        """
         item = StudyItem(study, outcome or StudyOutcome(study.id))
         try:
             with item.outcome.timed("read"):
                 item.study = loaded = read(study, self.gate)
             with item.outcome.timed("preprocess"):
-                item.image = prepare(loaded, self.transform)
+                item.image = prepare(loaded, self.transform, device)
         except Exception as error:
             item.outcome.fail(error)
         return item

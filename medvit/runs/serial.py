@@ -23,6 +23,8 @@ from medvit.studies import Found, Study
 class SerialExecutor:
     """This process: while one study is inferred, the next one is read, or the one before it written.
 
+    With a GPU, which needs no CPU meanwhile, both happen at once; at most three studies are in memory then.
+
     Parameters
     ----------
     work
@@ -31,12 +33,11 @@ class SerialExecutor:
         Display that is told of stages and windows.
     """
 
-    capacity = 2
-
     def __init__(self, work: BundleWork | EvaluatorWork, progress: RunProgress) -> None:
         self._work, self._progress = work, progress
         work.open()
         work.watch_windows(progress.window)
+        self.capacity = 2 if work.device.type == "cpu" else 3
         self._threads = ThreadPoolExecutor(self.capacity, thread_name_prefix="study")
 
     def submit(self, study: Study) -> Future[Attempt]:

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "brain": ["clean_brain_labels", "prepare_head_mr"],
         "components": ["LargestComponentd"],
         "load_study": ["LoadStudyd"],
+        "percentiles": ["ScaleToPercentilesd"],
         "region_channel": ["RegionChanneld", "add_region_channel", "prepare_axial_slices"],
         "regions": ["RegionMapd"],
         "resample": ["LinearAxis", "ResampleImaged", "resample_image"],

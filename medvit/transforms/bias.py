@@ -44,8 +44,8 @@ class CorrectBiasd(MapTransform):
         for key in self.key_iterator(result):
             image: MetaTensor = result[key]
             spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
-            corrected = _corrected(image[0].numpy(), spacing, self.iterations)
-            result[key] = MetaTensor(torch.from_numpy(corrected)[None], meta=image.meta)
+            corrected = _corrected(image[0].cpu().numpy(), spacing, self.iterations)
+            result[key] = MetaTensor(torch.from_numpy(corrected)[None].to(image.device), meta=image.meta)
         return result
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.transforms import Compose, Orientationd, ScaleIntensityRangePercentilesd
+from monai.transforms import Compose, Orientationd
 
 from medvit.studies.labels import load_label_table
 from medvit.transforms.bias import CorrectBiasd
 from medvit.transforms.components import LargestComponentd, Places
 from medvit.transforms.load_study import LoadStudyd
+from medvit.transforms.percentiles import ScaleToPercentilesd
 from medvit.transforms.resample import ResampleImaged
 
 # Centres of the right structures in mm from the median voxel of the deep grey matter, means of 18 adults.
@@ -52,7 +53,7 @@ def prepare_head_mr(keys: str, spacing: Sequence[float], bias_correction: bool =
             Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             ResampleImaged(keys, spacing),
             *corrections,
-            ScaleIntensityRangePercentilesd(keys, lower=0.5, upper=99.5, b_min=0.0, b_max=1.0, clip=True),
+            ScaleToPercentilesd(keys),
         ]
     )
 

@@ -1,0 +1,84 @@
+"""Results on their way from a device into arrays of the host."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Arrival(Protocol):
+    """What says when a copy is there, such as a CUDA event."""
+
+    def synchronize(self) -> None:
+        """Wait until it is."""
+
+
+# Begins a copy to the host, and gives the copy with what says when it is there.
+Transfer = Callable[[Tensor], tuple[Tensor, Arrival]]
+# Takes the array of a copy to its place.
+Store = Callable[[np.ndarray], None]
+
+# Copies under way: while the host stores one, the device sends the next.
+_UNDER_WAY = 2
+
+
+class HostCopies:
+    """Stores what a device has computed in arrays of the host, in the order in which it comes.
+
+    From a GPU it goes through page-locked memory on a stream of its own, so that the device goes on
+    meanwhile; from a CPU it is stored at once.
+
+    Parameters
+    ----------
+    device
+        Where it comes from.
+    transfer
+        How it comes; ``None`` for what suits the device.
+    """
+
+    def __init__(self, device: torch.device, transfer: Transfer | None = None) -> None:
+        self._device = device.type
+        self._transfer = transfer or (pinned_transfer(device) if device.type == "cuda" else None)
+        self._pending: deque[tuple[Tensor, Arrival, Store]] = deque()
+
+    def send(self, values: Tensor, store: Store) -> None:
+        """Let `store` take `values` to their place, now or by `finish` at the latest."""
+        if self._transfer is None or values.device.type != self._device:
+            store(values.cpu().numpy())
+            return
+        while len(self._pending) >= _UNDER_WAY:
+            self._land()
+        self._pending.append((*self._transfer(values), store))
+
+    def finish(self) -> None:
+        """Wait until everything is in its place."""
+        while self._pending:
+            self._land()
+
+    def _land(self) -> None:
+        copy, arrival, store = self._pending.popleft()
+        arrival.synchronize()
+        store(copy.numpy())
+
+
+def pinned_transfer(device: torch.device) -> Transfer:
+    """Copies through page-locked memory, beside what `device` computes."""
+    aside = torch.cuda.Stream(device)
+
+    def transfer(values: Tensor) -> tuple[Tensor, Arrival]:
+        # A copy first: values may be a view of memory that the next windows are added to.
+        values = values.clone(memory_format=torch.contiguous_format)
+        # torch keeps page-locked memory that was freed for the next tensor of its size.
+        copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            copy.copy_(values, non_blocking=True)
+        values.record_stream(aside)
+        return copy, aside.record_event()
+
+    return transfer
