@@ -64,7 +64,7 @@ class Execution:
         if self.amp not in (None, "bf16", "fp16"):
             raise MedvitError(f"there is no precision {self.amp!r}; choose bf16 or fp16, or none for float32")
 
-    def check(self, device: torch.device) -> None:
+    def check(self, device: torch.device | str) -> None:
         """Refuse a precision that `device` does not have.
 
         Raises
@@ -74,6 +74,7 @@ class Execution:
         """
         if self.amp is None and not self.tf32:
             return
+        device = torch.device(device)
         cuda = device.type == "cuda"
         # Both came with compute capability 8; AMD's GPUs, which torch calls "cuda" too, count otherwise.
         recent = cuda and (
