@@ -257,7 +257,9 @@ def read(study: Study, gate: Gate | None) -> LoadedStudy:
     return loaded if gate is None else gate(loaded)
 
 
-def prepare(study: LoadedStudy, preprocessing: Transform, device: torch.device | str | None = None) -> MetaTensor:
+def prepare(
+    study: LoadedStudy, preprocessing: Transform, device: torch.device | str | None = None
+) -> MetaTensor:
     """The image (C, X, Y, Z) that the network takes; on a GPU it is prepared there while the host goes on."""
     if str(device).startswith("cuda"):
         there = study.image.as_tensor().pin_memory().to(device, non_blocking=True)
@@ -265,7 +267,9 @@ def prepare(study: LoadedStudy, preprocessing: Transform, device: torch.device |
     return preprocessing({"image": study})["image"]
 
 
-def infer(image: MetaTensor, network: nn.Module, inferer: WindowEngine, device: torch.device | str) -> MetaTensor:
+def infer(
+    image: MetaTensor, network: nn.Module, inferer: WindowEngine, device: torch.device | str
+) -> MetaTensor:
     """The inferer's result (1, X, Y, Z), on the grid of the study."""
     return inferer(image[None].to(device), network)[0]
 
