@@ -1,7 +1,5 @@
 """Left and right from a segmenter that predicts each structure once, and the side separately."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,12 @@ class RegionGroup(NamedTuple):
 
     tokens: Tensor
     real: Tensor | None
+
+
+if TYPE_CHECKING:
+    Regions = Sequence[RegionGroup] | Tensor
+else:  # a network in TorchScript computes the dense form only
+    Regions = Tensor
 
 
 @torch.compiler.disable  # its sizes are data: compiled, every new map would be compiled anew
@@ -96,19 +102,18 @@ class RegionAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, regions: Sequence[RegionGroup] | Tensor) -> Tensor:
+    def forward(self, x: Tensor, regions: Regions) -> Tensor:
         """(B, H, W, C) to the same shape.
 
         `regions` are groups, or labels (B, tokens) from which the dense form is computed: its graph does
         not depend on the labels, as an exported one must not.
         """
         qkv = self.qkv(x)
-        if isinstance(regions, Tensor):
-            allowed = regions[:, None, :, None] == regions[:, None, None, :]
-            attended = self._attend(qkv.flatten(1, 2), allowed).reshape(x.shape)
-        else:
-            attended = self._region_by_region(qkv.flatten(0, 2), regions).reshape(x.shape)
-        return self.proj(attended)
+        if not torch.jit.is_scripting():
+            if not isinstance(regions, Tensor):
+                return self.proj(self._region_by_region(qkv.flatten(0, 2), regions).reshape(x.shape))
+        allowed = regions[:, None, :, None] == regions[:, None, None, :]
+        return self.proj(self._attend(qkv.flatten(1, 2), allowed).reshape(x.shape))
 
     @torch.compiler.disable
     def _region_by_region(self, qkv: Tensor, groups: Sequence[RegionGroup]) -> Tensor:
@@ -126,7 +131,7 @@ class RegionAttention(nn.Module):
 
     def _attend(self, qkv: Tensor, allowed: Tensor | None = None) -> Tensor:
         """(N, tokens, 3C) to (N, tokens, C)."""
-        query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unflatten(-1, [3, self.num_heads, -1]).permute(2, 0, 3, 1, 4).unbind(0)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=self.scale)
         return attended.transpose(1, 2).flatten(2)
 
@@ -165,7 +170,7 @@ class Layer(nn.Module):
         )
         self.region_scale, self.window_scale = (nn.Parameter(torch.zeros(dim)) for _ in range(2))
 
-    def forward(self, x: Tensor, regions: Sequence[RegionGroup] | Tensor) -> Tensor:
+    def forward(self, x: Tensor, regions: Regions) -> Tensor:
         """(B, H, W, C) to the same shape."""
         x = x + self.region_scale * self.region_attention(self.norm1(x), regions)
         x = x + self.region_ffn(self.norm2(x))
@@ -182,16 +187,15 @@ class Block(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
-    def forward(self, x: Tensor, regions: Sequence[RegionGroup] | Tensor) -> Tensor:
+    def forward(self, x: Tensor, regions: Regions) -> Tensor:
         """(B, H, W, C) to the same shape."""
         y = x
         for layer in self.layers:
-            y = (
-                checkpoint(layer, y, regions, use_reentrant=False)
-                if self.use_checkpoint
-                else layer(y, regions)
-            )
-        return x + _convolve(self.conv, y)
+            if not torch.jit.is_scripting() and self.use_checkpoint:
+                y = checkpoint(layer, y, regions, use_reentrant=False)
+            else:
+                y = layer(y, regions)
+        return x + _channels_last(self.conv(_channels_first(y)))
 
 
 class NAFBlock(nn.Module):
@@ -208,7 +212,7 @@ class NAFBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        y = _gate(_convolve(self.depthwise, self.expand1(self.norm1(x))))
+        y = _gate(_channels_last(self.depthwise(_channels_first(self.expand1(self.norm1(x))))))
         y = y * self.channel_attention(y.mean(dim=(1, 2), keepdim=True))
         x = x + self.scale1 * self.contract1(y)
         return x + self.scale2 * self.contract2(_gate(self.expand2(self.norm2(x))))
@@ -228,8 +232,12 @@ class Upsample(nn.Module):
         return x.reshape(b, 2 * h, 2 * w, c // 2)
 
 
-def _convolve(conv: nn.Module, x: Tensor) -> Tensor:
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+def _channels_first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
 
 
 def _gate(x: Tensor) -> Tensor:
@@ -271,7 +279,7 @@ class RAT(PublishedNetwork):
     continued at the edge and cropped. The map is sampled at the top-left pixel of each token, as theirs.
     Layer scales start at zero, as theirs: an untrained RAT does not see its map.
 
-    Export: the groups of a region map are data, so a traced or exported graph computes the dense masked
+    Export: the groups of a region map are data, so a scripted, traced or exported graph computes the dense masked
     form, which is the same function for any map, at the published cost.
 
     No weights are published. `load_published` reads the layout of the authors' class.
@@ -339,34 +347,39 @@ class RAT(PublishedNetwork):
         ValueError
             If the image or the map has another shape, or the map holds anything but whole numbers.
         """
-        regions = self._check(image, regions)
+        if not torch.jit.is_scripting():
+            self._check(image, regions)
+        regions = (regions[:, 0] if regions.ndim == 4 else regions).long()
         if self.upscale != 1:
-            image = F.interpolate(image, scale_factor=self.upscale, mode="bilinear", align_corners=False)
-        height, width = (int(n) for n in image.shape[2:])
+            image = F.interpolate(image, scale_factor=float(self.upscale), mode="bilinear", align_corners=False)
+        height, width = int(image.shape[2]), int(image.shape[3])
         edge = self.stride * self.window_size
         padded, regions = _continue(image, edge), _continue(regions, edge)
         labels = regions[:, :: self.stride, :: self.stride].flatten(1)
-        dense = _is_exporting() or (on_device(image) and labels.shape[1] <= _DENSE)
-        residual = self._residual(padded, labels if dense else group_regions(labels))
+        if torch.jit.is_scripting():
+            residual = self._residual(padded, labels)
+        else:
+            dense = _is_exporting() or (on_device(image) and labels.shape[1] <= _DENSE)
+            residual = self._residual(padded, labels if dense else group_regions(labels))
         return image + residual[:, :, :height, :width]
 
-    def _residual(self, image: Tensor, regions: Sequence[RegionGroup] | Tensor) -> Tensor:
-        x = _convolve(self.intro, image.permute(0, 2, 3, 1))
+    def _residual(self, image: Tensor, regions: Regions) -> Tensor:
+        x = _channels_last(self.intro(image))
+        # Module lists of one length, which TorchScript walks through without `strict`.
         skips = []
-        for blocks, down in zip(self.encoder, self.downs, strict=True):
+        for blocks, down in zip(self.encoder, self.downs):  # noqa: B905
             x = blocks(x)
             skips.append(x)
-            x = _convolve(down, x)
+            x = _channels_last(down(_channels_first(x)))
         y = x
         for block in self.blocks:
             y = block(y, regions)
         x = x + y
-        for up, blocks in zip(self.ups, self.decoder, strict=True):
+        for up, blocks in zip(self.ups, self.decoder):  # noqa: B905
             x = blocks(up(x) + skips.pop())
-        return _convolve(self.readout, x).permute(0, 3, 1, 2)
+        return self.readout(_channels_first(x))
 
-    def _check(self, image: Tensor, regions: Tensor) -> Tensor:
-        """The region map as (B, H, W) whole numbers."""
+    def _check(self, image: Tensor, regions: Tensor) -> None:
         if image.ndim != 4 or image.shape[1] != self.in_channels or 0 in image.shape:
             raise ValueError(f"RAT needs an image (B, {self.in_channels}, H, W), not {tuple(image.shape)}")
         if regions.ndim == 4 and regions.shape[1] == 1:
@@ -376,7 +389,6 @@ class RAT(PublishedNetwork):
             raise ValueError(f"RAT needs a region map {size} for this image, not {list(regions.shape)}")
         if regions.is_floating_point() and not _is_exporting() and not torch.equal(regions, regions.round()):
             raise ValueError("the region map holds numbers that are not whole: give one label a pixel")
-        return regions.long()
 
     def _own_entries(self, published: StateDict) -> StateDict:
         return rename_published(published)

@@ -32,8 +32,8 @@ def _norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:
     raise ValueError(f"norm must be 'batch' or 'group', not {kind!r}")
 
 
-def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(x, size=tuple(size), mode="trilinear", align_corners=False)
+def _upsample(x: Tensor, size: list[int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="trilinear", align_corners=False)
 
 
 class PatchEmbedding(nn.Module):
@@ -111,9 +111,10 @@ class ConvFeedForward(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         # On a CPU, torch 2.13's bfloat16 weight gradient of a depthwise convolution is occasionally wrong
         # on small grids; in float32 it is right, and no slower.
-        if x.device.type == "cpu" and x.dtype != torch.float32 and torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                return self.depthwise(x.float())
+        if not torch.jit.is_scripting():
+            if x.device.type == "cpu" and x.dtype != torch.float32 and torch.is_autocast_enabled("cpu"):
+                with torch.autocast("cpu", enabled=False):
+                    return self.depthwise(x.float())
         return self.depthwise(x)
 
 
@@ -169,18 +170,16 @@ class Fusion(nn.Module):
         self.mix = nn.Conv3d(width * len(dims), width, 1, bias=False)
         self.mix_norm = _norm(norm, width)
 
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+    def forward(self, levels: list[Tensor]) -> Tensor:
         """Levels (B, D_i, H_i, W_i, C_i), finest first, to (B, width, D_1, H_1, W_1)."""
         # The kernel's columns stand coarsest level first, as published.
         kernels = self.mix.weight.flatten(1).chunk(len(levels), dim=1)[::-1]
-        size = levels[0].shape[1:4]
-        fused: Tensor | None = None
-        for level, project, norm, kernel in zip(
-            levels, self.project, self.project_norm, kernels, strict=True
-        ):
-            mixed = _channels_first(F.linear(norm(project(level)), kernel))
-            mixed = mixed if fused is None else _upsample(mixed, size)
-            fused = mixed if fused is None else fused + mixed
+        size: list[int] = levels[0].shape[1:4]
+        fused = torch.zeros(())
+        # Module lists of one length, which TorchScript walks through without `strict`.
+        for i, (project, norm) in enumerate(zip(self.project, self.project_norm)):  # noqa: B905
+            mixed = _channels_first(F.linear(norm(project(levels[i])), kernels[i]))
+            fused = mixed if i == 0 else fused + _upsample(mixed, size)
         return F.relu(self.mix_norm(fused))
 
 
@@ -202,7 +201,7 @@ class MLPHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.readout = nn.Conv3d(width, out_channels, 1)
 
-    def forward(self, levels: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    def forward(self, levels: list[Tensor], size: list[int]) -> Tensor:
         """Levels of the encoder to logits (B, out_channels, *size)."""
         logits = self.readout(self.dropout(self.fuse(levels)))
         # The finest token i is centred on voxel stride * i, so a grid that reaches past the image is cropped.
@@ -229,9 +228,9 @@ class DetailHead(DetailReadout):
         super().__init__(width, stem_width, out_channels)
         self.fuse = Fusion(dims, width, norm)
 
-    def forward(self, levels: Sequence[Tensor], stem: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, levels: list[Tensor], stem: Tensor) -> Tensor:  # type: ignore[override]
         """Levels of the encoder and the stem's map (B, C, D/2, H/2, W/2) to logits (B, out, D, H, W)."""
-        return super().forward(_upsample(self.fuse(levels), stem.shape[2:]), stem)
+        return self.read_out(_upsample(self.fuse(levels), stem.shape[2:]), stem)
 
 
 class SegFormer3D(PublishedNetwork):
@@ -328,7 +327,8 @@ class SegFormer3D(PublishedNetwork):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, in_channels, D, H, W) to logits (B, out_channels, D, H, W)."""
-        self._check(image)
+        if not torch.jit.is_scripting():
+            self._check(image)
         stem = None if self.stem is None else self.stem(image)
         x = _channels_last(image if stem is None else stem)
         levels = []

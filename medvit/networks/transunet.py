@@ -28,7 +28,7 @@ class StandardisedConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) to (B, out, H / stride, W / stride)."""
         filters = self.weight.flatten(1)
-        standard = F.layer_norm(filters, filters.shape[1:], eps=1e-5).view_as(self.weight)
+        standard = F.layer_norm(filters, [filters.shape[1]], eps=1e-5).view_as(self.weight)
         return F.conv2d(x, standard, None, self.stride, self.padding)
 
 
@@ -104,7 +104,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(B, in, H, W) and (B, skip, 2H, 2W) to (B, out, 2H, 2W)."""
-        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
         return self.conv2(self.conv1(x if skip is None else torch.cat([x, skip], dim=1)))
 
 
@@ -206,10 +206,11 @@ class TransUNet(PublishedNetwork):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, in_channels, *img_size) to logits (B, out_channels, *img_size)."""
-        if image.ndim != 4 or image.shape[1:] != (self.in_channels, *self.img_size):
+        expected = [self.in_channels, self.img_size[0], self.img_size[1]]
+        if image.ndim != 4 or list(image.shape[1:]) != expected:
             raise ValueError(
-                f"this TransUNet needs an image (B, {self.in_channels}, {self.img_size[0]}, "
-                f"{self.img_size[1]}), not {tuple(image.shape)}: resize it or build with its img_size"
+                f"this TransUNet needs an image (B, C, H, W) with {expected} behind the batch, "
+                f"not {list(image.shape)}: resize it or build with its img_size"
             )
         x = image.expand(-1, 3, -1, -1) if self.in_channels == 1 else image
         maps: list[Tensor] = []

@@ -39,6 +39,10 @@ class DetailReadout(nn.Module):
 
     def forward(self, context: Tensor, stem: Tensor) -> Tensor:
         """Two maps (B, C, D/2, H/2, W/2) to logits (B, out, D, H, W)."""
+        return self.read_out(context, stem)
+
+    def read_out(self, context: Tensor, stem: Tensor) -> Tensor:
+        """What `forward` gives, also for subclasses: TorchScript knows no ``super()``."""
         return unfold(self.readout(self.refine(torch.cat([context, stem], dim=1))))
 
 
