@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,22 +16,27 @@ from medvit.networks.published import PublishedNetwork, StateDict, rename
 
 # Tokens are channels-last throughout, (B, D, H, W, C).
 
+if TYPE_CHECKING:
+    Logits = Tensor | list[Tensor]
+else:  # a network in TorchScript gives full size only
+    Logits = Tensor
+
 # Tokens that the head takes at a time on a CPU.
 _CACHED_TOKENS = 512
 
 
-def _pad_end(x: Tensor, size: Sequence[int]) -> Tensor:
+def _pad_end(x: Tensor, size: list[int]) -> Tensor:
     """Tokens (B, D, H, W, C) with zeros at the end of the axes up to `size`."""
-    d, h, w = (target - n for target, n in zip(size, x.shape[1:4], strict=True))
-    return F.pad(x, (0, 0, 0, w, 0, h, 0, d)) if d or h or w else x
+    d, h, w = size[0] - x.shape[1], size[1] - x.shape[2], size[2] - x.shape[3]
+    return F.pad(x, [0, 0, 0, w, 0, h, 0, d]) if d + h + w > 0 else x
 
 
-def _crop(x: Tensor, size: Sequence[int]) -> Tensor:
+def _crop(x: Tensor, size: list[int]) -> Tensor:
     d, h, w = size
     return x[:, :d, :h, :w]
 
 
-def _shuffle(x: Tensor, factors: Sequence[int]) -> Tensor:
+def _shuffle(x: Tensor, factors: list[int]) -> Tensor:
     """(B, D, H, W, f0*f1*f2*C) to (B, D*f0, H*f1, W*f2, C)."""
     b, d, h, w, _ = x.shape
     f, g, k = factors
@@ -70,7 +75,7 @@ class GroupAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"num_heads ({num_heads}) must divide the channels of its stage ({dim})")
         self.num_heads, self.dilated = num_heads, dilated
-        self.group_size = tuple(group_size)
+        self.group_size = list(group_size)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -78,40 +83,40 @@ class GroupAttention(nn.Module):
         """(B, D, H, W, C) to the same shape."""
         grid = [int(n) for n in x.shape[1:4]]
         counts, members = self.partition(grid)
-        size = [c * m for c, m in zip(counts, members, strict=True)]
+        size = [counts[i] * members[i] for i in range(3)]
         # A linear layer acts on each token alone, so only real tokens are projected and then grouped.
-        query, key, value = self._group(_pad_end(self.qkv(x), size), counts, members, 3)
-        mask = None
+        query, key, value = self._group(_pad_end(self.qkv(x), size), counts, members, 3).unbind(0)
+        mask: Tensor | None = None
         if size != grid:
             real = _pad_end(torch.ones_like(x[..., : self.num_heads], dtype=torch.bool), size)
             mask = self._group(real, counts, members, 1)[0, :, :1].transpose(-1, -2)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(_crop(self._ungroup(attended, counts, members), grid))
 
-    def partition(self, grid: Sequence[int]) -> tuple[list[int], list[int]]:
+    def partition(self, grid: list[int]) -> tuple[list[int], list[int]]:
         """Groups an axis and tokens of a group an axis; their products reach or pass the grid."""
         if grid[1] < self.group_size[1]:  # as the authors' class, which looks at H alone
-            return [1, 1, 1], list(grid)
+            return [1, 1, 1], grid
         if self.dilated:
-            counts = [max(1, n // g) for n, g in zip(grid, self.group_size, strict=True)]
-            return counts, [-(-n // c) for n, c in zip(grid, counts, strict=True)]
-        members = [min(n, g) for n, g in zip(grid, self.group_size, strict=True)]
-        return [-(-n // m) for n, m in zip(grid, members, strict=True)], members
+            counts = [max(1, grid[i] // self.group_size[i]) for i in range(3)]
+            return counts, [-(-grid[i] // counts[i]) for i in range(3)]
+        members = [min(grid[i], self.group_size[i]) for i in range(3)]
+        return [-(-grid[i] // members[i]) for i in range(3)], members
 
-    def _group(self, x: Tensor, counts: Sequence[int], members: Sequence[int], parts: int) -> Tensor:
+    def _group(self, x: Tensor, counts: list[int], members: list[int], parts: int) -> Tensor:
         """Tokens (B, D, H, W, parts*heads*c) to (parts, B*groups, heads, tokens of a group, c)."""
-        outer, inner = (members, counts) if self.dilated else (counts, members)
-        sizes = [n for pair in zip(outer, inner, strict=True) for n in pair]
-        x = x.reshape(-1, *sizes, parts, self.num_heads, x.shape[-1] // parts // self.num_heads)
-        order = (7, 0, 2, 4, 6, 8, 1, 3, 5, 9) if self.dilated else (7, 0, 1, 3, 5, 8, 2, 4, 6, 9)
+        a, b = (members, counts) if self.dilated else (counts, members)
+        heads, dim = self.num_heads, x.shape[-1] // parts // self.num_heads
+        x = x.reshape(-1, a[0], b[0], a[1], b[1], a[2], b[2], parts, heads, dim)
+        order = [7, 0, 2, 4, 6, 8, 1, 3, 5, 9] if self.dilated else [7, 0, 1, 3, 5, 8, 2, 4, 6, 9]
         tokens = members[0] * members[1] * members[2]
         return x.permute(order).reshape(parts, -1, self.num_heads, tokens, x.shape[-1])
 
-    def _ungroup(self, x: Tensor, counts: Sequence[int], members: Sequence[int]) -> Tensor:
+    def _ungroup(self, x: Tensor, counts: list[int], members: list[int]) -> Tensor:
         """(B*groups, heads, tokens of a group, c) to tokens (B, D, H, W, heads*c), padding included."""
         c, m = counts, members
-        x = x.reshape(-1, *c, self.num_heads, *m, x.shape[-1])
-        order = (0, 5, 1, 6, 2, 7, 3, 4, 8) if self.dilated else (0, 1, 5, 2, 6, 3, 7, 4, 8)
+        x = x.reshape(-1, c[0], c[1], c[2], self.num_heads, m[0], m[1], m[2], x.shape[-1])
+        order = [0, 5, 1, 6, 2, 7, 3, 4, 8] if self.dilated else [0, 1, 5, 2, 6, 3, 7, 4, 8]
         return x.permute(order).reshape(-1, c[0] * m[0], c[1] * m[1], c[2] * m[2], self.proj.in_features)
 
 
@@ -157,7 +162,10 @@ class Stage(nn.Module):
         """(B, D, H, W, C) to the same shape."""
         x = self.position(x)
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.use_checkpoint else block(x)
+            if not torch.jit.is_scripting() and self.use_checkpoint:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
         return x
 
 
@@ -172,8 +180,12 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in, D, H, W) to tokens (B, D', H', W', dim)."""
-        d, h, w = (-int(n) % p for n, p in zip(image.shape[2:], self.patch_size, strict=True))
-        x = F.pad(image, (0, w, 0, h, 0, d)) if d or h or w else image
+        d, h, w = (
+            -int(image.shape[2]) % self.patch_size[0],
+            -int(image.shape[3]) % self.patch_size[1],
+            -int(image.shape[4]) % self.patch_size[2],
+        )
+        x = F.pad(image, [0, w, 0, h, 0, d]) if d + h + w > 0 else image
         return self.norm(self.proj(x).permute(0, 2, 3, 4, 1))
 
 
@@ -203,7 +215,7 @@ class Expand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, H, W, C) to (B, 2D, 2H, 2W, C/2)."""
-        return self.norm(_shuffle(self.expand(x), (2, 2, 2)))
+        return self.norm(_shuffle(self.expand(x), [2, 2, 2]))
 
 
 class Head(nn.Module):
@@ -216,7 +228,7 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, out_channels: int, patch_size: Sequence[int]) -> None:
         super().__init__()
-        self.patch_size = tuple(patch_size)
+        self.patch_size = list(patch_size)
         self.voxels = self.patch_size[0] * self.patch_size[1] * self.patch_size[2]
         self.expand = nn.Linear(dim, self.voxels * dim, bias=False)
         self.norm = nn.LayerNorm(dim)
@@ -226,13 +238,15 @@ class Head(nn.Module):
         """Tokens (B, D, H, W, C) to logits (B, out, D*pd, H*ph, W*pw)."""
         tokens = x.flatten(1, 3)
         # A CPU holds the voxels of some tokens in its cache, those of all of them in memory.
-        parts = (tokens,) if on_device(x) else tokens.split(_CACHED_TOKENS, dim=1)
+        parts = [tokens]
+        if not torch.jit.is_scripting():
+            parts = [tokens] if on_device(x) else list(tokens.split(_CACHED_TOKENS, dim=1))
         logits = torch.cat([self._voxel_logits(part) for part in parts], dim=1)
         return _shuffle(logits.unflatten(1, x.shape[1:4]), self.patch_size).permute(0, 4, 1, 2, 3)
 
     def _voxel_logits(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C) to the logits of their voxels (B, N, voxels*out)."""
-        voxels = self.expand(tokens).unflatten(-1, (self.voxels, -1))
+        voxels = self.expand(tokens).unflatten(-1, [self.voxels, -1])
         return self.readout(self.norm(voxels)).flatten(-2)
 
 
@@ -340,10 +354,11 @@ class DFormer(PublishedNetwork):
         if init == "trunc_normal":
             self.apply(_truncated_normal)
 
-    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+    def forward(self, image: Tensor) -> Logits:
         """Image (B, in_channels, D, H, W) to logits; a list of them in deeply supervised training."""
-        if self.training and self.deep_supervision:
-            return self.levels(image)
+        if not torch.jit.is_scripting():
+            if self.training and self.deep_supervision:
+                return self.levels(image)
         return self.levels(image, 1)[0]
 
     def levels(self, image: Tensor, count: int | None = None) -> list[Tensor]:
@@ -357,32 +372,39 @@ class DFormer(PublishedNetwork):
         count = len(self.heads) if count is None else count
         if not 1 <= count <= len(self.heads):
             raise ValueError(f"this DFormer has {len(self.heads)} output level(s), not {count}")
+        if not torch.jit.is_scripting():
+            self._check(image)
+        size = [int(n) for n in image.shape[2:]]
+        features = self._features(image)
+        logits: list[Tensor] = []
+        for level, head in enumerate(self.heads):
+            if level < count:
+                logits.append(_crop_logits(head(features[level]), size))
+            size = [(n + 1) // 2 for n in size]
+        return logits
+
+    def _check(self, image: Tensor) -> None:
         if image.ndim != 5 or image.shape[1] != self.in_channels or 0 in image.shape:
             raise ValueError(
                 f"DFormer needs an image (B, {self.in_channels}, D, H, W), not {tuple(image.shape)}"
             )
-        size = [int(n) for n in image.shape[2:]]
-        features = self._features(image)
-        return [
-            _crop_logits(head(x), [-(-n // 2**level) for n in size])
-            for level, (head, x) in enumerate(zip(self.heads, features[:count], strict=False))
-        ]
 
     def _features(self, image: Tensor) -> list[Tensor]:
         """Tokens from which the heads read, finest first."""
         x = self.patch_embed(image)
-        skips = []
-        for stage, merge in zip(self.encoder, [*self.merges, None], strict=True):
+        skips: list[Tensor] = []
+        # TorchScript takes numbers of modules as literals only, and no `strict`.
+        for stage, merge in zip(self.encoder, self.merges):  # noqa: B905
             skips.append(x)
-            x = stage(x)
-            x = x if merge is None else merge(x)
-        x = self.bottom_norm(x)
-        features = []
-        for level in (2, 1, 0):
-            x = _crop(self.expands[level](x), skips[level].shape[1:4])
-            features.append(x)
-            x = self.decoder[level](self.joins[level](torch.cat([x, skips[level]], dim=-1)))
-        return [self.top_norm(x), features[1], features[0]]
+            x = merge(stage(x))
+        x = self.bottom_norm(self.encoder[3](x))
+        quarter = _crop(self.expands[2](x), list(skips[2].shape[1:4]))
+        x = self.decoder[2](self.joins[2](torch.cat([quarter, skips[2]], dim=-1)))
+        half = _crop(self.expands[1](x), list(skips[1].shape[1:4]))
+        x = self.decoder[1](self.joins[1](torch.cat([half, skips[1]], dim=-1)))
+        full = _crop(self.expands[0](x), list(skips[0].shape[1:4]))
+        x = self.decoder[0](self.joins[0](torch.cat([full, skips[0]], dim=-1)))
+        return [self.top_norm(x), half, quarter]
 
     def _own_entries(self, published: StateDict) -> StateDict:
         return rename_published(published)
@@ -392,7 +414,7 @@ class DFormer(PublishedNetwork):
         return () if self.deep_supervision else tuple(name for name in published if lower.match(name))
 
 
-def _crop_logits(x: Tensor, size: Sequence[int]) -> Tensor:
+def _crop_logits(x: Tensor, size: list[int]) -> Tensor:
     d, h, w = size
     return x[:, :, :d, :h, :w]
 

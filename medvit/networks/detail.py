@@ -40,7 +40,7 @@ class DetailSegmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, in_channels, D, H, W), edges even, to logits (B, out_channels, D, H, W)."""
-        if image.ndim != 5 or any(n % 2 for n in image.shape[2:]):
-            raise ValueError(f"needs an image (B, C, D, H, W) with even edges, not {tuple(image.shape)}")
+        if image.ndim != 5 or any([n % 2 > 0 for n in image.shape[2:]]):  # noqa: C419
+            raise ValueError(f"needs an image (B, C, D, H, W) with even edges, not {list(image.shape)}")
         stem = self.stem(image)
         return self.head(self.network(stem), stem)

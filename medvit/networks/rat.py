@@ -112,6 +112,7 @@ class RegionAttention(nn.Module):
         if not torch.jit.is_scripting():
             if not isinstance(regions, Tensor):
                 return self.proj(self._region_by_region(qkv.flatten(0, 2), regions).reshape(x.shape))
+        assert isinstance(regions, Tensor)
         allowed = regions[:, None, :, None] == regions[:, None, None, :]
         return self.proj(self._attend(qkv.flatten(1, 2), allowed).reshape(x.shape))
 

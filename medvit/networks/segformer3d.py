@@ -174,7 +174,7 @@ class Fusion(nn.Module):
         """Levels (B, D_i, H_i, W_i, C_i), finest first, to (B, width, D_1, H_1, W_1)."""
         # The kernel's columns stand coarsest level first, as published.
         kernels = self.mix.weight.flatten(1).chunk(len(levels), dim=1)[::-1]
-        size: list[int] = levels[0].shape[1:4]
+        size = list(levels[0].shape[1:4])
         fused = torch.zeros(())
         # Module lists of one length, which TorchScript walks through without `strict`.
         for i, (project, norm) in enumerate(zip(self.project, self.project_norm)):  # noqa: B905
@@ -230,7 +230,7 @@ class DetailHead(DetailReadout):
 
     def forward(self, levels: list[Tensor], stem: Tensor) -> Tensor:  # type: ignore[override]
         """Levels of the encoder and the stem's map (B, C, D/2, H/2, W/2) to logits (B, out, D, H, W)."""
-        return self.read_out(_upsample(self.fuse(levels), stem.shape[2:]), stem)
+        return self.read_out(_upsample(self.fuse(levels), list(stem.shape[2:])), stem)
 
 
 class SegFormer3D(PublishedNetwork):

@@ -206,12 +206,8 @@ class TransUNet(PublishedNetwork):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, in_channels, *img_size) to logits (B, out_channels, *img_size)."""
-        expected = [self.in_channels, self.img_size[0], self.img_size[1]]
-        if image.ndim != 4 or list(image.shape[1:]) != expected:
-            raise ValueError(
-                f"this TransUNet needs an image (B, C, H, W) with {expected} behind the batch, "
-                f"not {list(image.shape)}: resize it or build with its img_size"
-            )
+        if not torch.jit.is_scripting():
+            self._check(image)
         x = image.expand(-1, 3, -1, -1) if self.in_channels == 1 else image
         maps: list[Tensor] = []
         if self.resnet is not None:
@@ -222,6 +218,13 @@ class TransUNet(PublishedNetwork):
         for i, up in enumerate(self.ups):
             x = up(x, maps[i] if i < self.n_skip else None)
         return self.readout(x)
+
+    def _check(self, image: Tensor) -> None:
+        if image.ndim != 4 or image.shape[1:] != (self.in_channels, *self.img_size):
+            raise ValueError(
+                f"this TransUNet needs an image (B, {self.in_channels}, {self.img_size[0]}, "
+                f"{self.img_size[1]}), not {tuple(image.shape)}: resize it or build with its img_size"
+            )
 
     def _own_entries(self, published: StateDict) -> StateDict:
         return rename_published(published)
