@@ -1,18 +1,21 @@
-"""A bundle in forms that other software runs: ONNX, TorchScript, or a zip in the model zoo's layout."""
+"""A bundle in forms that other software runs: ONNX, TorchScript, or a zip of the bundle."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from medvit.bundles.find import Bundle
+from medvit.bundles.self_contained import self_contained_files
 from medvit.bundles.workflow import OpenBundle, open_bundle
+from medvit.bundles.write import write_files
 from medvit.errors import MedvitError, MissingExtraError
 from medvit.studies.files import atomic_path
 
-FORMATS = ("onnx", "torchscript", "zoo")
+FORMATS = ("onnx", "torchscript", "zoo", "bundle")
 OPSET = 18
 # Scratch that a zip of a bundle leaves out.
 _SCRATCH = ("eval", "runs", "__pycache__")
@@ -32,8 +35,9 @@ def export_bundle(bundle: Bundle, output: str | Path, form: str) -> Path:
     output
         Folder for the file, which is named after the bundle and its version.
     form
-        ``"onnx"`` (opset `OPSET`, input ``image``, output ``logits``), ``"torchscript"`` (traced), or
-        ``"zoo"`` (a zip that ``python -m monai.bundle`` takes; it needs medvit to run).
+        ``"onnx"`` (opset `OPSET`, input ``image``, output ``logits``), ``"torchscript"`` (scripted where the
+        metadata says so, else traced), ``"zoo"`` (a zip of a bundle under its name for the model zoo, which
+        MONAI runs without medvit), or ``"bundle"`` (a zip of the bundle as it is; it needs medvit to run).
 
     Returns
     -------
@@ -43,7 +47,7 @@ def export_bundle(bundle: Bundle, output: str | Path, form: str) -> Path:
     Raises
     ------
     MedvitError
-        If there is no such form.
+        If there is no such form, or the bundle cannot run without medvit.
     MissingExtraError
         If ONNX is not installed.
     """
@@ -52,11 +56,13 @@ def export_bundle(bundle: Bundle, output: str | Path, form: str) -> Path:
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{bundle.name}_v{bundle.version}"
-    if form == "zoo":
+    if form == "bundle":
         return _zip(bundle, folder / f"{name}.zip")
     opened = open_bundle(bundle, device="$torch.device('cpu')")
+    if form == "zoo":
+        return _self_contained(opened, folder / f"{bundle.zoo_name}_v{bundle.version}.zip")
     if form == "torchscript":
-        return _trace(opened, folder / f"{name}.ts")
+        return _torchscript(opened, folder / f"{name}.ts")
     return _onnx(opened, folder / f"{name}.onnx")
 
 
@@ -68,24 +74,50 @@ def window_shape(opened: OpenBundle) -> tuple[int, ...]:
 
 
 def _zip(bundle: Bundle, file: Path) -> Path:
+    def fill(folder: Path) -> None:
+        shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns(*_SCRATCH))
+
+    return _archive(file, bundle.name, fill)
+
+
+def _self_contained(opened: OpenBundle, file: Path) -> Path:
+    files = self_contained_files(opened)
+
+    def fill(folder: Path) -> None:
+        write_files(folder, files)
+        (folder / "models").mkdir()
+        shutil.copy(opened.bundle.weights, folder / "models" / "model.pt")
+        _torchscript(opened, folder / "models" / "model.ts")
+
+    return _archive(file, opened.bundle.zoo_name, fill)
+
+
+def _archive(file: Path, name: str, fill: Callable[[Path], object]) -> Path:
+    """A zip of the folder `name` that `fill` makes, whole or not at all."""
     partial = file.with_name(f".partial-{file.stem}")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        shutil.copytree(bundle.path, partial / bundle.name, ignore=shutil.ignore_patterns(*_SCRATCH))
-        made = shutil.make_archive(str(partial / file.stem), "zip", partial, bundle.name)
+        partial.mkdir()
+        fill(partial / name)
+        made = shutil.make_archive(str(partial / file.stem), "zip", partial, name)
         Path(made).replace(file)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return file
 
 
-def _trace(opened: OpenBundle, file: Path) -> Path:
+def _torchscript(opened: OpenBundle, file: Path) -> Path:
     import torch
 
-    example = torch.rand(window_shape(opened))
+    network = opened.part("network").eval()
     with torch.no_grad(), warnings.catch_warnings():
-        # Tracing warns of every shape that it fixes, which is what a window of one shape is for.
+        # TorchScript is deprecated, and tracing warns of every shape that it fixes, which is what a window of
+        # one shape is for.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(opened.part("network"), example, check_trace=False)
+        if opened.bundle.facts.get("exports", {}).get("torchscript") == "script":
+            traced = torch.jit.script(network)
+        else:
+            traced = torch.jit.trace(network, torch.rand(window_shape(opened)), check_trace=False)
     with atomic_path(file) as partial:
         extra = {"metadata.json": json.dumps(opened.bundle.metadata)}
         torch.jit.save(traced, str(partial), _extra_files=extra)

@@ -32,6 +32,11 @@ class Bundle:
         """Name of the folder, by which a bundle is called."""
         return self.path.name
 
+    @property
+    def zoo_name(self) -> str:
+        """Its name in the style of MONAI's model zoo: anatomy, modality, network, task."""
+        return self.facts.get("zoo_name", self.name)
+
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """Content of ``configs/metadata.json``."""
@@ -80,6 +85,7 @@ class Bundle:
         weights = f"{self.weights.stat().st_size / 1e6:.1f} MB" if self.weights.is_file() else "missing"
         return {
             "version": self.version,
+            "zoo name": self.zoo_name,
             "task": self.metadata["task"],
             "modality": ", ".join(self.facts.get("modality", ())),
             "quality": self.facts.get("quality", "not measured"),
@@ -113,12 +119,12 @@ def installed_bundles() -> list[Bundle]:
 
 def is_bundle(name: str) -> bool:
     """Whether a bundle is installed under `name`, or `name` is the folder of one."""
-    installed = any(bundle.name == name for bundle in installed_bundles())
+    installed = any(name in (bundle.name, bundle.zoo_name) for bundle in installed_bundles())
     return installed or (Path(name).expanduser() / "configs" / "metadata.json").is_file()
 
 
 def find_bundle(name: str, *, trust: bool = False) -> Bundle:
-    """An installed bundle by name, or, when it is trusted, any bundle folder by path.
+    """An installed bundle by its name or its name in the model zoo's style, or, when it is trusted, any bundle folder by path.
 
     The configuration of a bundle is code that runs with the rights of who runs it. So a folder that did not
     come with medvit is only taken when the caller says that it is trusted.
@@ -131,6 +137,9 @@ def find_bundle(name: str, *, trust: bool = False) -> Bundle:
     at_hand = {bundle.name: bundle for bundle in installed_bundles()}
     if name in at_hand:
         return at_hand[name]
+    for bundle in at_hand.values():
+        if name == bundle.zoo_name:
+            return bundle
     folder = Path(name).expanduser()
     if not (folder / "configs" / "metadata.json").is_file():
         raise MedvitError(

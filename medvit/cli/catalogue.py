@@ -109,11 +109,12 @@ def export(
     bundle: BundleName,
     output: Output,
     form: Annotated[
-        str, typer.Option("--format", help="onnx, torchscript, or zoo (a zip of the bundle).")
+        str,
+        typer.Option("--format", help="onnx, torchscript, zoo (a zip that runs without medvit), or bundle."),
     ] = "onnx",
     trust: Trust = False,
 ) -> Answer:
-    """Write the network of a bundle as ONNX or TorchScript, or the bundle as a zip for the model zoo."""
+    """Write the network of a bundle as ONNX or TorchScript, or the bundle as a zip, for the model zoo."""
     from medvit.bundles import export_bundle, find_bundle
 
     file = export_bundle(find_bundle(bundle, trust=trust), output, form)
