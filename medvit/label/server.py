@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from medvit.errors import MedvitError
 from medvit.label import compat, logs
 from medvit.label.errors import not_found
 from medvit.label.launch import LOOPBACK
+from medvit.studies.scratch import lasting_scratch_folder
 
 _APP_DIR = Path(__file__).parent / "app"
 
@@ -34,6 +36,8 @@ def main() -> int:
     logging.getLogger("medvit").setLevel(logging.INFO)
     # It tells of its timers, and sets its own level.
     logging.getLogger("timeloop").addFilter(lambda _: False)
+    # All temporary files go there, MONAI Label's own too; a killed server's are removed at the next start.
+    tempfile.tempdir = os.environ["TMPDIR"] = str(lasting_scratch_folder())
     workspace = arguments.workspace.resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     configure(arguments, workspace)
