@@ -124,7 +124,7 @@ def is_bundle(name: str) -> bool:
 
 
 def find_bundle(name: str, *, trust: bool = False) -> Bundle:
-    """An installed bundle by its name or its name in the model zoo's style, or, when it is trusted, any bundle folder by path.
+    """An installed bundle by name, also in the model zoo's style, or any bundle folder that is trusted.
 
     The configuration of a bundle is code that runs with the rights of who runs it. So a folder that did not
     come with medvit is only taken when the caller says that it is trusted.

@@ -1,4 +1,4 @@
-"""A bundle for MONAI's model zoo that runs without medvit: its network in TorchScript, the rest MONAI's own."""
+"""A bundle for MONAI's model zoo that runs without medvit: a network in TorchScript, the rest MONAI's."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _INFERERS: dict[str, dict[str, Any]] = {
 _ORIENTATION = [["L", "R"], ["P", "A"], ["I", "S"]]
 
 NOTE = """## Without medvit
-This is `{name}` of medvit for MONAI alone: network in TorchScript, preprocessing, windows and output MONAI's own.
-`python -m monai.bundle run --config_file configs/inference.json --dataset_dir FOLDER --output_dir OUT` segments each
-`*.nii.gz` of a folder. It leaves out what MONAI has no transform for: the averaging before an image is made coarser,
-the clean-up of specks, the check whether a study is what the bundle is for, measurements and report. The figures below
-were measured with medvit.
+This is `{name}` of medvit for MONAI alone: the network in TorchScript, everything else MONAI's own.
+`python -m monai.bundle run --config_file configs/inference.json --dataset_dir FOLDER --output_dir OUT`
+segments each `*.nii.gz` of a folder. It leaves out what MONAI has no transform for: the averaging before an
+image is made coarser, the clean-up of specks, the check whether a study is what the bundle is for,
+measurements and report. The figures below were measured with medvit.
 """
 
 

@@ -356,9 +356,8 @@ class DFormer(PublishedNetwork):
 
     def forward(self, image: Tensor) -> Logits:
         """Image (B, in_channels, D, H, W) to logits; a list of them in deeply supervised training."""
-        if not torch.jit.is_scripting():
-            if self.training and self.deep_supervision:
-                return self.levels(image)
+        if not torch.jit.is_scripting() and self.training and self.deep_supervision:
+            return self.levels(image)
         return self.levels(image, 1)[0]
 
     def levels(self, image: Tensor, count: int | None = None) -> list[Tensor]:

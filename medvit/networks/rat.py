@@ -109,9 +109,8 @@ class RegionAttention(nn.Module):
         not depend on the labels, as an exported one must not.
         """
         qkv = self.qkv(x)
-        if not torch.jit.is_scripting():
-            if not isinstance(regions, Tensor):
-                return self.proj(self._region_by_region(qkv.flatten(0, 2), regions).reshape(x.shape))
+        if not torch.jit.is_scripting() and not isinstance(regions, Tensor):
+            return self.proj(self._region_by_region(qkv.flatten(0, 2), regions).reshape(x.shape))
         assert isinstance(regions, Tensor)
         allowed = regions[:, None, :, None] == regions[:, None, None, :]
         return self.proj(self._attend(qkv.flatten(1, 2), allowed).reshape(x.shape))
@@ -280,8 +279,8 @@ class RAT(PublishedNetwork):
     continued at the edge and cropped. The map is sampled at the top-left pixel of each token, as theirs.
     Layer scales start at zero, as theirs: an untrained RAT does not see its map.
 
-    Export: the groups of a region map are data, so a scripted, traced or exported graph computes the dense masked
-    form, which is the same function for any map, at the published cost.
+    Export: the groups of a region map are data, so a scripted, traced or exported graph computes the dense
+    masked form, which is the same function for any map, at the published cost.
 
     No weights are published. `load_published` reads the layout of the authors' class.
 
@@ -352,7 +351,9 @@ class RAT(PublishedNetwork):
             self._check(image, regions)
         regions = (regions[:, 0] if regions.ndim == 4 else regions).long()
         if self.upscale != 1:
-            image = F.interpolate(image, scale_factor=float(self.upscale), mode="bilinear", align_corners=False)
+            image = F.interpolate(
+                image, scale_factor=float(self.upscale), mode="bilinear", align_corners=False
+            )
         height, width = int(image.shape[2]), int(image.shape[3])
         edge = self.stride * self.window_size
         padded, regions = _continue(image, edge), _continue(regions, edge)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from medvit.bundles import Bundle, export_bundle, find_bundle, open_bundle
+from medvit.bundles import Bundle, export_bundle, find_bundle, installed_bundles, open_bundle, segment
 from medvit.bundles.export import OPSET
 from medvit.errors import MedvitError
 from medvit.networks import LateralSegmenter
@@ -70,12 +73,68 @@ def test_torchscript_gives_the_same_labels(tmp_path: Path) -> None:
 
 
 def test_a_zip_holds_the_bundle_under_its_name(tmp_path: Path) -> None:
-    file = export_bundle(BRAIN, tmp_path, "zoo")
+    file = export_bundle(BRAIN, tmp_path, "bundle")
     names = zipfile.ZipFile(file).namelist()
     assert {"segformer3d_brain/configs/train.json", "segformer3d_brain/models/model.pt"} <= {*names}
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
-    with pytest.raises(MedvitError, match="choose onnx, torchscript, zoo"):
+    with pytest.raises(MedvitError, match="choose onnx, torchscript, zoo, bundle"):
         export_bundle(BRAIN, tmp_path, "tflite")
+
+
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "medvit":
+            raise ImportError("medvit is blocked")
+
+sys.meta_path.insert(0, Blocked())
+from monai.bundle import run, verify_net_in_out
+from pathlib import Path
+
+root = Path(sys.argv[1])
+given = {"config_file": str(root / "configs" / "inference.json"), "bundle_root": str(root)}
+run(**given, dataset_dir=sys.argv[2], output_dir=sys.argv[3], logging_file=False)
+verify_net_in_out("network_def", meta_file=str(root / "configs" / "metadata.json"), device="cpu", **given)
+"""
+
+
+def test_monai_alone_gives_the_same_labels(tmp_path: Path) -> None:
+    bundle = small_copy(tmp_path / "small")
+    (bundle.path / "docs").mkdir()
+    (bundle.path / "docs" / "README.md").write_text("# A card\n\n## Data\n")
+    file = export_bundle(bundle, tmp_path / "out", "zoo")
+    assert [p.name for p in file.parent.iterdir()] == [f"{BRAIN.zoo_name}_v{BRAIN.version}.zip"]
+    zipfile.ZipFile(file).extractall(tmp_path / "out")
+    root = tmp_path / "out" / BRAIN.zoo_name
+    assert (root / "docs" / "README.md").read_text().startswith("# A card\n\n## Without medvit\n")
+    (tmp_path / "in").mkdir()
+    # Turned and shifted, at the spacing of the bundle, so that no averaging tells the two apart.
+    affine = np.array([[0, 1.0, 0, -20], [-1, 0, 0, 30], [0, 0, 1, 5], [0, 0, 0, 1]])
+    noise = np.random.default_rng(0).uniform(0, 90, (40, 36, 44)).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, affine), tmp_path / "in" / "scan.nii.gz")
+    arguments = [str(root), str(tmp_path / "in"), str(tmp_path / "result")]
+    done = subprocess.run([sys.executable, "-c", BLOCKED, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = nib.load(tmp_path / "result" / "scan" / "scan_seg.nii.gz")
+    np.testing.assert_allclose(made.affine, affine, atol=1e-5)
+    opened = open_bundle(bundle, device="cpu", postprocessing={"_target_": "Compose", "transforms": []})
+    expected = segment(opened, tmp_path / "in" / "scan.nii.gz").voxels
+    assert len(np.unique(expected)) > 3
+    assert (np.asarray(made.dataobj) == expected).mean() > 0.999
+
+
+def test_what_needs_medvit_is_refused_for_the_zoo(tmp_path: Path) -> None:
+    for name in ("segformer3d_hippocampus", "rat_ct_denoise"):
+        with pytest.raises(MedvitError, match=f"{name} cannot be put in MONAI's terms.*--format bundle"):
+            export_bundle(find_bundle(name), tmp_path, "zoo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_found_by_its_name_in_the_zoos_style() -> None:
+    assert find_bundle("brain_mri_segformer3d_segmentation") == BRAIN
+    assert len({bundle.zoo_name for bundle in installed_bundles()}) == len(installed_bundles())
 
 
 def test_sides_far_from_zero_stay_finite() -> None:
