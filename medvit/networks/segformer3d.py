@@ -111,10 +111,10 @@ class ConvFeedForward(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         # On a CPU, torch 2.13's bfloat16 weight gradient of a depthwise convolution is occasionally wrong
         # on small grids; in float32 it is right, and no slower.
-        low = x.device.type == "cpu" and x.dtype != torch.float32
-        if not torch.jit.is_scripting() and low and torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                return self.depthwise(x.float())
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out such a block, not a condition)
+            if x.device.type == "cpu" and x.dtype != torch.float32 and torch.is_autocast_enabled("cpu"):
+                with torch.autocast("cpu", enabled=False):
+                    return self.depthwise(x.float())
         return self.depthwise(x)
 
 
