@@ -22,6 +22,8 @@ from medvit.transforms.region_channel import add_region_channel
 
 # A clean slice must be free of these, because a network would learn to leave them.
 FAULTS = ("noise", "thick_slices", "crop", "wrap", "ringing", "motion", "zero", "deface", "shading")
+# In slices with air, some pixels are 0 as well.
+_MASKED_SHARE = 0.05
 
 Source = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
@@ -74,8 +76,13 @@ class LowDoseSlices:
 class NoisyMRSlices:
     """Axial slices of generated heads in any contrast, and what a noisier scan shows of them.
 
-    The magnitude of a complex signal with normal noise in both parts is Rician; half of the slices have
-    noise that varies smoothly, as parallel imaging leaves it.
+    The magnitude of a complex signal with normal noise in both parts is Rician. Half of the slices have noise
+    that varies smoothly, as parallel imaging leaves it, half have noise with a grain, as interpolation of
+    k-space leaves it, and in some everything outside of the head is exactly 0, as after masking.
+
+    The target is the magnitude to be expected of a scan with a share of the noise. So air stays a little
+    above 0, as in any magnitude image, and a network does not learn values around 0 for it, half of which
+    would be negative.
 
     Parameters
     ----------
@@ -87,6 +94,10 @@ class NoisyMRSlices:
         Edges of a pixel in mm to choose from.
     noise
         Range of the noise's standard deviation, as a share of the brightest tissue.
+    remaining
+        Share of the noise to which the target's floor belongs.
+    masked
+        Share of the slices with air of no signal at all whose air has no noise either.
 
     References
     ----------
@@ -98,16 +109,20 @@ class NoisyMRSlices:
         label_maps: Sequence[str | Path],
         size: int = 112,
         spacings: Sequence[float] = (0.8, 1.0, 1.5, 2.0),
-        noise: tuple[float, float] = (0.01, 0.15),
+        noise: tuple[float, float] = (0.004, 0.15),
+        remaining: float = 0.1,
+        masked: float = 0.5,
     ) -> None:
         anatomy = brain_anatomy()
         settings = SynthesisSettings((size, size, 1), texture=0.015, translation=40.0).without(*FAULTS)
+        # Without a signal in part of the slices' air: masks hide it, or there was none.
+        settings = replace(settings, zero=0.5)
         self.synthesizers = [Synthesizer(anatomy, replace(settings, spacing=s)) for s in spacings]
         self.heads = [read_head_map(path, anatomy) for path in label_maps]
-        self.noise = noise
+        self.noise, self.remaining, self.masked = noise, remaining, masked
 
     def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A slice with and without noise, (size, size) each; the brightest tissue is about 1."""
+        """A slice with and almost without noise, (size, size) each; the brightest tissue is about 1."""
         head, synthesizer = (choose(options, generator) for options in (self.heads, self.synthesizers))
         clean = synthesizer(head, generator)[0][0, :, :, 0]
         deviation = torch.full_like(clean, log_uniform(self.noise, generator))
@@ -115,8 +130,37 @@ class NoisyMRSlices:
             knots = torch.randn((1, 1, 4, 4), generator=generator)
             size = [int(n) for n in clean.shape]
             deviation *= (0.4 * F.interpolate(knots, size, mode="bicubic", align_corners=True)[0, 0]).exp()
-        parts = deviation * torch.randn((2, *clean.shape), generator=generator)
-        return torch.hypot(clean + parts[0], parts[1]), clean
+        parts = torch.randn((2, *clean.shape), generator=generator)
+        if torch.rand(1, generator=generator) < 0.5:
+            parts = _grainy(parts, generator)
+        parts = deviation * parts
+        noisy = torch.hypot(clean + parts[0], parts[1])
+        target = rician_mean(clean, self.remaining * deviation)
+        empty = clean == 0
+        if torch.rand(1, generator=generator) < self.masked and empty.float().mean() > _MASKED_SHARE:
+            noisy, target = noisy.masked_fill(empty, 0), target.masked_fill(empty, 0)
+        return noisy, target
+
+
+def rician_mean(signal: Tensor, deviation: Tensor) -> Tensor:
+    """Expected magnitude of a signal with normal noise of this standard deviation in both of its parts.
+
+    References
+    ----------
+    Gudbjartsson, Patz: The Rician distribution of noisy MRI data, Magnetic Resonance in Medicine 34, 1995.
+    """
+    power = (signal / deviation).square() / 4
+    bessel = (1 + 2 * power) * torch.special.i0e(power) + 2 * power * torch.special.i1e(power)
+    return deviation * math.sqrt(math.pi / 2) * bessel
+
+
+def _grainy(noise: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise (2, H, W) with a standard deviation of 1 and nothing beyond an ellipse of spatial frequencies."""
+    shares = 0.5 + 0.5 * torch.rand(2, generator=generator)
+    along = [2 * torch.fft.fftfreq(n) / share for n, share in zip(noise.shape[1:], shares, strict=True)]
+    kept = torch.hypot(along[0][:, None], along[1]) <= 1
+    smooth = torch.fft.ifft2(torch.fft.fft2(noise) * kept).real
+    return smooth / kept.float().mean().sqrt()
 
 
 class RestorationDataset(SeededDataset):
