@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "calibration": ["Reliability", "pooled", "reliability", "segmentation_reliability"],
         "centreline": ["centreline_dice"],
+        "difference": ["Difference", "assess_difference", "grid_pattern", "noise_power"],
         "lesions": ["LesionScores", "lesion_scores"],
         "overlap": ["VolumeError", "dice", "iou", "volume_error", "volume_ml"],
         "restoration": [

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "cohort": ["CohortRow", "cohort_page", "write_cohort_csv"],
+        "comparison": ["Restoration"],
         "html": ["write_html"],
         "image_quality": ["ImageQuality", "assess_image"],
         "language": ["Language", "load_language"],
@@ -14,7 +15,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "prior": ["Prior", "check_priors", "read_prior"],
         "quality": ["Flag", "Verdict", "check_quality", "traffic_light"],
         "report": [
-            "Restoration",
             "Stated",
             "StudyReport",
             "make_report",

@@ -7,7 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from medvit.metrics.difference import Difference
 from medvit.reports.display import NORMAL_AXIS, PLANES, Display, Plane, to_grey
+from medvit.reports.image_quality import ImageQuality
 from medvit.reports.orientation import to_display_order
 from medvit.reports.pictures import Picture, draw_slice
 from medvit.studies.study import Grid
@@ -16,6 +18,38 @@ Role = Literal["before", "after", "difference", "inconsistency"]
 
 # Where slices are cut, as shares of the volume from head to feet.
 _AXIAL = (0.3, 0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """Image quality before and after a restoration (denoising, super-resolution), and the image before.
+
+    Parameters
+    ----------
+    before, after
+        Image quality.
+    source
+        (X, Y, Z) image before, on the grid of the restored one.
+    inconsistency
+        Of an estimate on a finer grid and of `source`: the slices that each would give minus the measured
+        ones, as (X, Y, Z) maps. `None` where the grid is that of the study.
+    difference
+        What was taken out of the image, where the grid is that of the study.
+    """
+
+    before: ImageQuality
+    after: ImageQuality
+    source: np.ndarray
+    inconsistency: tuple[np.ndarray, np.ndarray] | None = None
+    difference: Difference | None = None
+
+    @property
+    def deviations(self) -> tuple[float, float] | None:
+        """Root of the mean squared inconsistency before and after, in the unit of the image."""
+        if self.inconsistency is None:
+            return None
+        after, before = (float(np.sqrt(np.mean(np.square(m)))) for m in self.inconsistency)
+        return before, after
 
 
 @dataclass(frozen=True)

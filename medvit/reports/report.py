@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from medvit.errors import MedvitError
+from medvit.metrics.difference import assess_difference
 from medvit.reports.brain import BrainTotals, brain_totals, pair_totals
-from medvit.reports.comparison import Comparison, compare
+from medvit.reports.comparison import Comparison, Restoration, compare
 from medvit.reports.display import Display, prepare
 from medvit.reports.earlier import EarlierLabels, NotAligned, place_earlier
 from medvit.reports.image_quality import ImageQuality, assess_image, foreground
@@ -58,35 +59,6 @@ def stated_of(age: float | None, sex: str | None, date: str | None) -> Stated:
     if date and day is None:
         raise MedvitError(f"{date!r} is not a date; write it as YYYY-MM-DD")
     return Stated(age, known[sex.upper()] if sex else None, day)
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """Image quality before and after a restoration (denoising, super-resolution), and the image before.
-
-    Parameters
-    ----------
-    before, after
-        Image quality.
-    source
-        (X, Y, Z) image before, on the grid of the restored one.
-    inconsistency
-        Of an estimate on a finer grid and of `source`: the slices that each would give minus the measured
-        ones, as (X, Y, Z) maps. `None` where the grid is that of the study.
-    """
-
-    before: ImageQuality
-    after: ImageQuality
-    source: np.ndarray
-    inconsistency: tuple[np.ndarray, np.ndarray] | None = None
-
-    @property
-    def deviations(self) -> tuple[float, float] | None:
-        """Root of the mean squared inconsistency before and after, in the unit of the image."""
-        if self.inconsistency is None:
-            return None
-        after, before = (float(np.sqrt(np.mean(np.square(m)))) for m in self.inconsistency)
-        return before, after
 
 
 @dataclass(frozen=True)
@@ -327,15 +299,17 @@ def make_report(
     measurements = measure(label_map, grid, table, image, modality=modality, confidence=confidence)
     measured = label_map if len(table) or image is None else foreground(image)
     quality = assess_image(image, measured, grid) if image is not None else None
-    flags = check_quality(
-        measurements, grid, quality, modality=modality, expected_modalities=expected_modalities, forced=forced
-    )
     restoration = None
     if restored_from is not None and quality is not None:
         if restored_from.shape != grid.shape:
             raise MedvitError(f"the image before has shape {restored_from.shape}, but its grid {grid.shape}")
         before = assess_image(restored_from, measured, grid)
-        restoration = Restoration(before, quality, restored_from, inconsistency)
+        taken = None if inconsistency else assess_difference(restored_from, image, measured > 0)
+        restoration = Restoration(before, quality, restored_from, inconsistency, taken)
+    flags = check_quality(
+        measurements, grid, quality, modality=modality, expected_modalities=expected_modalities,
+        forced=forced, difference=restoration and restoration.difference,
+    )  # fmt: skip
     report = StudyReport(
         study_id, facts, grid, image, label_map, table, measurements, flags, quality,
         restoration=restoration, **others,

@@ -77,6 +77,7 @@ def to_json(report: StudyReport, *, show_patient: bool = False) -> dict[str, Any
             "before": _quality(report.restoration.before),
             "after": _quality(report.restoration.after),
             "deviation_from_slices": report.restoration.deviations,
+            "difference": asdict(report.restoration.difference) if report.restoration.difference else None,
         }
         if report.restoration
         else None,

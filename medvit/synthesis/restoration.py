@@ -132,7 +132,7 @@ class NoisyMRSlices:
             deviation *= (0.4 * F.interpolate(knots, size, mode="bicubic", align_corners=True)[0, 0]).exp()
         parts = torch.randn((2, *clean.shape), generator=generator)
         if torch.rand(1, generator=generator) < 0.5:
-            parts = _grainy(parts, generator)
+            parts = grainy(parts, generator)
         parts = deviation * parts
         noisy = torch.hypot(clean + parts[0], parts[1])
         target = rician_mean(clean, self.remaining * deviation)
@@ -154,7 +154,7 @@ def rician_mean(signal: Tensor, deviation: Tensor) -> Tensor:
     return deviation * math.sqrt(math.pi / 2) * bessel
 
 
-def _grainy(noise: Tensor, generator: torch.Generator) -> Tensor:
+def grainy(noise: Tensor, generator: torch.Generator) -> Tensor:
     """Noise (2, H, W) with a standard deviation of 1 and nothing beyond an ellipse of spatial frequencies."""
     shares = 0.5 + 0.5 * torch.rand(2, generator=generator)
     along = [2 * torch.fft.fftfreq(n) / share for n, share in zip(noise.shape[1:], shares, strict=True)]

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "region_channel": ["RegionChanneld", "add_region_channel", "prepare_axial_slices"],
         "regions": ["RegionMapd"],
         "resample": ["LinearAxis", "ResampleImaged", "resample_image"],
-        "restoration": ["KeepOutsided", "ScaleToUnitd"],
+        "restoration": ["ClampRestoredd", "KeepOutsided", "ScaleToUnitd"],
         "sam_regions": ["SamRegions"],
         "through_plane": [
             "RefineSlicesd",

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -68,6 +69,46 @@ class KeepOutsided(MapTransform):
         for key in self.key_iterator(sample):
             kept = source.to(sample[key].device)
             sample[key] = torch.where(outside.to(sample[key].device), kept, sample[key])
+        return sample
+
+
+class ClampRestoredd(MapTransform):
+    """Keep a restored image within what an image of its kind can hold, whatever its network made of it.
+
+    Parameters
+    ----------
+    keys
+        Restored images (C, X, Y, Z), on the grid of the source.
+    limits
+        Lowest and highest possible intensity, such as 0 of a magnitude or -1024 HU of air.
+    within_source
+        Whether no voxel may be brighter than the brightest of its neighbourhood of 3 x 3 x 3 in the source:
+        what noise adds to the brightest voxel is more than what a restoration may.
+    source_key
+        Key of the source.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        limits: Sequence[float],
+        within_source: bool = False,
+        source_key: str = "source",
+    ) -> None:
+        super().__init__(keys)
+        self.limits, self.within_source = (float(limits[0]), float(limits[1])), within_source
+        self.source_key = source_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with clamped images."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            image = sample[key].clamp(*self.limits)
+            if self.within_source:
+                source = torch.as_tensor(sample[self.source_key]).to(image.device, torch.float32)
+                highest = F.max_pool3d(source[None], 3, stride=1, padding=1)[0]
+                image = torch.minimum(image, highest.to(image.dtype).clamp(min=self.limits[0]))
+            sample[key] = image
         return sample
 
 

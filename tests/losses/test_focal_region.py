@@ -36,6 +36,16 @@ def test_equals_the_authors_code(path: Path) -> None:
     )
 
 
+def test_block_means_tell_a_shift_from_noise() -> None:
+    target = torch.zeros(2, 1, 40, 40)
+    noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    shift = torch.full_like(target, float(noise.abs().mean()))
+    plain, blocks = CharbonnierLoss(0.0), CharbonnierLoss(0.0, blocks=(8, 16), block_weight=0.5)
+    assert plain(shift, target).item() == pytest.approx(plain(noise, target).item())
+    assert blocks(shift, target).item() == pytest.approx(2 * plain(shift, target).item())
+    assert blocks(noise, target) < 1.3 * plain(noise, target)
+
+
 def test_batch_mates_weigh_unless_told_otherwise() -> None:
     target, regions = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2, dtype=torch.long)
     output = torch.tensor([1.0, 4.0])[:, None, None, None].expand(2, 1, 2, 2)

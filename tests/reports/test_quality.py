@@ -7,8 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
-from medvit.reports import Verdict, assess_image, check_quality, load_language, make_report, measure, to_json
+from medvit.reports import (
+    Verdict,
+    assess_image,
+    check_quality,
+    load_language,
+    make_report,
+    make_restoration_report,
+    measure,
+    to_json,
+)
 from medvit.reports.quality import Flag, traffic_light
 from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head, ras_affine
@@ -227,3 +237,26 @@ def test_every_flag_has_words_in_every_language() -> None:
             seen, do = language.flag(flag, BRAIN.by_name)
             assert seen.endswith(".") and do.endswith(".")
             assert "{" not in seen + do
+
+
+def restored_flags(restore: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> dict[str, str]:
+    """Level of each finding after the restoration of a noisy head, from the noisy and the clean image."""
+    clean, _, grid = head()
+    clean = np.asarray(clean, np.float32)
+    noisy = np.abs(clean + np.random.default_rng(3).normal(0, 0.04 * clean.max(), clean.shape))
+    report = make_restoration_report("x", restore(noisy, clean), noisy, grid, facts={"modality": "MR"})
+    ours = {"structure_removed", "intensity_shift", "out_of_range"}
+    return {flag.code: flag.level for flag in report.flags if flag.code in ours}
+
+
+def test_a_restoration_that_takes_out_noise_alone_is_green() -> None:
+    assert restored_flags(lambda noisy, clean: clean) == {}
+    assert restored_flags(lambda noisy, clean: 0.5 * (clean + noisy)) == {}
+
+
+def test_a_restoration_that_harms_turns_the_light() -> None:
+    blurred = restored_flags(lambda noisy, clean: gaussian_filter(noisy, (1.5, 1.5, 0)))
+    assert blurred["structure_removed"] == "serious"
+    assert restored_flags(lambda noisy, clean: 0.85 * clean) == {"intensity_shift": "serious"}
+    darker = restored_flags(lambda noisy, clean: clean - 0.01 * clean.max())
+    assert list(darker) == ["out_of_range"]

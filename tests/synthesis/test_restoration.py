@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medvit.synthesis.restoration import LowDoseSlices, NoisyMRSlices, RestorationDataset
+from medvit.synthesis.restoration import LowDoseSlices, NoisyMRSlices, RestorationDataset, grainy, rician_mean
 from tests.phantoms import write_head
 
 
@@ -43,15 +43,41 @@ def test_regions_belong_to_their_pixels() -> None:
         assert not set(left.tolist()) & set(right.tolist())
 
 
+def drawn(head: Path, count: int = 60, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
+    source = NoisyMRSlices([head], 48, spacings=(2.0,), noise=(0.05, 0.05), **settings)  # type: ignore[arg-type]
+    pairs = [source(torch.Generator().manual_seed(seed)) for seed in range(count)]
+    noisy, target = (torch.stack(images) for images in zip(*pairs, strict=True))
+    return noisy, target
+
+
 def test_noise_of_magnitude_images_is_rician(tmp_path: Path) -> None:
-    head = write_head(tmp_path / "head.nii.gz")
-    source = NoisyMRSlices([head], 48, spacings=(2.0,), noise=(0.05, 0.05))
-    pairs = [source(torch.Generator().manual_seed(seed)) for seed in range(60)]
-    noisy, clean = (torch.stack(images) for images in zip(*pairs, strict=True))
-    assert clean.min() >= 0 and clean.max() <= 1 and noisy.min() >= 0
-    air = clean == 0
-    assert air.float().mean() > 0.05
+    noisy, target = drawn(write_head(tmp_path / "head.nii.gz"), remaining=0.1, masked=0.0)
     # Half of the slices have noise that varies from place to place, so only about as large.
-    assert noisy[air].mean() == pytest.approx(0.05 * math.sqrt(math.pi / 2), rel=0.15)
-    bright = clean > 0.5
-    assert abs(float((noisy - clean)[bright].mean())) < 0.01
+    floor = 0.05 * math.sqrt(math.pi / 2)
+    air = target < 0.2 * floor
+    assert air.float().mean() > 0.05
+    assert noisy[air].mean() == pytest.approx(floor, rel=0.15)
+    assert target.min() > 0 and target[air].mean() == pytest.approx(0.1 * floor, rel=0.25)
+    bright = target > 0.5
+    assert abs(float((noisy - target)[bright].mean())) < 0.01
+
+
+def test_part_of_the_air_is_masked(tmp_path: Path) -> None:
+    noisy, target = drawn(write_head(tmp_path / "head.nii.gz"), masked=1.0)
+    masked = [(a == 0).float().mean() > 0.02 for a in noisy]
+    assert 0.2 < sum(masked) / len(masked) < 1
+    assert torch.equal(noisy == 0, target == 0)
+
+
+def test_expected_magnitude_is_the_mean_of_many() -> None:
+    signal, deviation = torch.tensor([0.0, 0.5, 1.0, 3.0, 50.0]), torch.tensor(0.7)
+    noise = deviation * torch.randn((2, 200_000, 1), generator=torch.Generator().manual_seed(0))
+    measured = torch.hypot(signal + noise[0], noise[1]).mean(dim=0)
+    torch.testing.assert_close(rician_mean(signal, deviation), measured, atol=0.01, rtol=0.0)
+
+
+def test_a_grain_keeps_the_strength_of_noise() -> None:
+    noise = torch.randn((2, 96, 80), generator=torch.Generator().manual_seed(0))
+    smooth = grainy(noise, torch.Generator().manual_seed(1))
+    assert smooth.std() == pytest.approx(1.0, abs=0.05)
+    assert torch.corrcoef(torch.stack([smooth[0, 1:].flatten(), smooth[0, :-1].flatten()]))[0, 1] > 0.1

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 
 from medvit.errors import StudyError
-from medvit.transforms import KeepOutsided, RegionChanneld, ScaleToUnitd, prepare_axial_slices
+from medvit.transforms import ClampRestoredd, KeepOutsided, RegionChanneld, ScaleToUnitd, prepare_axial_slices
 from medvit.transforms.regions import felzenszwalb_regions
 from medvit.transforms.restoration import UNIT
 
@@ -47,6 +47,24 @@ def test_padding_and_metal_stay() -> None:
     restored = torch.tensor([[-1024.0, -510.0, 90.0, 3000.0]])
     kept = KeepOutsided("pred", (-1024, 3071))({"pred": restored, "source": source})["pred"]
     assert kept.tolist() == [[-3024.0, -510.0, 90.0, 5000.0]]
+
+
+def test_no_voxel_leaves_what_its_kind_of_image_can_hold() -> None:
+    restored = torch.tensor([-1100.0, -1000.0, 50.0, 4000.0]).reshape(1, 4, 1, 1)
+    clamped = ClampRestoredd("pred", (-1024, 3071))({"pred": restored})["pred"]
+    assert clamped.flatten().tolist() == [-1024.0, -1000.0, 50.0, 3071.0]
+
+
+def test_a_magnitude_is_not_negative_and_no_brighter_than_its_neighbourhood() -> None:
+    source = torch.zeros(1, 8, 8, 3, dtype=torch.int16)
+    source[0, 2, 2, 1], source[0, 6, 6, 1] = 100, 40
+    restored = torch.full((1, 8, 8, 3), 70.0)
+    restored[0, 0, 0] = -5
+    clamp = ClampRestoredd("pred", (1e-6, 1e9), within_source=True)
+    clamped = clamp({"pred": MetaTensor(restored), "source": source})["pred"]
+    assert clamped[0, 2, 2, 1] == 70 and clamped[0, 3, 3, 2] == 70
+    assert clamped[0, 6, 5, 0] == 40
+    assert 0 < clamped[0, 0, 0].max() < 1e-5 and 0 < clamped[0, 0, 7, 0] < 1e-5
 
 
 def test_each_slice_has_its_own_regions() -> None:
