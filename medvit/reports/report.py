@@ -299,8 +299,8 @@ def make_report(
     measurements = measure(label_map, grid, table, image, modality=modality, confidence=confidence)
     measured = label_map if len(table) or image is None else foreground(image)
     quality = assess_image(image, measured, grid) if image is not None else None
-    restoration = None
-    if restored_from is not None and quality is not None:
+    restoration, taken = None, None
+    if restored_from is not None and image is not None and quality is not None:
         if restored_from.shape != grid.shape:
             raise MedvitError(f"the image before has shape {restored_from.shape}, but its grid {grid.shape}")
         before = assess_image(restored_from, measured, grid)
@@ -308,7 +308,7 @@ def make_report(
         restoration = Restoration(before, quality, restored_from, inconsistency, taken)
     flags = check_quality(
         measurements, grid, quality, modality=modality, expected_modalities=expected_modalities,
-        forced=forced, difference=restoration and restoration.difference,
+        forced=forced, difference=taken,
     )  # fmt: skip
     report = StudyReport(
         study_id, facts, grid, image, label_map, table, measurements, flags, quality,
