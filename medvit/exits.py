@@ -1,3 +1,3 @@
-"""The exit codes of verbs that work on several studies; 1 is an error that stops them all."""
+"""The exit codes of verbs that work on several studies."""
 
-ALL_WELL, NOTHING_TO_DO, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
+ALL_WELL, STOPPED_BY_ERROR, NOTHING_TO_DO, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130

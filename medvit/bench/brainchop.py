@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medvit import __version__
 from medvit.errors import WeightsError
+from medvit.runs.done import input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome
-from medvit.studies import Study
+from medvit.studies import Study, sha256_of
 from medvit.studies.files import write_label_map
 from medvit.studies.formats import read_study
 from medvit.transforms.components import largest_components
@@ -75,6 +77,7 @@ class BrainchopWork:
     def __init__(self, model: Path, output_dir: Path) -> None:
         self.model = model
         self.output_dir = output_dir
+        self.preload: tuple[str, ...] = ("torch",)
 
     def open(self) -> None:
         """Load the network.
@@ -91,6 +94,12 @@ class BrainchopWork:
             self.network.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items()})
         except RuntimeError as error:
             raise WeightsError(f"{self.model / 'model.pth'}: {error}") from None
+
+    def made_by(self) -> dict[str, Any]:
+        """Weights and list of layers."""
+        weights, layers = (sha256_of(self.model / name) for name in ("model.pth", "model.json"))
+        peer = f"brainchop {__version__}"
+        return {"bundle": peer, "weights_sha256": weights, "layers_sha256": layers}
 
     def perform(self, study: Study, outcome: StudyOutcome) -> None:
         """Segment `study`; its label map lies on its own grid. Stages are timed in `outcome`."""
@@ -109,9 +118,11 @@ class BrainchopWork:
             labels[box] = largest_components(inside.astype(np.uint8), frozenset())
             labels = resample_from_to(Nifti1Image(labels, affine), image, order=0).dataobj
         with outcome.timed("write"):
-            path = self.output_dir / study.id / "labels.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_label_map(path, np.asarray(labels), loaded.grid)
+            outcome.inputs = input_sha256(study)
+            made_from = self.made_by() | {"inputs": outcome.inputs}
+            with study_folder(self.output_dir, study.id, made_from) as folder:
+                write_label_map(folder / "labels.nii.gz", np.asarray(labels), loaded.grid)
+            outcome.outputs = ["labels.nii.gz"]
 
 
 def conformed(image: Any) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:

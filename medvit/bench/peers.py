@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medvit.bench.studies import BenchStudy, Reference
 from medvit.errors import MedvitError, did_you_mean
 from medvit.evaluation.structures import ScoredStructure
+
+if TYPE_CHECKING:
+    from medvit.bench.brainchop import BrainchopWork
 
 # Classes of brainchop's "subcortical" model, sides together.
 _BRAINCHOP = {
@@ -53,9 +57,16 @@ class Peer:
         """The weights file."""
         return self.path / "model.pth"
 
-    def config(self, _: str) -> Path:
+    @property
+    def layers(self) -> Path:
         """The file that lists the layers."""
         return self.path / "model.json"
+
+    def work(self, output_dir: Path) -> BrainchopWork:
+        """Its work on studies, which come to lie in `output_dir`."""
+        from medvit.bench.brainchop import BrainchopWork
+
+        return BrainchopWork(self.path, output_dir)
 
     def studies(self, studies: Sequence[BenchStudy]) -> list[BenchStudy]:
         """The studies with a reference whose structures the network has, by its own values."""
@@ -78,7 +89,7 @@ def read_peer(stated: str) -> Peer:
         near = did_you_mean(name, STRUCTURES)
         raise MedvitError(f"{stated!r}: give NAME=FOLDER; known peers are {', '.join(STRUCTURES)}{near}")
     peer = Peer(name, Path(folder).expanduser())
-    for path in (peer.config(""), peer.weights):
+    for path in (peer.layers, peer.weights):
         if not path.is_file():
             raise MedvitError(f"{path} does not exist; give the folder that holds {path.name}")
     return peer

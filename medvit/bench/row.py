@@ -31,7 +31,7 @@ class Row:
     scores
         Scores by group of studies.
     costs
-        Costs as `medvit.bench.worker` records them; ``None`` if the timed study failed.
+        Costs as `medvit.bench.work` records them; ``None`` if the timed study failed.
     failures
         Reason why a study has no scores, by its id.
     error

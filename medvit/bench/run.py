@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +23,22 @@ from medvit.bench.peers import Peer
 from medvit.bench.row import Row
 from medvit.bench.studies import BenchStudy, compare
 from medvit.bench.synthetic import synthetic_studies
+from medvit.bench.work import COSTS, BenchWork, Segmenting
 from medvit.bundles import Bundle, installed_bundles
 from medvit.errors import MedvitError, MissingExtraError, StudyError
 from medvit.evaluation.measure import StudyScores
-from medvit.exits import ALL_WELL, SOME_FAILED
+from medvit.exits import ALL_WELL, INTERRUPTED, SOME_FAILED
+from medvit.runs.bundle_work import BundleWork
+from medvit.runs.done import void_mark
 from medvit.runs.options import execution_settings
-from medvit.studies import sha256_of
-from medvit.studies.files import write_json
+from medvit.runs.record import failures_in
+from medvit.runs.run import run_work
+from medvit.runs.workers import LocalExecutor
+from medvit.studies import Found, Refused, Study, only_study, sha256_of
 from medvit.studies.labels import LabelTable, load_label_table
 
 TABLE = "brain"
-TIME_LIMIT = 3600  # seconds per bundle, after which it is considered hung
+TIME_LIMIT = 3600.0  # seconds that a study may take, all its rounds included
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,8 @@ def bench_brain(
         studies = _studies(table, options, work_dir / "studies", console)
     rows = []
     for contender in (*bundles, *peers):
-        with console.status(contender.name):
-            rows.append(bench_one(contender, studies, work_dir.resolve() / contender.name, options))
+        console.print(contender.name, markup=False, soft_wrap=True, style="bold")
+        rows.append(bench_one(contender, studies, work_dir.resolve() / contender.name, options))
         _say(console, rows[-1])
     tables.write_csv(output_dir / "bench.csv", rows)
     tables.write_json(output_dir / "bench.json", rows, options.date)
@@ -154,49 +157,41 @@ def bench_one(
     folder
         Absolute path of the folder for label maps and records of this bundle.
     """
-    name, version, is_peer = contender.name, contender.version, isinstance(contender, Peer)
+    name, version = contender.name, contender.version
     if not contender.weights.is_file():
         return Row(name, version, error="has no weights")
     if isinstance(contender, Peer):
         studies = contender.studies(studies)
         if not studies:
             return Row(name, version, error="has none of the structures that are compared")
-    digest = sha256_of(contender.weights)
-    config = sha256_of(contender.config("inference"))
-    base = {"weights": digest, "config": config, "medvit": __version__, "device": options.device}
-    base |= {"execution": execution} if (execution := execution_settings(options.amp, options.tf32)) else {}
-    keys = {s.id: key_of(base | {"image": sha256_of(s.image)}) for s in studies}
+    segmenting: Segmenting = (
+        contender.work(folder)
+        if isinstance(contender, Peer)
+        else BundleWork(contender, folder, {"report": False} | options.overrides)
+    )
+    first = studies[0]
     machine = [processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS")]
-    cost_key = key_of([keys[studies[0].id], options.rounds, machine])
-    timed = read_record(folder / "costs.json", cost_key) is None
-    todo = [s for n, s in enumerate(studies) if (n == 0 and timed) or not _done(folder, s.id, keys[s.id])]
-    request = {
-        "peer": name if is_peer else "",
-        "path": str(contender.path.resolve()),
-        "folder": str(folder),
-        "rounds": options.rounds,
-        "overrides": options.overrides,
-        "studies": [
-            {
-                "id": s.id,
-                "image": str(s.image.resolve()),
-                "key": keys[s.id],
-                "cost_key": cost_key if timed and s is studies[0] else "",
-            }
-            for s in todo
-        ],
-    }
-    error = _in_own_process(request, folder) if todo else ""
-    scores, failures = _scores(studies, keys, folder, error)
-    costs = read_record(folder / "costs.json", cost_key)
-    if costs is None and studies[0].id not in failures:
-        failures[studies[0].id] = f"its costs are unknown: {error}"
+    try:
+        made_by = segmenting.made_by()
+    except MedvitError as failed:
+        return Row(name, version, error=without_folders(str(failed)))
+    made_from = [made_by, options.device, sha256_of(first.image)]
+    cost_key = key_of([made_from, options.rounds, machine])
+    work = BenchWork(segmenting)
+    if read_record(folder / COSTS, cost_key) is None:
+        void_mark(folder / first.id)
+        work = BenchWork(segmenting, first.id, cost_key, options.rounds)
+    error = _run(work, studies)
+    scores, failures = _scores(studies, folder, error)
+    costs = read_record(folder / COSTS, cost_key)
+    if costs is None and first.id not in failures:
+        failures[first.id] = f"its costs are unknown: {error}"
     return Row(
         name,
         version,
-        digest,
+        sha256_of(contender.weights),
         contender.weights.stat().st_size / 1e6,
-        "of its own" if is_peer else _postprocessing(contender),
+        "of its own" if isinstance(contender, Peer) else _postprocessing(contender),
         scores,
         costs,
         {} if not scores and error else failures,
@@ -204,7 +199,35 @@ def bench_one(
     )
 
 
-def _postprocessing(bundle: Bundle | Peer) -> str:
+def _run(work: BenchWork, studies: Sequence[BenchStudy]) -> str:
+    """Let the runner do the work in a process of its own; why it could not, or nothing."""
+    found = [_found(study) for study in studies]
+    kept = tuple(one for one in found if isinstance(one, Study))
+    refused = tuple(one for one in found if isinstance(one, Refused))
+    try:
+        code = run_work(
+            work,
+            Found(kept, refused=refused),
+            lambda _: LocalExecutor(work, 1, TIME_LIMIT),
+            overwrite=True,
+            retries=0,
+            named=[study.image for study in studies],
+        )
+    except MedvitError as error:
+        return without_folders(str(error))
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return ""
+
+
+def _found(study: BenchStudy) -> Study | Refused:
+    try:
+        return replace(only_study(study.image), id=study.id)
+    except StudyError as error:
+        return Refused(study.id, error)
+
+
+def _postprocessing(bundle: Bundle) -> str:
     return key_of(json.loads(bundle.config("inference").read_text(encoding="utf-8")).get("postprocessing"))
 
 
@@ -235,47 +258,26 @@ def _studies(table: LabelTable, options: BenchOptions, folder: Path, console: Co
     return studies
 
 
-def _done(folder: Path, study: str, key: str) -> bool:
-    record = read_record(folder / f"{study}.json", key)
-    return record is not None and record["status"] == "done" and _label_map(folder, study).is_file()
-
-
 def _label_map(folder: Path, study: str) -> Path:
     return folder / study / "labels.nii.gz"
 
 
-def _in_own_process(request: dict[str, Any], folder: Path) -> str:
-    """Run the worker; the reason why it ended early, or nothing."""
-    write_json(folder / "request.json", request)
-    command = [sys.executable, "-m", "medvit.bench.worker", str(folder / "request.json")]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
-    except subprocess.TimeoutExpired:
-        return f"was not finished after {TIME_LIMIT} s"
-    if done.returncode < 0:
-        return f"was ended by signal {-done.returncode}" + (
-            " (out of memory?)" if done.returncode == -9 else ""
-        )
-    last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-    return (without_folders(last[0]) if last else "ended without a message") if done.returncode else ""
-
-
 def _scores(
-    studies: Sequence[BenchStudy], keys: dict[str, str], folder: Path, error: str
+    studies: Sequence[BenchStudy], folder: Path, error: str
 ) -> tuple[dict[str, list[StudyScores]], dict[str, str]]:
     """Scores by group, and the reasons of studies that have none."""
     scores: dict[str, list[StudyScores]] = {}
     failures = {}
+    failed = {} if error else failures_in(folder)
     for study in studies:
-        record = read_record(folder / f"{study.id}.json", keys[study.id])
-        if record is None or record["status"] != "done":
-            failures[study.id] = without_folders(record["error"]) if record else error
+        if error or study.id in failed:
+            failures[study.id] = error or without_folders(failed[study.id])
             continue
         try:
             for group, scored in _compared(study, folder).items():
                 scores.setdefault(group, []).append(scored)
-        except StudyError as failed:
-            failures[study.id] = without_folders(str(failed))
+        except StudyError as refused:
+            failures[study.id] = without_folders(str(refused))
     return scores, failures
 
 

@@ -117,6 +117,11 @@ def write_record(output_dir: Path, outcomes: Sequence[StudyOutcome], found: Foun
         _write_tables(output_dir, list(studies.values()))
 
 
+def failures_in(output_dir: Path) -> dict[str, str]:
+    """Why each study of an output folder that has no results failed."""
+    return {entry["study"]: entry["error"] for entry in _read(output_dir / RECORD).get("failures", ())}
+
+
 def show_summary(
     output_dir: Path, outcomes: Sequence[StudyOutcome], total: int, *, interrupted: bool = False
 ) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from medvit.bundles import Bundle
 from medvit.errors import MedvitError
-from medvit.exits import ALL_WELL, INTERRUPTED, NOTHING_TO_DO, SOME_FAILED
+from medvit.exits import ALL_WELL, INTERRUPTED, NOTHING_TO_DO, SOME_FAILED, STOPPED_BY_ERROR
 from medvit.runs.bundle_work import BundleWork
 from medvit.runs.cluster import ClusterExecutor
 from medvit.runs.dispatch import Executor, attempts
@@ -161,6 +161,9 @@ def run_work(
                     clear_lost(work.output_dir, outcome.study)
                 progress.show(outcome, event)
             interrupted = False
+        except MedvitError:
+            journal.note("end", exit_code=STOPPED_BY_ERROR)
+            raise
         except KeyboardInterrupt:
             interrupted = True
             for study in plan.to_do:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvit.bench import BenchOptions, Recipe, run, worker
+from medvit.bench import BenchOptions, Recipe, run
 from medvit.bench.studies import BenchStudy
 from medvit.bench.synthetic import GROUP, synthetic_studies
-from medvit.bundles import Bundle, find_bundle
-from medvit.errors import MissingExtraError
+from medvit.bundles import Bundle
+from medvit.errors import MedvitError, MissingExtraError
 from medvit.metrics import dice, hd95, surface_dice, volume_error
+from medvit.runs.outcome import StudyOutcome
+from medvit.runs.work import Attempt
+from medvit.runs.workers import LocalExecutor
+from medvit.studies import Study
 from medvit.studies.labels import load_label_table
 from tests.phantoms import coarse_bundle, write_head
 
@@ -135,8 +139,7 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     folder, (working, _), _ = benched
     before = (folder / "out" / "bench.json").read_text()
-    asked: list[dict] = []
-    monkeypatch.setattr(run, "_in_own_process", lambda request, _: asked.append(request) or "not run")
+    asked = refused_studies(monkeypatch)
     bench(monkeypatch, folder, [working])
     assert asked == []
     again = json.loads((folder / "out" / "bench.json").read_text())
@@ -150,53 +153,53 @@ def test_other_weights_are_another_bundle(
     image = folder / "work" / "studies" / f"head_1_{RECIPES[0].name}.nii.gz"
     copy = Bundle(tmp_path / working.name)
     shutil.copytree(working.path, copy.path, ignore=shutil.ignore_patterns("runs", "eval"))
-    asked: list[dict] = []
-    monkeypatch.setattr(run, "_in_own_process", lambda request, _: asked.append(request) or "not run")
+    asked = refused_studies(monkeypatch)
     study = BenchStudy(image.name.removesuffix(".nii.gz"), image, ())
     run.bench_one(copy, [study], folder / "work" / working.name, OPTIONS)
     assert asked == []
     copy.weights.write_bytes(copy.weights.read_bytes() + b"\0")
     row = run.bench_one(copy, [study], folder / "work" / working.name, OPTIONS)
-    assert [s["id"] for s in asked[0]["studies"]] == [study.id]
-    assert row.error == "not run"
+    assert asked == [study.id]
+    assert row.failures == {} and row.error.startswith("the workers cannot begin: not run")
 
 
-def test_a_worker_that_cannot_load_its_weights_says_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_weights_that_cannot_be_loaded_are_a_row_with_the_reason(
+    benched: tuple[Path, list[Bundle], int], tmp_path: Path
 ) -> None:
+    folder, (working, _), _ = benched
     copy = Bundle(tmp_path / "bundle")
-    shutil.copytree(find_bundle("segformer3d_brain").path, copy.path)
+    shutil.copytree(working.path, copy.path, ignore=shutil.ignore_patterns("runs", "eval"))
     copy.weights.write_bytes(b"no weights at all")
-    request = {
-        "path": str(copy.path),
-        "peer": "",
-        "folder": str(tmp_path),
-        "overrides": {},
-        "studies": [],
-        "rounds": 1,
-    }
-    (tmp_path / "request.json").write_text(json.dumps(request))
-    assert worker.main(str(tmp_path / "request.json")) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(str(copy.weights))
-    assert run.without_folders(last).startswith("model.pt: ")
+    study = BenchStudy("a", folder / "work" / "studies" / f"head_1_{RECIPES[0].name}.nii.gz", ())
+    row = run.bench_one(copy, [study], tmp_path / "work", OPTIONS)
+    assert row.error.startswith("the workers cannot begin: model.pt: ")
+    assert row.scores == {} and row.costs is None
 
 
-@pytest.mark.parametrize(
-    ("code", "stderr", "reason"),
-    [
-        (0, "a warning", ""),
-        (1, "Traceback\nwhy /a/b.pt\n", "why b.pt"),
-        (-9, "", "signal 9 (out of memory?)"),
-    ],
-)
-def test_why_a_worker_ended(
-    code: int, stderr: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_image_that_cannot_be_read_is_a_failure_of_its_study(
+    benched: tuple[Path, list[Bundle], int], tmp_path: Path
 ) -> None:
-    ended = subprocess.CompletedProcess([], code, "", stderr)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
-    assert run._in_own_process({}, tmp_path).endswith(reason)
-    assert bool(run._in_own_process({}, tmp_path)) == bool(reason)
+    _, (working, _), _ = benched
+    (tmp_path / "notes.txt").write_text("no image")
+    bad = BenchStudy("bad", tmp_path / "notes.txt", ())
+    row = run.bench_one(working, [bad], tmp_path / "work", OPTIONS)
+    assert row.error == "" and list(row.failures) == ["bad"] and row.scores == {}
+    assert "notes.txt: holds no studies" in row.failures["bad"]
+
+
+def refused_studies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The studies for which a worker was wanted; none can begin."""
+    asked: list[str] = []
+
+    def submit(_: object, study: Study) -> Future[Attempt]:
+        asked.append(study.id)
+        outcome, future = StudyOutcome(study.id), Future[Attempt]()
+        outcome.fail(MedvitError("not run"))
+        future.set_result(Attempt(outcome, "unfit"))
+        return future
+
+    monkeypatch.setattr(LocalExecutor, "submit", submit)
+    return asked
 
 
 def test_without_anything_to_run_on_the_missing_extra_is_named(

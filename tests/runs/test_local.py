@@ -11,6 +11,7 @@ from rich.console import Console
 from medvit.errors import MedvitError
 from medvit.runs import RunPlan, attempt, read_status
 from medvit.runs.done import DONE
+from medvit.runs.journal import living_runs, read_events
 from medvit.runs.progress import RunProgress
 from medvit.studies import Found
 from tests.runs.standin import StandIn, make_studies, run, starts, tree
@@ -217,6 +218,8 @@ def test_workers_that_cannot_begin_end_the_run_in_a_sentence(tmp_path: Path) -> 
     work = StandIn(tmp_path / "out", fit=False)
     with pytest.raises(MedvitError, match="cannot begin: do not fit"):
         run(work, make_studies(tmp_path / "in", GOOD))
+    # It has ended, so that a run with other settings may fill the folder.
+    assert living_runs(work.output_dir, read_events(work.output_dir)) == []
 
 
 def test_workers_that_are_all_lost_end_the_run(tmp_path: Path) -> None:
