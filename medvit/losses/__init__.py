@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "lateral": ["LateralDiceCELoss"],
         "region_tversky": ["MambaClinixLoss", "RegionTverskyLoss"],
         "swin_pretraining": ["SwinPretrainingLoss"],
+        "uncertainty": ["UncertaintyWeightedLoss"],
     },
 )

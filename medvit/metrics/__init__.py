@@ -8,6 +8,14 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "calibration": ["Reliability", "pooled", "reliability", "segmentation_reliability"],
         "centreline": ["centreline_dice"],
         "difference": ["Difference", "assess_difference", "grid_pattern", "noise_power"],
+        "detection": [
+            "Detections",
+            "lesion_average_precision",
+            "lesion_candidates",
+            "match_candidates",
+            "patient_auc",
+            "picai_score",
+        ],
         "lesions": ["LesionScores", "lesion_scores"],
         "overlap": ["VolumeError", "dice", "iou", "volume_error", "volume_ml"],
         "restoration": [

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "craft": ["CRAFT"],
         "cswin": ["CSwin"],
         "cswin_unet": ["CSwinUNet"],
+        "cswin_unetr": ["CSwinUNETR"],
         "d_former": ["DFormer"],
         "detail": ["DetailSegmenter"],
         "drsformer": ["DRSformer"],

@@ -54,7 +54,7 @@ class ThickSlices:
         size: int = 112,
         spacings: Sequence[float] = (0.8, 1.0, 1.2),
         steps: tuple[float, float] = (1.5, 7.0),
-        noise: tuple[float, float] = (0.005, 0.08),
+        noise: tuple[float, float] = (0.005, 0.06),
     ) -> None:
         anatomy = brain_anatomy()
         settings = SynthesisSettings(texture=0.03, translation=40.0, blur=0.3).without(*FAULTS)

@@ -60,6 +60,17 @@ def write_nnunet(folder: Path, structures: int, count: int, shape: Shape, spacin
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
+def write_lesions(folder: Path) -> None:
+    """Studies of PI-CAI as picai_prep lays them out, every second one without a lesion."""
+    for number in range(5):
+        case = f"1000{number}_100000{number}"
+        label_map = boxes((1,), (40, 36, 12), number) * (number % 2 == 0)
+        _save(folder / f"labelsTr/{case}.nii.gz", label_map.astype(np.uint8), (0.5, 0.5, 3.0))
+        for channel in range(3):
+            image = image_of(label_map, 3 * number + channel)
+            _save(folder / f"imagesTr/{case}_{channel:04d}.nii.gz", image, (0.5, 0.5, 3.0))
+
+
 def write_pet_pairs(folder: Path, shape: Shape, spacing: Sequence[float]) -> None:
     """Noisy and clean images in SUV, and a manifest of one's own beside them."""
     cases = []

@@ -19,7 +19,13 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medvit.datasets import read_manifest
 from medvit.networks import load_weights
 from medvit.training.recipes import nnunet_fold
-from tests.workflows.data_sets import write_folds, write_nnunet, write_pet_pairs, write_public
+from tests.workflows.data_sets import (
+    write_folds,
+    write_lesions,
+    write_nnunet,
+    write_pet_pairs,
+    write_public,
+)
 
 RECIPES = Path(__file__).parents[2] / "workflows/reproduce"
 
@@ -70,6 +76,16 @@ SMALL = {
     ),
     "swin_unetr_brats21": Small(
         lambda folder: write_folds("brats2021", folder, 2, (66, 34, 32), (1, 1, 1)), SWIN
+    ),
+    "cswin_unetr_picai": Small(
+        write_lesions,
+        {
+            "patch_size": [64, 64, 16],
+            "network_def#feature_size": 8,
+            "network_def#depths": [1, 1, 1, 1],
+            "network_def#num_heads": [2, 2, 2, 2],
+            "warmup": 0,
+        },
     ),
     "transunet_synapse": Small(
         SYNAPSE,
@@ -254,6 +270,7 @@ STATED: dict[str, tuple[type, dict[str, Any], dict[int, float]]] = {
     "d_former_acdc": (SGD, NESTEROV, NNUNET),
     "swin_unetr_btcv": (torch.optim.AdamW, {"weight_decay": 1e-5}, {0: 0, 490: 1e-4, 25250: 5e-5, 50000: 0}),
     "swin_unetr_brats21": (torch.optim.AdamW, {"weight_decay": 1e-5}, {0: 0, 490: 1e-4, 1750: 5e-5, 3000: 0}),
+    "cswin_unetr_picai": (torch.optim.AdamW, {"weight_decay": 1e-5}, {0: 0, 100: 2e-4, 1300: 1e-4, 2500: 0}),
     "transunet_synapse": (SGD, {"momentum": 0.9, "weight_decay": 1e-4}, {0: 0.01, 750: 0.01 * 0.5**0.9}),
     "mambaclinix_abdomen": (ADAM, {"weight_decay": 1e-5, "eps": 1e-5}, {0: 1e-4, 5000: 1e-4 * 0.5**0.9}),
     "rat_ct_denoise": (ADAM, {"betas": (0.5, 0.999)}, {0: 2e-4, 1000: (2e-4 + 1e-6) / 2, 2000: 1e-6}),

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "cases": ["case_list", "listed_fold", "nnunet_fold"],
+        "detection": ["PICAIScore", "picai_handler"],
         "intensity": ["ForegroundIntensity", "foreground_intensity"],
         "nnunet": ["nnunet_augmentation", "nnunet_postprocessing", "nnunet_preprocessing"],
         "restoration": ["RegionChannelLoss", "RegionsToLabeld"],
