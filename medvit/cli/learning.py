@@ -31,7 +31,7 @@ def train(
         str,
         typer.Argument(
             help="Name of an installed bundle, a bundle folder with --trust, or a network: SegFormer3D, "
-            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet or ParaTransCNN.",
+            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet, ParaTransCNN or CSwinUNet.",
             metavar="BUNDLE|NETWORK",
         ),
     ],

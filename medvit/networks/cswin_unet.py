@@ -60,8 +60,8 @@ class CSwinUNet(PublishedNetwork):
     out_channels
         Classes, background included.
     img_size
-        Side of the slices that the network is made for. Where a stage's side equals its stripe, the stage is
-        one window, which changes its parameters. Slices of other sizes run as well.
+        Side, or height and width, of the slices that the network is made for. Where a stage's sides equal its
+        stripe, the stage is one window, which changes its parameters. Slices of other sizes run as well.
     embed_dim
         Channels of the first stage; each further one has twice as many.
     depths, num_heads, stripe_widths
@@ -79,7 +79,7 @@ class CSwinUNet(PublishedNetwork):
         self,
         in_channels: int = 1,
         out_channels: int = 9,
-        img_size: int = 224,
+        img_size: int | Sequence[int] = 224,
         embed_dim: int = 64,
         depths: Sequence[int] = (1, 2, 9, 1),
         num_heads: Sequence[int] = (2, 4, 8, 16),
@@ -91,10 +91,12 @@ class CSwinUNet(PublishedNetwork):
         super().__init__()
         self.repeats = 3 if in_channels == 1 else 1
         self.stage1_conv_embed = embedding(in_channels * self.repeats, embed_dim)
+        sides = (img_size,) if isinstance(img_size, int) else tuple(img_size)
         widths = [embed_dim * 2**stage for stage in range(_STAGES)]
         rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
         for stage, (dim, heads, group) in enumerate(zip(widths, num_heads, rates, strict=True)):
-            whole = stage == _STAGES - 1 or img_size // 2 ** (stage + 2) == stripe_widths[stage]
+            covered = {side // 2 ** (stage + 2) for side in sides} == {stripe_widths[stage]}
+            whole = stage == _STAGES - 1 or covered
             stripes = crossed_stripes(stripe_widths[stage], whole=whole)
             for name, order in (("stage", group.tolist()), ("stage_up", group.tolist()[::-1])):
                 blocks = (CSwinBlock(dim, heads, stripes, mlp_ratio, qkv_bias, rate) for rate in order)

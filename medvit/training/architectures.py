@@ -65,6 +65,13 @@ def _paratranscnn(dim: int, heads: int, depths: list[int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _cswin_unet(dim: int, depths: list[int], heads: list[int]) -> dict[str, Any]:
+    return {
+        "_target_": "medvit.networks.CSwinUNet", "img_size": 128, "embed_dim": dim, "depths": depths,
+        "num_heads": heads,
+    }  # fmt: skip
+
+
 # "base" has the published widths, except that the networks over volumes other than Swin UNETR work at half
 # resolution between a stem and a readout, without which a step on a CPU takes about three times as long.
 _SIZES: dict[str, dict[Size, dict[str, Any]]] = {
@@ -109,11 +116,16 @@ _SIZES: dict[str, dict[Size, dict[str, Any]]] = {
         "small": _paratranscnn(64, 8, [2, 2, 2]),
         "base": _paratranscnn(320, 8, [3, 3, 3]),
     },
+    "CSwinUNet": {
+        "tiny": _cswin_unet(16, [1, 1, 2, 1], [2, 4, 8, 16]),
+        "small": _cswin_unet(32, [1, 2, 4, 1], [2, 4, 8, 16]),
+        "base": _cswin_unet(64, [1, 2, 9, 1], [2, 4, 8, 16]),
+    },
 }
 
 NETWORKS = tuple(_SIZES)
 SIZES: tuple[Size, ...] = ("tiny", "small", "base")
-SLICEWISE = ("TransUNet", "ParaTransCNN")
+SLICEWISE = ("TransUNet", "ParaTransCNN", "CSwinUNet")
 
 
 def network_named(name: str) -> str | None:

@@ -143,12 +143,15 @@ def _curves(name: str, outcome: Outcome) -> str:
 
 Every epoch is in `docs/training.csv`, and in `docs/events` for TensorBoard.
 """
-    return text + (f"\n{go_on(name)}\n" if outcome.improving else "")
+    return text + (f"\n{go_on(name, outcome.epochs)}\n" if outcome.improving else "")
 
 
-def go_on(name: str) -> str:
-    """What to do with a training whose validation Dice was rising to the end."""
-    return f"Still improving at the end: continue with `medvit train ./{name} MANIFEST -o BETTER --trust`."
+def go_on(name: str, epochs: int) -> str:
+    """What to do with a training whose validation Dice was rising to the end, or was measured but once."""
+    command = f"`medvit train ./{name} MANIFEST -o BETTER --trust`"
+    if epochs == 1:
+        return f"Ended with its first validation, perhaps far from its best: continue with {command}."
+    return f"Still improving at the end: continue with {command}."
 
 
 def licence_note(plan: Plan, base: Bundle | None) -> str:

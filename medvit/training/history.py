@@ -96,11 +96,12 @@ def still_improving(rows: list[dict[str, float]]) -> bool:
     """Whether the validation Dice was rising to the end.
 
     That is so where the best epoch of the last quarter surpasses the best of the three before it by more
-    than 0.003; with fewer than four epochs, where the last one is the best.
+    than 0.003; with fewer than four epochs, where the last one is the best. A training that ended with its
+    first validation counts as rising: nothing shows that it had levelled off.
     """
     scores = [row["mean_dice"] for row in rows if "mean_dice" in row]
     if len(scores) < 2:
-        return False
+        return bool(scores)
     last = max(len(scores) // 4, 1)
     return max(scores[-last:]) > max(scores[:-last]) + _GAIN
 

@@ -22,6 +22,7 @@ from medvit.training.network import fitted, lateral
 from medvit.training.windows import affordable_on, batch_for, check_window, window_for
 
 Triple = tuple[float, float, float]
+_MARGIN = 1.5  # over the estimate of a validation, which leaves out reading and scoring
 _ANISOTROPIC = 3.0  # nnU-Net's factor, by which one axis must be coarser than another
 
 
@@ -212,8 +213,12 @@ class Plan:
         """The plan with as many epochs as fit into its minutes as measured, and some to spare."""
         settings = dict(self.settings)
         if settings["minutes"]:
-            epoch = settings["epoch_length"] * cost.step + self._validation(cost)
+            validation = self._validation(cost)
+            epoch = settings["epoch_length"] * cost.step + validation
             expected = 60 * settings["minutes"] / epoch
+            # The last validation has at most half of the time; a training without steps learns nothing.
+            kept = min(_MARGIN * validation, 30 * settings["minutes"])
+            settings["validation_seconds"] = round(kept, 1)
             settings |= {"epochs": max(math.ceil(4 * expected), 1), "patience": 0}
             settings["steps"] = max(round(expected * settings["epoch_length"]), 1)
         return replace(self, settings=settings, cost=asdict(cost))

@@ -158,7 +158,7 @@ def train_bundle(
     finished = work.close()
     console.print(f"{finished.path}: {outcome.quality(plan.cases['validation'])}", soft_wrap=True)
     if outcome.improving:
-        console.print(go_on(finished.name), markup=False, soft_wrap=True)
+        console.print(go_on(finished.name, outcome.epochs), markup=False, soft_wrap=True)
     return finished
 
 

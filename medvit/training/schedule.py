@@ -26,12 +26,17 @@ class Schedule:
         Optimiser steps of the whole training, where it is not ended by time.
     minutes
         Time for the whole training.
+    validation
+        Seconds to keep for a validation, until the first one has shown how long one takes.
     """
 
-    def __init__(self, optimizer: Optimizer, steps: int, minutes: float | None = None) -> None:
+    def __init__(
+        self, optimizer: Optimizer, steps: int, minutes: float | None = None, validation: float = 0
+    ) -> None:
         self.optimizer, self.steps, self.minutes = optimizer, steps, minutes
         self.highest = [float(group["lr"]) for group in optimizer.param_groups]
-        self.spent = self.validation = self.started = self.stepped = 0.0
+        self.validation = validation
+        self.spent = self.started = self.stepped = 0.0
 
     def attach(self, trainer: Any) -> None:
         """Set the learning rate before each step."""

@@ -20,7 +20,8 @@ def test_rising_to_the_end_is_told_from_having_levelled_off() -> None:
     assert still_improving(rows(0.1, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75))
     assert not still_improving(rows(0.1, 0.6, 0.7, 0.74, 0.75, 0.751, 0.75, 0.752))
     assert not still_improving(rows(0.7, 0.6))
-    assert not still_improving(rows(0.7)) and not still_improving([])
+    assert still_improving(rows(0.7)), "nothing shows that it had levelled off"
+    assert not still_improving([])
     assert not still_improving([{"epoch": 1, "step": 1, "loss": 2.0}] * 5)
 
 

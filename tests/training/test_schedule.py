@@ -48,6 +48,22 @@ def test_time_ends_the_training_with_a_last_validation(monkeypatch: pytest.Monke
     assert clock[0] - 100 == 60 and rates[-1] < 0.01
 
 
+def test_the_first_validation_too_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, validated = [100.0], []
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    schedule = Schedule(optimizer(), steps=10**6, minutes=1, validation=10)
+
+    def pass_time(seconds: float) -> None:
+        clock[0] += seconds
+
+    trainer = Engine(lambda engine, batch: pass_time(1))
+    schedule.attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: validated.append(e.state.iteration))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: pass_time(10))
+    trainer.run(range(100), max_epochs=10**6)
+    assert validated == [50] and clock[0] == 160
+
+
 def test_an_interrupted_training_has_the_rest_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [5.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
