@@ -65,6 +65,10 @@ def train(
     ] = None,
     from_scratch: Annotated[bool, typer.Option(help="Leave the bundle's weights out.")] = False,
     val_fraction: Annotated[float, typer.Option(help="Share of the patients to validate on.")] = 0.2,
+    folds: Annotated[
+        int, typer.Option(min=0, help="Number of folds: a bundle for each, and their ensemble.")
+    ] = 0,
+    fold: Annotated[int | None, typer.Option(min=0, help="Train this one of the folds alone.")] = None,
     patience: Annotated[
         int, typer.Option(min=0, help="Number of epochs without gain after which to stop; 0 never stops.")
     ] = 20,
@@ -85,14 +89,14 @@ def train(
     trust: Trust = False,
 ) -> Answer:
     """Train a network on your labelled studies; the result is a bundle that runs."""
-    from medvit.training import Choices, Plan, find_base, train_bundle
+    from medvit.training import Choices, Plan, find_base, train_bundle, train_folds
 
     found = find_base(base, size=size, from_scratch=from_scratch, pretrained=pretrained, trust=trust)
     choices = Choices(
         spacing, patch_size, epochs, epoch_length, minutes, batch_size, learning_rate, val_fraction, seed,
-        patience, mirror, device,
+        folds, fold, patience, mirror, device,
     )  # fmt: skip
-    done = train_bundle(
+    done = (train_folds if folds else train_bundle)(
         found, manifest, output, choices, data=data or "", scratch=scratch, resume=resume,
         skip_bad=skip_bad, plan_only=plan,
     )  # fmt: skip

@@ -198,7 +198,9 @@ def _reliability(structure: str, found: Reliability) -> dict[str, Any]:
 def _worst(scores: Sequence[StudyScores]) -> list[dict[str, str]]:
     """The structures with the lowest Dice, and of equal ones the farthest off in volume."""
     measured = [(s, name, v) for s in scores for name, v in s.values.items()]
-    everything = [entry for entry in measured if math.isfinite(entry[2].get("dice", math.nan))]
+    # Where Dice alone was measured, as in a cross-validation, the table would be half empty.
+    full = [entry for entry in measured if "hd95_mm" in entry[2]]
+    everything = [entry for entry in full if math.isfinite(entry[2].get("dice", math.nan))]
     everything.sort(key=lambda entry: (entry[2]["dice"], -abs(entry[2]["volume_error_ml"])))
     return [
         {

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "detail": ["DetailSegmenter"],
         "drsformer": ["DRSformer"],
         "duoformer": ["DuoFormer"],
+        "ensemble": ["Ensemble"],
         "guided": ["GuidedRestorer"],
         "hat": ["HAT"],
         "paratranscnn": ["ParaTransCNN"],

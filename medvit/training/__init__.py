@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "base": ["Base", "find_base"],
         "cases": ["Split", "WholeCases", "as_batch", "split_cases", "study_of"],
+        "folds": ["train_folds"],
         "handlers": ["BestWeights", "NanGuard", "Progress"],
         "history": ["History"],
         "patches": ["PatchDataset", "Sample", "prepare_samples"],

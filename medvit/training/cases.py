@@ -51,12 +51,14 @@ def split_cases(
     val_fraction: float = 0.2,
     seed: int = 0,
     left_out: Collection[str] = (),
+    folds: int = 0,
+    fold: int = 0,
 ) -> Split:
     """Cases to train on and cases to validate on.
 
-    Where the manifest has a validation split, that is taken. Otherwise a share of the patients, drawn with
-    the seed, is kept apart; ids as in BIDS, BraTS and ACDC tell which cases are of one patient. Cases of a
-    test split and cases without a label map are never used.
+    Of `folds`, the one of number `fold` is kept apart. Without them the manifest's validation split is, or
+    else a share of the patients, drawn with the seed. Ids as in BIDS, BraTS and ACDC tell which cases are of
+    one patient. Cases of a test split and cases without a label map are never used.
 
     Parameters
     ----------
@@ -70,17 +72,26 @@ def split_cases(
         Seed of the draw.
     left_out
         Ids of cases not to use.
+    folds
+        Number of parts of nearly equal numbers of patients, drawn with the seed from all cases, whatever
+        split they are in; 0 for none.
+    fold
+        Number of the part to validate on, from 0.
 
     Raises
     ------
     MedvitError
-        If there are no cases to train on, or the manifest does not describe a segmentation.
+        If there are fewer patients than folds or no such fold, there are no cases to train on, or the
+        manifest does not describe a segmentation.
     """
     manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
     folder = Path(folder) if folder else manifest.path.parent
     cases = [case for case in _usable(manifest, folder) if case.id not in left_out]
     held_out = [case for case in cases if set(VALIDATION) & set(manifest.splits_of(case.id))]
-    if held_out:
+    if folds:
+        held_out = _part(cases, folds, fold, seed)
+        rule = f"fold {fold} of {folds}, drawn by patient, seed {seed}"
+    elif held_out:
         rule = "the validation split of the manifest"
     else:
         held_out = _drawn(cases, val_fraction, seed)
@@ -106,6 +117,16 @@ def _drawn(cases: Sequence[Case], share: float, seed: int) -> list[Case]:
     patients = sorted({patient_of(case.id) for case in cases})
     count = min(max(round(share * len(patients)), 1), len(patients) - 1) if share > 0 else 0
     chosen = set(np.random.default_rng(seed).permutation(patients)[:count].tolist())
+    return [case for case in cases if patient_of(case.id) in chosen]
+
+
+def _part(cases: Sequence[Case], folds: int, fold: int, seed: int) -> list[Case]:
+    patients = sorted({patient_of(case.id) for case in cases})
+    if folds < 2 or not 0 <= fold < folds:
+        raise MedvitError(f"--folds {folds} --fold {fold}: two or more folds are numbered from 0")
+    if len(patients) < folds:
+        raise MedvitError(f"{len(patients)} patients cannot be divided into {folds} folds: use fewer --folds")
+    chosen = set(np.array_split(np.random.default_rng(seed).permutation(patients), folds)[fold].tolist())
     return [case for case in cases if patient_of(case.id) in chosen]
 
 

@@ -33,6 +33,10 @@ class Outcome:
         Whether the validation Dice was rising to the end.
     curves
         Whether ``docs/training.png`` and ``docs/training.csv`` show the training.
+    cases
+        Dice of each structure in each validation case, (cases, structures); NaN where one has none.
+    chosen
+        Relation of the weights to the validation cases, in a clause.
     """
 
     carried: str
@@ -43,16 +47,15 @@ class Outcome:
     date: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).date().isoformat())
     improving: bool = False
     curves: bool = False
+    cases: list[list[float]] = field(default_factory=list)
+    chosen: str = "by which the epoch was chosen"
 
     def quality(self, held_out: int) -> str:
         """The measured quality in a clause that hides nothing."""
         if self.score is None:
             return "not measured: no case was kept apart"
         cases = f"{held_out} validation case{'s' if held_out != 1 else ''}"
-        return (
-            f"mean Dice {self.score:.2f} over {len(self.structures)} structures on {cases}, "
-            "by which the epoch was chosen"
-        )
+        return f"mean Dice {self.score:.2f} over {len(self.structures)} structures on {cases}, {self.chosen}"
 
 
 def metadata_section(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> dict[str, Any]:

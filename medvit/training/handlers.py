@@ -39,6 +39,8 @@ class BestWeights:
     score, epoch, structures
         Mean over the structures of their mean over the cases they occur in, the epoch it was reached in, and
         the mean of each; `None`, 0 and empty before.
+    cases
+        Value of each structure in each case, in that epoch; (cases, structures), NaN where one has none.
     last, measured
         Mean of the last epoch, and value of each structure.
     """
@@ -58,6 +60,7 @@ class BestWeights:
         self.epoch = 0
         self.structures: dict[str, float] = {}
         self.measured: dict[str, float] = {}
+        self.cases: list[list[float]] = []
         self.weights: dict[str, torch.Tensor] = {}
 
     def attach(self, trainer: Any) -> None:
@@ -69,21 +72,26 @@ class BestWeights:
         details = self.evaluator.state.metric_details.get(self.metric) if self.evaluator else None
         if details is None:
             return
-        means = torch.as_tensor(details).float().nanmean(dim=0).tolist()
+        values = torch.as_tensor(details).float()
+        means = values.nanmean(dim=0).tolist()
         measured = {n: m for n, m in zip(self.names, means, strict=True) if not math.isnan(m)}
-        self.update(
-            sum(measured.values()) / len(measured) if measured else None, trainer.state.epoch, measured
-        )
+        mean = sum(measured.values()) / len(measured) if measured else None
+        if self.update(mean, trainer.state.epoch, measured):
+            self.cases = values.tolist()
         if self.patience and trainer.state.epoch - self.epoch >= self.patience:
             trainer.terminate()
 
-    def update(self, score: float | None, epoch: int, structures: dict[str, float] | None = None) -> None:
-        """Take the present weights if their score is the best so far, or if there is none to compare."""
+    def update(self, score: float | None, epoch: int, structures: dict[str, float] | None = None) -> bool:
+        """Take the present weights if their score is the best so far, or if there is none to compare.
+
+        Returns whether they were taken.
+        """
         self.last, self.measured = score, structures or {}
         if self.weights and score is not None and self.score is not None and score <= self.score:
-            return
+            return False
         self.score, self.epoch, self.structures = score, epoch, structures or {}
         self.weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        return True
 
     def restored(self) -> nn.Module:
         """The network with the weights that were kept, in evaluation mode."""
@@ -94,13 +102,14 @@ class BestWeights:
     def state_dict(self) -> dict[str, Any]:
         """The state to save in a checkpoint."""
         return {
-            "score": self.score, "epoch": self.epoch, "structures": self.structures, "weights": self.weights
+            "score": self.score, "epoch": self.epoch, "structures": self.structures, "cases": self.cases,
+            "weights": self.weights,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a checkpoint."""
-        for name in ("score", "epoch", "structures", "weights"):
-            setattr(self, name, state[name])
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 class NanGuard:

@@ -46,6 +46,9 @@ class Choices:
         Highest learning rate of AdamW.
     val_fraction, seed
         Share of patients kept apart, and seed of all random numbers.
+    folds, fold
+        Number of parts into which the patients are divided, and the one to validate on. With ``folds`` and
+        no ``fold``, each is trained in turn; 0 for none.
     patience
         Epochs without a better validation Dice after which training stops; 0 to continue to the end, as
         always with `minutes`.
@@ -64,6 +67,8 @@ class Choices:
     learning_rate: float = 1e-3
     val_fraction: float = 0.2
     seed: int = 0
+    folds: int = 0
+    fold: int | None = None
     patience: int = 20
     mirror: bool | None = None
     device: str = "auto"
@@ -77,6 +82,8 @@ class Choices:
         for name, value in numbers.items():
             if value is not None and not np.all(np.asarray(value) > 0):
                 raise MedvitError(f"{name} must be greater than 0, not {value}")
+        if self.fold is not None and not self.folds:
+            raise MedvitError("--fold is the number of one of several --folds")
         if not 0 <= self.val_fraction < 1 or self.patience < 0:
             raise MedvitError("--val-fraction must lie in [0, 1), and --patience must be 0 or more")
 
@@ -277,6 +284,7 @@ def make_plan(
     if base.lateral and all_sides(table):
         network = lateral(network, table)
     settings = asdict(choices) | {
+        "fold": choices.fold or 0,
         "epoch_length": length, "batch_size": batch_size, "device": str(choices.torch_device),
         "steps": choices.epochs * length,
     }  # fmt: skip

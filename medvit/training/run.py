@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,7 +16,7 @@ from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.bundles.write import bundle_files, refuse_existing, write_files
-from medvit.datasets import read_manifest
+from medvit.datasets import Manifest, read_manifest
 from medvit.errors import MedvitError, root_cause
 from medvit.networks import LateralSegmenter
 from medvit.studies import sha256_of, write_json
@@ -100,6 +101,7 @@ def train_bundle(
     resume: bool = False,
     skip_bad: bool = False,
     plan_only: bool = False,
+    record: Path | None = None,
     console: Console | None = None,
 ) -> Bundle | Plan:
     """Train a network on labelled studies; the result is a separate bundle.
@@ -124,6 +126,8 @@ def train_bundle(
         Leave broken cases out.
     plan_only
         Show the plan and what it will cost, measured by a few steps, and stop.
+    record
+        JSON file for the plan and the validation Dice of each case, which the bundle does not name.
 
     Returns
     -------
@@ -135,7 +139,8 @@ def train_bundle(
     MedvitError
         If a case is broken, something does not fit, memory runs out, or training is interrupted.
     """
-    console = console or Console(stderr=True)
+    choices, console = choices or Choices(), console or Console(stderr=True)
+    base = Base.of_bundle(base) if isinstance(base, Bundle) else base
     work = Workspace(Path(output).absolute(), scratch)
     if resume or not plan_only:
         work.open(resume)
@@ -144,8 +149,7 @@ def train_bundle(
     if resume:
         plan = _resumed(work, listing, folder)
     else:
-        base = Base.of_bundle(base) if isinstance(base, Bundle) else base
-        plan = _planned(base, listing, folder, choices or Choices(), skip_bad, console)
+        plan = _planned(base, listing, folder, choices, skip_bad, console)
         if plan_only or plan.settings["minutes"]:
             plan = _costed(plan, console)
     _show(console, plan.lines())
@@ -155,6 +159,8 @@ def train_bundle(
     _show(console, [("weights", plan.carried)])
     outcome = _trained(work, plan, listing, folder)
     save_documents(work, plan, outcome)
+    if record is not None:
+        _write_record(record, plan, outcome, _split_of(plan, listing, folder))
     finished = work.close()
     console.print(f"{finished.path}: {outcome.quality(plan.cases['validation'])}", soft_wrap=True)
     if outcome.improving:
@@ -170,8 +176,7 @@ def _show(console: Console, lines: Sequence[tuple[str, str]]) -> None:
 def _resumed(work: Workspace, manifest: Path, folder: str) -> Plan:
     """The plan of an interrupted training, if the data are still those that it was made for."""
     plan = Plan(**json.loads(work.plan_file.read_text(encoding="utf-8")))
-    s = plan.settings
-    split = split_cases(manifest, folder, s["val_fraction"], s["seed"], plan.left_out)
+    split = _split_of(plan, manifest, folder)
     if _counted(split) != plan.cases:
         raise MedvitError(
             f"{folder} has {len(split.training)} + {len(split.validation)} cases where the plan had "
@@ -180,10 +185,26 @@ def _resumed(work: Workspace, manifest: Path, folder: str) -> Plan:
     return plan
 
 
+def _split_of(plan: Plan, manifest: str | Path | Manifest, folder: str) -> Split:
+    s = plan.settings
+    apart = s["folds"], s["fold"]
+    return split_cases(manifest, folder, s["val_fraction"], s["seed"], plan.left_out, *apart)
+
+
+def _write_record(file: Path, plan: Plan, outcome: Outcome, split: Split) -> None:
+    names = [structure["name"] for structure in plan.labels["structures"]]
+    scores = {
+        case.id: {name: None if math.isnan(value) else value for name, value in zip(names, row, strict=True)}
+        for case, row in zip(split.validation, outcome.cases, strict=True)
+    }
+    write_json(file, {"plan": asdict(plan), "cases": scores})
+
+
 def _planned(
-    base: Bundle, manifest: Path, folder: str, choices: Choices, skip_bad: bool, console: Console
+    base: Base, manifest: Path, folder: str, choices: Choices, skip_bad: bool, console: Console
 ) -> Plan:
-    split = split_cases(manifest, folder, choices.val_fraction, choices.seed)
+    apart = choices.folds, choices.fold or 0
+    split = split_cases(manifest, folder, choices.val_fraction, choices.seed, (), *apart)
     console.print(f"looking at {len(split.training) + len(split.validation)} cases", highlight=False)
     facts = survey(
         (*split.training, *split.validation),
@@ -194,7 +215,7 @@ def _planned(
     sound = {f.case for f in facts}
     left_out = tuple(c.id for c in (*split.training, *split.validation) if c.id not in sound)
     if left_out:
-        split = split_cases(split.manifest, folder, choices.val_fraction, choices.seed, left_out)
+        split = split_cases(split.manifest, folder, choices.val_fraction, choices.seed, left_out, *apart)
     return make_plan(
         base, split.manifest, facts, choices, split=split.rule, left_out=left_out, cases=_counted(split)
     )
@@ -277,8 +298,10 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
     best = workflow.part("best")
     shutil.move(work.folder / "model.pt", work.bundle.weights)
     epochs = workflow.part("train#trainer").state.epoch
-    outcome = Outcome(plan.carried, best.score, best.structures, best.epoch or epochs, epochs)
-    return replace(outcome, improving=_kept_history(work), curves=True)
+    return Outcome(
+        plan.carried, best.score, best.structures, best.epoch or epochs, epochs, cases=best.cases,
+        improving=_kept_history(work), curves=True,
+    )  # fmt: skip
 
 
 def _kept_history(work: Workspace) -> bool:
