@@ -21,6 +21,7 @@ from medvit.bundles import Bundle, open_bundle
 from medvit.errors import WeightsError
 from medvit.studies import atomic_path
 from medvit.training.distributed import is_first, world_size
+from medvit.training.gradients import Gradients, clipped_gradients, half_precision
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +95,9 @@ _CERTAIN = 20.0  # logits this far apart give a loss of 0
 class MixedPrecisionStep:
     """The ``iteration_update`` of a trainer: bfloat16 autocast and clipped gradients.
 
-    A step whose gradient is not finite is left out and logged: one overflow must not end in a network of NaN.
+    A step whose gradient is not finite is taken again in float32, and left out if that is no better: one
+    overflow must not end in a network of NaN. Both are logged. See
+    `medvit.training.gradients`.
 
     Parameters
     ----------
@@ -116,31 +119,39 @@ class MixedPrecisionStep:
         device = engine.state.device
         image, label = batch["image"].to(device), batch["label"].to(device)
         engine.network.train()
-        engine.optimizer.zero_grad(set_to_none=True)
-        small_grids = SmallGridsInFloat32() if self.enabled and device.type == "cpu" else nullcontext()
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.enabled), small_grids:
-            prediction = engine.inferer(image, engine.network)
-        if self.unlabelled is not None:
-            prediction, label = where_labelled(prediction, label, self.unlabelled)
-        loss = engine.loss_function(prediction, label)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_norm)
-        if torch.isfinite(norm):
-            engine.optimizer.step()
-        else:
-            _log.warning(
-                "iteration %d: gradient is not finite in %s, step left out",
-                engine.state.iteration,
-                ", ".join(_not_finite(engine.network)),
-            )
+        prediction: Any = None
+
+        def loss_of(half: bool) -> Tensor:
+            nonlocal prediction
+            small_grids = SmallGridsInFloat32() if half and device.type == "cpu" else nullcontext()
+            with half_precision(device, half), small_grids:
+                prediction = engine.inferer(image, engine.network)
+            if self.unlabelled is None:
+                return engine.loss_function(prediction, label)
+            return engine.loss_function(*where_labelled(prediction, label, self.unlabelled))
+
+        found = clipped_gradients(engine.network, loss_of, self.max_norm, self.enabled)
+        self._step(engine, found)
         # Deeply supervised networks give a list in training, the full resolution first.
         full = prediction[0] if isinstance(prediction, list | tuple) else prediction
         return {
             CommonKeys.IMAGE: image,
             CommonKeys.LABEL: label,
             CommonKeys.PRED: full.detach(),
-            CommonKeys.LOSS: loss.item(),
+            CommonKeys.LOSS: found.loss,
         }
+
+    def _step(self, engine: SupervisedTrainer, found: Gradients) -> None:
+        if found.causes:
+            _log.warning(
+                "iteration %d: taken in float32, as in bfloat16 gradients are not finite, first that of %s",
+                engine.state.iteration,
+                found.causes[0],
+            )
+        if found.finite:
+            engine.optimizer.step()
+        else:
+            _log.warning("iteration %d: gradient is not finite, step left out", engine.state.iteration)
 
 
 def where_labelled(prediction: Any, label: Tensor, value: int) -> tuple[Any, Tensor]:
@@ -170,12 +181,6 @@ def _certain(logits: Tensor, unlabelled: Tensor) -> Tensor:
     background = logits.new_full((1, logits.shape[1], *[1] * (logits.ndim - 2)), -_CERTAIN)
     background[:, 0] = _CERTAIN
     return torch.where(there, background, logits)
-
-
-def _not_finite(network: nn.Module, most: int = 3) -> list[str]:
-    """Names of the first parameters whose gradient has values that are not finite."""
-    named = ((name, p.grad) for name, p in network.named_parameters() if p.grad is not None)
-    return [name for name, gradient in named if not torch.isfinite(gradient).all()][:most]
 
 
 def start_training(

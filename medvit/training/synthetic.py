@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from medvit.synthesis import (
     find_label_maps,
     read_head_map,
 )
+from medvit.training.gradients import clipped_gradients, half_precision
 
 _WARM_UP = 0.03
 _SAVE_EVERY = 60.0
@@ -73,7 +75,9 @@ class HeadTraining:
             network.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=0.01
         )
         self.generator = torch.Generator().manual_seed(seed)
-        self.steps = self.left_out = 0
+        self.steps = self.left_out = self.repeated = 0
+        #: How often the gradient of a parameter was the first, nearest to the cause, that was not finite.
+        self.causes: Counter[str] = Counter()
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Images and targets (B, 1, X, Y, Z) of heads drawn by chance."""
@@ -81,26 +85,28 @@ class HeadTraining:
         return self.synthesizer.batch(self.heads, chosen, self.generator)
 
     def step(self, fraction: float) -> float:
-        """Take a step at a fraction of the time; return its loss, or NaN if the gradient is not finite."""
+        """Take a step at a fraction of the time; return its loss, or NaN if the step is left out."""
         warm = min((fraction + 1e-3) / _WARM_UP, 1.0)
         rate = self.learning_rate * warm * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         image, target = self.batch()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            channels = self.core(image)
-        loss = self.loss(channels.float(), target)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+
+        def loss_of(half: bool) -> Tensor:
+            with half_precision(self.device, half):
+                channels = self.core(image)
+            return self.loss(channels.float(), target)
+
+        found = clipped_gradients(self.network, loss_of, 1.0, half=self.device.type == "cuda")
         self.steps += 1
-        value, size = torch.stack([loss.detach(), norm]).tolist()
-        if not math.isfinite(size):
+        self.repeated += bool(found.causes)
+        self.causes.update(found.causes[:1])
+        if not found.finite:
             self.left_out += 1
             return math.nan
         self.optimizer.step()
         self.averaged.update_parameters(self.network)
-        return value
+        return found.loss
 
     def save(self, folder: Path) -> None:
         """Write ``weights.pt`` for the bundle, and ``checkpoint.pt``, from which a training continues."""
@@ -167,8 +173,9 @@ def train_on_synthetic_heads(
     Returns
     -------
     dict
-        Steps, steps left out for a gradient that is not finite, seconds, and the mean loss of each tenth of
-        the time, as in ``training.json``.
+        Steps, steps left out for a gradient that is not finite, steps repeated in float32 and which gradients
+        were not finite before, seconds, and the mean loss of each tenth of the time, as in
+        ``training.json``.
 
     Raises
     ------
@@ -209,6 +216,8 @@ def train_on_synthetic_heads(
     found = {
         "steps": training.steps,
         "left_out": training.left_out,
+        "repeated": training.repeated,
+        "not_finite": dict(training.causes),
         "seconds": round(time.monotonic() - started, 1),
         "losses": [_mean(losses) for losses in tenths],
     }
