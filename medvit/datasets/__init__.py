@@ -10,6 +10,7 @@ __getattr__, __dir__, _lazy = lazy.attach(
         "annotation": ["read_annotation"],
         "check": ["check_dataset"],
         "findings": ["Findings", "Problem"],
+        "splits": ["Split", "split_cases"],
     },
 )
 __all__ = ["Case", "Manifest", "find_cases", "installed_manifests", "read_manifest", *_lazy]

@@ -2,12 +2,14 @@
 
 import lazy_loader as lazy
 
-__getattr__, __dir__, __all__ = lazy.attach(
+from medvit.datasets.splits import Split, split_cases
+
+__getattr__, __dir__, _lazy = lazy.attach(
     __name__,
     submodules={"recipes"},
     submod_attrs={
         "base": ["Base", "find_base"],
-        "cases": ["Split", "WholeCases", "as_batch", "split_cases", "study_of"],
+        "cases": ["WholeCases", "as_batch", "study_of"],
         "folds": ["train_folds"],
         "handlers": ["BestWeights", "NanGuard", "Progress"],
         "history": ["History"],
@@ -29,3 +31,4 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "transforms": ["MirrorLeftRightd", "UnlabelledAsBackgroundd"],
     },
 )
+__all__ = ["Split", "split_cases", *_lazy]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from medvit import __version__
 from medvit.bundles import Bundle, open_bundle
+from medvit.datasets.splits import drawn_patients
 from medvit.errors import MedvitError
 from medvit.networks.published import read_checkpoint
 from medvit.studies import read_study, write_json
@@ -96,8 +97,7 @@ class _Prepared:
 
     def split(self, fraction: float, seed: int) -> tuple[list[Path], list[Path]]:
         """Files to train on and to watch; no patient is in both."""
-        people = sorted(set(self.patients), key=lambda p: hashlib.sha256(f"{seed}:{p}".encode()).hexdigest())
-        watched = set(people[: max(1, round(fraction * len(people)))]) if len(people) > 1 else set()
+        watched = drawn_patients(self.patients, fraction, seed)
         both = list(zip(self.files, self.patients, strict=True))
         return [f for f, p in both if p not in watched], [f for f, p in both if p in watched]
 

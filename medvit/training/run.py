@@ -17,6 +17,7 @@ from torch import nn
 from medvit.bundles import Bundle, open_bundle
 from medvit.bundles.write import bundle_files, refuse_existing, write_files
 from medvit.datasets import Manifest, read_manifest
+from medvit.datasets.splits import Split, split_cases
 from medvit.errors import MedvitError, root_cause
 from medvit.networks import LateralSegmenter
 from medvit.studies import sha256_of, write_json
@@ -24,7 +25,6 @@ from medvit.studies.labels import parse_label_table
 from medvit.training import save_weights
 from medvit.training.base import Base
 from medvit.training.case_facts import survey
-from medvit.training.cases import Split, split_cases
 from medvit.training.configuration import WORKFLOWS, specification
 from medvit.training.costs import measure
 from medvit.training.documents import Outcome, go_on, licence_note, metadata_section, readme

@@ -12,10 +12,11 @@ from torch import nn
 
 from medvit.bundles import Bundle
 from medvit.datasets import Manifest
+from medvit.datasets.splits import Split, patient_of, split_cases
 from medvit.errors import MedvitError
 from medvit.studies.labels import parse_label_table
 from medvit.training import Base, CaseFacts, Choices, make_plan
-from medvit.training.cases import Split, patient_of, read_case, split_cases
+from medvit.training.cases import read_case
 from medvit.training.network import (
     build,
     carry_over,

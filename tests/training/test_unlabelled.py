@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from medvit.datasets import read_manifest
+from medvit.datasets.splits import split_cases
 from medvit.losses import SparseDiceCELoss
 from medvit.training import UnlabelledAsBackgroundd
 from medvit.training.case_facts import survey
-from medvit.training.cases import split_cases
 from medvit.training.steps import where_labelled
 from tests.training.cases import write_data
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medvit.datasets import Case, find_cases, read_manifest
+from medvit.datasets.splits import nnunet_fold
 from medvit.errors import MedvitError
 
-_FOLDS = 5
+__all__ = ["case_list", "listed_fold", "nnunet_fold"]
 
 
 def case_list(manifest: str | Path, folder: str | Path, split: str | None = None) -> list[dict[str, Any]]:
@@ -72,42 +70,6 @@ def listed_fold(manifest: str | Path, folder: str | Path, fold: int = 0) -> dict
         )
     validation = lists.pop(f"fold{fold}")
     return {"train": [case for cases in lists.values() for case in cases], "validation": validation}
-
-
-def nnunet_fold(cases: Sequence[Mapping[str, Any]], fold: int = 0) -> dict[str, list[Mapping[str, Any]]]:
-    """One of the five folds into which nnU-Net divides the cases of a data set.
-
-    Parameters
-    ----------
-    cases
-        Of `case_list`, in order of their identifiers, five or more.
-    fold
-        0 ... 4.
-
-    Returns
-    -------
-    dict
-        The cases to ``train`` on and those for ``validation``.
-
-    Raises
-    ------
-    MedvitError
-        If there are too few cases, or no such fold.
-
-    Notes
-    -----
-    nnU-Net shuffles identifiers by scikit-learn's ``KFold(5, shuffle=True, random_state=12345)``; the same
-    generator is used here.
-    """
-    if len(cases) < _FOLDS or not 0 <= fold < _FOLDS:
-        raise MedvitError(f"{len(cases)} cases have no fold {fold}: five or more have the folds 0 to 4")
-    order = np.arange(len(cases))
-    np.random.RandomState(12345).shuffle(order)
-    held_out = set(np.array_split(order, _FOLDS)[fold].tolist())
-    return {
-        "train": [case for number, case in enumerate(cases) if number not in held_out],
-        "validation": [case for number, case in enumerate(cases) if number in held_out],
-    }
 
 
 def _as_item(case: Case) -> dict[str, Any]:
