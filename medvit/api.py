@@ -159,6 +159,8 @@ class Segmenter:
         ``"bf16"`` or, on a GPU, ``"fp16"`` for half precision; ``"off"`` for float32.
     tf32
         Whether a GPU may round the factors of float32 products to 10 bits.
+    backend
+        What runs the network on a CPU: ``"torch"``, ``"openvino"``, ``"onnxruntime"`` or ``"auto"``.
     options
         Values of the bundle's configuration by identifier, such as ``overlap``, ``tta`` or ``force``.
 
@@ -182,6 +184,7 @@ class Segmenter:
         trust: bool = False,
         amp: str = "off",
         tf32: bool = False,
+        backend: str = "torch",
         **options: Any,
     ) -> None:
         from medvit.runs.options import checked_device, checked_overlap, execution_settings
@@ -200,7 +203,8 @@ class Segmenter:
                 hint = did_you_mean(name, known.names)
                 raise MedvitError(f"bundle {found.name} has no option {name!r}{hint}")
         self.bundle = found
-        self._opened = open_bundle(found, input=[], **options, **execution_settings(amp, tf32))
+        execution = execution_settings(amp, tf32, backend)
+        self._opened = open_bundle(found, input=[], **options, **execution)
         self._opened.part("inferer").execution.check(self._opened.part("device"))
         self._opened.part("network")
         # The inferer reports on its last study, and a second study at once would need twice the memory.

@@ -60,8 +60,8 @@ class BenchOptions:
         Number of times that the first study is timed, after one warm-up.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-    amp, tf32
-        Precision of the bundles' networks, see `medvit.runs.options.execution_settings`.
+    amp, tf32, backend
+        Precision of the bundles' networks and what runs them, see `medvit.runs.options.execution_settings`.
     date
         Date on the page; empty to omit it.
     """
@@ -77,13 +77,14 @@ class BenchOptions:
     device: str = "auto"
     amp: str = "off"
     tf32: bool = False
+    backend: str = "torch"
     date: str = ""
 
     @property
     def overrides(self) -> dict[str, Any]:
         """What they set in the configuration of a bundle, by identifier."""
         device = {} if self.device == "auto" else {"device": f"$torch.device({self.device!r})"}
-        return device | execution_settings(self.amp, self.tf32)
+        return device | execution_settings(self.amp, self.tf32, self.backend)
 
 
 def brain_bundles() -> list[Bundle]:

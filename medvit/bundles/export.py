@@ -12,11 +12,10 @@ from medvit.bundles.find import Bundle
 from medvit.bundles.self_contained import self_contained_files
 from medvit.bundles.workflow import OpenBundle, open_bundle
 from medvit.bundles.write import write_files
-from medvit.errors import MedvitError, MissingExtraError
+from medvit.errors import MedvitError
 from medvit.studies.files import atomic_path
 
 FORMATS = ("onnx", "torchscript", "zoo", "bundle")
-OPSET = 18
 # Scratch that a zip of a bundle leaves out.
 _SCRATCH = ("eval", "runs", "__pycache__")
 
@@ -35,7 +34,7 @@ def export_bundle(bundle: Bundle, output: str | Path, form: str) -> Path:
     output
         Folder for the file, which is named after the bundle and its version.
     form
-        ``"onnx"`` (opset `OPSET`, input ``image``, output ``logits``), ``"torchscript"`` (scripted where the
+        ``"onnx"`` (opset 18, input ``image``, output ``logits``), ``"torchscript"`` (scripted where the
         metadata says so, else traced), ``"zoo"`` (a zip of a bundle under its name for the model zoo, which
         MONAI runs without medvit), or ``"bundle"`` (a zip of the bundle as it is; it needs medvit to run).
 
@@ -127,24 +126,8 @@ def _torchscript(opened: OpenBundle, file: Path) -> Path:
 def _onnx(opened: OpenBundle, file: Path) -> Path:
     import torch
 
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("export to ONNX", "onnx") from error
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from medvit.inference.conversion import write_onnx
 
-    example = torch.rand(window_shape(opened))
-    # A view of the fused attention's result, as the CPU lays it out, cannot be exported (Swin UNETR).
-    with atomic_path(file) as partial, sdpa_kernel(SDPBackend.MATH):
-        torch.onnx.export(
-            opened.part("network"),
-            (example,),
-            str(partial),
-            input_names=["image"],
-            output_names=["logits"],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    with atomic_path(file) as partial:
+        write_onnx(opened.part("network"), torch.rand(window_shape(opened)), partial)
     return file

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.options import Amp, Device, Output, Studies, Tf32, Trust
+from medvit.cli.options import Amp, Backend, Device, Output, Studies, Tf32, Trust
 from medvit.cli.talk import Answer, answering
 
 bench = typer.Typer(no_args_is_help=True, help="Compare bundles in quality and cost, on the same studies.")
@@ -99,6 +99,7 @@ def brain(
     device: Device = "auto",
     amp: Amp = "off",
     tf32: Tf32 = False,
+    backend: Backend = "torch",
     date: Annotated[str, typer.Option(help="Date that the page states.")] = "",
     trust: Trust = False,
 ) -> Answer:
@@ -110,7 +111,15 @@ def brain(
 
     beside = [read_peer(peer) for peer in peers or ()]
     options = BenchOptions(
-        atlases, label_maps, data=data, rounds=rounds, device=device, amp=amp, tf32=tf32, date=date
+        atlases,
+        label_maps,
+        data=data,
+        rounds=rounds,
+        device=device,
+        amp=amp,
+        tf32=tf32,
+        backend=backend,
+        date=date,
     )
     if held_out:
         options = replace(options, held_out=tuple(held_out))

@@ -11,6 +11,7 @@ import typer
 
 from medvit.cli.options import (
     Amp,
+    Backend,
     BundleName,
     Device,
     Output,
@@ -181,6 +182,7 @@ def label(
     trust: Trust = False,
     amp: Amp = "off",
     tf32: Tf32 = False,
+    backend: Backend = "torch",
     *,
     say: Callable[[Answer], None],
 ) -> Answer:
@@ -196,7 +198,8 @@ def label(
     from medvit.label.launch import serve
 
     code = serve(
-        studies, models=models or (), trust=trust, amp=amp, tf32=tf32, host=host, port=port, token=token,
+        studies, models=models or (), trust=trust, amp=amp, tf32=tf32, backend=backend,
+        host=host, port=port, token=token,
         folder=workspace, query=query or (), origins=allow_origin or (),
         say=lambda address, text: say(Answer({"address": address, "token": bool(token)}, text)),
     )  # fmt: skip

@@ -62,6 +62,13 @@ Amp = Annotated[
 Tf32 = Annotated[
     bool, typer.Option("--tf32", help="Let an NVIDIA GPU round the factors of float32 products.")
 ]
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(checks.BACKENDS),
+        help="What runs the networks on a CPU; auto takes OpenVINO where it was found to be quicker.",
+    ),
+]
 
 
 class SegType(StrEnum):
@@ -86,6 +93,7 @@ def inference_settings(
     device: Device = "auto",
     amp: Amp = "off",
     tf32: Tf32 = False,
+    backend: Backend = "torch",
     overlap: Annotated[
         float | None,
         typer.Option(
@@ -159,7 +167,7 @@ def inference_settings(
         "resume": resume, "overwrite": overwrite,
         "tta": tta, "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
         "language": language, "show_patient": show_patient, "force": force,
-        **checks.execution_settings(amp, tf32),
+        **checks.execution_settings(amp, tf32, backend),
     }  # fmt: skip
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"

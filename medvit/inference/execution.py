@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medvit.errors import MedvitError
+from medvit.inference.backends import Backend, checked_backend
 
 Network = Callable[..., Any]
 
@@ -49,6 +50,13 @@ class Execution:
         Memory for logits that are interpolated and reduced at once. All classes of a block are taken
         together where that leaves blocks of a sensible size, else one after the other. ``None`` for what
         suits the device.
+    backend
+        What runs the networks on a CPU: ``"torch"``, or ``"openvino"`` or ``"onnxruntime"``, for which they
+        are converted once: see `medvit.inference.conversion`. With either of these, ``amp`` is the precision
+        of the engine.
+    fall_back
+        Whether a network that the backend cannot run is run by torch, with a note in the report, instead of
+        being refused.
     """
 
     device: str | torch.device | None = None
@@ -59,22 +67,30 @@ class Execution:
     tf32: bool | None = None
     graphs: bool = True
     block_bytes: int | None = None
+    backend: Backend = "torch"
+    fall_back: bool = False
 
     def __post_init__(self) -> None:
         if self.amp not in (None, "bf16", "fp16"):
             raise MedvitError(f"there is no precision {self.amp!r}; choose bf16 or fp16, or none for float32")
+        checked_backend(self.backend)
 
     def check(self, device: torch.device | str) -> None:
-        """Refuse a precision that `device` does not have.
+        """Refuse a precision or a backend that `device` does not have.
 
         Raises
         ------
         MedvitError
-            If it lacks bf16, fp16 or TF32.
+            If it lacks bf16, fp16 or TF32, or is not a CPU and the backend is not torch.
         """
-        if self.amp is None and not self.tf32:
+        if self.amp is None and not self.tf32 and self.backend == "torch":
             return
         device = torch.device(device)
+        if self.backend != "torch" and device.type != "cpu":
+            raise MedvitError(
+                f"the backend {self.backend} runs on a CPU, not on {_name(device)}; "
+                "use --device cpu, or leave out --backend"
+            )
         cuda = device.type == "cuda"
         # Both came with compute capability 8; AMD's GPUs, which torch calls "cuda" too, count otherwise.
         recent = cuda and (
@@ -128,7 +144,7 @@ class Execution:
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Around the networks alone: what is done with their logits stays in float32."""
-        if self.amp is None:
+        if self.amp is None or self.backend != "torch":
             return nullcontext()
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.amp]
         # A cache of weights in half precision must not outlive the graph that was recorded with it.

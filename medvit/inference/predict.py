@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medvit.errors import MissingExtraError
+from medvit.inference.conversion import ConversionError, engine
 from medvit.inference.execution import Execution, Network
 from medvit.inference.graphs import first_level, replayed
 from medvit.studies.labels import load_label_table
@@ -36,15 +38,15 @@ class InferenceReport:
         The streaming axis.
     target
         How results went to their grid: ``"same voxels"``, ``"axis-aligned"`` or ``"oblique"``.
-    device
-        Where the networks ran.
+    device, backend
+        Where the networks ran, and what ran them.
     region
         First voxel and the one past the last, along each axis, of the part of the image that was looked at;
         empty for the whole.
     seconds, network_seconds
         Wall time of the whole, and of the networks' forward passes (on a GPU: of their launch).
     fallbacks
-        What was done when memory ran out, in sentences.
+        What was done when memory ran out or the backend could not run a network, in sentences.
     """
 
     windows: int = 0
@@ -53,6 +55,7 @@ class InferenceReport:
     axis: int = 0
     target: str = "same voxels"
     device: str = "cpu"
+    backend: str = "torch"
     region: list[list[int]] = field(default_factory=list)
     seconds: float = 0.0
     network_seconds: float = 0.0
@@ -153,6 +156,7 @@ class Predictor:
         self.report, self.disagreement = report, disagreement
         self.device = execution.device_for(networks)
         execution.check(self.device)
+        self._awaiting_engine = execution.backend != "torch"
         self._records = execution.records(self.device)
         self._idle = self._allocated()
 
@@ -160,6 +164,8 @@ class Predictor:
         """Windows (B, C, *roi_size) to logits (B, classes [+ 1], *roi_size)."""
         started = time.perf_counter()
         windows = self.to_device(windows)
+        if self._awaiting_engine:
+            self._take_engine(windows.shape[1:], alone=not (args or kwargs))
         if self.execution.channels_last:
             windows = windows.contiguous(
                 memory_format=torch.channels_last_3d if windows.ndim == 5 else torch.channels_last
@@ -182,6 +188,23 @@ class Predictor:
         self.report.forward_passes += count * len(windows)
         self.report.network_seconds += time.perf_counter() - started
         return mean
+
+    def _take_engine(self, shape: Sequence[int], alone: bool) -> None:
+        """Replace the networks by what the backend runs for windows (C, *roi_size)."""
+        self._awaiting_engine = False
+        wanted = self.execution
+        try:
+            if not alone:
+                raise ConversionError(
+                    f"{wanted.backend} gives networks the image alone; use the backend torch"
+                )
+            bf16 = wanted.amp == "bf16"
+            self.networks = [engine(n, shape, wanted.backend, bf16=bf16) for n in self.networks]
+            self.report.backend = wanted.backend
+        except (ConversionError, MissingExtraError) as error:
+            if not wanted.fall_back:
+                raise
+            self.report.fallbacks.append(f"torch was used instead: {error}")
 
     def to_device(self, image: Tensor) -> Tensor:
         """`image` where the networks are; the host does not wait for the copy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -174,6 +174,8 @@ class CoarseRegion(RegionFinder):
         own = list(networks) if self.network is None else [self.network]
         shape = coarse.shape[1:]
         widths = [width for n in reversed(shape) for width in (0, -n % self.divisor)]
+        # The coarse image of each study has a size of its own, and is seen once.
+        execution = replace(execution, backend="torch")
         predictor = Predictor(own, Flips(), execution, InferenceReport())
         with execution.running(own):
             logits = predictor(F.pad(coarse, widths)[None])[0].float()

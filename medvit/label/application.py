@@ -52,8 +52,8 @@ class MedvitLabelApp(MONAILabelApp):
         A folder, or the address of a DICOMweb service.
     conf
         ``models`` (names, separated by commas; all installed where empty), ``trust`` (whether they may be
-        folders), ``amp`` and ``tf32`` (precision of the networks), ``workspace`` (folder for trained versions
-        and for what an archive sent).
+        folders), ``amp``, ``tf32`` and ``backend`` (precision of the networks, and what runs them),
+        ``workspace`` (folder for trained versions and for what an archive sent).
 
     Raises
     ------
@@ -69,7 +69,9 @@ class MedvitLabelApp(MONAILabelApp):
         if not bundles:
             raise MedvitError("there is no bundle to serve; install one, or give --models")
         versions = Versions(self.workspace / "versions")
-        execution = execution_settings(conf.get("amp", "off"), conf.get("tf32") == "true")
+        execution = execution_settings(
+            conf.get("amp", "off"), conf.get("tf32") == "true", conf.get("backend", "torch")
+        )
         self.served = {bundle.name: ServedBundle(bundle, versions, execution) for bundle in bundles}
         self._one_at_a_time = threading.Lock()
         self._waiting = threading.BoundedSemaphore(_WAITING)

@@ -45,6 +45,7 @@ def serve(
     trust: bool = False,
     amp: str = "off",
     tf32: bool = False,
+    backend: str = "torch",
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str = "",
@@ -63,8 +64,8 @@ def serve(
         Names of installed bundles, or folders of trusted ones; all that are installed where empty.
     trust
         Whether `models` may be folders.
-    amp, tf32
-        Precision of the networks, see `medvit.runs.options.execution_settings`.
+    amp, tf32, backend
+        Precision of the networks and what runs them, see `medvit.runs.options.execution_settings`.
     host, port
         What to bind.
     token
@@ -91,7 +92,7 @@ def serve(
         raise MedvitError(f"{studies}: is neither a folder of images nor the address of a DICOMweb service")
     if wrong := [part for part in query if "=" not in part]:
         raise MedvitError(f"{wrong[0]!r} is not a query; write it as PatientID=17")
-    execution_settings(amp, tf32)
+    execution_settings(amp, tf32, backend)
     for origin in origins:
         _check_origin(origin)
     _check_port(host, port)
@@ -103,7 +104,7 @@ def serve(
     ]
     command += ["--host", host, "--port", str(port), "--workspace", str(folder or workspace())]
     command += [part for model in models for part in ("--models", model)] + ["--trust"] * trust
-    command += ["--amp", amp] + ["--tf32"] * tf32
+    command += ["--amp", amp, "--backend", backend] + ["--tf32"] * tf32
     command += [f"--query={part}" for part in query] + [f"--allow-origin={origin}" for origin in origins]
     # In the environment, since arguments are seen by everybody on the machine.
     variables = {**os.environ, "MEDVIT_LABEL_TOKEN": token}

@@ -63,6 +63,7 @@ def configure(arguments: argparse.Namespace, workspace: Path) -> None:
         "trust": "true" if arguments.trust else "false",
         "amp": arguments.amp,
         "tf32": "true" if arguments.tf32 else "false",
+        "backend": arguments.backend,
         "query": json.dumps(dict(part.split("=", 1) for part in arguments.query)),
         "workspace": str(workspace),
     }
@@ -272,6 +273,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trust", action="store_true")
     parser.add_argument("--amp", default="off")
     parser.add_argument("--tf32", action="store_true")
+    parser.add_argument("--backend", default="torch")
     parser.add_argument("--query", action="append", default=[])
     parser.add_argument("--allow-origin", action="append", default=[])
     parser.add_argument("--workspace", type=Path, required=True)

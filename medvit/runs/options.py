@@ -18,6 +18,7 @@ from medvit.errors import MedvitError, did_you_mean
 
 DEVICES = "auto, cpu, cuda, cuda:N, gpu or mps"
 PRECISIONS = ("bf16", "fp16", "off")
+BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 # Set in the environment, this keeps the log lines of other libraries out of the output of workers.
 SILENT = "MEDVIT_SILENT_LIBRARIES"
 
@@ -74,7 +75,7 @@ def checked_overlap(overlap: float | None) -> float | None:
     return overlap
 
 
-def execution_settings(amp: str = "off", tf32: bool = False) -> dict[str, Any]:
+def execution_settings(amp: str = "off", tf32: bool = False, backend: str = "torch") -> dict[str, Any]:
     """How networks run, as values of a bundle's configuration by identifier; nothing for the defaults.
 
     The device has the last word on it: see `medvit.inference.Execution.check`.
@@ -85,24 +86,39 @@ def execution_settings(amp: str = "off", tf32: bool = False) -> dict[str, Any]:
         ``"bf16"`` or ``"fp16"``; ``"off"`` for float32.
     tf32
         Whether a GPU may round the factors of float32 products to 10 bits.
+    backend
+        What runs the networks: ``"torch"``, ``"openvino"``, ``"onnxruntime"``, or ``"auto"`` for what the
+        bundle's metadata show to be quicker and to give the same labels.
 
     Raises
     ------
     MedvitError
-        If there is no such precision.
+        If there is no such precision or backend.
     """
     if amp not in PRECISIONS:
         raise MedvitError(
             f"there is no precision {amp!r}{did_you_mean(amp, PRECISIONS)}; choose {' or '.join(PRECISIONS)}"
         )
+    if backend not in BACKENDS:
+        raise MedvitError(
+            f"there is no backend {backend!r}{did_you_mean(backend, BACKENDS)}; choose {', '.join(BACKENDS)}"
+        )
     chosen: dict[str, Any] = {"amp": amp} if amp != "off" else {}
     if tf32:
         chosen["tf32"] = True
+    if backend != "torch":
+        chosen["backend"] = backend
     if not chosen:
         return {}
     # Results that were computed otherwise say so, and are not taken for the same.
     stated = {f"writer#settings#{name}": value for name, value in chosen.items()}
-    return {"inferer#execution": {"_target_": "medvit.inference.Execution", **chosen}} | stated
+    execution = {"_target_": "medvit.inference.Execution", **chosen}
+    if backend == "auto":
+        execution |= {"_target_": "medvit.bundles.execution_for", "bundle_root": "@bundle_root"}
+        execution["device"] = "@device"
+        stated["writer#settings#backend"] = "$@inferer#execution.backend"
+        del execution["backend"]
+    return {"inferer#execution": execution} | stated
 
 
 def checked_output(folder: Path) -> Path:

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from medvit.bundles import Bundle, export_bundle, find_bundle, installed_bundles, open_bundle, segment
-from medvit.bundles.export import OPSET
 from medvit.errors import MedvitError
+from medvit.inference.conversion import OPSET
 from medvit.networks import LateralSegmenter
 
 BRAIN = find_bundle("segformer3d_brain")

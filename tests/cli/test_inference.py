@@ -78,6 +78,17 @@ def test_precision_reaches_the_inferer_and_the_record(monkeypatch: pytest.Monkey
         assert opened.part("writer").settings.items() >= {"amp": "bf16", "tf32": True}.items()
 
 
+def test_the_backend_reaches_the_inferer_and_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = settings_of("run", monkeypatch, "--backend", "openvino", "--amp", "bf16")
+    opened = open_bundle(find_bundle("segformer3d_brain"), input=[], **{
+        name: value for name, value in seen.items() if "#" in name
+    })  # fmt: skip
+    assert (opened.part("inferer").execution.backend, opened.part("writer").settings["backend"]) == (
+        "openvino",
+        "openvino",
+    )
+
+
 @pytest.mark.parametrize("verb", ["run", "cohort"])
 @pytest.mark.parametrize("option", ["", "-v", "-q", "--json"])
 def test_a_run_says_what_was_asked_for(

@@ -1,0 +1,151 @@
+"""Engines beside torch that run a network on a CPU: OpenVINO and ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medvit.errors import MedvitError, MissingExtraError, did_you_mean
+
+Backend = Literal["torch", "openvino", "onnxruntime"]
+
+BACKENDS: tuple[Backend, ...] = ("torch", "openvino", "onnxruntime")
+TITLES = {"torch": "torch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+# What must be importable, and the extra that brings it; a network reaches ONNX Runtime through onnxscript.
+_NEEDS = {
+    "torch": ("torch", ""),
+    "openvino": ("openvino", "openvino"),
+    "onnxruntime": ("onnxruntime onnxscript", "onnxruntime"),
+}
+
+
+def checked_backend(name: str) -> str:
+    """`name`, if there is such a backend.
+
+    Raises
+    ------
+    MedvitError
+        If there is none.
+    """
+    if name not in BACKENDS:
+        suggestion = did_you_mean(name, BACKENDS)
+        raise MedvitError(f"there is no backend {name!r}{suggestion}; choose {', '.join(BACKENDS)}")
+    return name
+
+
+def installed(backend: str) -> bool:
+    """Whether a backend can be used here."""
+    return all(importlib.util.find_spec(package) for package in _NEEDS[backend][0].split())
+
+
+def require(backend: str) -> None:
+    """Raise `MissingExtraError` where a backend is not installed."""
+    if not installed(backend):
+        raise MissingExtraError(f"the backend {backend}", _NEEDS[backend][1])
+
+
+class CompiledNetwork(nn.Module):
+    """A network in a file of OpenVINO (``.xml`` with its ``.bin``) or ONNX, run on a CPU.
+
+    The file is read and compiled at the first window, with as many threads as torch has then, and again where
+    that number changes. It is made for one window of one shape; a batch goes through window by window.
+
+    Parameters
+    ----------
+    file
+        The network. Its input is (1, C, *roi_size) float32.
+    bf16
+        Whether OpenVINO may compute in bfloat16, where the CPU has instructions for it.
+
+    Raises
+    ------
+    MissingExtraError
+        If the engine is not installed.
+    MedvitError
+        If the file is missing.
+    """
+
+    def __init__(self, file: Path | str, *, bf16: bool = False) -> None:
+        super().__init__()
+        self.file, self.bf16 = Path(file), bf16
+        self.backend = "openvino" if self.file.suffix == ".xml" else "onnxruntime"
+        require(self.backend)
+        if not self.file.is_file():
+            raise MedvitError(f"{self.file} is missing, which holds the network for {TITLES[self.backend]}")
+        self._session: Any = None
+        self._threads = 0
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """(B, C, *roi_size) to (B, classes, *roi_size), float32 on the CPU.
+
+        Raises
+        ------
+        MedvitError
+            If the network is for windows of another shape.
+        """
+        if self._session is None or self._threads != torch.get_num_threads():
+            self._threads = torch.get_num_threads()
+            self._session = self._compiled()
+        made_for = self._session.shape
+        if tuple(windows.shape[1:]) != made_for[1:]:
+            raise MedvitError(
+                f"{self.file.name} is made for windows of {_times(made_for[1:])}, not "
+                f"{_times(windows.shape[1:])}: leave roi_size as it is, or use the backend torch"
+            )
+        given = windows.to(torch.float32).contiguous().numpy()
+        answers = [self._session(given[i : i + 1]) for i in range(len(given))]
+        # An engine writes the next answer over the last one.
+        return torch.from_numpy(np.concatenate(answers) if len(answers) > 1 else answers[0].copy())
+
+    def _compiled(self) -> Any:
+        make = _OpenVINOSession if self.backend == "openvino" else _OnnxSession
+        return make(self.file, self._threads, self.bf16)
+
+
+def _times(shape: Any) -> str:
+    return " x ".join(map(str, shape))
+
+
+class _OpenVINOSession:
+    def __init__(self, file: Path, threads: int, bf16: bool) -> None:
+        import openvino
+
+        # Left alone, a CPU with instructions for bfloat16 would take them without being asked.
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
+        try:
+            self.compiled = openvino.Core().compile_model(str(file), "CPU", options)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise MedvitError(
+                f"{file}: OpenVINO cannot read it ({reason}); convert or download it again"
+            ) from error
+        self.shape = tuple(self.compiled.input(0).shape)
+
+    def __call__(self, window: np.ndarray) -> np.ndarray:
+        return self.compiled(window)[0]
+
+
+class _OnnxSession:
+    def __init__(self, file: Path, threads: int, bf16: bool) -> None:
+        import onnxruntime
+
+        if bf16:
+            raise MedvitError("ONNX Runtime computes in float32 on a CPU; leave out --amp")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        entry = self.session.get_inputs()[0]
+        self.name, self.shape = entry.name, tuple(entry.shape)
+
+    def __call__(self, window: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {self.name: window})[0]
