@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from monailabel.interfaces.tasks.train import TrainTask
 
+from medvit.datasets.splits import drawn_patients, patient_of
 from medvit.errors import MedvitError
 from medvit.label.errors import RequestError, first_of
 from medvit.label.finetuning import Annotated, FinetuningSchedule, finetune
@@ -64,14 +65,16 @@ class FineTune(TrainTask):
         pairs = datastore.annotated()
         if not pairs:
             raise RequestError("there is no study with a final label to train on; submit one first")
-        apart = min(round(settings.pop("val_split") * len(pairs)), len(pairs) - 1)
+        patients = [patient_of(pair["id"]) for pair in pairs]
+        apart = drawn_patients(patients, settings.pop("val_split"), seed=0)
         base = self.served.bundle(first_of(request.get("version")))
         evaluator = self.served.new_evaluator(base, {}, first_of(request.get("device")))
         annotated = [self._annotated(pair, evaluator) for pair in pairs]
         schedule = FinetuningSchedule(**settings)
         table = self.served.table
         assert table is not None, "only bundles that segment are trained"
-        training, held_out = annotated[apart:], annotated[:apart]
+        training = [one for one, patient in zip(annotated, patients, strict=True) if patient not in apart]
+        held_out = [one for one, patient in zip(annotated, patients, strict=True) if patient in apart]
         before, best = finetune(evaluator, training, held_out, len(table) + 1, schedule)
         today = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         facts = Training(len(training), len(held_out), schedule.max_epochs, before, best, today)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -37,6 +38,30 @@ class CaseFacts:
     spacing: tuple[float, float, float]
     values: frozenset[int]
     intensities: np.ndarray
+
+
+class ForegroundIntensity(NamedTuple):
+    """Intensities of the labelled voxels of a training set, by which nnU-Net scales CT.
+
+    Parameters
+    ----------
+    lower, upper
+        0.5 and 99.5 percentile.
+    mean, std
+        Mean and standard deviation of all sampled voxels.
+    """
+
+    lower: float
+    upper: float
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, voxels: np.ndarray) -> ForegroundIntensity:
+        """What sampled voxels show; labels on a made-up constant get a spread to divide by."""
+        lower, upper = np.percentile(voxels, [0.5, 99.5])
+        lower, upper = (lower, upper) if upper > lower else (lower - 0.5, lower + 0.5)
+        return cls(float(lower), float(upper), float(voxels.mean()), float(voxels.std()) or 1.0)
 
 
 def survey(

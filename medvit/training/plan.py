@@ -15,7 +15,7 @@ from medvit.datasets import Manifest
 from medvit.errors import MedvitError
 from medvit.studies.labels import LabelTable
 from medvit.training.base import Base
-from medvit.training.case_facts import CaseFacts
+from medvit.training.case_facts import CaseFacts, ForegroundIntensity
 from medvit.training.costs import Cost, windows_of
 from medvit.training.handlers import duration
 from medvit.training.network import fitted, lateral
@@ -360,11 +360,7 @@ def intensity(manifest: Manifest, facts: Sequence[CaseFacts]) -> str:
         raise MedvitError(f"{manifest.path}: no case has a labelled voxel, so there is nothing to learn")
     if manifest.modality != "CT" or len(manifest.channels) != 1:
         return "percentile"
-    low, high = np.percentile(voxels, [0.5, 99.5])
-    mean, std = voxels.mean(), voxels.std()
-    # Labels on a made-up constant have no spread to divide by.
-    low, high = (low, high) if high > low else (low - 0.5, low + 0.5)
-    return ":".join(["window", *(f"{n:g}" for n in (low, high, mean, std if std > 0 else 1.0))])
+    return ":".join(["window", *(f"{n:g}" for n in ForegroundIntensity.of(voxels))])
 
 
 def all_sides(table: LabelTable) -> bool:

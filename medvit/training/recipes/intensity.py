@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from medvit.errors import MedvitError
+from medvit.training.case_facts import ForegroundIntensity
 
 # Voxels that are taken of a case: enough for percentiles, and no case outweighs the others.
 _VOXELS = 10_000
-
-
-class ForegroundIntensity(NamedTuple):
-    """Intensities (HU) of the labelled voxels of a training set.
-
-    Parameters
-    ----------
-    lower, upper
-        0.5 and 99.5 percentile.
-    mean, std
-        Of all sampled voxels.
-    """
-
-    lower: float
-    upper: float
-    mean: float
-    std: float
 
 
 def foreground_intensity(cases: Sequence[Mapping[str, Any]], seed: int = 0) -> ForegroundIntensity:
@@ -37,9 +21,9 @@ def foreground_intensity(cases: Sequence[Mapping[str, Any]], seed: int = 0) -> F
     Parameters
     ----------
     cases
-        Of `case_list`: NIfTI files ``image`` and ``label``.
+        Entries of `case_list`: NIfTI files ``image`` and ``label``.
     seed
-        Of the sample.
+        Seed of the sample.
 
     Raises
     ------
@@ -62,6 +46,4 @@ def foreground_intensity(cases: Sequence[Mapping[str, Any]], seed: int = 0) -> F
             sampled.append(image.get_fdata(dtype=np.float32).ravel()[chosen])
     if not sampled:
         raise MedvitError("no case has a labelled voxel, so intensities cannot be scaled by them")
-    voxels = np.concatenate(sampled)
-    lower, upper = np.percentile(voxels, [0.5, 99.5])
-    return ForegroundIntensity(float(lower), float(upper), float(voxels.mean()), float(voxels.std()))
+    return ForegroundIntensity.of(np.concatenate(sampled))
