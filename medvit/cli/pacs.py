@@ -24,10 +24,12 @@ _SHOWN = ("StudyDate", "Modality", "SeriesDescription", "SeriesInstanceUID")
 Address = Annotated[
     str,
     typer.Argument(
-        help="DICOMweb service, such as https://pacs:8042/dicom-web, or DICOM node TITLE@host:port."
+        help="DICOMweb service, such as https://pacs:8042/dicom-web, or DICOM node TITLE@host:port[+tls]."
     ),
 ]
-NodeText = Annotated[str, typer.Argument(help="DICOM node, as TITLE@host:port.", metavar="NODE")]
+NodeText = Annotated[
+    str, typer.Argument(help="DICOM node, as TITLE@host:port, or TITLE@host:port+tls.", metavar="NODE")
+]
 Title = Annotated[str, typer.Option(help="Our own AE title.")]
 Query = Annotated[list[str], typer.Argument(help="What to fetch: PatientID=17 Modality=CT ...")]
 Output = Annotated[
@@ -149,6 +151,13 @@ def listen(
     settle: Annotated[
         float, typer.Option(min=0, help="Seconds without a new image after which a study is complete.")
     ] = 60.0,
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls",
+            help="Take TLS only, with MEDVIT_PACS_CERTIFICATE, _KEY and, to check callers, _CA_FILE.",
+        ),
+    ] = False,
     keep: Annotated[float, typer.Option(min=0, help="Days to keep the images of finished studies.")] = 7.0,
     *,
     say: Callable[[Answer], None],
@@ -159,6 +168,7 @@ def listen(
     if host not in ("127.0.0.1", "localhost", "::1") and not sender:
         raise PacsError(f"{host} can be reached by others, and DICOM knows no passwords; name each --sender")
     receiver = dimse.Node.parse(send_to) if send_to else None
+    context = Access.from_environment().server_context() if tls else None
     from medvit.bundles import find_bundle
     from medvit.runs import BundleProcess, Route, read_routes
     from medvit.runs import listen as run_listener
@@ -173,7 +183,7 @@ def listen(
         routes = [Route(find_bundle(bundle), wanted)]
     run_listener(
         output, BundleProcess(output, routes), title=title, host=host, port=port, senders=sender or (),
-        receiver=receiver, settle=settle, keep=keep, say=typer.echo,
+        tls=context, receiver=receiver, settle=settle, keep=keep, say=typer.echo,
         ready=lambda bound: say(
             Answer({"title": title, "host": host, "port": bound}, f"listening as {title} on {host}:{bound}")
         ),

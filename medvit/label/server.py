@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -36,6 +37,8 @@ def main() -> int:
     logging.getLogger("medvit").setLevel(logging.INFO)
     # It tells of its timers, and sets its own level.
     logging.getLogger("timeloop").addFilter(lambda _: False)
+    # Uvicorn raises the signal again once it has ended, and only an ordinary end cleans up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # All temporary files go there, MONAI Label's own too; a killed server's are removed at the next start.
     tempfile.tempdir = os.environ["TMPDIR"] = str(lasting_scratch_folder())
     workspace = arguments.workspace.resolve()

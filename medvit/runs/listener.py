@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from medvit.bundles import Bundle, find_bundle
@@ -288,6 +289,7 @@ def listen(
     host: str = "127.0.0.1",
     port: int = 11112,
     senders: Collection[str] = (),
+    tls: SSLContext | None = None,
     receiver: Node | None = None,
     settle: float = 60.0,
     keep: float = 7.0,
@@ -301,7 +303,7 @@ def listen(
     ----------
     output, process, receiver, settle, keep, say
         The same arguments as of `Listener`.
-    title, host, port, senders
+    title, host, port, senders, tls
         The same arguments as of `medvit.studies.receiver.receiving`.
     stop
         Event that ends the node.
@@ -319,7 +321,7 @@ def listen(
     with claim(output, "listener") as ours:
         if not ours:
             raise MedvitError(f"{output}: another listener works in this folder; give each its own")
-        with receiving(output / INBOX, title=title, host=host, port=port, senders=senders) as bound:
+        with receiving(output / INBOX, title=title, host=host, port=port, senders=senders, tls=tls) as bound:
             ready(bound)
             worker = Listener(output, process, receiver, settle=settle, keep=keep, title=title, say=say)
             worker.run(stop or threading.Event())

@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from medvit.errors import MissingExtraError
-from medvit.studies.pacs import PacsError, check_query, digest_of, read_instance
+from medvit.studies.pacs import Access, PacsError, check_query, digest_of, read_instance
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
@@ -68,29 +68,34 @@ class Node:
         Address at which it listens.
     timeout
         Seconds to wait for a connection or an answer.
+    tls
+        Whether to talk over TLS (PS3.15 B), with the certificates that `Access.from_environment` names.
     """
 
     title: str
     host: str
     port: int
     timeout: float = 60.0
+    tls: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Node:
-        """A node written as ``TITLE@host:port``.
+        """A node written as ``TITLE@host:port``, or ``TITLE@host:port+tls``.
 
         Raises
         ------
         PacsError
             If the text is not of this form.
         """
-        match = re.fullmatch(r"([^@\\]{1,16})@([^@:]+|\[[^\]]+\]):(\d{1,5})", text)
+        match = re.fullmatch(r"([^@\\]{1,16})@([^@:]+|\[[^\]]+\]):(\d{1,5})(\+tls)?", text)
         if not match or not 0 < int(match[3]) < 65536:
-            raise PacsError(f"{text!r} is not a DICOM node; write it as TITLE@host:port")
-        return cls(match[1], match[2].strip("[]"), int(match[3]))
+            raise PacsError(
+                f"{text!r} is not a DICOM node; write it as TITLE@host:port, or TITLE@host:port+tls"
+            )
+        return cls(match[1], match[2].strip("[]"), int(match[3]), tls=bool(match[4]))
 
     def __str__(self) -> str:
-        return f"{self.title}@{self.host}:{self.port}"
+        return f"{self.title}@{self.host}:{self.port}{'+tls' if self.tls else ''}"
 
 
 def echo(node: Node, *, title: str = OUR_TITLE) -> None:
@@ -278,13 +283,15 @@ def _associated(
     for kind, syntaxes in contexts:
         entity.add_requested_context(kind, syntaxes or [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     handlers: Any = [(evt.EVT_C_STORE, stored)] if stored else []
+    tls = (Access.from_environment().client_context(), node.host) if node.tls else None
     association = entity.associate(
-        node.host, node.port, ae_title=node.title, ext_neg=list(roles), evt_handlers=handlers
+        node.host, node.port, ae_title=node.title, ext_neg=list(roles), evt_handlers=handlers, tls_args=tls
     )
     if not association.is_established:
         if association.is_rejected:
             raise PacsError(f"{node} rejects {title}; have the title entered there, and check {node.title}")
-        raise PacsError(f"{node} cannot be reached; check host, port and title, and that the PACS runs")
+        also = ", certificates" if node.tls else ""
+        raise PacsError(f"{node} cannot be reached; check host, port{also} and title, and that the PACS runs")
     try:
         yield association
     finally:

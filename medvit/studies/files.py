@@ -40,7 +40,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         If the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     partial = path.with_name(f".partial-{secrets.token_hex(6)}{''.join(path.suffixes[-2:])}")
     try:
         yield partial
@@ -55,6 +55,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             ) from error
         raise
     _sync_folder(path.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it so that they, too, last through a power cut."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def write_json(path: Path | str, content: Any) -> None:

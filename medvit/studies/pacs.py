@@ -6,6 +6,8 @@ import hashlib
 import logging
 import os
 import shutil
+import socket
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,11 +26,31 @@ if TYPE_CHECKING:
     import requests
     from dicomweb_client.api import DICOMwebClient
 
+# Seconds that a caller has for a TLS handshake.
+_HANDSHAKE = 10.0
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class PacsError(MedvitError):
     """A PACS that cannot be reached, denies access, or did not do what was requested."""
+
+
+class _ServerContext(ssl.SSLContext):
+    """Gives up on a caller that does not complete the handshake, for which all others wait."""
+
+    def wrap_socket(self, sock: socket.socket, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        sock.settimeout(_HANDSHAKE)
+        wrapped = super().wrap_socket(sock, *args, **kwargs)
+        wrapped.settimeout(None)
+        return wrapped
+
+
+@contextmanager
+def _certificates() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise PacsError(f"a certificate or its key cannot be used: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,38 @@ class Access:
 
         files = {n.lower(): Path(given(n)) for n in ("CA_FILE", "CERTIFICATE", "KEY") if given(n)}
         return cls(given("USER"), given("PASSWORD"), given("TOKEN"), **files)  # type: ignore[arg-type]
+
+    def client_context(self) -> ssl.SSLContext:
+        """TLS as a client: it checks the server's certificate, and shows its own if it has one.
+
+        Raises
+        ------
+        PacsError
+            If a file is not a PEM file of its kind.
+        """
+        with _certificates():
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.certificate:
+                context.load_cert_chain(self.certificate, self.key)
+        return context
+
+    def server_context(self) -> ssl.SSLContext:
+        """TLS as a server with `certificate`; given `ca_file`, callers must show one that it signed.
+
+        Raises
+        ------
+        PacsError
+            If there is no certificate, or a file is not a PEM file of its kind.
+        """
+        if self.certificate is None:
+            raise PacsError("TLS needs a certificate: set MEDVIT_PACS_CERTIFICATE and MEDVIT_PACS_KEY")
+        with _certificates():
+            context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate, self.key)
+            if self.ca_file:
+                context.load_verify_locations(self.ca_file)
+                context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
     def check(self, url: str) -> None:
         """Raise `PacsError` where the settings contradict each other or would expose a secret."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
 from pydicom import dcmread
@@ -28,7 +29,13 @@ _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 @contextmanager
 def receiving(
-    folder: Path, *, title: str, host: str, port: int, senders: Collection[str] = ()
+    folder: Path,
+    *,
+    title: str,
+    host: str,
+    port: int,
+    senders: Collection[str] = (),
+    tls: SSLContext | None = None,
 ) -> Iterator[int]:
     """Accept instances (C-STORE) and answer C-ECHO for the duration of the block; yields the port.
 
@@ -46,6 +53,8 @@ def receiving(
         Address to bind; port 0 takes a free one.
     senders
         AE titles that may call; if empty, all may.
+    tls
+        Context of a server, such as `Access.server_context`, to take callers over TLS only.
 
     Raises
     ------
@@ -68,7 +77,7 @@ def receiving(
     entity.require_calling_aet = list(senders)
     handlers: Any = [(evt.EVT_C_STORE, lambda event: _take(event, folder))]
     try:
-        server = entity.start_server((host, port), block=False, evt_handlers=handlers)
+        server = entity.start_server((host, port), block=False, evt_handlers=handlers, ssl_context=tls)
     except OSError as error:
         raise PacsError(f"{host}:{port} cannot be bound ({error.strerror}); give another port") from None
     assert server is not None, "it does not block"

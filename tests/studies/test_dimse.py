@@ -94,6 +94,9 @@ def test_nodes_are_written_in_one_way(text):
 def test_a_node_as_it_is_written():
     assert Node.parse("ORTHANC@pacs.example:4242") == Node("ORTHANC", "pacs.example", 4242)
     assert Node.parse("A@[::1]:104").host == "::1"
+    secure = Node.parse("ORTHANC@pacs.example:2762+tls")
+    assert secure == Node("ORTHANC", "pacs.example", 2762, tls=True)
+    assert str(secure) == "ORTHANC@pacs.example:2762+tls"
 
 
 def test_queries_and_files_that_make_no_sense(tmp_path):
