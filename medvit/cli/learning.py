@@ -118,7 +118,17 @@ def pretrain(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of windows in a step.")] = 2,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 5e-4,
-    mask_ratio: Annotated[float, typer.Option(help="Share of the cells that are masked.")] = 0.6,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="What is predicted: masked cells (masked), removed patches (mae, for a plain vision "
+            "transformer), or rotation, contrast and cut-outs (swin, for Swin UNETR)."
+        ),
+    ] = "masked",
+    mask_ratio: Annotated[
+        float | None,
+        typer.Option(help="Share that is masked. Default: 0.6, for mae 0.75."),
+    ] = None,
     cell: Annotated[int, typer.Option(help="Edge of a masked cell in voxels.")] = 8,
     patch_size: WindowSize = None,
     start: Annotated[
@@ -137,7 +147,8 @@ def pretrain(
 
     choices = PretrainingChoices(
         steps=steps, minutes=minutes, batch_size=batch_size, learning_rate=learning_rate,
-        mask_ratio=mask_ratio, cell=cell, patch_size=patch_size, start=start, seed=seed, device=device,
+        task=task, mask_ratio=mask_ratio, cell=cell, patch_size=patch_size, start=start, seed=seed,
+        device=device,
     )  # fmt: skip
     file = pretrain_bundle(found, studies, output, choices, resume=resume)
     return Answer({"file": str(file), **asdict(read_encoder(file)[1])})

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.errors import WeightsError
@@ -30,7 +31,7 @@ class PretrainingHeader:
     start
         ``"weights"`` of the bundle or ``"scratch"``.
     task, mask_ratio, cell
-        Self-supervised task; share and edge in voxels of the masked cells.
+        Self-supervised task; share and edge in voxels of the masked cells, 0 where it has none.
     window, spacing
         Edges of a window in voxels, and of a voxel in mm.
     modality
@@ -45,6 +46,8 @@ class PretrainingHeader:
         Masked error over the training, and on the studies kept apart, as (step, value).
     medvit
         Version of medvit.
+    prefixes
+        What the names of the network's entries in the file begin with; empty where all but the readout are.
     """
 
     network: dict[str, Any]
@@ -63,12 +66,14 @@ class PretrainingHeader:
     seed: int
     medvit: str
     loss: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    prefixes: list[str] = field(default_factory=list)
 
     def sentence(self) -> str:
         """What the card of a bundle that starts from it says."""
+        cells = f", {self.mask_ratio:.0%} of cells of {self.cell} voxels" if self.cell else ""
         return (
             f"pre-trained without labels on {self.studies} studies of {self.patients} patients "
-            f"({self.task}, {self.mask_ratio:.0%} of cells of {self.cell} voxels, {self.steps} steps, "
+            f"({self.task}{cells}, {self.steps} steps, "
             f"from {'the weights of ' + self.base if self.start == 'weights' else 'scratch'})"
         )
 
@@ -142,12 +147,15 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
     """
     state, header = read_encoder(path)
     own = network.state_dict()
-    wanted = {name for name in own if name not in readout}
+    begun = tuple(header.prefixes) or ("",)
+    wanted = {name for name in own if name not in readout and name.startswith(begun)}
     missing, left_over = sorted(wanted - set(state)), sorted(set(state) - wanted)
     spread = {}
     misshapen = []
     for name in sorted(wanted & set(state)):
         value, target = state[name], own[name]
+        if name == "position" and value.shape[1] != target.shape[1]:
+            value = _resized(value, header, network)
         if times := _more_channels(value, target, header):
             value = value.repeat(1, times, *(1,) * (value.ndim - 2)) / times
         if value.shape != target.shape:
@@ -165,6 +173,16 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
         )
     network.load_state_dict({**own, **spread})
     return len(spread), header
+
+
+def _resized(table: Tensor, header: PretrainingHeader, network: nn.Module) -> Tensor:
+    """A position table (1, tokens, C) of the window of the pre-training, for the network's own grid."""
+    own: Any = network.grid
+    size: Any = network.img_size
+    patch = size[0] // own[0]
+    rows, columns = (n // patch for n in header.window)
+    grid = table.reshape(1, rows, columns, -1).movedim(-1, 1)
+    return F.interpolate(grid, size=tuple(own), mode="bicubic", align_corners=False).flatten(2).mT
 
 
 def _more_channels(value: Tensor, target: Tensor, header: PretrainingHeader) -> int:

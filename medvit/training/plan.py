@@ -96,12 +96,23 @@ class Choices:
         MedvitError
             If the device is not available.
         """
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            return torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise MedvitError(f"--device {self.device}: {str(error).splitlines()[0]}") from None
+        return device_named(self.device)
+
+
+def device_named(name: str) -> torch.device:
+    """The device of a name; for ``"auto"`` a GPU where there is one.
+
+    Raises
+    ------
+    MedvitError
+        If the device is not available.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise MedvitError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,37 @@
-"""`medvit pretrain`: an encoder from unlabelled studies, by predicting masked cells of their images."""
+"""`medvit pretrain`: an encoder from unlabelled studies, by what their images say of themselves."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from medvit import __version__
 from medvit.bundles import Bundle, open_bundle
-from medvit.datasets.splits import drawn_patients
 from medvit.errors import MedvitError
 from medvit.networks.published import read_checkpoint
-from medvit.studies import read_study, write_json
-from medvit.studies.study import Study
+from medvit.studies import write_json
 from medvit.training.base import Base
-from medvit.training.encoder_file import PretrainingHeader, readout_names, save_encoder
-from medvit.training.masking import WindowSampler, masked_l1
-from medvit.training.network import build, fitted
+from medvit.training.encoder_file import PretrainingHeader, save_encoder
+from medvit.training.gradients import clipped_gradients, half_precision
+from medvit.training.masking import MaskedWindows, WindowSampler
+from medvit.training.network import fitted
+from medvit.training.plan import device_named
+from medvit.training.pretraining_data import prepare_images
 from medvit.training.pretraining_page import write_page
+from medvit.training.pretraining_tasks import TASKS, make_task
+from medvit.training.schedule import warm_cosine
 
-LEAST_STUDIES = 5
 _WARM_UP = 0.05
-_LABEL_VALUES = 64
 _SAVE_SECONDS = 120
 _WATCH_BATCHES = 4
 
@@ -51,8 +50,12 @@ class PretrainingChoices:
         Windows of a step.
     learning_rate
         Highest learning rate of AdamW.
+    task
+        ``"masked"``: the network predicts masked cells; ``"mae"``: a plain vision transformer sees the other
+        patches alone; ``"swin"``: Swin UNETR's rotation, contrast and inpainting.
     mask_ratio, cell
-        Share of the cells that are masked, and their edge in voxels.
+        Share of the cells that are masked, 0.6 by default and 0.75 of the patches of ``"mae"``; and their
+        edge in voxels.
     patch_size
         Edges of a window in voxels; that of the bundle by default.
     start
@@ -69,7 +72,8 @@ class PretrainingChoices:
     minutes: float | None = None
     batch_size: int = 2
     learning_rate: float = 5e-4
-    mask_ratio: float = 0.6
+    task: str = "masked"
+    mask_ratio: float | None = None
     cell: int = 8
     patch_size: tuple[int, ...] | None = None
     start: str = "weights"
@@ -78,28 +82,16 @@ class PretrainingChoices:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
+        if self.task not in TASKS:
+            raise MedvitError(f"--task must be one of {', '.join(TASKS)}, not {self.task!r}")
+        if self.task == "swin" and self.batch_size < 2:
+            raise MedvitError("--task swin tells the windows of a step apart: --batch-size must be 2 or more")
+        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise MedvitError(f"--mask-ratio must lie between 0 and 1, not {self.mask_ratio}")
         if self.cell < 2:
             raise MedvitError(f"--cell must be 2 voxels or more, not {self.cell}")
         if self.start not in ("weights", "scratch"):
             raise MedvitError(f"--from must be weights or scratch, not {self.start!r}")
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """Volumes on disk, and what is known of them: digest, patient and modality."""
-
-    files: list[Path]
-    digests: list[str]
-    patients: list[str]
-    modality: str
-
-    def split(self, fraction: float, seed: int) -> tuple[list[Path], list[Path]]:
-        """Files to train on and to watch; no patient is in both."""
-        watched = drawn_patients(self.patients, fraction, seed)
-        both = list(zip(self.files, self.patients, strict=True))
-        return [f for f, p in both if p not in watched], [f for f, p in both if p in watched]
 
 
 def pretrain_bundle(
@@ -113,8 +105,8 @@ def pretrain_bundle(
 ) -> Path:
     """Pre-train the network of a bundle on unlabelled studies.
 
-    Cells of each window are filled with noise, and the network predicts what was there; its readout, which
-    predicts voxels and not labels, is left out of the result.
+    See `medvit.training.pretraining_tasks` for what the network predicts; what is of use for that alone, such
+    as a readout that gives voxels and not labels, is left out of the result.
 
     Parameters
     ----------
@@ -178,10 +170,7 @@ class _Run:
         self.window = tuple(choices.patch_size or base.window)
         if len(self.window) != len(base.window):
             raise MedvitError(f"--patch-size takes {len(base.window)} edges for the network of {bundle.name}")
-        if choices.device == "auto":
-            self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        else:
-            self.device = torch.device(choices.device)
+        self.device = device_named(choices.device)
         self.base = base
         self.step, self.seconds = 0, 0.0
         self.loss: dict[str, list[tuple[int, float]]] = {"training": [], "watched": []}
@@ -195,15 +184,14 @@ class _Run:
             if any(before[k] != v for k, v in settings.items() if k not in kept):
                 raise MedvitError(f"{self.work} was begun with other settings; resume it with the same ones")
         self.work.mkdir(parents=True, exist_ok=True)
-        self.prepared = self._prepared(inputs)
+        self.prepared = prepare_images(self.bundle, inputs, self.work, self.console)
         write_json(self.work / "settings.json", settings)
         torch.manual_seed(self.choices.seed)
         channels = int(np.load(self.prepared.files[0], mmap_mode="r").shape[0])
-        definition = fitted(self.base.network, channels, channels, self.window)
-        self.network = build(definition)
-        wider = build(fitted(self.base.network, channels, channels + 1, self.window))
-        self.readout = readout_names(self.network, wider)
-        self.definition = definition
+        self.definition = fitted(self.base.network, channels, channels, self.window)
+        c = self.choices
+        self.task = make_task(c.task, self.base.network, channels, self.window, c.mask_ratio, c.cell)
+        self.network = self.task.network
         if self.choices.start == "weights":
             self._carry_over()
         self.network.to(self.device)
@@ -220,9 +208,8 @@ class _Run:
             return None
         volumes = [torch.from_numpy(np.load(f, mmap_mode="c")) for f in files]
         seed = 2 * self.choices.seed + offset
-        return WindowSampler(
-            volumes, self.window, cell=self.choices.cell, mask_ratio=self.choices.mask_ratio, seed=seed
-        )
+        cell, ratio = self.choices.cell, self.task.mask_ratio
+        return WindowSampler(volumes, self.window, cell=cell, mask_ratio=ratio, seed=seed)
 
     def _carry_over(self) -> None:
         """Fill the network from the bundle's weights, all but the readout."""
@@ -231,60 +218,13 @@ class _Run:
         fits = {
             n: given[n].to(v.dtype)
             for n, v in own.items()
-            if n not in self.readout and n in given and given[n].shape == v.shape
+            if n not in self.task.left and n in given and given[n].shape == v.shape
         }
         self.network.load_state_dict({**own, **fits})
         self.console.print(
-            f"{len(fits)} of {len(own) - len(self.readout)} tensors taken from {self.bundle.name}",
+            f"{len(fits)} of {len(own) - len(self.task.left)} tensors taken from {self.bundle.name}",
             highlight=False,
         )
-
-    def _prepared(self, inputs: Sequence[str]) -> _Prepared:
-        """The studies as arrays on disk; files that are not images to learn from are left out and named."""
-        opened = open_bundle(self.bundle, input=list(inputs))
-        dataset, transform = opened.part("dataset"), opened.part("preprocessing")
-        found = dataset.found
-        for refused in found.refused:
-            self.console.print(f"left out: {refused.error}", markup=False, soft_wrap=True)
-        files: list[Path] = []
-        digests: list[str] = []
-        patients: list[str] = []
-        modalities: dict[str, str] = {}
-        for study in found.studies:
-            array = self._array(study, transform)
-            if array is None:
-                continue
-            digest = hashlib.sha256(array.tobytes()).hexdigest()
-            if digest in digests:
-                self.console.print(f"left out: {study.id}: the same image as another study", markup=False)
-                continue
-            file = self.work / f"{len(files)}.npy"
-            np.save(file, array)
-            files.append(file)
-            digests.append(digest)
-            patients.append(str(study.patient.get("id") or study.id))
-            if modality := study.series[0].facts.get("modality"):
-                modalities.setdefault(str(modality), study.id)
-        if len(modalities) > 1:
-            examples = ", ".join(f"{m} ({s})" for m, s in sorted(modalities.items()))
-            raise MedvitError(f"the studies mix modalities: {examples}; pre-train on one at a time")
-        if len(files) < LEAST_STUDIES:
-            raise MedvitError(
-                f"{len(files)} usable studies are too few to learn from; give at least {LEAST_STUDIES}"
-            )
-        return _Prepared(files, digests, patients, next(iter(modalities), ""))
-
-    def _array(self, study: Study, transform: Any) -> np.ndarray | None:
-        try:
-            loaded = read_study(study)
-            values = loaded.image.numpy()
-            reason = _why_unfit(values)
-            if not reason:
-                return transform({"image": loaded})["image"].numpy().astype(np.float16)
-        except MedvitError as error:
-            reason = str(error)
-        self.console.print(f"left out: {study.id}: {reason}", markup=False, soft_wrap=True)
-        return None
 
     def train(self, resume: bool) -> None:
         """Take steps until they or the time are used up; the state is saved on the way."""
@@ -302,7 +242,7 @@ class _Run:
         recent: list[float] = []
         try:
             while (fraction := self._fraction(time.monotonic() - started)) < 1:
-                rate = min(1.0, (fraction + 1e-3) / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * fraction))
+                rate = warm_cosine(fraction, _WARM_UP)
                 for group in optimiser.param_groups:
                     group["lr"] = rate * self.choices.learning_rate
                 recent.append(self._take_step(optimiser))
@@ -329,33 +269,33 @@ class _Run:
     def _take_step(self, optimiser: torch.optim.Optimizer) -> float:
         assert self.training is not None
         self.network.train()
-        loss = self._loss(self.training, self.step)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        optimiser.step()
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        training = self.training
+
+        def loss_of(half: bool) -> Tensor:
+            with half_precision(self.device, half):
+                return self._loss(training, self.step)
+
+        found = clipped_gradients(self.network, loss_of, 1.0, half=self.device.type == "cuda")
+        if not found.finite:
             raise MedvitError(
                 f"the error is not finite after {self.step} steps; start anew with a lower --learning-rate"
             )
-        return value
+        optimiser.step()
+        return found.loss
 
     def _loss(self, sampler: WindowSampler, step: int) -> Tensor:
-        windows = sampler.batch(step, self.choices.batch_size)
-        on_device = type(windows)(
-            *(x.to(self.device) for x in (windows.target, windows.masked, windows.mask))
-        )
-        prediction = self.network(on_device.masked)
-        if isinstance(prediction, list | tuple):  # deep supervision: the full resolution comes first
-            prediction = prediction[0]
-        return masked_l1(prediction, on_device)
+        windows = self._on_device(sampler.batch(step, self.choices.batch_size))
+        return self.task.loss(windows, torch.Generator().manual_seed(sampler.seed * 1_000_003 + step))
+
+    def _on_device(self, windows: MaskedWindows) -> MaskedWindows:
+        parts = (windows.target, windows.masked, windows.mask)
+        return MaskedWindows(*(part.to(self.device) for part in parts))
 
     def _note(self, recent: list[float]) -> None:
         """Put the mean error since the last note, and that of the watched studies, on the curves."""
         self.loss["training"].append((self.step, sum(recent) / len(recent)))
         recent.clear()
-        line = f"step {self.step}: masked error {self.loss['training'][-1][1]:.3f}"
+        line = f"step {self.step}: error {self.loss['training'][-1][1]:.3f}"
         if self.watched is not None:
             self.network.eval()
             with torch.no_grad():
@@ -380,9 +320,9 @@ class _Run:
             network=self.definition,
             base=self.bundle.name,
             start=self.choices.start,
-            task="masked cells",
-            mask_ratio=self.choices.mask_ratio,
-            cell=self.choices.cell,
+            task=self.task.words,
+            mask_ratio=self.task.mask_ratio,
+            cell=self.task.cell,
             window=list(self.window),
             spacing=list(spacing) if isinstance(spacing, list) else None,
             modality=self.prepared.modality,
@@ -393,28 +333,14 @@ class _Run:
             seed=self.choices.seed,
             medvit=__version__,
             loss=self.loss,
+            prefixes=list(self.task.prefixes),
         )
-        state = {n: v for n, v in self.network.state_dict().items() if n not in self.readout}
         sampler = self.watched or self.training
         assert sampler is not None
         self.network.eval()
         with torch.no_grad():
-            windows = sampler.batch(10**6, 3)
-            prediction = self.network(windows.masked.to(self.device))
-            prediction = (prediction[0] if isinstance(prediction, list | tuple) else prediction).cpu()
-        write_page(self.path.with_suffix(".html"), header, windows, prediction)
-        save_encoder(self.path, state, header)
+            shown, prediction = self.task.shown(self._on_device(sampler.batch(10**6, 3)))
+            windows = MaskedWindows(shown.target.cpu(), shown.masked.cpu(), shown.mask.cpu())
+        write_page(self.path.with_suffix(".html"), header, windows, prediction.cpu())
+        save_encoder(self.path, self.task.encoder(), header)
         self.console.print(f"{self.path}: {header.sentence()}", soft_wrap=True, highlight=False)
-
-
-def _why_unfit(values: np.ndarray) -> str:
-    """Why an image cannot be learned from; empty if it can."""
-    if not np.isfinite(values).all():
-        return "holds values that are not numbers"
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        return f"is constant ({low:g} everywhere)"
-    sample = values.reshape(-1)[:: max(values.size // 200_000, 1)]
-    if np.array_equal(sample, np.round(sample)) and len(np.unique(sample)) < _LABEL_VALUES:
-        return f"looks like a label map: {len(np.unique(sample))} whole values"
-    return ""

@@ -23,13 +23,13 @@ img { max-width: 100%; } td, th { text-align: left; padding: .2rem 1rem .2rem 0;
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #e6e6e6; } }
 </style></head><body>
 <h1>Pre-training of {{ header.base }}</h1>
-<p>The network is {{ header.sentence() }}. The error is the mean absolute error within masked cells, in the
-units of the prepared images.</p>
+<p>The network is {{ header.sentence() }}. The error is the loss of that task, over the steps and on the
+studies that were kept apart.</p>
 <h2>Windows</h2>
-<p>From left to right: the window, the window with masked cells, and the prediction within them.</p>
+<p>From left to right: the window, the window with what was taken from it, and the prediction of that.</p>
 <img alt="Windows as they are, masked and predicted" src="data:image/png;base64,{{ windows }}">
 <h2>Error</h2>
-<img alt="Masked error over the steps" src="data:image/png;base64,{{ curve }}">
+<img alt="Error over the steps" src="data:image/png;base64,{{ curve }}">
 <table>{% for name, value in facts %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
 </body></html>
 """
@@ -91,7 +91,7 @@ def _curve(header: PretrainingHeader) -> str:
         if points:
             axis.plot(*zip(*points, strict=True), label=name)
     axis.set_xlabel("step")
-    axis.set_ylabel("masked error")
+    axis.set_ylabel("error")
     axis.set_ylim(bottom=0)
     axis.legend()
     return _png(figure)

@@ -266,7 +266,9 @@ def _pretrained(network: nn.Module, base: Base, encoder: Path, plan: Plan) -> st
     both = (build(fitted(base.network, channels, classes, plan.window)) for classes in (2, 3))
     readout = readout_names(*both)
     matched, header = load_encoder(inner, encoder, readout=readout)
-    return f"{matched} of {len(inner.state_dict())} tensors {header.sentence()}; the readout is new"
+    rest = f"from {base.name}" if base.weights_of is not None else "new"
+    part = "the rest" if header.prefixes else "the readout"
+    return f"{matched} of {len(inner.state_dict())} tensors {header.sentence()}; {part} is {rest}"
 
 
 def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcome:

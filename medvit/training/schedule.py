@@ -12,6 +12,17 @@ from torch.optim import Optimizer
 WARM_UP = 0.03  # share of the training in which the learning rate rises
 
 
+def warm_cosine(fraction: float, warm_up: float = WARM_UP) -> float:
+    """Learning rate at a fraction of a training as a share of the highest: a rise, then a cosine to 0.
+
+    Examples
+    --------
+    >>> [round(warm_cosine(fraction), 2) for fraction in (0, 0.03, 0.5, 1)]
+    [0.03, 1.0, 0.5, 0.0]
+    """
+    return min(1.0, (fraction + 1e-3) / warm_up) * (0.5 + 0.5 * math.cos(math.pi * min(fraction, 1.0)))
+
+
 class Schedule:
     """Learning rate that rises for 3 % of the training and then falls to 0 along a cosine.
 
@@ -57,16 +68,12 @@ class Schedule:
         """Seconds of training, those before an interruption included."""
         return self.spent + (time.perf_counter() - self.started if self.started else 0.0)
 
-    def factor(self, fraction: float) -> float:
-        """The learning rate at a point of the training, as a share of the highest."""
-        return min(1.0, (fraction + 1e-3) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * fraction))
-
     def _start(self) -> None:
         self.started = time.perf_counter()
 
     def _set(self, trainer: Any) -> None:
         # Ignite has counted the step that begins.
-        share = self.factor(self.fraction(trainer.state.iteration - 1))
+        share = warm_cosine(self.fraction(trainer.state.iteration - 1))
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             group["lr"] = share * highest
 

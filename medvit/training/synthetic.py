@@ -32,8 +32,8 @@ from medvit.synthesis import (
     read_head_map,
 )
 from medvit.training.gradients import clipped_gradients, half_precision
+from medvit.training.schedule import warm_cosine
 
-_WARM_UP = 0.03
 _SAVE_EVERY = 60.0
 
 
@@ -86,10 +86,8 @@ class HeadTraining:
 
     def step(self, fraction: float) -> float:
         """Take a step at a fraction of the time; return its loss, or NaN if the step is left out."""
-        warm = min((fraction + 1e-3) / _WARM_UP, 1.0)
-        rate = self.learning_rate * warm * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate * warm_cosine(fraction)
         image, target = self.batch()
 
         def loss_of(half: bool) -> Tensor:

@@ -205,7 +205,13 @@ def test_interrupted_it_goes_on_where_it_was(
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"mask_ratio": 1.0}, "--mask-ratio"), ({"cell": 1}, "--cell"), ({"start": "x"}, "--from")],
+    [
+        ({"mask_ratio": 1.0}, "--mask-ratio"),
+        ({"cell": 1}, "--cell"),
+        ({"start": "x"}, "--from"),
+        ({"task": "x"}, "--task must be one of masked, mae, swin"),
+        ({"task": "swin", "batch_size": 1}, "--batch-size must be 2"),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, words: str) -> None:
     with pytest.raises(MedvitError, match=words):
