@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from medvit import __version__
-from medvit.cli import catalogue, comparison, files, inference, learning
+from medvit.cli import catalogue, comparison, engines, files, inference, learning
 from medvit.errors import MedvitError, root_cause
 
 app = typer.Typer(
@@ -81,6 +81,7 @@ def data(context: typer.Context) -> None:
 
 app.command()(catalogue.convert)
 app.command()(catalogue.export)
+app.command()(engines.verify)
 
 
 @app.command(**_SUB_APP)

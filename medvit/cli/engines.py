@@ -1,0 +1,33 @@
+"""`medvit verify` and `medvit quantize`: other engines for the networks of bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvit.cli.options import BundleName, Trust
+from medvit.cli.talk import Answer, answering
+from medvit.exits import ALL_WELL, SOME_FAILED
+
+
+@answering
+def verify(
+    bundle: BundleName,
+    study: Annotated[
+        Path | None, typer.Argument(help="Study whose windows are compared. Default: smooth noise.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(metavar="openvino|onnxruntime", help="Engine to compare with torch.")
+    ] = "openvino",
+    windows: Annotated[int, typer.Option(min=1, help="Number of windows.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="How many times each window is timed.")] = 3,
+    trust: Trust = False,
+) -> Answer:
+    """Compare another engine with torch; exit code 3 if labels or logits differ."""
+    from medvit.bundles import find_bundle
+    from medvit.bundles.verify import verify_backend
+
+    found = verify_backend(find_bundle(bundle, trust=trust), backend, study, windows=windows, rounds=rounds)
+    return Answer(found.as_dict(), str(found), ALL_WELL if found.same_answer else SOME_FAILED)
