@@ -18,6 +18,8 @@ from medvit.runs.outcome import StudyOutcome
 from medvit.studies import Study, sha256_of
 from medvit.studies.files import write_label_map
 from medvit.studies.formats import read_study
+from medvit.studies.grids import resample_onto
+from medvit.studies.study import Grid
 from medvit.transforms.components import largest_components
 
 _EDGE = 256  # grid of 1 mm voxels into which a head is placed
@@ -104,7 +106,6 @@ class BrainchopWork:
     def perform(self, study: Study, outcome: StudyOutcome) -> None:
         """Segment `study`; its label map lies on its own grid. Stages are timed in `outcome`."""
         from nibabel.nifti1 import Nifti1Image
-        from nibabel.processing import resample_from_to
 
         with outcome.timed("read"):
             loaded = read_study(study)
@@ -116,12 +117,12 @@ class BrainchopWork:
         with outcome.timed("postprocess"):
             labels = np.zeros((_EDGE,) * 3, np.uint8)
             labels[box] = largest_components(inside.astype(np.uint8), frozenset())
-            labels = resample_from_to(Nifti1Image(labels, affine), image, order=0).dataobj
+            labels = resample_onto(loaded.grid, labels, Grid(labels.shape, affine), nearest=True)
         with outcome.timed("write"):
             outcome.inputs = input_sha256(study)
             made_from = self.made_by() | {"inputs": outcome.inputs}
             with study_folder(self.output_dir, study.id, made_from) as folder:
-                write_label_map(folder / "labels.nii.gz", np.asarray(labels), loaded.grid)
+                write_label_map(folder / "labels.nii.gz", labels, loaded.grid)
             outcome.outputs = ["labels.nii.gz"]
 
 

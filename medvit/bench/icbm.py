@@ -10,12 +10,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.nifti1 import Nifti1Image
-from nibabel.processing import resample_from_to
 
 from medvit.bench.studies import BenchStudy, Reference, unsided_region
 from medvit.errors import MedvitError, MissingExtraError
 from medvit.evaluation.structures import ScoredStructure
 from medvit.studies.files import write_label_map
+from medvit.studies.grids import resample_onto
 from medvit.studies.labels import LabelTable
 from medvit.studies.study import Grid
 
@@ -105,7 +105,9 @@ def _tissues(table: LabelTable, folder: Path) -> Reference:
 def _atlas(atlas: Path, table: LabelTable, folder: Path) -> Reference | None:
     """The structures of an atlas that the label table has too, both sides as one; `None` if none."""
     image = _load(template("t1"))
-    values = np.asarray(resample_from_to(_load(atlas), image, order=0).dataobj).astype(int)
+    atlas_image = _load(atlas)
+    stored = np.asarray(atlas_image.dataobj)
+    values = resample_onto(_grid(image), stored, _grid(atlas_image), nearest=True).astype(int)
     names = json.loads(_names_beside(atlas).read_text(encoding="utf-8"))["labels"]
     labels = np.zeros(image.shape, np.uint8)
     drawn: list[ScoredStructure] = []

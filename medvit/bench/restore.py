@@ -225,14 +225,16 @@ def bench_restore(
     for bundle in bundles:
         if bundle.facts.get("restoration") != SUPER_RESOLVED:
             raise MedvitError(f"bundle {bundle.name} does not super-resolve across slices")
-    studies = find_studies(*inputs).studies
-    if not studies:
+    found = find_studies(list(inputs))
+    if not found.studies and not found.refused:
         raise MedvitError("there is no study to compare on")
     console = Console(stderr=True)
     segmenter = _Segmenter(options.segmenter, device) if options.segmenter else None
     rows: list[dict[str, Any]] = []
-    failed = 0
-    for study in studies:
+    failed = len(found.refused)
+    for one in found.refused:
+        console.print(f"FAILED {one.id}: {one.error}", style="red", markup=False, soft_wrap=True)
+    for study in found.studies:
         try:
             for row in _rows(make_truth(study, options), bundles, segmenter, device):
                 console.print(_said(row), markup=False, soft_wrap=True)

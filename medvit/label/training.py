@@ -19,7 +19,7 @@ from medvit.label.versions import Training
 from medvit.label.volumes import read_label_map
 from medvit.runs import StudyEvaluator
 from medvit.studies import Grid, LoadedStudy
-from medvit.training.patches import resample_labels
+from medvit.transforms.resample import resample_labels
 
 
 class FineTune(TrainTask):

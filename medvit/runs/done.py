@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from medvit.errors import MedvitError, StudyError
 from medvit.studies import Study, safe_join, sha256_of, write_json
+from medvit.studies.files import sync
 from medvit.studies.formats import read_header
 from medvit.studies.study import Series
 
@@ -72,10 +72,10 @@ def seal(folder: Path, made_from: Mapping[str, Any], missing: Mapping[str, str] 
     """
     outputs = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(path)
+        sync(path)
         outputs[path.relative_to(folder).as_posix()] = sha256_of(path)
     for subfolder in (p for p in folder.rglob("*") if p.is_dir()):
-        _sync(subfolder)
+        sync(subfolder)
     mark = {"made_from": made_from, "outputs": outputs}
     write_json(folder / DONE, mark | ({"missing": dict(missing)} if missing else {}))
 
@@ -162,7 +162,7 @@ def study_folder(
         if final.exists():
             final.rename(earlier)
         partial.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
     except BaseException as error:
         if earlier.exists() and not final.exists():
             earlier.rename(final)
@@ -205,13 +205,3 @@ def disk_full(error: BaseException) -> str | None:
     """The system's message for a full disk, also if another error was raised from it; else `None`."""
     cause = error.__cause__ if isinstance(error, MedvitError) else error
     return cause.strerror if isinstance(cause, OSError) and cause.errno in _DISK_FULL else None
-
-
-def _sync(path: Path) -> None:
-    # Only POSIX systems can sync what is open for reading, and folders.
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from medvit.errors import MissingExtraError
-from medvit.studies.pacs import Access, PacsError, check_query, digest_of, read_instance
+from medvit.studies.pacs import Access, PacsError, check_query, digest_of, read_instance, store_all
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
@@ -236,16 +236,13 @@ def store(node: Node, files: Iterable[Path], *, title: str = OUR_TITLE) -> int:
     StudyError
         If a file is not DICOM; nothing is sent then.
     """
-    files = list(files)
-    if not files:
-        raise PacsError("there is no file to store; pass DICOM files")
-    refused: list[str] = []
-    for batch, contexts in _batches(files):
-        with _associated(node, title, contexts) as association:
-            refused += [why for file in batch if (why := _sent(association, file))]
-    if refused:
-        raise PacsError(f"{node} refused {len(refused)} of {len(files)} files; first {refused[0]}")
-    return len(files)
+
+    def send(files: Sequence[Path]) -> Iterator[str]:
+        for batch, contexts in _batches(files):
+            with _associated(node, title, contexts) as association:
+                yield from [_sent(association, file) for file in batch]
+
+    return store_all(node, files, send)
 
 
 Contexts = Sequence[tuple[Any, Any]]

@@ -54,7 +54,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
                 f"{path} cannot be written: {error.strerror}; free space, then resume"
             ) from error
         raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _make_folder(folder: Path) -> None:
@@ -222,10 +222,10 @@ def _stream(file: Any, header: Any, array: np.ndarray) -> None:
         file.write(slices[:, :, first : first + SLICES_AT_ONCE].tobytes(order="F"))
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is only safe from a power cut once the folder is synced; not every platform can.
+def sync(path: Path) -> None:
+    """Put a file or folder safe from a power cut; only POSIX systems can where it is open for reading."""
     if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

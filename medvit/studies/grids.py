@@ -64,6 +64,13 @@ def same_voxels(own: Grid, target: Grid, tolerance: float = SAME_VOXEL) -> bool:
     return place(np.broadcast_to(np.uint8(1), own.shape), own, target, tolerance) is not None
 
 
+def between(one: Grid, other: Grid) -> np.ndarray:
+    """4x4 from the voxel indices of one grid to those of another, whole numbers where they nearly are."""
+    matrix = np.linalg.inv(other.affine) @ one.affine
+    # An offset such as 5e-7 below 0 would lose the first slice.
+    return np.where(np.abs(matrix - np.round(matrix)) < 1e-4, np.round(matrix), matrix)
+
+
 def resample_onto(
     target: Grid, array: np.ndarray, own: Grid, *, nearest: bool = False, outside: float = 0
 ) -> np.ndarray:
@@ -80,9 +87,7 @@ def resample_onto(
     """
     from scipy.ndimage import affine_transform
 
-    to_own = np.linalg.inv(own.affine) @ target.affine
-    # An offset such as 5e-7 below 0 would lose the first slice.
-    to_own = np.where(np.abs(to_own - np.round(to_own)) < 1e-4, np.round(to_own), to_own)
+    to_own = between(target, own)
     # "grid-constant" fades out over one voxel, where "constant" would cut the border voxels off by rounding.
     order, mode = (0, "constant") if nearest else (1, "grid-constant")
     return affine_transform(array, to_own, output_shape=target.shape, order=order, mode=mode, cval=outside)

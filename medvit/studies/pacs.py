@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,15 +192,30 @@ def push(url: str, files: Iterable[Path], access: Access | None = None) -> int:
     StudyError
         If a file is not DICOM; nothing is sent then.
     """
+
+    def send(files: Sequence[Path]) -> Iterator[str]:
+        for file in files:
+            read_instance(file, stop_before_pixels=True)
+        client = dicomweb_client(url, access or Access())
+        yield from (_store(client, url, file) for file in files)
+
+    return store_all(url, files, send)
+
+
+def store_all(archive: object, files: Iterable[Path], send: Callable[[Sequence[Path]], Iterable[str]]) -> int:
+    """Store files by a function that says why each was refused, or nothing; give how many there were.
+
+    Raises
+    ------
+    PacsError
+        If there are none, or one was refused.
+    """
     files = list(files)
     if not files:
         raise PacsError("there is no file to store; pass DICOM files")
-    for file in files:
-        read_instance(file, stop_before_pixels=True)
-    client = dicomweb_client(url, access or Access())
-    refused = [why for file in files if (why := _store(client, url, file))]
+    refused = [why for why in send(files) if why]
     if refused:
-        raise PacsError(f"{url} refused {len(refused)} of {len(files)} files; first {refused[0]}")
+        raise PacsError(f"{archive} refused {len(refused)} of {len(files)} files; first {refused[0]}")
     return len(files)
 
 

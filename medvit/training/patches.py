@@ -20,7 +20,7 @@ from medvit.studies.study import Grid
 from medvit.synthesis import SeededDataset
 from medvit.training import inference_component
 from medvit.training.cases import read_case
-from medvit.transforms.resample import average
+from medvit.transforms.resample import resample_labels
 
 _KEPT = 1_000  # voxels of each structure that windows may be centred on
 # Share by which a window is cut larger at each end, for the corners that a rotation brings in.
@@ -122,67 +122,6 @@ def _on_network_grid(
     target = Grid((x, y, z), np.asarray(image.affine, np.float64))
     # Half precision holds prepared intensities to a thousandth, on half the disk.
     return image.numpy().astype(np.float16), resample_labels(labels, study.grid, target)
-
-
-def resample_labels(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """A label map on another grid: at each voxel the label with the largest share, as images are resampled.
-
-    Parameters
-    ----------
-    labels
-        (X, Y, Z) on `source`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Label map on `target`, of the same type.
-    """
-    if source.matches(target):
-        return labels
-    from scipy.ndimage import affine_transform, find_objects
-
-    to_source = np.linalg.inv(source.affine) @ target.affine
-    # An offset such as 5e-7 below 0 would lose the first slice.
-    to_source = np.where(np.abs(to_source - np.round(to_source)) < 1e-4, np.round(to_source), to_source)
-    widths = np.abs(to_source[:3, :3]).max(axis=1)
-    result = np.zeros(target.shape, labels.dtype)
-    largest, background = np.zeros(target.shape, np.float32), np.ones(target.shape, np.float32)
-    for value, box in enumerate(find_objects(labels), start=1):
-        if box is None:
-            continue
-        here, there = _boxes(box, widths, labels.shape, to_source, target.shape)
-        mask = torch.from_numpy((labels[here] == value).astype(np.float32))[None]
-        first = [part.start for part in there]
-        offset = to_source[:3, :3] @ first + to_source[:3, 3] - [part.start for part in here]
-        share = affine_transform(
-            average(mask, widths.tolist())[0].numpy(), to_source[:3, :3], offset,
-            [part.stop - part.start for part in there], order=1, mode="nearest",
-        )  # fmt: skip
-        won = share > largest[there]
-        result[there][won] = value
-        largest[there][won] = share[won]
-        background[there] -= share
-    result[background > largest] = 0
-    return result
-
-
-def _boxes(
-    box: tuple[slice, ...],
-    widths: np.ndarray,
-    shape: tuple[int, ...],
-    to_source: np.ndarray,
-    target_shape: tuple[int, ...],
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """A structure's box with the room that averaging needs, and the part of the target that it reaches."""
-    margin = np.ceil(widths).astype(int) + 1
-    low = np.maximum([part.start for part in box] - margin, 0)
-    high = np.minimum([part.stop for part in box] + margin, shape)
-    corners = np.array(np.meshgrid(*zip(low, high - 1, strict=True))).reshape(3, -1)
-    reached = np.linalg.inv(to_source) @ np.vstack([corners, np.ones(corners.shape[1])])
-    start = np.clip(np.floor(reached[:3].min(axis=1)).astype(int) - 1, 0, target_shape)
-    stop = np.clip(np.ceil(reached[:3].max(axis=1)).astype(int) + 2, start, target_shape)
-    here, there = (tuple(map(slice, a.tolist(), b.tolist())) for a, b in ((low, high), (start, stop)))
-    return here, there
 
 
 class PatchDataset(SeededDataset):

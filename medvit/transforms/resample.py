@@ -1,4 +1,4 @@
-"""Linear interpolation along axes, and images at another spacing."""
+"""Linear interpolation along axes, images at another spacing, and label maps on another grid."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from monai.data.utils import compute_shape_offset, zoom_affine
 from monai.transforms import MapTransform, Spacing
 from torch import Tensor
 
+from medvit.studies.grids import between
 from medvit.studies.study import Grid
 
 # Grids whose voxels lie closer than this (in voxels) are taken as the same; float32 headers are no better.
@@ -68,6 +69,65 @@ def average(image: Tensor, widths: Sequence[float]) -> Tensor:
         averaged = F.conv1d(padded, (kernel / kernel.sum()).reshape(1, 1, -1))
         image = averaged.reshape(lines.shape).movedim(-1, axis)
     return image
+
+
+def resample_labels(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """A label map on another grid: at each voxel the label with the largest share, as images are resampled.
+
+    Parameters
+    ----------
+    labels
+        (X, Y, Z) on `source`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Label map on `target`, of the same type.
+    """
+    if source.matches(target):
+        return labels
+    from scipy.ndimage import affine_transform, find_objects
+
+    to_source = between(target, source)
+    widths = np.abs(to_source[:3, :3]).max(axis=1)
+    result = np.zeros(target.shape, labels.dtype)
+    largest, background = np.zeros(target.shape, np.float32), np.ones(target.shape, np.float32)
+    for value, box in enumerate(find_objects(labels), start=1):
+        if box is None:
+            continue
+        here, there = _boxes(box, widths, labels.shape, to_source, target.shape)
+        mask = torch.from_numpy((labels[here] == value).astype(np.float32))[None]
+        first = [part.start for part in there]
+        offset = to_source[:3, :3] @ first + to_source[:3, 3] - [part.start for part in here]
+        share = affine_transform(
+            average(mask, widths.tolist())[0].numpy(), to_source[:3, :3], offset,
+            [part.stop - part.start for part in there], order=1, mode="nearest",
+        )  # fmt: skip
+        won = share > largest[there]
+        result[there][won] = value
+        largest[there][won] = share[won]
+        background[there] -= share
+    result[background > largest] = 0
+    return result
+
+
+def _boxes(
+    box: tuple[slice, ...],
+    widths: np.ndarray,
+    shape: tuple[int, ...],
+    to_source: np.ndarray,
+    target_shape: tuple[int, ...],
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """A structure's box with the room that averaging needs, and the part of the target that it reaches."""
+    margin = np.ceil(widths).astype(int) + 1
+    low = np.maximum([part.start for part in box] - margin, 0)
+    high = np.minimum([part.stop for part in box] + margin, shape)
+    corners = np.array(np.meshgrid(*zip(low, high - 1, strict=True))).reshape(3, -1)
+    reached = np.linalg.inv(to_source) @ np.vstack([corners, np.ones(corners.shape[1])])
+    start = np.clip(np.floor(reached[:3].min(axis=1)).astype(int) - 1, 0, target_shape)
+    stop = np.clip(np.ceil(reached[:3].max(axis=1)).astype(int) + 2, start, target_shape)
+    here, there = (tuple(map(slice, a.tolist(), b.tolist())) for a, b in ((low, high), (start, stop)))
+    return here, there
 
 
 def resample_image(image: MetaTensor, spacing: Sequence[float]) -> MetaTensor:

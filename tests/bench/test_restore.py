@@ -62,11 +62,15 @@ def test_the_tables_hold_every_method(tmp_path: Path) -> None:
     assert sum("1 of 1" in line for line in page.splitlines()) <= 1
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coarse = find_studies(_head(tmp_path / "coarse.nii.gz", 2.0)).studies[0]
     with pytest.raises(StudyError, match="too coarse"):
         make_truth(coarse, RestoreOptions())
-    assert bench_restore([tmp_path / "coarse.nii.gz"], tmp_path / "out") == 3
+    (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "coarse.nii.gz").read_bytes()[:200])
+    both = [tmp_path / "coarse.nii.gz", tmp_path / "cut.nii.gz"]
+    assert bench_restore(both, tmp_path / "out") == 3
+    said = capsys.readouterr().err
+    assert "FAILED coarse" in said and "FAILED cut" in said
     assert not (tmp_path / "out").exists()
     with pytest.raises(MedvitError, match="does not super-resolve"):
         bench_restore([tmp_path / "coarse.nii.gz"], tmp_path, bundles=[find_bundle("rat_mr_denoise")])

@@ -8,7 +8,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Spacingd
 
+from medvit.studies.study import Grid
 from medvit.transforms import ResampleImaged, resample_image
+from medvit.transforms.resample import resample_labels
 from tests.inference.cases import GRIDS, study
 
 
@@ -62,3 +64,25 @@ def test_resampling_is_that_of_monai(name: str) -> None:
     assert found.shape == expected.shape
     assert np.allclose(found.affine, expected.affine, atol=1e-9)
     assert np.allclose(found, expected, atol=1e-4)
+
+
+def test_labels_go_to_a_coarser_grid_by_their_share_and_nothing_is_invented() -> None:
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[:4], labels[4:, :4] = 1, 4
+    labels[0, 0, 0] = 3  # a speck that covers an eighth of its coarse voxel
+    fine = Grid((8, 8, 8), np.eye(4))
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = 0.5
+    coarse = resample_labels(labels, fine, Grid((4, 4, 4), affine))
+    expected = np.zeros((4, 4, 4), np.uint8)
+    expected[:2], expected[2:, :2] = 1, 4
+    np.testing.assert_array_equal(coarse, expected)
+    assert resample_labels(labels, fine, fine) is labels
+
+
+def test_labels_on_a_turned_grid_are_the_same_voxels() -> None:
+    labels = np.random.default_rng(0).integers(0, 5, (6, 7, 8)).astype(np.uint8)
+    affine = np.array([[0, 0, -1.5, 9], [0, 1, 0, 3], [2, 0, 0, 0], [0, 0, 0, 1.0]])
+    turned = Grid((8, 7, 6), affine @ np.array([[0, 0, -1, 5], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]))
+    there = resample_labels(labels, Grid((6, 7, 8), affine), Grid((8, 7, 6), turned.affine))
+    np.testing.assert_array_equal(there, labels[::-1].transpose(2, 1, 0))
