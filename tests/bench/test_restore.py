@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -71,7 +72,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert bench_restore(both, tmp_path / "out") == 3
     said = capsys.readouterr().err
     assert "FAILED coarse" in said and "FAILED cut" in said
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["restore.json"]
+    assert json.loads((tmp_path / "out" / "restore.json").read_text())["rows"] == []
     with pytest.raises(MedvitError, match="does not super-resolve"):
         bench_restore([tmp_path / "coarse.nii.gz"], tmp_path, bundles=[find_bundle("rat_mr_denoise")])
     for wrong in ({"factor": 1}, {"plane": "oblique"}, {"noise": 2.0}, {"profile": "cone"}):
