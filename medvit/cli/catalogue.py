@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medvit.cli.completion import words
 from medvit.cli.options import BundleName, Output, Spacing, Trust, WindowSize
 from medvit.cli.talk import Answer, answering
 
@@ -15,29 +15,48 @@ if TYPE_CHECKING:
     from medvit.bundles import Bundle
 
 
+# Test sets that several bundles were measured on, and under what key the figure stands in `eval_metrics`.
+_TEST_SETS = {
+    "manual labels": "dice_deep_structures_manual",
+    "template": "dice_deep_structures_mni152",
+    "synthetic heads": "mean_dice_held_out_synthetic_heads",
+}
+_LEGEND = (
+    "mean Dice of deep structures against manual labels and on the MNI152 template, and of all structures "
+    "on held-out synthetic heads; blank where it was not measured"
+)
+
+
 @answering
 def list_bundles() -> Answer:
-    """List the installed bundles and how good they are."""
+    """List the installed bundles and how good they are, side by side where the same test sets were used."""
     from medvit.bundles import installed_bundles
 
     bundles = installed_bundles()
+    document = [{"name": b.name, **b.summary(), "dice": _comparable(b)} for b in bundles]
     width = max((len(b.name) for b in bundles), default=0)
-    lines = []
+    compared = [b for b in bundles if any(_comparable(b).values())]
+    lines = [f"{'':{width}}  {'':7}  {'  '.join(_TEST_SETS)}"] if compared else []
+    for b in compared:
+        cells = ("" if dice is None else f"{dice:.2f}" for dice in _comparable(b).values())
+        columns = "  ".join(f"{cell:>{len(test)}}" for cell, test in zip(cells, _TEST_SETS, strict=True))
+        lines.append(f"{b.name:{width}}  {b.version:7}  {columns}".rstrip())
+    lines += [f"({_LEGEND})", ""] if compared else []
     for b in bundles:
-        lines.append(f"{b.name:{width}}  {b.version:8} {b.metadata['task']}")
-        for result in _comparable_first(b, bundles) or ["quality not measured"]:
-            lines.append(f"{'':{width}}  {result}")
-    return Answer([{"name": b.name, **b.summary()} for b in bundles], "\n".join(lines))
+        lines.append(f"{b.name:{width}}  {b.version:7}  {b.metadata['task']}")
+        if b not in compared:
+            lines += (f"{'':{width}}  {'':7}  {result}" for result in _quality(b))
+    return Answer(document, "\n".join(lines))
 
 
-def _comparable_first(bundle: Bundle, bundles: list[Bundle]) -> list[str]:
-    """The measured results of a bundle, one for each test set; those that most bundles share stand first."""
-    sets = Counter(result.partition(":")[0] for b in bundles for result in _results(b))
-    return sorted(_results(bundle), key=lambda result: -sets[result.partition(":")[0]])
+def _comparable(bundle: Bundle) -> dict[str, float | None]:
+    """Figures of a bundle on each of the shared test sets; `None` where it was not measured."""
+    measured = bundle.metadata.get("eval_metrics", {})
+    return {test: measured.get(key) for test, key in _TEST_SETS.items()}
 
 
-def _results(bundle: Bundle) -> list[str]:
-    return [result for result in bundle.facts.get("quality", "").split("; ") if result]
+def _quality(bundle: Bundle) -> list[str]:
+    return str(bundle.facts.get("quality", "not measured")).split("; ")
 
 
 @answering
@@ -110,7 +129,11 @@ def export(
     output: Output,
     form: Annotated[
         str,
-        typer.Option("--format", help="onnx, torchscript, zoo (a zip that runs without medvit), or bundle."),
+        typer.Option(
+            "--format",
+            help="onnx, torchscript, zoo (a zip that runs without medvit), or bundle.",
+            autocompletion=words("onnx", "torchscript", "zoo", "bundle"),
+        ),
     ] = "onnx",
     trust: Trust = False,
 ) -> Answer:

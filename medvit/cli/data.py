@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from medvit.cli.completion import complete_manifests
 from medvit.cli.talk import Answer, answering
 from medvit.datasets.check import check_dataset
 from medvit.exits import ALL_WELL, SOME_FAILED
@@ -24,7 +25,12 @@ app = typer.Typer(
 @app.command("check")
 @answering
 def check_command(
-    manifest: Annotated[str, typer.Argument(help="Manifest (YAML, JSON), or the name of one of medvit's.")],
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            help="Manifest (YAML, JSON), or the name of one of medvit's.", autocompletion=complete_manifests
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     headers: Annotated[bool, typer.Option("--headers", help="Read no voxels.")] = False,
 ) -> Answer:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medvit.cli.completion import words
 from medvit.cli.options import Output, Trust
 from medvit.cli.talk import Answer, answering
 from medvit.errors import MedvitError
@@ -43,7 +44,10 @@ def check(
 def deidentify(
     folder: Annotated[Path, typer.Argument(help="Folder of DICOM images.", exists=True)],
     output: Output,
-    dates: Annotated[str, typer.Option(help="What happens to dates: remove or shift.")] = "remove",
+    dates: Annotated[
+        str,
+        typer.Option(help="What happens to dates: remove or shift.", autocompletion=words("remove", "shift")),
+    ] = "remove",
 ) -> Answer:
     """Copy DICOM images without what could identify a person (DICOM PS3.15, Basic Profile)."""
     from medvit.studies.deidentification import Profile, deidentify_folder

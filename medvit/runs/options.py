@@ -182,6 +182,12 @@ def checked_images(place: str) -> str:
     return place
 
 
+def languages() -> list[str]:
+    """Codes of the languages that reports can be written in."""
+    locales = files("medvit.reports") / "locales"
+    return sorted(file.name.removesuffix(".json") for file in locales.iterdir())
+
+
 def checked_language(code: str) -> str:
     """The code of a language that reports can be written in.
 
@@ -190,9 +196,7 @@ def checked_language(code: str) -> str:
     MedvitError
         If the language is unknown.
     """
-    known = sorted(
-        file.name.removesuffix(".json") for file in (files("medvit.reports") / "locales").iterdir()
-    )
+    known = languages()
     if re.split(r"[-_.]", code.lower())[0] not in known:
         hint = did_you_mean(code, known)
         raise MedvitError(f"there is no report in language {code!r}{hint}; choose one of {', '.join(known)}")

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 import medvit.runs
-from medvit.bundles import find_bundle, open_bundle
+from medvit.bundles import find_bundle, installed_bundles, open_bundle
 from medvit.cli.app import app
+from medvit.cli.options import fit_settings
 
 OPTIONS = [
     "--device", "cpu", "--overlap", "0.25", "--tta", "--no-report", "--pdf", "--dicom", "--deidentify",
@@ -53,17 +55,27 @@ def test_run_and_cohort_set_a_bundle_alike(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_depends_on_the_bundle_is_set_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = json.loads(Path(find_bundle("segformer3d_brain").config("inference")).read_text())["overlap"]
     for verb in ("run", "cohort"):
         seen = settings_of(
-            verb, monkeypatch, "--structures", "hippocampus, left_amygdala", "--separate", "--fast",
+            verb, monkeypatch, "--structures", "hippocampus, left_amygdala", "--separate",
             "--seg-type", "labelmap", "--rtstruct",
         )  # fmt: skip
-        assert seen["overlap"] == usual / 2 and seen["writer#settings#fast"] is True
         options = {name.removeprefix("writer#options#"): value for name, value in seen.items()}
         assert [name.strip() for name in options["structures"]] == ["hippocampus", "left_amygdala"]
         assert options["separate"] is True and options["rtstruct"] is True
         assert options["seg_type"] == "labelmap"
+
+
+def test_fast_overlaps_less_where_that_saves_windows_and_else_says_that_it_does_nothing() -> None:
+    quick: dict[str, Any] = {"writer#settings#fast": True}
+    fit_settings(find_bundle("swin_unetr_brain"), quick)
+    assert quick == {"writer#settings#fast": True, "overlap": 0.25}
+    for bundle in installed_bundles():
+        usual = json.loads(bundle.config("inference").read_text())["overlap"]
+        settings: dict[str, Any] = {"writer#settings#fast": True}
+        with redirect_stderr(io.StringIO()) as said:
+            fit_settings(bundle, settings)
+        assert ("does nothing" in said.getvalue()) == (usual <= 0.25) == (settings == {})
 
 
 def test_precision_reaches_the_inferer_and_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +139,28 @@ def test_a_run_says_what_was_asked_for(
         assert done.stderr == f"medvit: ended with exit code 3; {record} says why\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("run segformer3d_brain . --structures left_hippocampus,amyg", "left_hippocampus,amygdala"),
+        ("run segformer3d_brain . --device cu", "cuda"),
+        ("run segformer3d_brain . --language d", "de"),
+        ("run segformer3d_brain . --seg-type lab", "labelmap"),
+        ("export segformer3d_brain --format tor", "torchscript"),
+        ("deidentify . --dates sh", "shift"),
+    ],
+)
+def test_values_of_options_are_completed(typed: str, offered: str) -> None:
+    typed = f"medvit {typed}"
+    environment = {
+        "_MEDVIT_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
+    done = CliRunner().invoke(app, [], prog_name="medvit", env=environment)
+    assert offered in done.stdout.split()
+
+
 def test_bundles_and_folders_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "segmenters").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -137,11 +171,14 @@ def test_bundles_and_folders_are_completed(tmp_path: Path, monkeypatch: pytest.M
     assert all(name.startswith("seg") for name in offered)
 
 
-def test_rows_of_the_list_begin_with_the_same_test_set() -> None:
-    lines = CliRunner().invoke(app, ["list"]).stdout.splitlines()
-    of_bundle = {line.split()[0]: lines[i + 1] for i, line in enumerate(lines) if not line.startswith(" ")}
-    brains = [result for name, result in of_bundle.items() if name.endswith("_brain")]
-    assert len(brains) > 3 and all("MNI152 T1: " in result for result in brains)
+def test_the_list_shows_figures_of_one_test_set_in_one_column() -> None:
+    head, *lines = CliRunner().invoke(app, ["list"]).stdout.splitlines()
+    rows = {line.split()[0]: line for line in lines[: lines.index("")]}
+    for bundle in json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout):
+        for test, dice in bundle["dice"].items():
+            shown = rows.get(bundle["name"], "")[head.index(test) : head.index(test) + len(test)].strip()
+            assert shown == ("" if dice is None else f"{dice:.2f}")
+    assert {"segformer3d_brain", "swin_unetr_brain"} <= rows.keys() and "rat_ct_denoise" not in rows
 
 
 def test_private_codes_are_said_to_be_private(tmp_path: Path) -> None:
