@@ -11,7 +11,7 @@ from medvit.reports.brain import hippocampus_totals
 from medvit.reports.changes import Changes
 from medvit.reports.chart import norm_chart
 from medvit.reports.language import MISSING, Language
-from medvit.reports.measurement import StructureMeasurement
+from medvit.reports.measurement import Asymmetry, StructureMeasurement
 from medvit.reports.norms import ASYMMETRY_90_PERCENT, ASYMMETRY_SOURCE, regressions
 from medvit.reports.patient import display_name, technical_facts
 from medvit.reports.pictures import Picture
@@ -153,8 +153,11 @@ class Content:
 
     def _asymmetry(self, name: str) -> str:
         index = next(a.index for a in self.report.measurements.asymmetries if a.name == name)
+        return self._marked(index, ASYMMETRY_90_PERCENT.get(name) if self.report.totals else None)
+
+    def _marked(self, index: float | None, limit: float | None) -> str:
+        """An asymmetry in per cent, marked where it lies beyond the published range."""
         text = self.words.number(index, 1, sign=True)
-        limit = ASYMMETRY_90_PERCENT.get(name) if self.report.totals else None
         return f"{text} ◆" if index is not None and limit is not None and abs(index) > limit else text
 
     def _percentile(self, name: str) -> str:
@@ -165,6 +168,13 @@ class Content:
         if 1 <= percentile <= 99:
             return self.words.number(percentile, 0)
         return "< 1" if percentile < 1 else "> 99"
+
+    def totals_title(self) -> str:
+        """Heading of the totals: of the head, or of the hippocampi where only these were segmented."""
+        if self.report.totals is None and hippocampus_totals(self.report.measurements):
+            name = self.words.pair("hippocampus")
+            return name[:1].upper() + name[1:]
+        return self.words["totals"]
 
     def totals(self) -> list[tuple[str, str, str, str]]:
         """Totals of a head or of its hippocampi: name, ml, per cent of the whole, percentile."""
@@ -193,10 +203,26 @@ class Content:
             rows.append((name, words.ml(ml), words.number(share, 1), ""))
         return rows
 
+    def _hippocampal_notes(self) -> list[str]:
+        """Asymmetry of the whole hippocampi, to which the published range belongs, where both are there."""
+        totals = hippocampus_totals(self.report.measurements)
+        index = Asymmetry("hippocampus", totals.get("left", 0.0), totals.get("right", 0.0)).index
+        if index is None:
+            return []
+        limit = ASYMMETRY_90_PERCENT["hippocampus"]
+        note = self.words["hippocampal_asymmetry"].format(index=self._marked(index, limit))
+        return [f"{note} {self._asymmetry_range()}"]
+
+    def _asymmetry_range(self) -> str:
+        limit = self.words.number(ASYMMETRY_90_PERCENT["hippocampus"], 1)
+        return self.words["asymmetry_range"].format(limit=limit, source=ASYMMETRY_SOURCE)
+
     def norm_notes(self) -> list[str]:
         """Explanation of the percentiles, or why there are none; empty where norms do not apply."""
         report, words = self.report, self.words
-        if report.totals is None or report.modality == "CT":
+        if report.totals is None:
+            return self._hippocampal_notes()
+        if report.modality == "CT":
             return []
         if report.covariates is None:
             return [words["no_norms"]] if report.age is None or report.sex is None else [words["doubted"]]
@@ -269,8 +295,7 @@ class Content:
         if measured.asymmetries:
             notes.append(words["asymmetry_note"])
         if self.report.totals and any(a.name in ASYMMETRY_90_PERCENT for a in measured.asymmetries):
-            limit = words.number(ASYMMETRY_90_PERCENT["hippocampus"], 1)
-            notes.append(words["asymmetry_range"].format(limit=limit, source=ASYMMETRY_SOURCE))
+            notes.append(self._asymmetry_range())
         if self.report.table.source:
             sources = words.words.get(f"range_source_{self.report.table.name}", self.report.table.source)
             notes.append(words["range_source"].format(source=sources.rstrip(".")))

@@ -67,7 +67,7 @@ def _totals(sheet: Sheet, content: Content) -> None:
     words, rows = content.words, content.totals()
     if not rows:
         return
-    sheet.heading(words["totals"])
+    sheet.heading(content.totals_title())
     header = ["", "ml", f"{words['share']}, %", words["percentile"]]
     columns = 4 if content.report.norms else 3
     sheet.rows(header[:columns], [row[:columns] for row in rows], [80.0, 25, 25, 25][:columns])

@@ -253,13 +253,21 @@ def test_a_restoration_is_reported_by_noise_and_sharpness(tmp_path: Path) -> Non
     assert write_pdf(result, tmp_path / "r.pdf").stat().st_size > 10_000
 
 
-def test_a_hippocampus_is_summed_over_its_parts(tmp_path: Path) -> None:
+def test_a_report_of_hippocampi_has_their_totals_and_the_asymmetry_of_the_whole(tmp_path: Path) -> None:
     table = load_label_table("hippocampus")
+    values = {s.name: s.value for s in table}
     labels = np.zeros((40, 40, 40), np.uint8)
-    for start, name in ((4, "left hippocampal head"), (24, "right hippocampal head")):
-        labels[start : start + 10, 10:20, 10:20] = table.by_name[name].value
-        labels[start : start + 10, 20:30, 10:20] = table.by_name[name.replace("head", "body and tail")].value
-    result = make_report("hc", labels, Grid(labels.shape, ras_affine(1.0, labels.shape)), table)
-    text = write_html(result, tmp_path / "r.html", language="de").read_text()
-    assert re.search(r"Hippocampus \(links\)</th><td>2,00</td><td>50,0</td>", text)
-    assert "Hippocampuskopf" in text
+    # Left 3,000 and right 2,400 voxels of 1 mm: 100 * 600 / 2700 = 22.2 %.
+    labels[2:12, 5:25, 5:10] = values["left hippocampal head"]
+    labels[2:12, 5:25, 10:20] = values["left hippocampal body and tail"]
+    labels[22:32, 5:25, 5:8] = values["right hippocampal head"]
+    labels[22:32, 5:25, 8:17] = values["right hippocampal body and tail"]
+    report = make_report("one", labels, Grid(labels.shape, ras_affine(1.0, labels.shape)), table)
+    write_html(report, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<h2 id="totals">Hippocampus</h2>' in page
+    assert "hippocampus (left)</th><td>3.00</td>" in page and "hippocampus (right)</th><td>2.40</td>" in page
+    assert "Asymmetry of head, body and tail together: +22.2 ◆ %." in page and "±8.8 %" in page
+    german = write_html(report, tmp_path / "de.html", language="de").read_text(encoding="utf-8")
+    assert re.search(r"Hippocampus \(links\)</th><td>3,00</td><td>55,6</td>", german)
+    assert "Hippocampuskopf" in german
