@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from medvit.errors import MedvitError
 from medvit.metrics.difference import assess_difference
@@ -379,6 +378,8 @@ def report_restored(study: LoadedStudy, restored: np.ndarray, grid: Grid, **othe
     """
     if grid.matches(study.grid):
         return make_restoration_report(study.id, restored, study.image[0].numpy(), grid, **others)
+    import torch
+
     from medvit.transforms.through_plane import refinement_to
 
     refinement, source = refinement_to(study, grid), torch.as_tensor(study.image[:1])
