@@ -45,7 +45,7 @@ def check_dataset(
     manifest
         Description that the data set should match.
     folder
-        Where it lies.
+        Folder of the data set.
     voxels
         Whether to read voxels, for label values and intensities.
     progress

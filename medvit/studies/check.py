@@ -33,7 +33,8 @@ class Preflight:
     spacing
         Spacing in mm.
     orientation
-        Where each voxel axis points in the patient, such as ``"RAS"``; for DICOM the plane of the slices.
+        Direction in which each voxel axis points in the patient, such as ``"RAS"``; for DICOM the plane of
+        the slices.
     problems
         Code and sentence of each reason why the study would be refused.
     notes

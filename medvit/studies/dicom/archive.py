@@ -23,7 +23,7 @@ def unzip(path: Path, folder: Path, *, limit: int = MAX_UNPACKED_BYTES) -> list[
     path
         The archive.
     folder
-        Where to unpack; the members keep their paths below it.
+        Folder to unpack to; the members keep their paths below it.
     limit
         Bytes that the members may have together.
 

@@ -57,7 +57,7 @@ class Incomplete:
     label
         As in `SeriesVolume`.
     error
-        What is missing.
+        Description of what is missing.
     """
 
     planes: tuple[Plane, ...]

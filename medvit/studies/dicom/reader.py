@@ -46,7 +46,7 @@ def read(
         normal (the cross product of the row and column directions). HU for CT, SUV by body weight for PET
         where the header allows, else rescaled values. MONOCHROME1 values stay as stored.
     Grid
-        Where the voxels are, RAS+ millimetres.
+        Grid of the voxels in RAS+ millimetres.
     tuple of str
         What was decided, in sentences.
 

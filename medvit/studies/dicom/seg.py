@@ -57,9 +57,9 @@ class Segmentation:
     label_map
         (X, Y, Z) uint16 segment numbers; frames without segments at its ends are usually left out.
     grid
-        Where it lies.
+        Grid of its voxels.
     segments
-        In order of number.
+        Segments in order of number.
     """
 
     label_map: np.ndarray

@@ -57,7 +57,7 @@ def derived_series(
     image
         (X, Y, Z) in the units of the source after its rescale (CT: HU), in the index order of `grid`.
     grid
-        Where the image lies; each slice must lie on one frame of `source`.
+        Grid of the image; each slice must lie on one frame of `source`.
     source
         The series that was restored.
     algorithm
@@ -120,7 +120,7 @@ def estimated_series(
     image
         (X, Y, Z) in the units of the source, in the index order of `grid`.
     grid
-        Where the image lies; its axes are those of the source.
+        Grid of the image; its axes are those of the source.
     source
         The series that was refined, in single-frame images.
     algorithm, description, units

@@ -51,7 +51,7 @@ def segmentation(
     label_map
         (X, Y, Z) integers, 0 for background, in the index order of `grid`: column, row, slice.
     grid
-        Where the label map lies; each slice must lie on one frame of `source`.
+        Grid of the label map; each slice must lie on one frame of `source`.
     source
         The series that was segmented; slices and frames are matched by position.
     table

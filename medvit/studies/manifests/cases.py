@@ -62,7 +62,7 @@ def find_cases(manifest: Manifest, folder: str | Path, split: str | None = None)
     manifest
         What the data set is.
     folder
-        Where it lies.
+        Folder of the data set.
     split
         One of ``manifest.splits``; ``None`` for every case, those without label maps included.
 

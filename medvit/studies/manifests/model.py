@@ -23,14 +23,14 @@ class Layout:
     Parameters
     ----------
     images
-        Of labelled cases, such as ``"imagesTr/{case}_{channel}.nii.gz"``. Without ``{channel}``, one file
-        holds all channels.
+        Pattern of the images of labelled cases, such as ``"imagesTr/{case}_{channel}.nii.gz"``. Without
+        ``{channel}``, one file holds all channels.
     label
-        Of their label maps; empty where the data set has none.
+        Pattern of their label maps; empty where the data set has none.
     target
-        Of the images to restore; empty but for restoration.
+        Pattern of the images to restore; empty but for restoration.
     unlabelled
-        Of the images of cases that come without label maps; may be empty.
+        Pattern of the images of cases without label maps; may be empty.
     case
         Regular expression that ids match.
     channels
@@ -98,7 +98,7 @@ class Source:
     url, citation, licence, access
         Home page, publication, terms of use, and how to get it.
     splits
-        Where the splits are published.
+        Place where the splits are published.
     """
 
     url: str = ""
@@ -136,13 +136,13 @@ class Manifest:
         Ids of cases by name of the split. An id may be a pattern (``"patient007_*"``); ``"*"`` alone is every
         labelled case, and those that begin with ``!`` are left out again.
     split_sizes
-        How many cases a split has, also where the list of its cases is not known.
+        Number of cases of each split, also where the list of its cases is not known.
     layouts
-        Of several, the one that finds most images in a folder is taken, or else the first.
+        Possible layouts; the one that finds most images in a folder is taken, or else the first.
     cases
-        Those that the manifest lists itself, instead of layouts.
+        Cases that the manifest lists itself, instead of layouts.
     expected, source
-        What is known about the data set.
+        Facts about the data set.
     checksums
         ``"sha256:..."`` or ``"md5:..."`` by path below the folder, archives as they are downloaded included.
     notes
@@ -190,7 +190,7 @@ class Manifest:
         Parameters
         ----------
         label_map
-            Of any shape, whole numbers.
+            Whole numbers, of any shape.
 
         Returns
         -------

@@ -18,11 +18,11 @@ def case_list(manifest: str | Path, folder: str | Path, split: str | None = None
     Parameters
     ----------
     manifest
-        Of the data set: a file, or the name of one that comes with medvit.
+        Manifest of the data set: a file, or the name of one that comes with medvit.
     folder
-        Where the data set lies.
+        Folder of the data set.
     split
-        The cases to take; ``None`` for all that have a label map or a target.
+        Split whose cases to take; ``None`` for all that have a label map or a target.
 
     Returns
     -------
@@ -48,9 +48,9 @@ def listed_fold(manifest: str | Path, folder: str | Path, fold: int = 0) -> dict
     manifest
         A decathlon datalist with a key ``fold`` for each case, as MONAI's challenge solutions ship.
     folder
-        Where the data set lies.
+        Folder of the data set.
     fold
-        To hold out.
+        Number of the fold to hold out.
 
     Returns
     -------
