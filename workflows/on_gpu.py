@@ -2,12 +2,13 @@
 
     python workflows/on_gpu.py --minutes 10 [--output FOLDER] [--label-maps FOLDER] [--train BUNDLE]
 
-First the labels of a small study are compared between the CPU and the GPU, then inference, engine and
-networks are timed beside MONAI's and the published forms, and what is left of the time trains a brain bundle
-on synthetic heads from FOLDER (without one nothing is trained). Results go to the output folder as they come:
-``report.md``, ``weights.pt`` (averaged weights as the bundle takes them) and ``training.json``. It needs
-torch, numpy, scipy, monai and nibabel, runs in one process, and ends in time. Exit code 1 says that labels
-differ between CPU and GPU.
+First the labels of a small study are compared between the CPU and the GPU, then inference and engine are
+timed beside MONAI's, a bundle from file to file, a training step, and each network beside its published form.
+What is left of the time trains a brain bundle on synthetic heads from FOLDER (without one nothing is
+trained). Results go to the output folder as they come: ``report.md`` with a table of the targets,
+``weights.pt`` (averaged weights as the bundle takes them) and ``training.json``. It needs torch, numpy,
+scipy, monai and nibabel, runs in one process, and ends in time. Exit code 1 says that labels differ between
+CPU and GPU.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ except ModuleNotFoundError:
     sys.modules["lazy_loader"] = types.ModuleType("lazy_loader")
     sys.modules["lazy_loader"].attach = _attach  # type: ignore[attr-defined]
 
+import nibabel as nib  # noqa: E402
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from monai.inferers import SlidingWindowInferer  # noqa: E402
@@ -59,9 +62,27 @@ from monai.networks.nets import SwinUNETR as StockSwinUNETR  # noqa: E402
 from networks import cases, first, substituted  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from medvit.bundles import find_bundle, open_bundle, segment  # noqa: E402
 from medvit.inference import Execution, StreamingWindowInferer  # noqa: E402
 from medvit.networks import SegFormer3D, SwinUNETR  # noqa: E402
+from medvit.studies import write_label_map  # noqa: E402
+from medvit.synthesis import HeadBank, SynthesisSettings, Synthesizer, brain_anatomy  # noqa: E402
+from medvit.synthesis.atlas import HeadMap  # noqa: E402
+from medvit.training.synthetic import HeadTraining, bundle_network, train_on_synthetic_heads  # noqa: E402
 
+# The most that each measurement should come to: seconds, or a share of MONAI's.
+TARGETS = {
+    "SegFormer3D, float32, 4 at once: time": 0.8,
+    "SegFormer3D, bf16, 4 at once: time": 0.8,
+    "SwinUNETR 48, float32, 1 at once: time": 0.8,
+    "SwinUNETR 48, float32, 4 at once: time": 0.8,
+    "engine alone, 14 classes, float32, 4 at once: time": 1.0,
+    "engine alone, 104 classes, float32, 4 at once: time": 1.0,
+    "engine alone, 14 classes, float32, 4 at once: memory": 0.5,
+    "engine alone, 104 classes, float32, 4 at once: memory": 0.5,
+    "file to file: s": 1.5,
+    "training step: s": 0.06,
+}
 # Voxels that may differ between a CPU and a GPU in float32, whose sums are taken in another order.
 ALLOWED = 1e-4
 
@@ -85,6 +106,8 @@ class Session:
         self.end = time.monotonic() + 60 * minutes
         self.device, self.output, self.tiny = torch.device(device), output, tiny
         self.lines: list[str] = []
+        #: What was measured, by the names of `TARGETS` among others.
+        self.measured: dict[str, float] = {}
         #: Seconds below which no further measurement begins.
         self.reserve = 1.0 if tiny else 30.0
         output.mkdir(parents=True, exist_ok=True)
@@ -169,7 +192,7 @@ def inference(session: Session) -> None:
     """Ours and MONAI's sliding window in turn."""
     session.say("\n## Inference\n\n| case | ours s | MONAI s | ratio | ours MB | MONAI MB | differ |")
     session.say("|---|---|---|---|---|---|---|")
-    size, roi = ((32, 48, 32), 32) if session.tiny else ((256, 256, 192), 96)
+    size, roi = ((64, 48, 32), (64, 32, 32)) if session.tiny else ((256, 256, 192), (96, 96, 96))
     image = image_of(size).to(session.device)
 
     def ours(network: nn.Module, amp: bool, batch: int) -> Tensor:
@@ -196,6 +219,75 @@ def inference(session: Session) -> None:
         what = f"{name}, {'bf16' if amp else 'float32'}, {batch} at once"
         times, peaks = f"{mine:.3f} | {other:.3f} | {mine / other:.2f}", (session.peak(a), session.peak(b))
         session.say(f"| {what} | {times} | {peaks[0]:.0f} | {peaks[1]:.0f} | {differ:.1e} |")
+        session.measured[f"{what}: time"] = mine / other
+        if peaks[1]:
+            session.measured[f"{what}: memory"] = peaks[0] / peaks[1]
+
+
+def file_to_file(session: Session, bundle: str) -> None:
+    """A head of 1 mm from its file to the file of its labels, with the network loaded."""
+    edge = 4.0 if session.tiny else 1.0
+    shape = tuple(int(n / edge) for n in (184, 224, 192))
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij")
+    inside = torch.stack(axes).square().sum(0) < 0.8
+    texture = image_of(tuple(n // 8 * 8 for n in shape))[0, 0]
+    texture = F.interpolate(texture[None, None], size=shape, mode="trilinear")[0, 0]
+    voxels = (inside * (200 + 600 * texture)).numpy()
+    head, labels = session.output / "head.nii.gz", session.output / "labels.nii.gz"
+    nib.save(nib.Nifti1Image(voxels, np.diag([edge, edge, edge, 1.0])), head)
+    small = {"spacing": [edge] * 3, "roi_size": [32] * 3} if session.tiny else {}
+    device = f"$torch.device({str(session.device)!r})"
+    opened = open_bundle(find_bundle(bundle), input=[], device=device, force=True, **small)
+    stages: dict[str, float] = {}
+
+    def run() -> None:
+        result = segment(opened, head)
+        assert result.table is not None, "a brain bundle segments"
+        stages.update(result.seconds)
+        write_label_map(labels, result.table.to_files(result.voxels), result.study)
+
+    session.measured["file to file: s"] = seconds = session.seconds(run)
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in stages.items())
+    session.say(f"\n## File to file\n\n{bundle}, {shape} voxels of {edge:g} mm: {seconds:.3f} s ({listed})")
+
+
+def training_step(session: Session, bundle: str) -> None:
+    """A step of the flagship's training on heads that are made on the device: blocks of tissue."""
+    edge, count = (32, 2) if session.tiny else (128, 8)
+    torch.manual_seed(0)
+    anatomy = brain_anatomy()
+
+    def blocks(most: int) -> Tensor:
+        coarse = torch.randint(most, (1, 1, 20, 24, 20)).float()
+        return F.interpolate(coarse, scale_factor=8, mode="nearest")[0, 0].to(torch.uint8)
+
+    head = HeadMap(blocks(len(anatomy.tissues)), blocks(31), torch.tensor([80.0, 96.0, 80.0]))
+    settings = SynthesisSettings(shape=(edge,) * 3, spacing=1.0)
+    training = HeadTraining(
+        bundle_network(ROOT / "bundles" / bundle, session.device),
+        Synthesizer(anatomy, settings),
+        HeadBank([head.to(session.device)]),
+        batch_size=count,
+        learning_rate=1e-4,
+        seed=0,
+    )
+    repeats = 2 if session.tiny else 12
+    session.measured["training step: s"] = seconds = session.seconds(lambda: training.step(0.5), repeats)
+    making, peak = session.seconds(training.batch, repeats), session.peak(lambda: training.step(0.5))
+    session.say(
+        f"\n## Training step\n\n{bundle}, {count} windows of {edge}^3: {1000 * seconds:.1f} ms, of which "
+        f"{1000 * making:.1f} ms make them; {peak:.0f} MB; of {training.steps} steps {training.repeated} "
+        f"repeated in float32 ({dict(training.causes)}), {training.left_out} left out"
+    )
+
+
+def targets(session: Session) -> None:
+    """What was measured beside what it should come to."""
+    session.say("\n## Targets\n\n| what | target | measured | |\n|---|---|---|---|")
+    for name, most in TARGETS.items():
+        value = session.measured.get(name)
+        verdict = "not measured" if value is None else "reached" if value <= most else "missed"
+        session.say(f"| {name} | {most} | {'' if value is None else f'{value:.3f}'} | {verdict} |")
 
 
 def networks(session: Session) -> None:
@@ -254,19 +346,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--label-maps", type=Path, help="folder of annotated heads, 1 mm, to train on")
     parser.add_argument("--train", default="segformer3d_brain", help="bundle that is trained on")
     parser.add_argument("--tiny", action="store_true", help="small images and networks, to try the script")
-    parser.add_argument("--skip", nargs="*", default=[], choices=["inference", "networks"])
+    parser.add_argument("--skip", nargs="*", default=[], choices=["inference", "files", "step", "networks"])
     options = parser.parse_args(arguments)
     session = Session(options.minutes, options.device, options.output, options.tiny)
     sound = False
     with section(session, "Identity"):
         sound = identity(session)
-    for name, part in (("inference", inference), ("networks", networks)):
-        if name not in options.skip:
-            with section(session, name.capitalize()):
-                part(session)
+    parts: dict[str, Callable[[], None]] = {
+        "inference": partial(inference, session),
+        "files": partial(file_to_file, session, options.train),
+        "step": partial(training_step, session, options.train),
+        "networks": partial(networks, session),
+    }
+    for name in (name for name in parts if name not in options.skip):
+        with section(session, name.capitalize()):
+            parts[name]()
+    targets(session)
     if options.label_maps is not None:
-        from medvit.training.synthetic import train_on_synthetic_heads
-
         with section(session, "Training"):
             done = train_on_synthetic_heads(
                 ROOT / "bundles" / options.train,

@@ -184,9 +184,8 @@ def train_on_synthetic_heads(
     """
     started = time.monotonic()
     bundle, output = Path(bundle), Path(output)
+    network = bundle_network(bundle, device)
     config = json.loads((bundle / "configs" / "inference.json").read_text())
-    network = ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
-    load_weights(network, bundle / "models" / "model.pt", device).train()
     anatomy = brain_anatomy()
     heads = [read_head_map(path, anatomy).to(device) for path in find_label_maps(label_maps, held_out)]
     settings = SynthesisSettings(shape=shape, spacing=float(config["spacing"][0]))
@@ -221,6 +220,19 @@ def train_on_synthetic_heads(
     }
     (output / "training.json").write_text(json.dumps(found, indent=2) + "\n")
     return found
+
+
+def bundle_network(bundle: Path, device: torch.device | str) -> nn.Module:
+    """The network of a bundle with its weights, to be trained on.
+
+    Raises
+    ------
+    WeightsError
+        If the weights do not fit.
+    """
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    network: nn.Module = ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
+    return load_weights(network, bundle / "models" / "model.pt", device).train()
 
 
 def _mean(losses: Sequence[float]) -> float | None:
