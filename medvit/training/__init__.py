@@ -2,9 +2,7 @@
 
 import lazy_loader as lazy
 
-from medvit.datasets.splits import Split, split_cases
-
-__getattr__, __dir__, _lazy = lazy.attach(
+__getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submodules={"recipes"},
     submod_attrs={
@@ -16,7 +14,7 @@ __getattr__, __dir__, _lazy = lazy.attach(
         "patches": ["PatchDataset", "Sample", "prepare_samples"],
         "encoder_file": ["read_encoder"],
         "plan": ["Choices", "Plan", "make_plan"],
-        "run": ["train_bundle"],
+        "run": ["Split", "split_cases", "train_bundle"],
         "schedule": ["Schedule"],
         "distributed": ["data_parallel", "join_process_group", "leave_process_group", "world_size"],
         "pretraining": ["PretrainingChoices", "pretrain_bundle"],
@@ -31,4 +29,3 @@ __getattr__, __dir__, _lazy = lazy.attach(
         "transforms": ["MirrorLeftRightd", "UnlabelledAsBackgroundd"],
     },
 )
-__all__ = ["Split", "split_cases", *_lazy]

@@ -6,7 +6,6 @@ import math
 import time
 from typing import Any
 
-from ignite.engine import Events
 from torch.optim import Optimizer
 
 WARM_UP = 0.03  # share of the training in which the learning rate rises
@@ -51,6 +50,9 @@ class Schedule:
 
     def attach(self, trainer: Any) -> None:
         """Set the learning rate before each step."""
+        # Imported here, as trainings without Ignite take their learning rate from this module.
+        from ignite.engine import Events
+
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.ITERATION_STARTED, self._set)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_epoch_in_time)
