@@ -1,13 +1,15 @@
 """Bundles written from a specification: shipped, converted and trained ones alike, whole or not at all.
 
-``python -m medvit.bundles.write`` writes the configurations of the bundles in a checkout anew.
+``python -m medvit.bundles.write [FOLDER...]`` writes the configurations of bundles anew: those of a checkout,
+or those whose folders are given.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
@@ -193,13 +195,14 @@ def _table(labels: Any) -> LabelTable | None:
     return load_label_table(labels) if labels else None
 
 
-def main() -> None:
-    """Write the configurations of every bundle in the checkout whose folder holds a specification."""
-    for file in sorted((Path(__file__).parents[2] / "bundles").glob(f"*/{SPECIFICATION}")):
+def main(folders: Sequence[str] = ()) -> None:
+    """Write the configurations of bundles by their specifications; of all in the checkout by default."""
+    files = [Path(folder).resolve() / SPECIFICATION for folder in folders]
+    for file in files or sorted((Path(__file__).parents[2] / "bundles").glob(f"*/{SPECIFICATION}")):
         specification = json.loads(file.read_text(encoding="utf-8"))
         write_files(file.parent, bundle_files(file.parent.name, specification))
         print(f"{file.parent.name}: written from {file.name}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

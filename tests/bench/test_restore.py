@@ -54,13 +54,15 @@ def test_air_does_not_count() -> None:
 
 def test_the_tables_hold_every_method(tmp_path: Path) -> None:
     options = RestoreOptions(factor=4, cut=32)
-    assert bench_restore([_head(tmp_path / "head.nii.gz")], tmp_path / "out", options) == 0
+    heads = [_head(tmp_path / f"head{n}.nii.gz") for n in (1, 2)]
+    assert bench_restore(heads, tmp_path / "out", options) == 0
     rows = list(csv.DictReader((tmp_path / "out" / "restore.csv").open()))
     scores = {row["method"]: float(row["psnr_db"]) for row in rows}
     assert scores["linear"] < scores["cubic B-spline"] < scores["back-projection"]
     page = (tmp_path / "out" / "restore.md").read_text()
     assert "axial slices 4 voxels apart" in page and "| non-local |" in page and "middle 32³" in page
-    assert sum("1 of 1" in line for line in page.splitlines()) <= 1
+    assert page.startswith("2 studies") and len(rows) == 2 * len(scores)
+    assert sum("2 of 2" in line for line in page.splitlines()) <= 1
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
