@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import numpy as np
 
 from medvit.errors import StudyError
@@ -28,8 +30,9 @@ def measure_images(pair: Pair, window: tuple[float, float]) -> StudyScores:
     Returns
     -------
     StudyScores
-        SSIM is the mean over slices along the third axis; NRMSE and HFEN count the foreground alone, which is
-        above a tenth of the window, because air without error would inflate the scores; ``bias`` is the mean
+        SSIM is the mean over slices along the third axis; NRMSE, HFEN and the scores that are named so count
+        the foreground alone, which is above a tenth of the window, because air without error would inflate
+        them; ``bias`` is the mean
         over homogeneous blocks, and ``bias_p95`` what 95 % of these stay below.
 
     Raises
@@ -45,20 +48,38 @@ def measure_images(pair: Pair, window: tuple[float, float]) -> StudyScores:
     restored = placed
     low, high = window
     a, b = restored.clip(low, high), reference.clip(low, high)
+    foreground = b > low + _FOREGROUND * (high - low)
     try:
-        similarity = np.mean([ssim(a[..., k], b[..., k], data_range=high - low) for k in range(a.shape[2])])
+        similarity, inside = _similarities(a, b, foreground, high - low)
     except ValueError as error:
         raise StudyError("image-too-small", str(error), path=pair.prediction, do="leave it out") from error
     biases = block_biases(restored, reference, window=window)
     # Measured from the bottom of the window, so that HU and magnitudes are treated alike.
-    ours, theirs, foreground = a - low, b - low, b > low + _FOREGROUND * (high - low)
+    ours, theirs = a - low, b - low
+    known = foreground.any()
     values = {
         "psnr_db": psnr(a, b, data_range=high - low),
-        "ssim": float(similarity),
+        "ssim": similarity,
+        "foreground_psnr_db": psnr(a[foreground], b[foreground], data_range=high - low) if known else nan,
+        "foreground_ssim": inside,
         "rmse": rmse(a, b),
-        "nrmse": nrmse(ours, theirs, mask=foreground) if foreground.any() else float("nan"),
-        "hfen": hfen(ours, theirs, mask=foreground) if foreground.any() else float("nan"),
-        "bias": float(biases.mean()) if biases.size else float("nan"),
-        "bias_p95": float(np.quantile(np.abs(biases), 0.95)) if biases.size else float("nan"),
+        "nrmse": nrmse(ours, theirs, mask=foreground) if known else nan,
+        "hfen": hfen(ours, theirs, mask=foreground) if known else nan,
+        "bias": float(biases.mean()) if biases.size else nan,
+        "bias_p95": float(np.quantile(np.abs(biases), 0.95)) if biases.size else nan,
     }
     return StudyScores(pair.study, {IMAGE: "both"}, {IMAGE: values})
+
+
+def _similarities(
+    restored: np.ndarray, reference: np.ndarray, foreground: np.ndarray, span: float
+) -> tuple[float, float]:
+    """SSIM over all pixels and over the foreground, slice by slice along the third axis."""
+    whole, inside, counts = [], [], []
+    for k in range(restored.shape[2]):
+        a, b, mask = restored[..., k], reference[..., k], foreground[..., k]
+        whole.append(ssim(a, b, data_range=span))
+        if mask.any():
+            inside.append(ssim(a, b, data_range=span, mask=mask))
+            counts.append(np.count_nonzero(mask))
+    return float(np.mean(whole)), float(np.average(inside, weights=counts)) if counts else nan

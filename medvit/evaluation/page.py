@@ -32,6 +32,8 @@ SHOWN = {
     "ece": ("Calibration error", "", 3),
     "psnr_db": ("PSNR", "dB", 2),
     "ssim": ("SSIM", "", 4),
+    "foreground_psnr_db": ("PSNR of the foreground", "dB", 2),
+    "foreground_ssim": ("SSIM of the foreground", "", 4),
     "rmse": ("RMSE", "", 2),
     "nrmse": ("NRMSE", "", 4),
     "hfen": ("HFEN", "", 3),
@@ -39,7 +41,7 @@ SHOWN = {
     "bias_p95": ("95 % of biases below", "", 2),
 }
 DRAWN = ("dice", "surface_dice", "hd95_mm", "psnr_db", "ssim")
-UNBOUNDED = ("hd95_mm", "psnr_db")
+UNBOUNDED = ("hd95_mm", "psnr_db", "foreground_psnr_db")
 DOTS = 200  # a structure; beyond, quantiles stand for the studies
 WORST = 20
 

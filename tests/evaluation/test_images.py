@@ -42,6 +42,18 @@ def test_scores_of_images_are_those_of_the_metrics_within_the_window(tmp_path: P
     assert values["bias"] == pytest.approx(2, abs=0.3)
 
 
+def test_air_without_error_does_not_raise_the_scores_of_the_foreground(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    reference = np.zeros((48, 40, 6), np.float32)
+    reference[8:24] = random.normal(80, 5, (16, 40, 6))
+    restored = reference + (reference > 0) * random.normal(0, 5, reference.shape).astype(np.float32)
+    files = save(tmp_path / "restored.nii.gz", restored), save(tmp_path / "true.nii.gz", reference)
+    values = measure_images(Pair("case", *files), (0.0, 100.0)).values["image"]
+    # A third of the voxels is foreground, so the whole image gains 10 log10(3).
+    assert values["psnr_db"] - values["foreground_psnr_db"] == pytest.approx(4.77, abs=0.01)
+    assert values["foreground_ssim"] < values["ssim"] - 0.05
+
+
 def test_images_through_the_command(tmp_path: Path) -> None:
     restored, full = write_images(tmp_path)
     save(restored / "case_0" / "labels.nii.gz", two_balls())
