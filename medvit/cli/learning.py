@@ -80,6 +80,13 @@ def train(
         Path | None, typer.Option(help="Folder for prepared cases, about 3 bytes for each voxel.")
     ] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave broken cases out instead of refusing.")] = False,
+    degrade: Annotated[
+        str,
+        typer.Option(
+            help="For a restorer and clean images: rician:LOW:HIGH or gaussian:LOW:HIGH (share of the "
+            "brightest), or low-dose:LOW:HIGH (share of the dose). Without it, cases have a target."
+        ),
+    ] = "",
     pretrained: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Encoder to start from, written by medvit pretrain.")
     ] = None,
@@ -90,18 +97,43 @@ def train(
     trust: Trust = False,
 ) -> Answer:
     """Train a network on your labelled studies; the result is a bundle that runs."""
-    from medvit.training import Choices, Plan, find_base, train_bundle, train_folds
+    from medvit.training import (
+        Choices,
+        Plan,
+        find_base,
+        find_restorer,
+        train_bundle,
+        train_folds,
+        train_restorer,
+    )
 
-    found = find_base(base, size=size, from_scratch=from_scratch, pretrained=pretrained, trust=trust)
     choices = Choices(
         spacing, patch_size, epochs, epoch_length, minutes, batch_size, learning_rate, val_fraction, seed,
         folds, fold, patience, mirror, device,
     )  # fmt: skip
+    if restorer := find_restorer(base, trust):
+        refuse_options(
+            "a restorer", folds=folds, plan=plan, size=size, pretrained=pretrained, spacing=spacing
+        )
+        bundle = train_restorer(
+            restorer, manifest, output, choices, degradation=degrade, from_scratch=from_scratch,
+            data=data or "", resume=resume,
+        )  # fmt: skip
+        return Answer({"name": bundle.name, **bundle.summary()})
+    refuse_options("a segmenter", degrade=degrade)
+    found = find_base(base, size=size, from_scratch=from_scratch, pretrained=pretrained, trust=trust)
     done = (train_folds if folds else train_bundle)(
         found, manifest, output, choices, data=data or "", scratch=scratch, resume=resume,
         skip_bad=skip_bad, plan_only=plan,
     )  # fmt: skip
     return Answer(asdict(done) if isinstance(done, Plan) else {"name": done.name, **done.summary()})
+
+
+def refuse_options(kind: str, **given: object) -> None:
+    """Refuse options that are not for a kind of bundle."""
+    for name, value in given.items():
+        if value:
+            raise MedvitError(f"--{name.replace('_', '-')} is not for {kind}")
 
 
 @answering

@@ -14,10 +14,12 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "patches": ["PatchDataset", "Sample", "prepare_samples"],
         "encoder_file": ["read_encoder"],
         "plan": ["Choices", "Plan", "make_plan"],
+        "restorers": ["find_restorer", "train_restorer"],
         "run": ["Split", "split_cases", "train_bundle"],
         "schedule": ["Schedule"],
         "distributed": ["data_parallel", "join_process_group", "leave_process_group", "world_size"],
         "pretraining": ["PretrainingChoices", "pretrain_bundle"],
+        "slice_pairs": ["Degradation", "RestorationSlices"],
         "steps": [
             "MixedPrecisionStep",
             "TrainingLog",

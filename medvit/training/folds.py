@@ -25,7 +25,8 @@ from medvit.training.base import Base
 from medvit.training.configuration import specification
 from medvit.training.documents import Outcome, licence_note, metadata_section
 from medvit.training.plan import Choices, Plan
-from medvit.training.run import Workspace, train_bundle
+from medvit.training.run import train_bundle
+from medvit.training.workspace import Workspace
 
 ENSEMBLE, TABLE, PAGE = "ensemble", "cross_validation.csv", "cross_validation.html"
 

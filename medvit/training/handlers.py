@@ -33,6 +33,8 @@ class BestWeights:
         Epochs without a better score after which the trainer stops; 0 for never.
     metric
         Name of a metric of the evaluator whose details have the shape (cases, structures).
+    unit
+        What that metric is called.
 
     Attributes
     ----------
@@ -52,7 +54,9 @@ class BestWeights:
         names: Sequence[str] = (),
         patience: int = 0,
         metric: str = "val_mean_dice",
+        unit: str = "Dice",
     ) -> None:
+        self.unit = unit
         self.network, self.evaluator, self.metric = network, evaluator, metric
         self.names, self.patience = list(names), patience
         self.score: float | None = None
@@ -196,9 +200,8 @@ class Progress:
     def _scores(self) -> str:
         if self.best.last is None:
             return ""
-        return (
-            f"validation Dice {self.best.last:.3f} (best {self.best.score:.3f} in epoch {self.best.epoch}), "
-        )
+        best = self.best
+        return f"validation {best.unit} {best.last:.3f} (best {best.score:.3f} in epoch {best.epoch}), "
 
     def close(self) -> None:
         """Take the bar away; also after an interruption, which would leave the cursor hidden."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class History:
         if self.best.last is not None:
             # The field of a structure that occurs in no validation case stays empty.
             names = {name: self.best.measured.get(name, "") for name in self.best.names}
-            row |= {"mean_dice": self.best.last, **names}  # type: ignore[dict-item]
+            row |= {f"mean_{self.best.unit.lower()}": self.best.last, **names}  # type: ignore[dict-item]
         self._write(row)
 
     def _write(self, row: dict[str, float]) -> None:
@@ -106,8 +107,18 @@ def still_improving(rows: list[dict[str, float]]) -> bool:
     return max(scores[-last:]) > max(scores[:-last]) + _GAIN
 
 
+def keep_history(folder: Path, docs: Path) -> bool:
+    """Move table and events of a training into a bundle's ``docs``, with a picture; whether it still rose."""
+    docs.mkdir(parents=True, exist_ok=True)
+    for part in (TABLE, EVENTS):
+        shutil.move(folder / part, docs / part)
+    rows = read_history(docs / TABLE)
+    draw(rows, docs / PICTURE)
+    return still_improving(rows)
+
+
 def draw(rows: list[dict[str, float]], picture: Path) -> None:
-    """A picture of loss and validation Dice over the steps."""
+    """A picture of loss and validation score over the steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -120,9 +131,11 @@ def draw(rows: list[dict[str, float]], picture: Path) -> None:
     known = {"epoch", "step", "minutes", "learning_rate", "loss"}
     for name in dict.fromkeys(key for row in rows for key in row if key not in known):
         points = [(row["step"], row[name]) for row in rows if name in row]
-        bold = {"color": "0", "lw": 2, "label": "mean"} if name == "mean_dice" else {"label": name, "lw": 1}
+        mean = name.startswith("mean_")
+        bold = {"color": "0", "lw": 2, "label": "mean"} if mean else {"label": name, "lw": 1}
         right.plot(*zip(*points, strict=True), **bold)
-    right.set(xlabel="step", ylabel="validation Dice")
+    score = next((key.removeprefix("mean_") for row in rows for key in row if key.startswith("mean_")), "")
+    right.set(xlabel="step", ylabel=f"validation {'Dice' if score == 'dice' else score.upper()}")
     if 0 < len(right.lines) <= 10:
         right.legend(fontsize="small", loc="lower right")
     figure.savefig(picture, dpi=100)

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
-from medvit.bundles.write import bundle_files, refuse_existing, write_files
+from medvit.bundles.write import bundle_files, write_files
 from medvit.datasets import Manifest, read_manifest
 from medvit.datasets.splits import Split, split_cases
 from medvit.errors import MedvitError, root_cause
@@ -29,65 +29,11 @@ from medvit.training.configuration import WORKFLOWS, specification
 from medvit.training.costs import measure
 from medvit.training.documents import Outcome, go_on, licence_note, metadata_section, readme
 from medvit.training.encoder_file import load_encoder, readout_names
-from medvit.training.history import EVENTS, PICTURE, TABLE, draw, read_history, still_improving
+from medvit.training.history import keep_history
 from medvit.training.network import CarriedOver, build, carry_over, fitted
 from medvit.training.plan import Choices, Plan, make_plan
 from medvit.training.windows import smaller_window
-
-
-class Workspace:
-    """The work folder beside a future bundle: plan, checkpoints, prepared cases, and the unfinished bundle.
-
-    Parameters
-    ----------
-    output
-        Folder of the finished bundle.
-    scratch
-        Folder for prepared cases; by default the work folder itself.
-    """
-
-    def __init__(self, output: Path, scratch: Path | None = None) -> None:
-        self.output = output
-        self.folder = output.with_name(f"{output.name}.training")
-        # Has the final name, because configurations refer to their bundle by name.
-        self.bundle = Bundle(self.folder / output.name)
-        self.checkpoints = self.folder / "checkpoints"
-        self.scratch = scratch or self.folder / "samples"
-
-    @property
-    def plan_file(self) -> Path:
-        """Where the plan is kept."""
-        return self.folder / "plan.json"
-
-    def checkpoint(self) -> str:
-        """The newest checkpoint; empty where there is none."""
-        found = sorted(self.checkpoints.glob("*.pt"), key=lambda file: file.stat().st_mtime)
-        return str(found[-1]) if found else ""
-
-    def open(self, resume: bool) -> None:
-        """Refuse what would overwrite a bundle or an interrupted training.
-
-        Raises
-        ------
-        MedvitError
-            If the bundle exists already, if there is nothing to resume, or if there is something to resume
-            but that was not requested.
-        """
-        refuse_existing(self.output)
-        if resume and not self.plan_file.is_file():
-            raise MedvitError(f"{self.folder} holds no training to resume; start one without --resume")
-        if not resume and self.folder.exists():
-            raise MedvitError(
-                f"{self.folder} holds an interrupted training: continue it with --resume or remove it"
-            )
-
-    def close(self) -> Bundle:
-        """Put the finished bundle in its place and remove the rest."""
-        if self.output.is_dir():
-            self.output.rmdir()
-        self.bundle.path.rename(self.output)
-        shutil.rmtree(self.folder)
-        return Bundle(self.output.resolve())
+from medvit.training.workspace import Workspace
 
 
 def train_bundle(
@@ -302,18 +248,8 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
     epochs = workflow.part("train#trainer").state.epoch
     return Outcome(
         plan.carried, best.score, best.structures, best.epoch or epochs, epochs, cases=best.cases,
-        improving=_kept_history(work), curves=True,
+        improving=keep_history(work.folder, work.bundle.path / "docs"), curves=True,
     )  # fmt: skip
-
-
-def _kept_history(work: Workspace) -> bool:
-    """Table, events and picture of the training go into the bundle; whether it was rising to the end."""
-    docs = work.bundle.path / "docs"
-    for part in (TABLE, EVENTS):
-        shutil.move(work.folder / part, docs / part)
-    rows = read_history(docs / TABLE)
-    draw(rows, docs / PICTURE)
-    return still_improving(rows)
 
 
 def _in_plain_words(error: Exception, plan: Plan) -> Exception:

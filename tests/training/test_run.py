@@ -21,7 +21,7 @@ from medvit.runs import run_bundle
 from medvit.studies import sha256_of
 from medvit.training import Base, Choices, PatchDataset, Plan, train_bundle
 from medvit.training.history import read_history
-from medvit.training.run import Workspace
+from medvit.training.workspace import Workspace
 from tests.bundles.test_bundles import SCHEMA
 from tests.training.cases import QUICK, base_bundle, boxes, write_data
 
