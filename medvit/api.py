@@ -115,19 +115,24 @@ class SegmentedImage(_Outcome):
     def labels(self) -> np.ndarray:
         """(X, Y, Z) label map, uint8 where that holds all values, else uint16."""
         assert self.result.table is not None, "a segmentation has a label table"
-        values = self.result.table.to_files(self.result.voxels)
+        values = self.result.table.to_files(self._kept[0])
         return values.astype(np.uint8 if max(self.names, default=0) < 256 else np.uint16)
 
     @property
     def names(self) -> dict[int, str]:
         """Name of each label value."""
-        assert self.result.table is not None, "a segmentation has a label table"
-        return self.result.table.file_names
+        return self._kept[1]
 
     @property
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each structure in millilitres."""
-        return self.result.volumes_ml
+        kept = set(self.names.values())
+        return {name: ml for name, ml in self.result.volumes_ml.items() if name in kept}
+
+    @cached_property
+    def _kept(self) -> tuple[np.ndarray, dict[int, str]]:
+        assert self.result.table is not None, "a segmentation has a label table"
+        return self.writer.kept(self.result.voxels, self.result.table)
 
     @property
     def _stored(self) -> np.ndarray:
@@ -161,6 +166,11 @@ class Segmenter:
         Whether a GPU may round the factors of float32 products to 10 bits.
     backend
         What runs the network on a CPU: ``"torch"``, ``"openvino"``, ``"onnxruntime"`` or ``"auto"``.
+    structures
+        Only these structures in labels, names, volumes and what `save` writes; a name without its side stands
+        for both sides. Findings still go by the whole label map.
+    separate
+        Whether `save` writes a mask of each structure as well.
     options
         Values of the bundle's configuration by identifier, such as ``overlap``, ``tta`` or ``force``.
 
@@ -185,6 +195,8 @@ class Segmenter:
         amp: str = "off",
         tf32: bool = False,
         backend: str = "torch",
+        structures: Sequence[str] | str = (),
+        separate: bool = False,
         **options: Any,
     ) -> None:
         from medvit.runs.options import checked_device, checked_overlap, execution_settings
@@ -202,6 +214,10 @@ class Segmenter:
             if name.partition("#")[0] not in known:
                 hint = did_you_mean(name, known.names)
                 raise MedvitError(f"bundle {found.name} has no option {name!r}{hint}")
+        if structures or separate:
+            names = structures.split(",") if isinstance(structures, str) else list(structures)
+            found.structures(names)
+            options |= {"writer#options#structures": names, "writer#options#separate": separate}
         self.bundle = found
         execution = execution_settings(amp, tf32, backend)
         self._opened = open_bundle(found, input=[], **options, **execution)

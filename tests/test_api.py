@@ -92,6 +92,28 @@ def test_save_writes_what_the_command_writes(
     )
 
 
+def test_chosen_structures_are_alone_in_labels_names_volumes_and_files(
+    segmenter: medvit.Segmenter, head: Path, tmp_path: Path
+) -> None:
+    whole = segmenter(head)
+    chosen = {"left cerebral cortex", "right cerebral cortex", "brain-stem"}
+    values = {v for v, name in whole.names.items() if name in chosen}
+    for given in (["cerebral_cortex", "brain-stem"], "cerebral cortex,brain-stem"):
+        some = medvit.Segmenter(BRAIN, "cpu", structures=given, separate=True, **COARSE)(head)
+        assert set(some.names.values()) == chosen == set(some.volumes_ml)
+        np.testing.assert_array_equal(
+            some.labels, np.where(np.isin(whole.labels, [*values]), whole.labels, 0)
+        )
+    assert some.volumes_ml["brain-stem"] == whole.volumes_ml["brain-stem"]
+    folder = some.save(tmp_path)
+    np.testing.assert_array_equal(nib.load(folder / "labels.nii.gz").get_fdata(), some.labels)
+    assert {p.name for p in (folder / "structures").iterdir()} >= {"brain-stem.nii.gz"}
+    with pytest.raises(MedvitError, match="did you mean 'brain-stem'"):
+        medvit.Segmenter(BRAIN, "cpu", structures=["brainstem"], **COARSE)
+    with pytest.raises(MedvitError, match="restores images and has no structures"):
+        medvit.Segmenter("rat_ct_denoise", "cpu", separate=True)
+
+
 def test_threads_share_a_segmenter(segmenter: medvit.Segmenter, voxels: np.ndarray) -> None:
     images = [voxels, voxels[::-1].copy(), voxels[:, ::-1].copy()]
     one_by_one = [segmenter(image, AFFINE).labels for image in images]

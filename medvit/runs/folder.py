@@ -223,13 +223,17 @@ class StudyWriter:
                 p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
             )
 
+    def kept(self, voxels: np.ndarray, table: LabelTable) -> tuple[np.ndarray, dict[int, str]]:
+        """A label map of `table` with the chosen structures alone, and their names by value in files."""
+        if not self.options.structures:
+            return voxels, table.file_names
+        names = {s.file_value: s.name for s in self._chosen}
+        return keep_values(voxels, [s.value for s in self._chosen], len(table)), names
+
     def _write_label_maps(
         self, folder: Path, study: LoadedStudy, voxels: np.ndarray, table: LabelTable
     ) -> None:
-        names = table.file_names
-        if self.options.structures:
-            names = {s.file_value: s.name for s in self._chosen}
-            voxels = keep_values(voxels, [s.value for s in self._chosen], len(table))
+        voxels, names = self.kept(voxels, table)
         write_label_map(folder / "labels.nii.gz", table.to_files(voxels), study, names)
         if not self.options.separate:
             return

@@ -267,7 +267,7 @@ def test_a_report_of_hippocampi_has_their_totals_and_the_asymmetry_of_the_whole(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert '<h2 id="totals">Hippocampus</h2>' in page
     assert "hippocampus (left)</th><td>3.00</td>" in page and "hippocampus (right)</th><td>2.40</td>" in page
-    assert "Asymmetry of head, body and tail together: +22.2 ◆ %." in page and "±8.8 %" in page
+    assert "Asymmetry of head, body and tail together: +22.2 ◆\u00a0%." in page and "±8.8 %" in page
     german = write_html(report, tmp_path / "de.html", language="de").read_text(encoding="utf-8")
     assert re.search(r"Hippocampus \(links\)</th><td>3,00</td><td>55,6</td>", german)
     assert "Hippocampuskopf" in german
