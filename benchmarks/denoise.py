@@ -1,13 +1,14 @@
 """Restoration bundles against classical denoisers, on the axial slices of a real study with added noise.
 
-    python benchmarks/denoise.py ct CT.nii.gz [--dose 0.25] [--noise-index 15]
+    python benchmarks/denoise.py ct CT.nii.gz [--dose 0.25] [--noise-index 15] [--red-cnn FOLDER]
     python benchmarks/denoise.py mr HEAD.nii.gz [--sigma 0.08]
 
 The study is taken as the truth. CT gets the noise of a scan at a lower dose (`medvit.synthesis.low_dose`), MR
 Rician noise of a share of its brightest tissue. The classical methods are told the noise, in MR their results
 are freed of the Rician offset, and their strength is the best of several by the mean PSNR on these very
 slices, which favours them; the bundles are told nothing. BM3D is a plain implementation of the published
-algorithm (`_bm3d.py`). Wavelets need PyWavelets.
+algorithm (`_bm3d.py`). Wavelets need PyWavelets. RED-CNN (Chen et al. 2017) runs with the published weights
+of a folder (`*.pyt`), on slices in HU that are continued by reflection.
 
 PSNR, SSIM and RMSE are within the window: -160 to 240 HU, or 0 to the 99.5 percentile. Bias is the mean of
 restored minus true intensity in each homogeneous region.
@@ -18,9 +19,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from _bm3d import bm3d
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
@@ -33,7 +36,7 @@ from medvit.networks import load_weights
 from medvit.studies import find_studies, read_study
 from medvit.synthesis import Scan, low_dose
 from medvit.training import inference_component
-from medvit.transforms import RegionChanneld, ScaleToUnitd
+from medvit.transforms import ClampRestoredd, RegionChanneld, ScaleToUnitd
 from medvit.transforms.regions import felzenszwalb_regions
 from medvit.transforms.restoration import UNIT
 
@@ -67,18 +70,52 @@ def rician(true: Slices, sigma: float) -> Slices:
 
 
 def by_bundle(noisy: Slices, name: str) -> Slices:
-    """The bundle by its own preprocessing and windows."""
+    """The bundle by its own preprocessing, windows and limits."""
     bundle = find_bundle(name)
-    limits, window, unit, roi_size, overlap, slices = (
+    limits, window, unit, roi_size, overlap, slices, within = (
         inference_component(bundle.path, s)
-        for s in ("limits", "window", "unit", "roi_size", "overlap", "slices")
+        for s in ("limits", "window", "unit", "roi_size", "overlap", "slices", "within_source")
     )
     network = load_weights(inference_component(bundle.path, "network_def"), bundle.weights)
     sample = {"image": MetaTensor(torch.from_numpy(np.stack(noisy, axis=-1))[None])}
     sample = ScaleToUnitd("image", limits, unit)(sample)
     sample = RegionChanneld("image", (window[0] / (unit or 1), window[1] / (unit or 1)))(sample)
-    restored = SliceRestorer(roi_size, overlap, slices)(sample["image"][None], network)[0, 0]
-    return list(np.moveaxis(restored.numpy() * sample["image"].meta[UNIT], -1, 0))
+    restored = SliceRestorer(roi_size, overlap, slices)(sample["image"][None], network)[0]
+    restored = restored.as_tensor() * sample["image"].meta[UNIT]
+    # One slice after the other: these are not neighbours.
+    clamp = ClampRestoredd("pred", limits, within)
+    sources = (torch.from_numpy(n)[None, ..., None] for n in noisy)
+    clamped = [
+        clamp({"pred": r[..., None], "source": source})["pred"]
+        for r, source in zip(restored.unbind(-1), sources, strict=True)
+    ]
+    return [c[0, ..., 0].numpy() for c in clamped]
+
+
+@torch.inference_mode()
+def by_red_cnn(noisy: Slices, folder: Path) -> Slices:
+    """RED-CNN whose inner convolutions share one kernel, and its inner transposed convolutions another."""
+    (file,) = folder.glob("*.pyt")
+    weights = torch.load(file, weights_only=True, map_location="cpu")
+
+    def layer(name: str, x: torch.Tensor) -> torch.Tensor:
+        apply = F.conv_transpose2d if name.startswith("conv_t") else F.conv2d
+        return apply(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    restored = []
+    for image in noisy:
+        x = F.pad(torch.from_numpy(image)[None, None], (20,) * 4, mode="reflect")
+        first, kept = x, []
+        for name in ("conv_first", *["conv"] * 4):
+            x = F.relu(layer(name, x))
+            kept.append(x)
+        x = layer("conv_t", x) + kept[3]
+        x = layer("conv_t", F.relu(x))
+        x = layer("conv_t", F.relu(x)) + kept[1]
+        x = layer("conv_t", F.relu(x))
+        x = layer("conv_t_last", F.relu(x)) + first
+        restored.append(x[0, 0, 20:-20, 20:-20].numpy())
+    return restored
 
 
 def by_nlm(image: np.ndarray, sigma: float, strength: float) -> np.ndarray:
@@ -160,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sigma", type=float, default=0.08)
     parser.add_argument("--step", type=int, default=8)
     parser.add_argument("--skip", type=int, default=3)
+    parser.add_argument("--red-cnn", type=Path, metavar="FOLDER")
     parser.add_argument("--methods", nargs="*", default=list(CLASSICAL))
     options = parser.parse_args(arguments)
     true, spacing = true_slices(options.study, options.step, options.skip)
@@ -179,6 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     restored = by_bundle(noisy, BUNDLES[options.modality])
     seconds = time.process_time() - started
     print(row(BUNDLES[options.modality], restored, true, window, seconds, "blind"), flush=True)
+    if options.red_cnn and options.modality == "ct":
+        started = time.process_time()
+        restored = by_red_cnn(noisy, options.red_cnn)
+        print(row("RED-CNN", restored, true, window, time.process_time() - started, "blind"), flush=True)
     for name in options.methods:
         started = time.process_time()
         restored, strength = tuned(CLASSICAL[name], noisy, true, window, sigma)
