@@ -32,6 +32,8 @@ _LIKE_A_VOXEL = (0.75, 1.25)
 _COARSEST_PIXEL = 1.5
 # A header's thickness is believed between these shares of the step.
 _LIKELY_THICKNESS = (0.3, 2.0)
+# From this ratio of shown to acquired pixels on, a scanner has interpolated; partial k-space stays below.
+_INTERPOLATED = 1.5
 # Key of the meta data that holds the `Refinement` of an image.
 REFINEMENT = "refinement"
 # Every round brings the slices of the estimate closer to the measured ones; after ten, little changes.
@@ -147,6 +149,8 @@ class Refinement:
         The finer grid.
     assumed
         Whether the thickness is not known, and taken as the step.
+    pixels_shown, pixels_acquired
+        Pixels along the longer edge of a slice, and how many were measured; 0 where that is not known.
     """
 
     axis: int
@@ -154,6 +158,8 @@ class Refinement:
     pixels: Mapping[int, np.ndarray]
     grid: Grid
     assumed: bool
+    pixels_shown: int = 0
+    pixels_acquired: int = 0
 
     def slices(self, image: Tensor) -> Tensor:
         """The measured slices (..., X, Y, Z) with pixels of the finer grid's size."""
@@ -177,10 +183,14 @@ class Refinement:
         """A sentence on what was assumed, for the reader of the result."""
         stack, new = self.stack, " x ".join(f"{s:.3g}" for s in self.grid.spacing)
         thickness = "as thick (assumed)" if self.assumed else f"{stack.thickness:.3g} mm thick"
-        return (
+        said = (
             f"Slices {stack.step:.3g} mm apart and {thickness} were laid on a grid of {new} mm; "
             "what stands between them is an estimate."
         )
+        if self.pixels_acquired and self.pixels_shown >= _INTERPOLATED * self.pixels_acquired:
+            counts = f"{self.pixels_acquired} acquired, {self.pixels_shown} shown"
+            said += f" The scanner has interpolated their pixels ({counts})."
+        return said
 
     def inconsistency(self, image: Tensor, source: Tensor) -> Tensor:
         """Slices of an image on the finer grid minus the measured ones, spread over the finer grid.
@@ -226,7 +236,9 @@ def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
         pixels[a] = _resized(grid.shape[a], pixel, spacing)
         sizes[a], edges[a] = len(pixels[a]), spacing
     sizes[axis], edges[axis] = stack.size, spacing
-    return Refinement(axis, stack, pixels, _same_centre(grid, sizes, edges), not known)
+    shown = max(grid.shape[a] for a in rest)
+    acquired = int(study.series[0].facts.get("acquisition_matrix") or 0)
+    return Refinement(axis, stack, pixels, _same_centre(grid, sizes, edges), not known, shown, acquired)
 
 
 def refinement_to(study: LoadedStudy, grid: Grid) -> Refinement:

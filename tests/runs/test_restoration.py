@@ -44,7 +44,8 @@ def test_a_restored_series_comes_back_as_image_report_and_series(tmp_path: Path)
 
 
 def test_thick_slices_come_back_on_a_finer_grid_and_marked_as_estimated(tmp_path: Path) -> None:
-    write_series(tmp_path / "series", (24, 20, 6), modality="MR", spacing=(1.0, 1.0, 5.0), SliceThickness=4)
+    stated = {"SliceThickness": 4, "AcquisitionMatrix": [0, 12, 10, 0]}
+    write_series(tmp_path / "series", (24, 20, 6), modality="MR", spacing=(1.0, 1.0, 5.0), **stated)
     options = {"_target_": "medvit.runs.ResultOptions", "dicom": True}
     bundle = Bundle(make_refiner(tmp_path / "refiner"))
     assert run_bundle(bundle, [tmp_path / "series"], tmp_path / "out", **{"writer#options": options}) == 0
@@ -61,6 +62,7 @@ def test_thick_slices_come_back_on_a_finer_grid_and_marked_as_estimated(tmp_path
     before, after = written["restoration"]["deviation_from_slices"]
     assert after < 0.1 * before
     assert any("5 mm apart and 4 mm thick" in note for note in written["study"]["notes"])
+    assert any("12 acquired, 24 shown" in note for note in written["study"]["notes"])
     page = (folder / "report.html").read_text()
     assert page.count("Deviation from the measured slices:") >= 5
     assert "is an estimate" in page

@@ -106,6 +106,14 @@ def test_the_thickness_is_that_of_the_header_and_the_step_that_of_the_positions(
     assert (impossible.stack.thickness, impossible.assumed) == (6.0, True)
 
 
+def test_interpolated_pixels_are_named() -> None:
+    image = np.zeros((256, 16, 6))
+    for acquired, named in ((128.0, True), (224.0, False), (None, False)):
+        facts = {"acquisition_matrix": acquired}
+        said = refinement_of(_study(image, (1, 1, 6.0), facts)).describe()
+        assert ("128 acquired, 256 shown" in said) is named and "6 mm apart" in said
+
+
 def test_inconsistency_tells_where_an_image_contradicts_the_slices() -> None:
     study = _study(np.ones((10, 10, 6)), (1, 1, 4.0))
     refinement, source = refinement_of(study), study.image.as_tensor()

@@ -65,8 +65,8 @@ DESCRIPTION = (
     "SeriesDescription", "StudyDescription", "ProtocolName", "StudyDate", "Manufacturer",
     "ManufacturerModelName", "BodyPartExamined", "ContrastBolusAgent", "ConvolutionKernel", "KVP",
     "RepetitionTime", "InversionTime", "FlipAngle", "MagneticFieldStrength", "SequenceName",
-    "ScanningSequence", "MRAcquisitionType", "BurnedInAnnotation", "LossyImageCompression",
-    "DirectoryRecordSequence",
+    "ScanningSequence", "MRAcquisitionType", "AcquisitionMatrix", "BurnedInAnnotation",
+    "LossyImageCompression", "DirectoryRecordSequence",
 )  # fmt: skip
 # Siemens: the CSA image header with its private creator.
 CSA_CREATOR, CSA_IMAGE_HEADER = 0x00290010, 0x00291010

@@ -218,6 +218,11 @@ def _facts(headers: Sequence[Header]) -> dict[str, Any]:
             facts[name] = first.number(tag)
         except StudyError:
             facts[name] = None  # a fact less, no danger: what places or scales voxels is checked elsewhere
+    try:
+        # Lines and columns of k-space, of which those not meant are 0.
+        facts["acquisition_matrix"] = max(first.numbers("AcquisitionMatrix"), default=None)
+    except StudyError:
+        facts["acquisition_matrix"] = None
     facts["contrast"] = first.has("ContrastBolusAgent")
     # Identifiers only as digests: enough to tell series, studies and frames of reference apart.
     for name, tag in (
