@@ -54,8 +54,8 @@ class Bundle:
 
     @property
     def weights(self) -> Path:
-        """The weights file."""
-        return self.path / "models" / "model.pt"
+        """The weights file: ``model.pt`` unless the metadata name another."""
+        return self.path / "models" / self.facts.get("weights", "model.pt")
 
     @property
     def label_table(self) -> LabelTable | None:

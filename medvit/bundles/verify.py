@@ -14,7 +14,7 @@ from medvit.bundles.find import Bundle
 from medvit.bundles.segmentation import prepare, read
 from medvit.bundles.workflow import OpenBundle, open_bundle
 from medvit.errors import MedvitError
-from medvit.studies import only_study
+from medvit.studies import Study, only_study
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +129,7 @@ def verify_backend(
     )  # fmt: skip
 
 
-def windows_of(opened: OpenBundle, inputs: Sequence[str | Path], most: int) -> list[Tensor]:
+def windows_of(opened: OpenBundle, inputs: Sequence[Study | str | Path], most: int) -> list[Tensor]:
     """Windows (B, C, *roi_size) as the bundle's network gets them, the same number of each study.
 
     They are spread evenly over those of a study that are not of one value throughout.
@@ -139,7 +139,7 @@ def windows_of(opened: OpenBundle, inputs: Sequence[str | Path], most: int) -> l
     opened
         The bundle.
     inputs
-        Paths that hold one study each.
+        Studies, or paths that hold one each.
     most
         Number of windows of all studies together.
 
@@ -155,7 +155,7 @@ def windows_of(opened: OpenBundle, inputs: Sequence[str | Path], most: int) -> l
     channels = int(opened.bundle.metadata["network_data_format"]["outputs"]["pred"]["num_channels"])
     found: list[Tensor] = []
     for number, path in enumerate(inputs):
-        study = read(only_study(path), opened.part("gate", None))
+        study = read(path if isinstance(path, Study) else only_study(path), opened.part("gate", None))
         image = prepare(study, opened.part("preprocessing"))
         seen: list[Tensor] = []
 

@@ -82,6 +82,7 @@ def data(context: typer.Context) -> None:
 app.command()(catalogue.convert)
 app.command()(catalogue.export)
 app.command()(engines.verify)
+app.command()(engines.quantize)
 
 
 @app.command(**_SUB_APP)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.options import BundleName, Trust
+from medvit.cli.options import BundleName, Output, Trust
 from medvit.cli.talk import Answer, answering
 from medvit.exits import ALL_WELL, SOME_FAILED
 
@@ -31,3 +31,37 @@ def verify(
 
     found = verify_backend(find_bundle(bundle, trust=trust), backend, study, windows=windows, rounds=rounds)
     return Answer(found.as_dict(), str(found), ALL_WELL if found.same_answer else SOME_FAILED)
+
+
+@answering
+def quantize(
+    bundle: BundleName,
+    output: Output,
+    data: Annotated[
+        list[str],
+        typer.Option(metavar="STUDIES", help="Studies to calibrate on; may be repeated."),
+    ],
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Label maps of these studies, in the bundle's values, to measure the loss."
+        ),
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Number of windows to calibrate on.")] = 32,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="Operations that stay in float32, by name; may be repeated."),
+    ] = None,
+    trust: Trust = False,
+    force: Annotated[bool, typer.Option("--force", help="Take it though quality was lost.")] = False,
+) -> Answer:
+    """Quantise the network of a bundle to 8-bit integers; the new bundle runs by OpenVINO."""
+    from medvit.bundles import find_bundle
+    from medvit.bundles.quantize import quantize_bundle
+
+    made = quantize_bundle(
+        find_bundle(bundle, trust=trust), data, output,
+        references=references, windows=windows, keep=keep or (), force=force,
+    )  # fmt: skip
+    text = f"{made.path} is ready: {made.facts['quality']}; docs/README.md has each structure"
+    return Answer({"name": made.name, **made.summary()}, text)

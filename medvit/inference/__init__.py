@@ -5,6 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "backends": ["CompiledNetwork"],
         "cut_outs": ["CutOutInferer"],
         "inferer": ["Inference", "RestorationInferer", "StreamingWindowInferer"],
         "execution": ["Execution"],

@@ -97,7 +97,7 @@ class CompiledNetwork(nn.Module):
                 f"{self.file.name} is made for windows of {_times(made_for[1:])}, not "
                 f"{_times(windows.shape[1:])}: leave roi_size as it is, or use the backend torch"
             )
-        given = windows.to(torch.float32).contiguous().numpy()
+        given = windows.to("cpu", torch.float32).contiguous().numpy()
         answers = [self._session(given[i : i + 1]) for i in range(len(given))]
         # An engine writes the next answer over the last one.
         return torch.from_numpy(np.concatenate(answers) if len(answers) > 1 else answers[0].copy())

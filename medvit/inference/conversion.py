@@ -51,6 +51,11 @@ class _FullResolution(nn.Module):
         return first_level(self.network(windows))
 
 
+def whole_output(network: nn.Module) -> nn.Module:
+    """`network` in eval mode without its deep supervision, as it is converted."""
+    return _FullResolution(network).eval()
+
+
 def cache_folder() -> Path:
     """Where converted networks are kept; it may be removed at any time."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -202,7 +207,7 @@ def _convert_into(folder: Path, network: nn.Module, shape: Sequence[int], backen
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    whole = _FullResolution(network).eval()
+    whole = whole_output(network)
     try:
         with warnings.catch_warnings():
             # The exporters of torch warn of their own internals.

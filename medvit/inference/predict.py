@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medvit.errors import MissingExtraError
+from medvit.inference.backends import CompiledNetwork
 from medvit.inference.conversion import ConversionError, engine
 from medvit.inference.execution import Execution, Network
 from medvit.inference.graphs import first_level, replayed
@@ -157,6 +158,7 @@ class Predictor:
         self.device = execution.device_for(networks)
         execution.check(self.device)
         self._awaiting_engine = execution.backend != "torch"
+        report.backend = next((n.backend for n in networks if isinstance(n, CompiledNetwork)), "torch")
         self._records = execution.records(self.device)
         self._idle = self._allocated()
 

@@ -1,0 +1,276 @@
+"""Bundles in 8-bit integers: calibrated, measured, and refused where they lost quality."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.bundles.find import Bundle
+from medvit.bundles.segmentation import finish, infer, prepare, read, unchanged
+from medvit.bundles.verify import windows_of
+from medvit.bundles.workflow import OpenBundle, open_bundle
+from medvit.bundles.write import card, refuse_existing, to_json, write_bundle
+from medvit.errors import MedvitError
+from medvit.inference.backends import CompiledNetwork, require
+from medvit.inference.conversion import openvino_model, whole_output, write_openvino
+from medvit.studies import LabelTable, Study, find_studies, safe_name, sha256_of, write_label_map
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Largest loss of Dice in a structure, as a share, that is taken without being told.
+MOST_LOSS = 0.005
+#: Volume below which the Dice of a structure hangs on too few voxels to decide.
+LEAST_ML = 2.0
+_FILE = "int8.xml"
+_KEPT = ("LICENSE", "docs/data_license.txt", "configs/logging.conf")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A structure before and after, means over the studies in which it is drawn.
+
+    Parameters
+    ----------
+    before, after
+        Dice of the float32 and of the quantised network to the reference.
+    ml
+        Volume of the reference in millilitres.
+    """
+
+    before: float
+    after: float
+    ml: float
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether more was lost than is taken without being told."""
+        return self.ml > LEAST_ML and self.before - self.after > MOST_LOSS
+
+
+def quantize_bundle(
+    bundle: Bundle,
+    data: Sequence[str | Path],
+    output: str | Path,
+    *,
+    references: str | Path | None = None,
+    windows: int = 32,
+    keep: Sequence[str] = (),
+    force: bool = False,
+) -> Bundle:
+    """Quantise the network of a bundle after its training, and write it as a bundle that needs OpenVINO.
+
+    NNCF calibrates on windows of the studies: 8-bit weights, symmetric 8-bit activations but for those that
+    have no negative values, and channels of uneven scale balanced by SmoothQuant.
+
+    Parameters
+    ----------
+    bundle
+        A bundle that segments.
+    data
+        Files, folders, globs or manifests of studies to calibrate on.
+    output
+        Folder of the new bundle; must not hold anything yet.
+    references
+        Folder of label maps of these studies, or of some, in the bundle's values. With them Dice is measured
+        before and after. Without them both networks are compared with each other only.
+    windows
+        Number of windows to calibrate on.
+    keep
+        Regular expressions for names of operations that stay in float32.
+    force
+        Whether the bundle is written though quality was lost.
+
+    Raises
+    ------
+    MissingExtraError
+        If OpenVINO or NNCF is not installed.
+    MedvitError
+        If the bundle restores images, no study is found, or a structure of more than `LEAST_ML` loses more
+        than `MOST_LOSS` of its Dice.
+    """
+    require("openvino")
+    folder = Path(output)
+    refuse_existing(folder)
+    if bundle.label_table is None:
+        raise MedvitError(f"bundle {bundle.name} restores images; only bundles that segment can be quantised")
+    studies = find_studies([str(path) for path in data]).studies
+    if not studies:
+        raise MedvitError(f"no study was found in {', '.join(map(str, data))}; give studies to calibrate on")
+    opened = open_bundle(bundle, device="$torch.device('cpu')")
+    model = _quantized(opened, windows_of(opened, studies, windows), keep)
+    drawn = None if references is None else Path(references)
+    with tempfile.TemporaryDirectory() as aside:
+        file = Path(aside) / _FILE
+        write_openvino(model, file)
+        scores = _scores(opened, CompiledNetwork(file), studies, drawn, Path(aside))
+    lost = {name: s for name, s in scores.items() if drawn and s.is_loss}
+    if lost and not force:
+        raise MedvitError(f"{bundle.name} was not quantised: {_loss(lost)}; give --force to take it")
+
+    def contents(weights: Path) -> dict[str, str | bytes]:
+        digest = sha256_of(weights.with_name(_FILE).with_suffix(".bin"))
+        return _contents(opened, folder.name, scores, len(studies), drawn is not None, digest)
+
+    return write_bundle(folder, lambda weights: write_openvino(model, weights.with_name(_FILE)), contents)
+
+
+def _quantized(opened: OpenBundle, windows: Sequence[Tensor], keep: Sequence[str]) -> Any:
+    """The network as an `openvino.Model` in 8-bit integers."""
+    import nncf
+
+    single = [window[i : i + 1] for window in windows for i in range(len(window))]
+    model = openvino_model(whole_output(opened.part("network")), single[0])
+    nncf.set_log_level(logging.ERROR)
+    return nncf.quantize(
+        model,
+        nncf.Dataset([window.numpy() for window in single]),
+        preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(single),
+        ignored_scope=nncf.IgnoredScope(patterns=list(keep), validate=False) if keep else None,
+    )
+
+
+def _scores(
+    opened: OpenBundle, after: CompiledNetwork, studies: Sequence[Study], drawn: Path | None, aside: Path
+) -> dict[str, Scores]:
+    """Dice before and after, to references if there are any, else to the labels before."""
+    from medvit.evaluation import find_pairs
+    from medvit.evaluation.sides import on_one_grid, read_side
+
+    table = opened.bundle.label_table
+    assert table is not None, "restorers were refused"
+    networks = {"before": opened.part("network"), "after": after}
+    for study in studies:
+        _write_labels(opened, networks, study, aside)
+    pairs = find_pairs(aside / "before", drawn or aside / "before").pairs
+    if not pairs:
+        raise MedvitError(f"{drawn}: no label map bears the name of a study, such as {studies[0].id}.nii.gz")
+    rows: list[dict[str, Scores]] = []
+    for pair in pairs:
+        reference = read_side(pair.reference)
+        sides = [read_side(aside / name / pair.prediction.name) for name in networks]
+        (before, on_grid), (quantised, _) = (on_one_grid(side, reference) for side in sides)
+        volume = on_grid.grid.voxel_volume / 1000
+        rows.append(_dice(table, before.label_map, quantised.label_map, on_grid.label_map, volume))
+    found = {}
+    for structure in table:
+        seen = [[s.before, s.after, s.ml] for row in rows if (s := row.get(structure.name))]
+        if seen:
+            found[structure.name] = Scores(*np.mean(seen, axis=0).round(4).tolist())
+    return found
+
+
+def _write_labels(opened: OpenBundle, networks: Mapping[str, Any], study: Study, aside: Path) -> None:
+    """The label maps of a study by each network, in folders of the networks' names."""
+    loaded = read(study, opened.part("gate", None))
+    image = prepare(loaded, opened.part("preprocessing"))
+    table = opened.bundle.label_table
+    assert table is not None, "restorers were refused"
+    for name, network in networks.items():
+        labels = infer(image, network, opened.part("inferer"), "cpu")
+        labels = finish(loaded, image, labels, opened.part("postprocessing", unchanged))
+        (aside / name).mkdir(exist_ok=True)
+        file = aside / name / f"{safe_name(study.id)}.nii.gz"
+        write_label_map(file, table.to_files(labels.squeeze(0).cpu().numpy()), loaded)
+
+
+def _dice(
+    table: LabelTable, before: np.ndarray, after: np.ndarray, drawn: np.ndarray, voxel_ml: float
+) -> dict[str, Scores]:
+    """The structures that are drawn."""
+    most = int(max(before.max(), after.max(), drawn.max(), *(s.file_value for s in table))) + 1
+
+    def counts(labels: np.ndarray) -> np.ndarray:
+        return np.bincount(labels.ravel(), minlength=most)
+
+    volume = counts(drawn)
+    overlaps = []
+    for labels in (before, after):
+        common = counts(np.where(labels == drawn, drawn, 0))
+        overlaps.append(2 * common / np.maximum(counts(labels) + volume, 1))
+    return {
+        s.name: Scores(
+            float(overlaps[0][s.file_value]),
+            float(overlaps[1][s.file_value]),
+            float(volume[s.file_value] * voxel_ml),
+        )
+        for s in table
+        if volume[s.file_value]
+    }
+
+
+def _loss(lost: Mapping[str, Scores]) -> str:
+    worst = max(lost, key=lambda name: lost[name].before - lost[name].after)
+    others = f" and {len(lost) - 1} more structures lose" if len(lost) > 1 else " loses"
+    return (
+        f"{worst}{others} more than {100 * MOST_LOSS:g} points of Dice "
+        f"({lost[worst].before:.3f} before, {lost[worst].after:.3f} after)"
+    )
+
+
+def _contents(
+    opened: OpenBundle, name: str, scores: Mapping[str, Scores], studies: int, drawn: bool, digest: str
+) -> dict[str, str | bytes]:
+    """Content of each file of the bundle but its weights."""
+    bundle = opened.bundle
+    version = f"{bundle.version}+int8"
+    before, after = (np.mean([getattr(s, side) for s in scores.values()]) for side in ("before", "after"))
+    against = "reference labels" if drawn else f"the labels of {bundle.name}"
+    quality = (
+        f"{against}, {studies} studies it was calibrated on: mean Dice {after:.3f}, float32 {before:.3f}"
+    )
+    metadata = json.loads(json.dumps(bundle.metadata))
+    metadata |= {"version": version, "eval_metrics": {"mean_dice": round(float(after), 4)}}
+    metadata["changelog"] = {version: "quantised to 8-bit integers"} | metadata["changelog"]
+    metadata["medvit"] = {k: v for k, v in bundle.facts.items() if k != "backends"} | {
+        "quality": quality,
+        "weights": Path(_FILE).with_suffix(".bin").name,
+        "weights_sha256": digest,
+        "quantised": {
+            "from": bundle.name,
+            "from_sha256": bundle.facts.get("weights_sha256", ""),
+            "reference": against,
+            "dice": {name: asdict(s) for name, s in scores.items()},
+        },
+    }
+    config = json.loads(bundle.config("inference").read_text(encoding="utf-8"))
+    config.pop("network_def", None)
+    config |= {
+        "bundle_root": f"$bundles.locate({safe_name(name)!r})",
+        "device": "$torch.device('cpu')",
+        "checkpoint": f"$@bundle_root + '/models/{Path(_FILE).with_suffix('.bin')}'",
+        "network": {
+            "_target_": "medvit.inference.CompiledNetwork",
+            "file": f"$@bundle_root + '/models/{_FILE}'",
+        },
+    }
+    kept = {f: (bundle.path / f).read_bytes() for f in _KEPT if (bundle.path / f).is_file()}
+    return kept | {
+        "configs/inference.json": to_json(config),
+        "configs/metadata.json": to_json(metadata),
+        "docs/README.md": _card(bundle, quality, scores, against),
+    }
+
+
+def _card(bundle: Bundle, quality: str, scores: Mapping[str, Scores], against: str) -> str:
+    rows = "".join(
+        f"| {name} | {s.ml:.1f} | {s.before:.3f} | {s.after:.3f} | {100 * (s.after - s.before):+.1f} |\n"
+        for name, s in scores.items()
+    )
+    table = "| structure | ml | float32 | int8 | points |\n| --- | --- | --- | --- | --- |\n"
+    return card(
+        f"{bundle.metadata['name']}, 8-bit",
+        f"`{bundle.name}` {bundle.version}, quantised after its training by NNCF. It runs by OpenVINO "
+        "(`pip install 'medvit[openvino]'`) on a CPU and cannot be trained; its licence is the original's.",
+        {"original": f"`{bundle.name}` {bundle.version}", "quality": quality},
+        f"## Dice to {against}, before and after\n{table}{rows}",
+    )

@@ -1,0 +1,102 @@
+"""A quantised bundle runs like any other, states what it lost, and is refused where that is much."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medvit.bundles import Bundle, open_bundle, quantize, segment
+from medvit.bundles.quantize import Scores, quantize_bundle
+from medvit.cli.app import app
+from medvit.errors import MedvitError, MissingExtraError
+from medvit.inference import backends
+from medvit.inference.conversion import openvino_model
+from tests.bundles.test_export import small_copy
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    made = small_copy(tmp_path_factory.mktemp("bundles") / "small")
+    file = made.config("inference")
+    config = json.loads(file.read_text()) | {"spacing": [4.0, 4.0, 4.0], "postprocessing": None}
+    del config["postprocessing"]
+    config["evaluator"].pop("postprocessing")
+    file.write_text(json.dumps(config))
+    return made
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Concentric shells, so that the random network gives more than one label."""
+    grid = np.stack(np.meshgrid(*(4.0 * np.arange(n) - 2 * n for n in (40, 44, 40)), indexing="ij"))
+    shells = 20.0 * (10 - np.linalg.norm(grid, axis=0) // 8).clip(0)
+    file = tmp_path_factory.mktemp("studies") / "head.nii.gz"
+    nib.save(nib.Nifti1Image(shells.astype(np.int16), np.diag([4.0, 4.0, 4.0, 1.0])), file)
+    return file
+
+
+def test_the_command_writes_a_bundle_that_runs(bundle: Bundle, head: Path, tmp_path: Path) -> None:
+    target = tmp_path / "small_int8"
+    answer = CliRunner().invoke(
+        app,
+        ["quantize", str(bundle.path), "--trust", "--data", str(head), "-o", str(target), "--windows", "4"],
+    )
+    assert answer.exit_code == 0, answer.output
+    made = Bundle(target)
+    assert made.weights.name == "int8.bin" and made.weights.is_file()
+    dice = made.facts["quantised"]["dice"]
+    assert dice and all(row["before"] == 1 for row in dice.values())
+    results = {b.name: segment(b, head) for b in (bundle, made)}
+    same = results["small"].voxels == results["small_int8"].voxels
+    assert same.mean() > 0.9 and len(np.unique(results["small"].voxels)) > 1
+    assert results["small_int8"].details["backend"] == "openvino"
+    assert "| float32 | int8 |" in (target / "docs" / "README.md").read_text()
+
+
+def test_a_loss_is_refused_unless_it_is_forced(
+    bundle: Bundle, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lossy = {"thalamus": Scores(0.9, 0.89, 12.0), "pallidum": Scores(0.8, 0.7, 1.5)}
+    plain = openvino_model(open_bundle(bundle, device="cpu").part("network"), torch.zeros(1, 1, 32, 32, 32))
+    monkeypatch.setattr(quantize, "_quantized", lambda *_: plain)
+    monkeypatch.setattr(quantize, "_scores", lambda *_: lossy)
+    given = {"references": tmp_path, "windows": 1}
+    with pytest.raises(
+        MedvitError, match=r"thalamus loses more than 0.5 points.*\(0.900 before, 0.890 after\)"
+    ):
+        quantize_bundle(bundle, [head], tmp_path / "made", **given)
+    assert not (tmp_path / "made").exists()
+    made = quantize_bundle(bundle, [head], tmp_path / "made", **given, force=True)
+    assert "| thalamus | 12.0 | 0.900 | 0.890 | -1.0 |" in (made.path / "docs" / "README.md").read_text()
+
+
+def test_dice_is_counted_by_structure_and_volume(bundle: Bundle) -> None:
+    first, second, *_ = bundle.label_table.structures
+    drawn = np.zeros((10, 10, 10), np.uint16)
+    drawn[:4] = first.file_value
+    before, after = drawn.copy(), drawn.copy()
+    after[:2] = second.file_value
+    found = quantize._dice(bundle.label_table, before, after, drawn, 0.01)
+    assert found == {first.name: Scores(1.0, pytest.approx(2 / 3), pytest.approx(4.0))}
+    assert found[first.name].is_loss
+
+
+def test_what_cannot_be_quantised_is_refused(
+    bundle: Bundle, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medvit.bundles import find_bundle
+
+    with pytest.raises(MedvitError, match="restores images"):
+        quantize_bundle(find_bundle("rat_mr_denoise"), [head], tmp_path / "made")
+    (tmp_path / "there").write_text("")
+    with pytest.raises(MedvitError, match="is there already"):
+        quantize_bundle(bundle, [head], tmp_path / "there")
+    monkeypatch.setattr(backends, "installed", lambda backend: False)
+    with pytest.raises(MissingExtraError, match=r"medvit\[openvino\]"):
+        quantize_bundle(bundle, [head], tmp_path / "made")
