@@ -11,7 +11,7 @@ from medvit.bundles.convert.settings import Conversion, ConversionSettings
 from medvit.bundles.templates import resolve
 from medvit.training.plan import Plan
 
-WORKFLOWS = ("inference", "train")
+WORKFLOWS = ("inference", "train", "multi_gpu_train")
 _SLICES = 8  # that a two-dimensional network sees at once
 _ROTATION = 0.26  # radians, 15 degrees
 

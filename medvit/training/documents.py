@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,9 +98,10 @@ def _figures(outcome: Outcome) -> dict[str, float]:
     return {"mean_dice_validation": round(outcome.score, 4), **each}
 
 
-def readme(plan: Plan, name: str, outcome: Outcome) -> str:
-    """Content of ``docs/README.md``: data, recipe, figures and limits."""
+def readme(plan: Plan, name: str, outcome: Outcome, training: str) -> str:
+    """Content of ``docs/README.md``: data, recipe, figures and limits; `training` is ``train.json``."""
     facts = {word: clause for word, clause in plan.lines() if word != "note"}
+    facts["augmentation"] = _augmentation(training)
     facts["weights"] = outcome.carried
     facts["trained"] = (
         f"{outcome.epochs} epochs; the weights are those after epoch {outcome.epoch} (moving average)"
@@ -122,6 +124,18 @@ def readme(plan: Plan, name: str, outcome: Outcome) -> str:
 `python -m monai.bundle run --config_file configs/train.json --manifest MANIFEST --dataset_dir FOLDER`
 """,
     )
+
+
+def _augmentation(training: str) -> str:
+    """The random transforms of a training with their settings, in a clause."""
+    transforms = json.loads(training)["train"]["preprocessing"]["transforms"]
+    clauses = []
+    for transform in transforms:
+        settings = {k: v for k, v in transform.items() if k not in ("_target_", "keys") and "@" not in str(v)}
+        given = ", ".join(f"{name} {value}" for name, value in settings.items())
+        name = str(transform["_target_"]).rpartition(".")[2].removesuffix("d")
+        clauses.append(f"{name} ({given})" if given else name)
+    return "; ".join(clauses)
 
 
 def _measured(plan: Plan, outcome: Outcome) -> str:

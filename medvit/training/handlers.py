@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 from torch import nn
 
 from medvit.errors import MedvitError
+from medvit.training.distributed import is_first
 from medvit.training.schedule import Schedule
 
 
@@ -164,7 +165,9 @@ class Progress:
         self.started = 0.0
 
     def attach(self, trainer: Any) -> None:
-        """Watch a trainer."""
+        """Watch a trainer; of several processes that train together, the first one prints."""
+        if not is_first():
+            return
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)

@@ -281,4 +281,7 @@ def save_documents(work: Workspace, plan: Plan, outcome: Outcome) -> None:
     name = work.output.name
     described = metadata_section(plan, name, outcome, sha256_of(work.bundle.weights))
     contents = bundle_files(name, specification(plan, described), WORKFLOWS)
-    write_files(work.bundle.path, contents | {"docs/README.md": readme(plan, name, outcome)})
+    write_files(
+        work.bundle.path,
+        contents | {"docs/README.md": readme(plan, name, outcome, contents["configs/train.json"])},
+    )

@@ -65,6 +65,15 @@ class Schedule:
             return min(steps / max(self.steps, 1), 1.0)
         return min(self.elapsed / max(60 * self.minutes - self.validation, 1e-9), 1.0)
 
+    def _agreed(self, steps: int) -> float:
+        """`fraction` by the clock of the first of several processes, which must end with the same step."""
+        import ignite.distributed as idist
+
+        fraction = self.fraction(steps)
+        if idist.get_world_size() == 1:
+            return fraction
+        return float(idist.broadcast(fraction, src=0))  # type: ignore[arg-type]
+
     @property
     def elapsed(self) -> float:
         """Seconds of training, those before an interruption included."""
@@ -75,17 +84,17 @@ class Schedule:
 
     def _set(self, trainer: Any) -> None:
         # Ignite has counted the step that begins.
-        share = warm_cosine(self.fraction(trainer.state.iteration - 1))
+        share = warm_cosine(self._agreed(trainer.state.iteration - 1))
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             group["lr"] = share * highest
 
     def _end_epoch_in_time(self, trainer: Any) -> None:
         self.stepped = time.perf_counter()
-        if self.minutes is not None and self.fraction(trainer.state.iteration) >= 1:
+        if self.minutes is not None and self._agreed(trainer.state.iteration) >= 1:
             trainer.terminate_epoch()
 
     def _epoch_ended(self, trainer: Any) -> None:
-        if self.minutes is not None and self.fraction(trainer.state.iteration) >= 1:
+        if self.minutes is not None and self._agreed(trainer.state.iteration) >= 1:
             trainer.terminate()
 
     def _validated(self) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -12,11 +15,12 @@ import pytest
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from rich.console import Console
 
-from medvit.bundles import Bundle, find_bundle
+from medvit.bundles import Bundle, find_bundle, open_bundle
 from medvit.errors import MedvitError
 from medvit.evaluation import Options, Pair, measure_pair
 from medvit.label.serving import ServedBundle
 from medvit.label.versions import Versions
+from medvit.networks import load_weights
 from medvit.runs import run_bundle
 from medvit.studies import sha256_of
 from medvit.training import Base, Choices, PatchDataset, Plan, train_bundle
@@ -62,7 +66,9 @@ def test_the_bundle_is_whole_and_says_what_it_was_measured_at(trained: Bundle, t
     assert (
         f"mean Dice {figures['mean_dice_validation']:.2f} over 2 structures on 1" in trained.facts["quality"]
     )
-    assert "no tensor of base fits" in (trained.path / "docs" / "README.md").read_text()
+    text = (trained.path / "docs" / "README.md").read_text()
+    assert "no tensor of base fits" in text and "RandGaussianNoise (prob 0.15, std 0.05)" in text
+    assert list((trained.path / "docs" / "events").glob("events.out.tfevents*"))
 
 
 def test_it_finds_what_it_was_trained_on_and_writes_the_values_of_the_training_data(
@@ -241,3 +247,20 @@ def test_minutes_are_used_and_a_network_by_name_becomes_a_bundle_that_runs(
     # After six seconds a structure may be missing yet, which ends with 3; the results are there all the same.
     assert run_bundle(bundle, [data.parent / "case1_0000.nii.gz"], tmp_path / "out", report=False) in (0, 3)
     assert (tmp_path / "out" / "case1_0000" / "labels.nii.gz").is_file()
+
+
+def test_two_processes_train_one_bundle(trained: Bundle, data: Path, tmp_path: Path) -> None:
+    configs = str([str(trained.config(name)) for name in ("train", "multi_gpu_train")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", configs, "--bundle_root", str(trained.path)]
+    command += ["--manifest", str(data), "--dataset_dir", str(data.parent), "--output_dir", str(tmp_path)]
+    # Timed, which the two clocks must not end at different steps.
+    command += ["--epochs", "1000", "--epoch_length", "3", "--minutes", "0.05", "--batch_size", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = read_history(tmp_path / "training.csv")
+    assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1)), "one process writes"
+    assert rows[-1]["mean_dice"] > 0.9
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    load_weights(open_bundle(trained).part("network_def"), tmp_path / "model.pt")
