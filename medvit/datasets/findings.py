@@ -59,7 +59,7 @@ class Findings:
     shapes, spacings
         Shapes and spacings of the images, as summarised by `shape_range` and `spacing_range`.
     volumes
-        VolumeHeader in ml of each structure, by name, in each case where it occurs.
+        Volume in ml of each structure, by name, in each case where it occurs.
     label_maps
         Number of label maps that were read.
     """

@@ -113,9 +113,28 @@ class WindowEngine(Inferer):
         """Results by name, in the target's grid; `out` takes the main one. Sets `report`."""
         started = time.perf_counter()
         volume, networks = as_volume(image), members(network)
+        seen = self._seen(volume, networks)
+        results = self._look(seen, volume, networks, target, (args, kwargs or {}), out)
+        if seen.start and self._reaches_edge(next(iter(results.values())), seen, volume, target):
+            note = "labels reached the edge of the region that was found: the whole image was looked at"
+            results = self._look(
+                Region(volume, note=note), volume, networks, target, (args, kwargs or {}), out
+            )
+        self.report.seconds = time.perf_counter() - started
+        return results
+
+    def _look(
+        self,
+        seen: Region,
+        volume: Volume,
+        networks: Sequence[Network],
+        target: Grid | None,
+        arguments: tuple[tuple, dict[str, Any]],
+        out: np.ndarray | None,
+    ) -> Results:
+        """Results of looking at one region, in the target's grid; sets `report` but for the time."""
         shape = volume.size if target is None else target.shape
         self.report = report = InferenceReport()
-        seen = self._seen(volume, networks)
         if seen.note:
             report.fallbacks.append(seen.note)
         if seen.start:
@@ -130,7 +149,7 @@ class WindowEngine(Inferer):
         blocks = 0
         copies = HostCopies(predictor.device)
         with self.execution.running(networks):
-            for slab in self._stream(seen, plan, predictor, (args, kwargs or {})):
+            for slab in self._stream(seen, plan, predictor, arguments):
                 channels = len(slab.sums) - predictor.disagreement
                 results = results or self._allocate(channels, shape, out, slab.sums.device)
                 blocks += self._reduce(slab, channels, mapping, results, copies)
@@ -142,9 +161,26 @@ class WindowEngine(Inferer):
                 path=volume.name,
                 do="check that both are of the same study, with affines in RAS+ mm",
             )
-        results = results or self._allocate(1, shape, out, torch.device("cpu"))
-        report.seconds = time.perf_counter() - started
-        return results
+        return results or self._allocate(1, shape, out, torch.device("cpu"))
+
+    def _reaches_edge(
+        self, result: np.ndarray | Tensor, seen: Region, volume: Volume, target: Grid | None
+    ) -> bool:
+        """Whether labels lie at a face of the region's box that is not one of the image: it may cut them."""
+        if next(iter(self.makers(1).values()))().keeps_channels:
+            return False
+        labels = result if isinstance(result, np.ndarray) else result.cpu().numpy()
+        places = np.stack(labels.nonzero()).astype(np.float32)
+        if not places.size:
+            return False
+        if target is not None:
+            matrix = np.linalg.solve(volume.grid.affine, target.affine)
+            places = matrix[:3, :3].astype(np.float32) @ places + matrix[:3, 3:].astype(np.float32)
+        inside = zip(places, seen.start, seen.volume.size, volume.size, strict=True)
+        return any(
+            (start > 0 and low < start + 1) or (start + n < size and high > start + n - 2)
+            for low, high, start, n, size in ((p.min(), p.max(), *rest) for p, *rest in inside)
+        )
 
     def _seen(self, volume: Volume, networks: Sequence[Network]) -> Region:
         """The part of the image that windows are laid over: all of it without a rule for a region."""

@@ -85,16 +85,36 @@ def test_windows_of_the_box_without_anything_are_left_out() -> None:
     assert inferer.report.skipped > inferer.report.windows / 2
 
 
-def test_another_network_and_its_classes_make_the_region() -> None:
-    def levels(windows: Tensor) -> Tensor:
-        return 20 * torch.cat([0.2 - windows, (windows - 0.2).clamp(max=0.4), 2 * windows - 1], 1)
+def levels(windows: Tensor) -> Tensor:
+    """Logits of background, of what is brighter than 0.2, and of what is brighter than about 0.5."""
+    return 20 * torch.cat([0.2 - windows, (windows - 0.2).clamp(max=0.4), 2 * windows - 1], 1)
 
+
+def with_core() -> MetaTensor:
     image = head()
     image[:, 45:50, 40:45, 35:40] = 2
+    return image
+
+
+def test_another_network_and_its_classes_make_the_region() -> None:
+    image = MetaTensor(0.4 * with_core().as_tensor(), affine=head().affine)
     rule = CoarseRegion(2, 2, 0.01, network=levels, classes=[2])
     inferer = StreamingWindowInferer(ROI, region=rule)
-    inferer.segment(MetaTensor(0.6 * image.as_tensor(), affine=image.affine), bright)
+    assert inferer.segment(image, bright).sum() == 125
+    assert len(inferer.report.region) == 3
     assert all(4 < stop - start < 16 for start, stop in inferer.report.region)
+
+
+@pytest.mark.parametrize("target", [None, Grid((50, 50, 40), affine(OBLIQUE, (1.2, 1.3, 1.9)))])
+def test_a_region_that_cuts_through_labels_is_not_believed(target: Grid | None) -> None:
+    image = MetaTensor(0.6 * with_core().as_tensor(), affine=head().affine)
+    rule = CoarseRegion(2, 2, 0.01, network=levels, classes=[2])
+    inferer = StreamingWindowInferer(ROI, region=rule)
+    labels = inferer.segment(image, bright, target)
+    assert np.array_equal(labels, StreamingWindowInferer(ROI).segment(image, bright, target))
+    assert labels.any()
+    assert inferer.report.region == []
+    assert "reached the edge of the region" in inferer.report.fallbacks[0]
 
 
 def test_nothing_found_means_looking_everywhere_and_saying_so() -> None:
