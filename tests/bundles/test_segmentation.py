@@ -8,10 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from medvit.bundles import check_for, find_bundle, open_bundle, segment
+from medvit.bundles.segmentation import prepare
 from medvit.errors import StudyError
 from medvit.runs import run_bundle
+from medvit.studies import only_study, read_study
 from tests.phantoms import COARSE
 
 BUNDLE = find_bundle("segformer3d_brain")
@@ -63,3 +66,28 @@ def test_check_asks_the_gate(head: Path, ct: Path) -> None:
     seen = {c.id: c for c in check_for(BUNDLE, [str(head), str(ct)])}
     assert seen["head"].ok
     assert [code for code, _ in seen["ct"].problems] == ["outside-scope"]
+
+
+def test_a_gpu_gets_the_image_from_page_locked_memory_and_the_study_keeps_its_own(
+    head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By stand-ins for what there is no GPU for."""
+    asked: list[object] = []
+
+    def pin_memory(image: torch.Tensor) -> torch.Tensor:
+        asked.append("pinned")
+        return image
+
+    def to(image: torch.Tensor, device: object, *, non_blocking: bool) -> torch.Tensor:
+        asked.append((str(device), non_blocking))
+        return image + 0
+
+    study = read_study(only_study(head))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "pin_memory", pin_memory)
+        patched.setattr(torch.Tensor, "to", to)
+        seen = prepare(study, lambda data: {"image": data["image"].image}, "cuda:1")
+    assert asked == ["pinned", ("cuda:1", True)]
+    assert seen is not study.image and torch.equal(seen, study.image)
+    assert torch.equal(seen.affine, study.image.affine)
+    assert prepare(study, lambda data: {"image": data["image"].image}, "cpu") is study.image
