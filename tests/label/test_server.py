@@ -408,6 +408,24 @@ def test_training_makes_a_version_and_leaves_the_weights(server: Server, tmp_pat
     assert archive.status_code == 200 and archive.content[:2] == b"PK"
 
 
+def test_the_other_calls_of_slicers_client(server: Server) -> None:
+    file = str(Path(server.studies) / "ras.nii.gz")
+    session = server.client.create_session(file)["session_id"]
+    assert server.client.get_session(session)["name"] == session
+    server.client.remove_session(session)
+    server.client.upload_image(file, "uploaded")
+    end = time.monotonic() + 60
+    while "uploaded" not in server.client.datastore()["objects"] and time.monotonic() < end:
+        time.sleep(0.5)
+    assert "uploaded" in server.client.datastore()["objects"]
+    server.client.train_start("steps", {"max_epochs": 10000, "val_split": 0.34})
+    assert server.client.train_status(check_if_running=True)
+    server.client.train_stop()
+    wait_for(server, "train/")
+    assert not server.client.train_status(check_if_running=True)
+    assert server.client.train_status()["status"] != "DONE"
+
+
 def test_it_ends_when_told_and_leaves_nothing(server: Server) -> None:
     parent = psutil.Process(server.process.pid)
     tree = [parent, *parent.children(recursive=True)]
