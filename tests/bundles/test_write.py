@@ -63,6 +63,7 @@ def test_a_bundle_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_bundle(tmp_path / "mine", save, fail)
     assert list(tmp_path.iterdir()) == []
     bundle = write_bundle(tmp_path / "mine", save, lambda _: {"docs/README.md": "text"})
-    assert (bundle.weights.read_bytes(), (bundle.path / "docs/README.md").read_text()) == (b"weights", "text")
+    assert (bundle.path / "models/model.pt").read_bytes() == b"weights"
+    assert (bundle.path / "docs/README.md").read_text() == "text"
     with pytest.raises(MedvitError, match="give a folder that does not exist"):
         write_bundle(tmp_path / "mine", save, lambda _: {})
