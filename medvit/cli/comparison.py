@@ -11,6 +11,7 @@ import typer
 
 from medvit.cli.options import Amp, Backend, Device, Output, Studies, Tf32, Trust
 from medvit.cli.talk import Answer, answering
+from medvit.runs.options import checked_output
 
 bench = typer.Typer(no_args_is_help=True, help="Compare bundles in quality and cost, on the same studies.")
 
@@ -22,7 +23,13 @@ def evaluate(
         Path, typer.Argument(help="Reference label map, or a folder of them.", metavar="REF")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for CSV, JSON and the page. Default: print.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for CSV, JSON and the page. Default: print.",
+            callback=lambda folder: folder if folder is None else checked_output(folder),
+        ),
     ] = None,
     labels: Annotated[
         str | None,

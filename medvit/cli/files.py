@@ -42,7 +42,7 @@ def check(
 
 @answering
 def deidentify(
-    folder: Annotated[Path, typer.Argument(help="Folder of DICOM images.", exists=True)],
+    folder: Annotated[Path, typer.Argument(help="Folder of DICOM images.", exists=True, file_okay=False)],
     output: Output,
     dates: Annotated[
         str,

@@ -207,7 +207,7 @@ def label(
     host: Annotated[
         str, typer.Option(help="Address to bind; any other than loopback needs --token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind.")] = 8000,
     token: Annotated[
         str, typer.Option(envvar="MEDVIT_LABEL_TOKEN", help="Secret that clients must present.")
     ] = "",

@@ -181,7 +181,10 @@ def inference_settings(
         overrides["writer#options#seg_type"] = seg_type.value
     if rtstruct:
         overrides["writer#options#rtstruct"] = True
-    if chosen := [name for name in structures.split(",") if name.strip()]:
+    chosen = [name for name in structures.split(",") if name.strip()]
+    if structures and not chosen:
+        raise MedvitError(f"--structures names no structure: {structures!r}")
+    if chosen:
         overrides["writer#options#structures"] = chosen
     if separate:
         overrides["writer#options#separate"] = True

@@ -140,7 +140,9 @@ def listen(
     host: Annotated[
         str, typer.Option(help="Address to bind; any other than loopback needs --sender.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind.")] = 11112,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to bind; 0 for any that is free.")
+    ] = 11112,
     title: Title = "MEDVIT",
     sender: Annotated[
         list[str] | None, typer.Option(help="AE title that may send to us; may be repeated.")
