@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medvit.errors import MissingExtraError
+from medvit.errors import MissingExtraError, StudyError
 from medvit.studies.pacs import Access, PacsError, check_query, digest_of, read_instance, store_all
 
 if TYPE_CHECKING:
@@ -383,7 +383,11 @@ def _batches(files: Sequence[Path]) -> Iterator[tuple[list[Path], Contexts]]:
     kinds: dict[tuple[str, str], list[Path]] = {}
     for file in files:
         header = read_instance(file, stop_before_pixels=True)
-        kind = str(header.SOPClassUID), str(header.file_meta.TransferSyntaxUID)
+        try:
+            kind = str(header.SOPClassUID), str(header.file_meta.TransferSyntaxUID)
+        except AttributeError:
+            what = "states no class or transfer syntax"
+            raise StudyError("dicom-unreadable", what, path=file, do="leave it out") from None
         kinds.setdefault(kind, []).append(file)
     every = list(kinds)
     for first in range(0, len(every), _CONTEXTS):

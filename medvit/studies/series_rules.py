@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medvit.errors import MedvitError
+
 
 @dataclass(frozen=True)
 class SeriesRules:
@@ -42,6 +44,13 @@ class SeriesRules:
     plane: str = ""
     max_slice_thickness: float | None = None
     min_slices: int = 1
+
+    def __post_init__(self) -> None:
+        for pattern in (self.description, self.not_description, self.body_part):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise MedvitError(f"{pattern!r} is not a regular expression: {error}") from None
 
     def objection(self, facts: dict[str, Any]) -> str:
         """Why a series with these facts (`Series.facts`) is not wanted; empty if it is."""

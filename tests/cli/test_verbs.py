@@ -62,6 +62,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "cut.dcm").write_bytes(bytes(128) + b"DICM" + bytes([1, 2, 3]))
     return tmp_path
 
 
@@ -107,6 +109,8 @@ BAD = [
     ("pacs pull http://127.0.0.1:1/dicom-web PatientID=1 -o out", 1, "127.0.0.1:1"),
     ("pacs push PACS@127.0.0.1:1 notes.txt", 1, "notes.txt"),
     ("pacs listen -o out", 1, "bundle"),
+    (f"pacs listen -o out {BUNDLE} --description ([", 1, "regular expression"),
+    ("pacs push PACS@127.0.0.1:1 dicom", 1, "class"),
     (f"pacs listen -o out {BUNDLE} --rules nowhere.json", 1, "nowhere.json"),
 ]
 
