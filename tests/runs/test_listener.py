@@ -133,7 +133,7 @@ def test_one_folder_has_one_listener(tmp_path):
     ready = threading.Event()
     thread = threading.Thread(
         target=listen, args=(tmp_path / "out", lambda s: Processed()),
-        kwargs={"port": free_port(), "stop": stop, "say": lambda _: ready.set()},
+        kwargs={"port": free_port(), "stop": stop, "ready": lambda _: ready.set()},
     )  # fmt: skip
     thread.start()
     assert ready.wait(20)
