@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -30,6 +31,12 @@ from medvit.inference.graphs import first_level
 
 OPSET = 18
 _FILES = {"openvino": "model.xml", "onnxruntime": "model.onnx"}
+# OpenVINO ends the whole process at some networks (TransUNet), so that the first try is made in another one.
+_TRIAL = """
+import sys, numpy, openvino
+compiled = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+compiled(numpy.zeros(tuple(compiled.input(0).shape), numpy.float32))
+"""
 _PLAIN = (int, float, str, bool, type(None))
 # Compiled networks that stay in memory: those of an ensemble, or of a few bundles in one service.
 _MOST_COMPILED = 4
@@ -214,6 +221,8 @@ def _convert_into(folder: Path, network: nn.Module, shape: Sequence[int], backen
             warnings.simplefilter("ignore")
             with torch.inference_mode(False):
                 _WRITERS[backend](whole, torch.zeros(1, *shape), partial / _FILES[backend])
+        if backend == "openvino":
+            _try(partial / _FILES[backend])
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError:
@@ -225,6 +234,12 @@ def _convert_into(folder: Path, network: nn.Module, shape: Sequence[int], backen
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _try(file: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _TRIAL, str(file)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["it ends the process"])[-1])
 
 
 def _is_plain(value: Any) -> bool:

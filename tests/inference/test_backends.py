@@ -109,6 +109,15 @@ def test_what_cannot_be_converted_is_refused_or_left_to_torch(cache: Path) -> No
         labels(lambda windows: windows, backend="openvino")
 
 
+def test_a_network_that_ends_the_process_of_the_engine_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "_TRIAL", "import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(ConversionError, match=r"cannot run Network \(it ends the process\)"):
+        converted(Network(), (1, 8, 8, 8), "openvino")
+    assert not [p for p in cache.iterdir() if p.is_dir()]
+
+
 def test_a_missing_engine_and_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MedvitError, match=r"no backend 'openvno' .did you mean 'openvino'"):
         Execution(backend="openvno")
