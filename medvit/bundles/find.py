@@ -55,7 +55,9 @@ class Bundle:
     @property
     def weights(self) -> Path:
         """The weights file: ``model.pt`` unless the metadata name another."""
-        return self.path / "models" / self.facts.get("weights", "model.pt")
+        # A bundle that is being made gets its weights before its metadata.
+        described = (self.path / "configs" / "metadata.json").is_file()
+        return self.path / "models" / (self.facts.get("weights", "model.pt") if described else "model.pt")
 
     @property
     def label_table(self) -> LabelTable | None:
