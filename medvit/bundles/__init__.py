@@ -1,4 +1,4 @@
-"""Bundles: find them, open them, convert published checkpoints into them."""
+"""Bundles: finding them, opening them, and making them from published checkpoints."""
 
 import lazy_loader as lazy
 

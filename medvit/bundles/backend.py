@@ -1,4 +1,4 @@
-"""Which engine runs a bundle's network, by what was measured of that bundle."""
+"""The choice of the engine that runs a bundle's network, from measurements of that bundle."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MOST_OF_RANGE = 1e-4
 
 
 def passes(row: dict[str, Any]) -> bool:
-    """Whether a row of verification stands for the same answer."""
+    """Whether a row of verification shows that the engine gives the same answer."""
     return row["voxels_differing"] <= MOST_VOXELS and row["logits_differing"] <= MOST_OF_RANGE
 
 
 def execution_for(bundle_root: str, device: torch.device | str, **settings: Any) -> Execution:
-    """How a bundle's network runs where the backend is left to what was measured.
+    """The execution of a bundle's network when measurements choose the backend.
 
     OpenVINO is taken on a CPU where it is installed, and where the bundle's metadata say that it gave the
-    same labels in less time (``medvit#backends#openvino``, as `medvit verify` writes it). All else is torch.
+    same labels in less time (``medvit#backends#openvino``, as `medvit verify` writes it); otherwise, torch.
 
     Parameters
     ----------

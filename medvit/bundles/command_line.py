@@ -1,4 +1,4 @@
-"""What a configuration learns from ``python -m monai.bundle``: its own folder, and flags without a use."""
+"""The command line of ``python -m monai.bundle`` as a configuration sees it: bundle folder and flags."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def locate(name: str) -> str:
     Raises
     ------
     MedvitError
-        If neither tells the folder, or the command line names several.
+        If none of these tells the folder, or the command line names several.
     """
     here = Path.cwd()
     sources = (
@@ -87,7 +87,7 @@ def _folders_of_workflow() -> list[Path]:
 
     frame = inspect.currentframe()
     while frame is not None:
-        # MONAI hands no path to an expression; the workflow on the stack knows it.
+        # MONAI passes no path to an expression, but the workflow on the stack knows it.
         workflow = frame.f_locals.get("self")
         if isinstance(workflow, ConfigWorkflow):
             return [workflow.config_root_path.resolve().parent]

@@ -1,4 +1,4 @@
-"""A bundle in forms that other software runs: ONNX, TorchScript, or a zip of the bundle."""
+"""Export of a bundle for other software: ONNX, TorchScript, or a zip of the bundle."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def export_bundle(bundle: Bundle, output: str | Path, form: str) -> Path:
     Raises
     ------
     MedvitError
-        If there is no such form, or the bundle cannot run without medvit.
+        If the form is unknown, or the bundle cannot run without medvit.
     MissingExtraError
         If ONNX is not installed.
     """

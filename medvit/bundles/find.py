@@ -1,4 +1,4 @@
-"""The bundles at hand: where they are, and what their metadata says. Imports neither torch nor monai."""
+"""The available bundles: their folders and their metadata. Imports neither torch nor monai."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Bundle:
 
     @property
     def zoo_name(self) -> str:
-        """Its name in the style of MONAI's model zoo: anatomy, modality, network, task."""
+        """Name in the style of MONAI's model zoo: anatomy, modality, network, task."""
         return self.facts.get("zoo_name", self.name)
 
     @cached_property
@@ -61,7 +61,7 @@ class Bundle:
 
     @property
     def label_table(self) -> LabelTable | None:
-        """The structures that it segments; `None` for a restorer.
+        """The structures that the bundle segments; `None` for a restorer.
 
         The metadata names a table that ships with medvit, or holds one of its own.
         """
@@ -83,7 +83,7 @@ class Bundle:
         return self.label_table.chosen(names) if names else self.label_table.structures
 
     def summary(self) -> dict[str, Any]:
-        """What a person chooses a bundle by."""
+        """The facts by which a user chooses a bundle."""
         weights = f"{self.weights.stat().st_size / 1e6:.1f} MB" if self.weights.is_file() else "missing"
         return {
             "version": self.version,

@@ -1,4 +1,4 @@
-"""`StructureFinder`: where another bundle finds structures, for bundles that look closer there."""
+"""`StructureFinder`: locates structures with another bundle, for bundles that examine them closely."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvit.errors import MedvitError
 
 
 class StructureFinder:
-    """Segments an image by another installed bundle and says where its structures lie.
+    """Segments an image with another installed bundle and returns the positions of its structures.
 
     The bundle is opened at the first image and stays open.
 
@@ -47,7 +47,7 @@ class StructureFinder:
             raise MedvitError(f"bundle {self.bundle.name} does not segment, so it cannot find structures")
         parts = self._parts
         case: Any = {"image": image}
-        # The first step reads the study, which has been done.
+        # The first step reads the study, which has already been read.
         for step in parts["preprocessing"].transforms[1:]:
             case = step(case)
         network = parts["network"].to(image.device).eval()

@@ -1,4 +1,4 @@
-"""The gate before inference: what a bundle is for, held against the headers and the values of a study."""
+"""The gate before inference: checks a study's headers and values against the scope of a bundle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AnyStudy = TypeVar("AnyStudy", bound=Study)
 #: How the note begins that marks every output of a study that was let through.
 FORCED = "Forced through the gate: "
 
-# Values of air in Hounsfield units, and the share of it that no MR shows by chance.
+# Values of air in Hounsfield units, and a share of such voxels that no MR image reaches by chance.
 _AIR_HU, _AIR_SHARE = (-1100.0, -900.0), 0.01
 _NEGATIVE = -200.0
 # A head without air around it: the quartiles of brain in Hounsfield units, and bone far above.
@@ -36,7 +36,7 @@ _BODY_PARTS = (
 
 @dataclass(frozen=True)
 class Scope:
-    """What a bundle is for, as its metadata states it under ``medvit``; what is empty is not checked.
+    """The scope of a bundle, as its metadata states it under ``medvit``; empty fields are not checked.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Scope:
     field_of_view_mm
         Shortest and longest edge of a believable field of view; a shorter one is noted, a longer one refused.
     coarsest_mm
-        Longest edge of a voxel.
+        Longest voxel edge that is accepted.
     """
 
     modality: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Scope:
 
 @dataclass
 class Gate:
-    """Refuses a study that a bundle is not for, or marks it where the refusal is overruled.
+    """Refuses a study outside of a bundle's scope, or marks it where the refusal is overruled.
 
     Parameters
     ----------
@@ -88,12 +88,12 @@ class Gate:
         self.scope = Scope.of(Bundle(Path(self.bundle_root)).facts)
 
     def __call__(self, study: AnyStudy) -> AnyStudy:
-        """`study`, held against the scope by what is known of it: its headers, and its values once read.
+        """Check `study` against the scope by its headers and, once they are read, its values.
 
         Raises
         ------
         StudyError
-            If the study is known not to be what the bundle is for.
+            If the study is known to lie outside of the bundle's scope.
         """
         if forced_reason(study):
             return study
@@ -128,7 +128,7 @@ def mismatches(scope: Scope, study: Study) -> Iterator[str]:
 
 
 def _other_body_part(scope: Scope, facts: Mapping[str, Any]) -> Iterator[str]:
-    """What the headers name: the body part, or the descriptions where they state none."""
+    """The body part that the headers name, or their descriptions where they name none."""
     if not scope.body_parts:
         return
     stated = str(facts.get("body_part") or "")
@@ -161,7 +161,7 @@ def _field_of_view(scope: Scope, study: Study) -> Iterator[str]:
 
 
 def _doubts(scope: Scope, study: LoadedStudy) -> Iterator[str]:
-    """What a person should know of a study that is let through."""
+    """Remarks on a study that is let through."""
     shortest = min(n * mm for n, mm in zip(study.grid.shape, study.grid.spacing, strict=True))
     if shortest < scope.field_of_view_mm[0]:
         yield f"The field of view is only {shortest:.0f} mm in one direction, which shows a part of the head."
@@ -175,7 +175,7 @@ def _grid(study: Study) -> tuple[tuple[int, ...] | None, tuple[float, ...] | Non
 
 
 def _values(scope: Scope, image: np.ndarray, wanted: str) -> Iterator[str]:
-    """What values tell of a study whose headers state no modality."""
+    """Remarks that the values allow on a study whose headers state no modality."""
     finite = image[np.isfinite(image)]
     if not finite.size or not scope.modality:
         return

@@ -1,4 +1,4 @@
-"""Bundles in 8-bit integers: calibrated, measured, and refused where they lost quality."""
+"""Quantised bundles in 8-bit integers: calibrated, measured, and refused where quality is lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _KEPT = ("LICENSE", "docs/data_license.txt", "configs/logging.conf")
 
 @dataclass(frozen=True)
 class Scores:
-    """A structure before and after, means over the studies in which it is drawn.
+    """Scores of a structure before and after, as means over the studies in which it is drawn.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Scores:
 
     @property
     def is_loss(self) -> bool:
-        """Whether more was lost than is taken without being told."""
+        """Whether more quality was lost than is accepted without `force`."""
         return self.ml > LEAST_ML and self.before - self.after > MOST_LOSS
 
 
@@ -86,7 +86,7 @@ def quantize_bundle(
     keep
         Regular expressions for names of operations that stay in float32.
     force
-        Whether the bundle is written though quality was lost.
+        Whether the bundle is written even if quality was lost.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def _quantized(opened: OpenBundle, windows: Sequence[Tensor], keep: Sequence[str
 def _scores(
     opened: OpenBundle, after: CompiledNetwork, studies: Sequence[Study], drawn: Path | None, aside: Path
 ) -> dict[str, Scores]:
-    """Dice before and after, to references if there are any, else to the labels before."""
+    """Dice before and after against the references, or else against the labels before."""
     from medvit.evaluation import find_pairs
     from medvit.evaluation.sides import on_one_grid, read_side
 
@@ -186,7 +186,7 @@ def _write_labels(opened: OpenBundle, networks: Mapping[str, Any], study: Study,
 def _dice(
     table: LabelTable, before: np.ndarray, after: np.ndarray, drawn: np.ndarray, voxel_ml: float
 ) -> dict[str, Scores]:
-    """The structures that are drawn."""
+    """Dice of each structure that is drawn."""
     most = int(max(before.max(), after.max(), drawn.max(), *(s.file_value for s in table))) + 1
 
     def counts(labels: np.ndarray) -> np.ndarray:
@@ -220,7 +220,7 @@ def _loss(lost: Mapping[str, Scores]) -> str:
 def _contents(
     opened: OpenBundle, name: str, scores: Mapping[str, Scores], studies: int, drawn: bool, digest: str
 ) -> dict[str, str | bytes]:
-    """Content of each file of the bundle but its weights."""
+    """Content of each file of the bundle except its weights."""
     bundle = opened.bundle
     version = f"{bundle.version}+int8"
     before, after = (np.mean([getattr(s, side) for s in scores.values()]) for side in ("before", "after"))

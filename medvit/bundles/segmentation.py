@@ -1,4 +1,4 @@
-"""From a study to its result in memory: the one way through a bundle, step by step or as a whole."""
+"""From a study to its result in memory: the steps of a bundle, one by one or as a whole."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Result:
-    """What a bundle made of a study.
+    """The result of a bundle for one study.
 
     Parameters
     ----------
     study
-        With the notes of the reader and of the gate.
+        The study, with the notes of the reader and of the gate.
     voxels
         (X, Y, Z) label map or restored image.
     grid
@@ -75,7 +75,7 @@ class Result:
 
 
 def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides: Any) -> Result:
-    """Read a study, hold it against the bundle's scope, infer and post-process; nothing is written.
+    """Read a study, check it against the bundle's scope, infer and post-process; nothing is written.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides:
     Raises
     ------
     StudyError
-        If the study cannot be read, or is not what the bundle is for.
+        If the study cannot be read, or lies outside of the bundle's scope.
     MedvitError
         If the bundle cannot be opened.
 
@@ -125,7 +125,7 @@ def segment_each(
     Yields
     ------
     Result or Exception
-        For each study, in their order, the result or why there is none.
+        For each study, in order, the result or the error that prevented it.
     """
     steps = _Steps.of(bundle)
     with ThreadPoolExecutor(2, thread_name_prefix="study") as threads:
@@ -213,7 +213,7 @@ class _Steps:
 
     def inferred(self, item: _Item) -> _Item:
         seconds = dict(item.seconds)
-        # Made here, and not before a study was read: what is refused needs no network.
+        # Made here and not earlier, since a study that is refused needs no network.
         network: nn.Module = self.opened.part("network")
         with _timed(seconds, "infer"):
             prediction = infer(item.image, network, self.inferer, self.device)
@@ -230,7 +230,7 @@ class _Steps:
 
 
 def check_for(bundle: Bundle, inputs: Sequence[str]) -> Checked:
-    """What the headers of studies say, and whether the bundle would take them; their voxels are read.
+    """Check whether a bundle would take studies, by their headers and by their voxels, which are read.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def check_for(bundle: Bundle, inputs: Sequence[str]) -> Checked:
 
 
 def read(study: Study, gate: Gate | None) -> LoadedStudy:
-    """`study` with its image, held against the gate before and after its voxels are read."""
+    """`study` with its image, checked by the gate before and after its voxels are read."""
     if gate is not None:
         study = gate(study)
     loaded = study if isinstance(study, LoadedStudy) else read_study(study)

@@ -1,4 +1,4 @@
-"""A bundle for MONAI's model zoo that runs without medvit: a network in TorchScript, the rest MONAI's."""
+"""A bundle for MONAI's model zoo that runs without medvit: TorchScript and MONAI's own components."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ measurements and report. The figures below were measured with medvit.
 
 
 def self_contained_files(opened: OpenBundle) -> dict[str, str | bytes]:
-    """Content of each file of the variant but those below ``models/``, by its path in the bundle.
+    """Content of each file of the variant except those below ``models/``, by its path in the bundle.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Whether another engine gives a bundle's answer, and in what time."""
+"""Verification that another engine gives a bundle's answer, with timings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verification:
-    """An engine against torch in float32, on windows of a bundle.
+    """Comparison of an engine with torch in float32, on windows of a bundle.
 
     Parameters
     ----------
@@ -31,11 +31,11 @@ class Verification:
     windows
         Number of windows.
     voxels_differing
-        Share of voxels whose class is another one; 0 for a bundle that restores images.
+        Share of voxels whose class differs; 0 for a bundle that restores images.
     logits_differing
         Largest difference of a value of the network's output, as a share of the range of its values.
     seconds, torch_seconds
-        CPU seconds a window, medians of rounds in which the two take turns.
+        CPU seconds per window, medians of rounds in which the two take turns.
     threads
         Number of threads.
     """
@@ -73,7 +73,7 @@ class Verification:
 def verify_backend(
     bundle: Bundle, backend: str, study: str | Path | None = None, *, windows: int = 4, rounds: int = 3
 ) -> Verification:
-    """Ask torch in float32 and another engine for the same windows.
+    """Run the same windows through torch in float32 and through another engine.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def windows_of(opened: OpenBundle, inputs: Sequence[Study | str | Path], most: i
     Raises
     ------
     StudyError
-        If a study cannot be read, or is not what the bundle is for.
+        If a study cannot be read, or lies outside of the bundle's scope.
     MedvitError
         If no window holds an image.
     """

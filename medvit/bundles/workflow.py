@@ -12,12 +12,12 @@ from monai.bundle import ConfigParser
 from medvit.bundles.find import Bundle
 from medvit.errors import MedvitError, root_cause
 
-# What MONAI and Ignite log beside the exceptions that they raise helps nobody.
+# The log lines of MONAI and Ignite add nothing to the exceptions that they raise.
 _LOUD = ("monai.bundle.workflows", "ignite.engine.engine")
 
 
 class OpenBundle:
-    """A workflow of a bundle: its configuration read, its folder known, its components made on demand.
+    """A workflow of a bundle whose configuration is read and whose components are made on demand.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class OpenBundle:
         return [name for name in self.parser.get() if not name.startswith("_")]
 
     def stated(self, name: str) -> Any:
-        """An entry as it stands in the configuration, without making anything of it."""
+        """An entry exactly as the configuration states it, unevaluated."""
         return self.parser.get(name)
 
     def part(self, name: str, default: Any = ...) -> Any:
@@ -66,12 +66,12 @@ class OpenBundle:
         name
             Identifier of the component.
         default
-            What to give where the configuration has none of that name.
+            Value to return if the configuration has no entry of that name.
 
         Raises
         ------
         MedvitError
-            If the component refuses, or there is none and no default.
+            If the component raises an error, or is missing without a default.
         """
         if name not in self.parser and default is not ...:
             return default
@@ -106,7 +106,7 @@ def open_bundle(bundle: Bundle, workflow: str = "inference", **overrides: Any) -
 
 
 def _plainly(make: Callable[[], Any]) -> Any:
-    """What `make` gives; a refusal comes out without the wrappers that MONAI puts around it."""
+    """The result of `make`; errors are raised without the wrappers that MONAI puts around them."""
     try:
         return make()
     except Exception as error:

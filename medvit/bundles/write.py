@@ -67,7 +67,7 @@ def bundle_files(
 def write_bundle(
     folder: Path, save_weights: Callable[[Path], Any], contents: Callable[[Path], Contents]
 ) -> Bundle:
-    """A bundle from its weights and the content of its files; nothing is left where something fails.
+    """Write a bundle from its weights and the content of its files; after a failure nothing is left.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def write_bundle(
     save_weights
         Writes the weights to the path that it is given.
     contents
-        Gives the content of each file by its path in the bundle, once the weights lie at the path that it is
-        given.
+        Returns the content of each file by its path in the bundle; called with the path of the weights once
+        they are written.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def write_bundle(
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raise `MedvitError` where a bundle cannot go because something is there."""
+    """Raise `MedvitError` if the folder for a bundle already holds something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MedvitError(f"{folder} is there already: give a folder that does not exist")
 
@@ -115,7 +115,7 @@ def write_files(folder: Path, contents: Contents) -> None:
 
 
 def first_version(change: str) -> dict[str, Any]:
-    """What the metadata of a new bundle says of its version and of the software that made it."""
+    """Metadata of a new bundle about its version and the software that made it."""
     return {
         "changelog": {"0.1.0": change},
         "monai_version": version("monai"),
@@ -169,7 +169,7 @@ def _configuration(name: str, entries: Mapping[str, Any]) -> dict[str, Any]:
     entries = dict(entries)
     head = {}
     if "imports" in entries:
-        # Whatever a folder may be called, its name is not part of an expression.
+        # The name of the folder must never become part of an expression.
         head = {
             "imports": entries.pop("imports"),
             "bundle_root": f"$bundles.locate({safe_name(name)!r})",
@@ -179,7 +179,7 @@ def _configuration(name: str, entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metadata(entries: Specification) -> dict[str, Any]:
-    """The metadata with what follows from the rest: version, output shape, channels of the label table."""
+    """The metadata with derived entries: version, output shape, channels of the label table."""
     data = entries["network_data_format"]
     image, prediction = data["inputs"]["image"], data["outputs"]["pred"]
     prediction.setdefault("spatial_shape", image["spatial_shape"])

@@ -1,4 +1,4 @@
-"""`medvit list`, `medvit info` and `medvit convert`: the bundles at hand, and new ones."""
+"""`medvit list`, `medvit info`, `medvit convert` and `medvit export`: bundles listed, made and exported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LEGEND = (
 
 @answering
 def list_bundles() -> Answer:
-    """List the installed bundles and how good they are, side by side where the same test sets were used."""
+    """List the installed bundles with their measured quality, side by side for shared test sets."""
     from medvit.bundles import installed_bundles
 
     bundles = installed_bundles()
@@ -61,7 +61,7 @@ def _quality(bundle: Bundle) -> list[str]:
 
 @answering
 def info(bundle: BundleName) -> Answer:
-    """Show what a bundle does, on what, how well, and which labels it writes."""
+    """Show a bundle's purpose, input, measured quality and labels."""
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=True)
@@ -92,7 +92,7 @@ def convert(
     ] = "",
     paint_order: Annotated[
         str,
-        typer.Option(metavar="N,N,...", help="Order in which channels are painted that are nested regions."),
+        typer.Option(metavar="N,N,...", help="Order in which the channels of nested regions are painted."),
     ] = "",
     orientation: Annotated[
         str, typer.Option(help="Directions of the network's array axes, such as RAS.")

@@ -84,7 +84,7 @@ def brain(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="What their values mean: neuromorphometrics, freesurfer or a JSON file."),
+        typer.Option(help="Meaning of their values: neuromorphometrics, freesurfer or a JSON file."),
     ] = None,
     manual_cases: Annotated[
         int | None, typer.Option(min=1, help="How many of them to use. Default: all.")

@@ -1,4 +1,4 @@
-"""What shells offer when a person presses the Tab key; nothing heavy is imported for it."""
+"""Completions that shells offer when the Tab key is pressed; nothing heavy is imported for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`medvit data`: what data sets hold, and whether a folder is complete."""
+"""`medvit data`: the content of data sets, and checks that a folder is complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvit.exits import ALL_WELL, SOME_FAILED
 from medvit.studies.manifests.read import installed_manifests, read_manifest
 
 app = typer.Typer(
-    help="Data sets: what they hold, and whether a folder is complete.",
+    help="List data sets, and check that a folder is complete.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,

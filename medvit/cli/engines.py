@@ -53,7 +53,9 @@ def quantize(
         typer.Option(metavar="REGEX", help="Operations that stay in float32, by name; may be repeated."),
     ] = None,
     trust: Trust = False,
-    force: Annotated[bool, typer.Option("--force", help="Take it though quality was lost.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write the bundle even if quality was lost.")
+    ] = False,
 ) -> Answer:
     """Quantise the network of a bundle to 8-bit integers; the new bundle runs by OpenVINO."""
     from medvit.bundles import find_bundle

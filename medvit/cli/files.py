@@ -17,11 +17,12 @@ from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
 @answering
 def check(
     studies: Annotated[
-        list[str], typer.Argument(help="Studies, or a bundle and then studies.", metavar="[BUNDLE] STUDY...")
+        list[str],
+        typer.Argument(help="Studies, or a bundle followed by studies.", metavar="[BUNDLE] STUDY..."),
     ],
     trust: Trust = False,
 ) -> Answer:
-    """Look at the headers of studies and say what would be read or refused, and why.
+    """Check the headers of studies and show which would be read or refused, and why.
 
     After the name of a bundle, the studies are read and held against what the bundle is for as well.
     """
@@ -46,10 +47,10 @@ def deidentify(
     output: Output,
     dates: Annotated[
         str,
-        typer.Option(help="What happens to dates: remove or shift.", autocompletion=words("remove", "shift")),
+        typer.Option(help="Treatment of dates: remove or shift.", autocompletion=words("remove", "shift")),
     ] = "remove",
 ) -> Answer:
-    """Copy DICOM images without what could identify a person (DICOM PS3.15, Basic Profile)."""
+    """Copy DICOM images without anything that could identify a person (DICOM PS3.15, Basic Profile)."""
     from medvit.studies.deidentification import Profile, deidentify_folder
 
     if dates not in ("remove", "shift"):

@@ -69,7 +69,7 @@ def cohort(
         ),
     ] = 0,
     scheduler: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do the studies.")
+        str, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers process the studies.")
     ] = "",
     time_limit: Annotated[
         float | None,
@@ -98,7 +98,7 @@ def cohort(
 
 
 def _begin(bundle: Bundle) -> None:
-    # What comes next imports torch, which takes seconds.
+    # The next call imports torch, which takes seconds.
     typer.echo(f"{bundle.name} {bundle.version}: looking for studies", err=True)
 
 

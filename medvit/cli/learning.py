@@ -58,18 +58,20 @@ def train(
         float | None, typer.Option(help="Time for the whole training, used to the end; instead of --epochs.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Number of windows in a step. Default: by their size.")
+        int | None, typer.Option(min=1, help="Number of windows in a step. Default: depends on their size.")
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 1e-3,
     size: Annotated[
         str | None, typer.Option(help="Size of a network by name: tiny, small (the default) or base.")
     ] = None,
-    from_scratch: Annotated[bool, typer.Option(help="Leave the bundle's weights out.")] = False,
+    from_scratch: Annotated[
+        bool, typer.Option(help="Start from random weights instead of the bundle's.")
+    ] = False,
     val_fraction: Annotated[float, typer.Option(help="Share of the patients to validate on.")] = 0.2,
     folds: Annotated[
         int, typer.Option(min=0, help="Number of folds: a bundle for each, and their ensemble.")
     ] = 0,
-    fold: Annotated[int | None, typer.Option(min=0, help="Train this one of the folds alone.")] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="Train only this fold.")] = None,
     patience: Annotated[
         int, typer.Option(min=0, help="Number of epochs without gain after which to stop; 0 never stops.")
     ] = 20,
@@ -90,7 +92,7 @@ def train(
     pretrained: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Encoder to start from, written by medvit pretrain.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with a training that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue a training that was interrupted.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show the plan and its costs, measured by a few steps, and stop.")
     ] = False,
@@ -168,7 +170,7 @@ def pretrain(
     ] = "weights",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option(help="Go on with a pre-training that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue a pre-training that was interrupted.")] = False,
     trust: Trust = False,
 ) -> Answer:
     """Pre-train a bundle's network on studies without labels; `medvit train --pretrained` starts from it."""
@@ -209,7 +211,7 @@ def label(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind.")] = 8000,
     token: Annotated[
-        str, typer.Option(envvar="MEDVIT_LABEL_TOKEN", help="Secret that clients must present.")
+        str, typer.Option(envvar="MEDVIT_LABEL_TOKEN", help="Secret token that clients must present.")
     ] = "",
     workspace: Annotated[
         Path | None, typer.Option(help="Folder for trained versions and fetched series.")

@@ -51,7 +51,7 @@ Amp = Annotated[
     typer.Option(
         metavar="bf16|fp16|off",
         autocompletion=words(*checks.PRECISIONS),
-        help="Compute networks in half precision: quicker on a GPU, and some voxels get another label.",
+        help="Compute networks in half precision: quicker on a GPU, but some voxels get another label.",
     ),
 ]
 Tf32 = Annotated[
@@ -61,7 +61,7 @@ Backend = Annotated[
     str,
     typer.Option(
         metavar="|".join(checks.BACKENDS),
-        help="What runs the networks on a CPU; auto takes OpenVINO where it was found to be quicker.",
+        help="Engine that runs the networks on a CPU; auto takes OpenVINO where it was found to be quicker.",
     ),
 ]
 
@@ -117,7 +117,7 @@ def inference_settings(
         bool, typer.Option("--deidentify", help="Remove from the DICOM results what could identify a person.")
     ] = False,
     seg_type: Annotated[
-        SegType, typer.Option(help="Kind of DICOM segmentation; auto takes what stays small.")
+        SegType, typer.Option(help="Kind of DICOM segmentation; auto takes the smaller one.")
     ] = SegType.auto,
     rtstruct: Annotated[
         bool, typer.Option("--rtstruct", help="Write a DICOM RT structure set beside the segmentation.")
@@ -163,10 +163,11 @@ def inference_settings(
         bool, typer.Option("--overwrite", help="Replace results of another input or another bundle.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Take studies that the bundle is not for; every output is marked.")
+        bool,
+        typer.Option("--force", help="Accept studies outside of the bundle's scope; every output is marked."),
     ] = False,
 ) -> dict[str, Any]:
-    """How `medvit run` and `medvit cohort` run, and what they set in the configuration, by identifier."""
+    """Settings of `medvit run` and `medvit cohort`, and the configuration values they set, by identifier."""
     if fast and (overlap is not None or tta):
         raise MedvitError("--fast sets the overlap and does not mirror; leave --overlap and --tta out")
     overrides: dict[str, Any] = {

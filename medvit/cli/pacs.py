@@ -13,12 +13,12 @@ from medvit.studies import dimse
 from medvit.studies.pacs import Access, PacsError, dicom_files, pull, push
 
 app = typer.Typer(
-    help="Fetch from a PACS and store in it, over DICOMweb.",
+    help="Fetch from a PACS and store in it, over DICOMweb or DICOM's own network protocol.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# What a person tells series apart by.
+# The facts by which a user tells series apart.
 _SHOWN = ("StudyDate", "Modality", "SeriesDescription", "SeriesInstanceUID")
 
 Address = Annotated[
@@ -41,14 +41,16 @@ Files = Annotated[list[Path], typer.Argument(help="DICOM files, or folders of th
 def _access(
     user: Annotated[str, typer.Option(envvar="MEDVIT_PACS_USER")] = "",
     password: Annotated[
-        str, typer.Option(envvar="MEDVIT_PACS_PASSWORD", help="Better in the environment.")
+        str, typer.Option(envvar="MEDVIT_PACS_PASSWORD", help="Password; better set in the environment.")
     ] = "",
     token: Annotated[
         str, typer.Option(envvar="MEDVIT_PACS_TOKEN", help="Bearer token, instead of a user.")
     ] = "",
     ca_file: Annotated[
         Path | None,
-        typer.Option(envvar="MEDVIT_PACS_CA_FILE", help="PEM file that signed the server's certificate."),
+        typer.Option(
+            envvar="MEDVIT_PACS_CA_FILE", help="PEM file of the authority behind the server's certificate."
+        ),
     ] = None,
     certificate: Annotated[
         Path | None,
@@ -96,7 +98,7 @@ def push_command(address: Address, files: Files, title: Title = "MEDVIT", *, acc
 @app.command()
 @answering
 def echo(node: NodeText, title: Title = "MEDVIT") -> Answer:
-    """Ask a DICOM node whether it is there and takes our calls (C-ECHO)."""
+    """Check that a DICOM node is reachable and accepts our calls (C-ECHO)."""
     dimse.echo(dimse.Node.parse(node), title=title)
     return Answer({"node": node, "answers": True}, f"{node} answers")
 

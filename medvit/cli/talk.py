@@ -1,4 +1,4 @@
-"""What a verb says: text for people or one JSON document, and how much of what goes on besides.
+"""Output of a verb: text for people or one JSON document, and how much else is shown.
 
 A verb returns an `Answer`; `answering` gives it ``--json``, ``-q`` and ``-v`` and says the answer.
 """
@@ -27,7 +27,7 @@ from medvit.runs.options import SILENT
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb has found or done.
+    """The answer of a verb.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Talk:
-    """What a person wants to be told.
+    """The output that the user wants.
 
     Parameters
     ----------
     quiet
-        Only what went wrong.
+        Show errors only.
     verbose
-        Log lines and warnings of MONAI, pydicom and the other libraries as well.
+        Show log lines and warnings of MONAI, pydicom and the other libraries as well.
     as_json
         One JSON document on standard output, and everything else on standard error.
     """
@@ -67,9 +67,9 @@ class Talk:
 
     @contextmanager
     def during(self) -> Iterator[Callable[[Answer], None]]:
-        """Let through what is wanted, in this process and those that it starts; afterwards all is as before.
+        """Show only the wanted output of this process and its children, for the duration of the block.
 
-        What is given says an answer at once, past everything that is held back.
+        The function that it yields prints an answer at once, even when other output is held back.
         """
         with ExitStack() as stack:
             if not self.verbose:
@@ -89,7 +89,7 @@ class Talk:
             typer.echo(answer.text, file=out)
 
     def end(self, answer: Answer) -> None:
-        """Say after a quiet verb that it did not go well."""
+        """Tell the user, even after a quiet verb, that it did not succeed."""
         if self.quiet and answer.exit_code != ALL_WELL:
             why = f"; {answer.why}" if answer.why else ""
             typer.echo(f"medvit: ended with exit code {answer.exit_code}{why}", err=True)
@@ -100,7 +100,7 @@ def _talk(
         bool, typer.Option("--json", help="Print one JSON document; progress goes to standard error.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print what went wrong only; the exit code tells the rest.")
+        bool, typer.Option("--quiet", "-q", help="Print errors only; the exit code tells the rest.")
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show log lines and warnings of other libraries too.")
@@ -163,7 +163,7 @@ def _with_signature(command: Callable[..., Any], parameters: list[Parameter]) ->
 
 @contextmanager
 def _aside(other: TextIO) -> Iterator[TextIO]:
-    """Send all standard output to `other`, that of child processes too; what is given is the real output."""
+    """Send all standard output, child processes included, to `other`; yields the real standard output."""
     out = sys.stdout
     with redirect_stdout(other):
         try:

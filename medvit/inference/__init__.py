@@ -1,4 +1,4 @@
-"""The sliding window: streamed, reduced as it goes, and straight into the study's own grid."""
+"""Sliding-window inference: streamed, reduced on the fly, and written straight into the study's own grid."""
 
 import lazy_loader as lazy
 

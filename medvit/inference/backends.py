@@ -16,7 +16,7 @@ Backend = Literal["torch", "openvino", "onnxruntime"]
 
 BACKENDS: tuple[Backend, ...] = ("torch", "openvino", "onnxruntime")
 TITLES = {"torch": "torch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-# What must be importable, and the extra that brings it; a network reaches ONNX Runtime through onnxscript.
+# The required module and the extra that installs it; a network reaches ONNX Runtime through onnxscript.
 _NEEDS = {
     "torch": ("torch", ""),
     "openvino": ("openvino", "openvino"),
@@ -25,7 +25,7 @@ _NEEDS = {
 
 
 def checked_backend(name: str) -> str:
-    """`name`, if there is such a backend.
+    """`name`, if a backend of that name exists.
 
     Raises
     ------
@@ -115,7 +115,7 @@ class _OpenVINOSession:
     def __init__(self, file: Path, threads: int, bf16: bool) -> None:
         import openvino
 
-        # Left alone, a CPU with instructions for bfloat16 would take them without being asked.
+        # By default, OpenVINO would use bfloat16 on every CPU that has instructions for it.
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "INFERENCE_NUM_THREADS": threads,

@@ -59,18 +59,18 @@ class _FullResolution(nn.Module):
 
 
 def whole_output(network: nn.Module) -> nn.Module:
-    """`network` in eval mode without its deep supervision, as it is converted."""
+    """`network` in eval mode without its deep supervision, ready for conversion."""
     return _FullResolution(network).eval()
 
 
 def cache_folder() -> Path:
-    """Where converted networks are kept; it may be removed at any time."""
+    """Folder in which converted networks are kept; it may be removed at any time."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "medvit" / "networks"
 
 
 def fingerprint(network: nn.Module, shape: Sequence[int], backend: str) -> str:
-    """What tells apart networks as they are converted: weights, arguments, code, window and versions."""
+    """Digest that identifies a converted network: weights, arguments, code, window and versions."""
     digest = hashlib.sha256()
     packages = {"openvino": ["openvino", "torch"], "onnxruntime": ["onnxscript", "torch"]}[backend]
     versions = [__version__, _source_digest(), *map(version, packages)]
@@ -208,7 +208,7 @@ _WRITERS: dict[str, Callable[[nn.Module, Tensor, Path], None]] = {
 
 
 def _convert_into(folder: Path, network: nn.Module, shape: Sequence[int], backend: str) -> None:
-    """Whole or not at all: a folder with this name holds all that the engine reads."""
+    """Convert into `folder`, which appears only once it holds everything that the engine reads."""
     title = TITLES[backend]
     print(f"converting the network for {title}, once for these weights (to {folder})", file=sys.stderr)
     partial = folder.with_name(f".partial-{folder.name}")
@@ -250,7 +250,7 @@ def _is_plain(value: Any) -> bool:
 
 @lru_cache
 def _source_digest() -> str:
-    """The code of the networks, which may change while the version of medvit stays."""
+    """Digest of the networks' code, which may change while medvit's version stays the same."""
     digest = hashlib.sha256()
     for file in sorted(Path(medvit.networks.__path__[0]).rglob("*.py")):
         digest.update(file.read_bytes())

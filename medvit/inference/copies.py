@@ -1,4 +1,4 @@
-"""Results on their way from a device into arrays of the host."""
+"""Copies of results from a device to arrays on the host."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 
 class Arrival(Protocol):
-    """What says when a copy is there, such as a CUDA event."""
+    """An event that tells when a copy has arrived, such as a CUDA event."""
 
     def synchronize(self) -> None:
-        """Wait until it is."""
+        """Wait until the copy has arrived."""
 
 
-# Begins a copy to the host, and gives the copy with what says when it is there.
+# Begins a copy to the host, and returns the copy with the event that tells when it has arrived.
 Transfer = Callable[[Tensor], tuple[Tensor, Arrival]]
-# Takes the array of a copy to its place.
+# Puts the array of a copy in its place.
 Store = Callable[[np.ndarray], None]
 
 # Copies under way: while the host stores one, the device sends the next.
@@ -28,7 +28,7 @@ _UNDER_WAY = 2
 
 
 class HostCopies:
-    """Stores what a device has computed in arrays of the host, in the order in which it comes.
+    """Stores the results of a device in arrays on the host, in the order in which they arrive.
 
     From a GPU it goes through page-locked memory on a stream of its own, so that the device goes on
     meanwhile; from a CPU it is stored at once.
@@ -36,9 +36,9 @@ class HostCopies:
     Parameters
     ----------
     device
-        Where it comes from.
+        Device that the results come from.
     transfer
-        How it comes; ``None`` for what suits the device.
+        How they are copied; ``None`` for the way that suits the device.
     """
 
     def __init__(self, device: torch.device, transfer: Transfer | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`CutOutInferer`: small structures, each cut out of a larger image where another network finds it."""
+"""`CutOutInferer`: small structures, each segmented in a cut-out that another network locates."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class CutOutInferer(StreamingWindowInferer):
     Parameters
     ----------
     finder
-        Says where the structures lie.
+        Function that locates the structures.
     values
         For each structure, the values that the network's classes 1, 2, ... become in the label map.
     alone
-        The same for an image that is itself a cut-out, of which nobody knows which structure it shows.
+        The same for an image that is itself a cut-out, so that the structure it shows is unknown.
     margin
         Millimetres by which a cut-out is wider than its structure, on each side.
     whole
@@ -128,7 +128,7 @@ def _shape(image: Tensor) -> tuple[int, int, int]:
 
 
 def _cut(image: MetaTensor, box: Box) -> MetaTensor:
-    """A box of an image in its place in the patient, its intensities scaled by themselves."""
+    """A box of an image in its position in the patient, scaled by its own intensities."""
     data = image.as_tensor()[(slice(None), *box)].float()
     low, high = (torch.quantile(data, q) for q in (0.005, 0.995))
     scaled = ((data - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""The engine under the inferers: windows of one image through networks into results in a grid."""
+"""The engine that all inferers share: it runs an image's windows through networks into results on a grid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Results = dict[str, Tensor | np.ndarray]
 
 
 class WindowEngine(Inferer):
-    """What all inferers share: a subclass says which reducers make its results.
+    """Base class of all inferers; a subclass chooses the reducers that make its results.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class WindowEngine(Inferer):
         arguments: tuple[tuple, dict[str, Any]],
         out: np.ndarray | None,
     ) -> Results:
-        """Results of looking at one region, in the target's grid; sets `report` but for the time."""
+        """Results for one region, in the target's grid; fills in `report` except for the time."""
         shape = volume.size if target is None else target.shape
         self.report = report = InferenceReport()
         if seen.note:
@@ -215,7 +215,7 @@ class WindowEngine(Inferer):
     def _allocate(
         self, channels: int, shape: tuple[int, ...], out: np.ndarray | None, device: torch.device
     ) -> Results:
-        """Arrays of the results, full of what is said of voxels that were not looked at."""
+        """Arrays of the results, filled with the values of voxels that no window covers."""
         results: Results = {}
         for name, make in self.makers(channels).items():
             reducer = make()
@@ -239,7 +239,7 @@ class WindowEngine(Inferer):
     def _reduce(
         self, slab: Slab, channels: int, mapping: GridMap, results: Results, copies: HostCopies
     ) -> int:
-        """Write what the slab decides; the number of blocks."""
+        """Write the results that the slab completes, and return the number of blocks."""
         blocks = 0
         makers = self.makers(channels)
         if not (mapping.exact and all(make().scale_free for make in makers.values())):
@@ -261,7 +261,7 @@ class WindowEngine(Inferer):
 
 
 def _all_at_once(maps: Tensor, reducers: Mapping[str, Reducer], channels: int) -> dict[str, Tensor]:
-    """What the reducers make of the maps (C, ...) of a block; what follows the channels is disagreement."""
+    """Results of a block from all its maps (C, ...) at once; the map after the channels is disagreement."""
     return {
         name: reducer.reduce(maps[channels:] if name == "disagreement" else maps[:channels])
         for name, reducer in reducers.items()
@@ -269,7 +269,7 @@ def _all_at_once(maps: Tensor, reducers: Mapping[str, Reducer], channels: int) -
 
 
 def _one_by_one(block: Block, reducers: Mapping[str, Reducer], channels: int) -> dict[str, Tensor]:
-    """What the reducers make of a block of which only one class map is held at a time."""
+    """Results of a block from its class maps one at a time."""
     for channel, values in enumerate(block.class_maps()):
         for name, reducer in reducers.items():
             if (name == "disagreement") == (channel >= channels):
@@ -278,7 +278,7 @@ def _one_by_one(block: Block, reducers: Mapping[str, Reducer], channels: int) ->
 
 
 def members(network: Networks) -> list[Network]:
-    """The networks of an ensemble, or the one there is."""
+    """The networks of an ensemble, or the single network."""
     if isinstance(network, nn.ModuleList) or not callable(network):
         return list(network)
     return [network]

@@ -76,7 +76,7 @@ class Execution:
         checked_backend(self.backend)
 
     def check(self, device: torch.device | str) -> None:
-        """Refuse a precision or a backend that `device` does not have.
+        """Refuse a precision or a backend that `device` does not support.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class Execution:
         return values // channels if whole else values, whole
 
     def device_for(self, networks: Sequence[Network]) -> torch.device:
-        """The device asked for, or else that of the first parameter or buffer, or else the CPU."""
+        """The device that was asked for, or else that of the first parameter or buffer, or else the CPU."""
         if self.device is not None:
             return torch.device(self.device)
         modules = nn.ModuleList(n for n in networks if isinstance(n, nn.Module))
@@ -121,7 +121,7 @@ class Execution:
 
     @contextmanager
     def running(self, networks: Sequence[Network]) -> Iterator[None]:
-        """No gradients, networks in evaluation mode, threads and TF32 as asked; all undone after."""
+        """Disable gradients, set evaluation mode, threads and TF32, and restore all afterwards."""
         modules = [n for n in networks if isinstance(n, nn.Module) and n.training]
         threads = torch.get_num_threads()
         with ExitStack() as stack:
@@ -139,11 +139,11 @@ class Execution:
                     module.train()
 
     def records(self, device: torch.device) -> bool:
-        """Whether launches are recorded there."""
+        """Whether launches are recorded on that device."""
         return self.graphs and not self.compile and device.type == "cuda"
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Around the networks alone: what is done with their logits stays in float32."""
+        """Autocast for the networks alone; their logits are processed in float32."""
         if self.amp is None or self.backend != "torch":
             return nullcontext()
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.amp]

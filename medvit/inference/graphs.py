@@ -18,7 +18,7 @@ Record = Callable[[Network, Tensor], Network]
 
 _log = logging.getLogger(__name__)
 
-# Windows of a shape that a network answers before its launches are recorded.
+# Windows of one shape that a network processes before its launches are recorded.
 _WARM_UP = 2
 # Recordings held at once. Each holds the memory of a forward pass, and where a window takes in a whole axis
 # every study has a shape of its own.
@@ -26,7 +26,7 @@ _MOST_SHAPES = 4
 
 
 def record_launches(network: Network, windows: Tensor) -> Network:
-    """`network` as a CUDA graph for windows of this shape; what it gives is valid until the next call."""
+    """`network` as a CUDA graph for windows of this shape; its output is valid until the next call."""
     held = windows.clone()
     aside = torch.cuda.Stream(windows.device)
     aside.wait_stream(torch.cuda.current_stream(windows.device))
@@ -111,7 +111,7 @@ def _is_autocast(windows: Tensor) -> bool:
 
 
 def first_level(logits: Any) -> Any:
-    """The full resolution of a network with deep supervision, which comes first; else what it gives."""
+    """The first output, of full resolution, of a network with deep supervision, or the only one."""
     return logits[0] if isinstance(logits, list | tuple) else logits
 
 
@@ -120,7 +120,7 @@ _REPLAYS: WeakKeyDictionary[nn.Module, Replays] = WeakKeyDictionary()
 
 
 def replayed(network: Network, notes: list[str]) -> Network:
-    """`network` with its launches recorded, where it is a module; `notes` takes what could not be done."""
+    """`network` with its launches recorded if it is a module; `notes` receives what could not be done."""
     if not isinstance(network, nn.Module):
         return network
     replays = _REPLAYS.setdefault(network, Replays())
@@ -134,6 +134,6 @@ def replayed(network: Network, notes: list[str]) -> Network:
 
 
 def release_recordings(network: nn.Module) -> None:
-    """Give back the memory of a network's recordings, at the end of a run."""
+    """Free the memory of a network's recordings at the end of a run."""
     if _REPLAYS.pop(network, None) is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -34,7 +34,7 @@ def is_constant(window: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Inference:
-    """What an inference gives.
+    """Results of an inference.
 
     Parameters
     ----------
@@ -180,12 +180,12 @@ class StreamingWindowInferer(WindowEngine):
         return Inference(results.pop("labels"), results, self.report)
 
     def makers(self, channels: int) -> Makers:
-        """Labels, and the extra maps asked for."""
+        """Makers of the labels and of the extra maps that were asked for."""
         argmax = Argmax if channels <= 256 else WideArgmax
         return {"labels": self.regions or argmax, **self.maps}
 
     def background(self, channels: int) -> Tensor:
-        """Certain background."""
+        """Logits of certain background."""
         logits = torch.full((channels,), -_CERTAIN)
         if self.regions is None:
             logits[0] = _CERTAIN
@@ -319,7 +319,7 @@ class RestorationInferer(WindowEngine):
         return as_array(restored)
 
     def makers(self, channels: int) -> Makers:
-        """The image."""
+        """Maker of the restored image."""
         return {"image": partial(Values, self.to_units)}
 
     def background(self, channels: int) -> Tensor:

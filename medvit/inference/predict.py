@@ -21,20 +21,20 @@ from medvit.studies.labels import load_label_table
 
 SkipRule = Callable[[Tensor], bool | Tensor]
 
-# Windows at once, if memory is no bound: beyond this a GPU gains nothing.
+# Largest batch of windows: beyond this a GPU gains nothing, however much memory is free.
 _MOST_WINDOWS = 8
 
 
 @dataclass
 class InferenceReport:
-    """What one inference did.
+    """Facts about one inference.
 
     Parameters
     ----------
     windows, skipped
         Windows of the image, and how many of them were taken for background unseen.
     forward_passes
-        Windows that went through a network, counted once a flip and once a network.
+        Windows that went through a network, counted once for each flip and each network.
     axis
         The streaming axis.
     target
@@ -209,16 +209,16 @@ class Predictor:
             self.report.fallbacks.append(f"torch was used instead: {error}")
 
     def to_device(self, image: Tensor) -> Tensor:
-        """`image` where the networks are; the host does not wait for the copy."""
+        """`image` on the device of the networks; the host does not wait for the copy."""
         if self.device.type == "cuda" and image.device.type == "cpu":
             image = image.pin_memory()
         return image.to(self.device, non_blocking=True)
 
     def windows_that_fit(self) -> int:
-        """How many windows at once half of the free memory holds, after one has been seen; 1 on a CPU."""
+        """Number of windows that fit into half of the free memory, measured on one window; 1 on a CPU."""
         if self.device.type != "cuda":
             return 1
-        # Memory that was needed before this study counts as this study's: rather too few windows than many.
+        # Memory needed before this study counts towards it: too few windows are better than too many.
         need = max(torch.cuda.max_memory_allocated(self.device) - self._idle, 1)
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - self._allocated()

@@ -20,7 +20,7 @@ Activation = Literal["softmax", "sigmoid"]
 
 
 class Reducer(ABC):
-    """What is made of the class maps of one block."""
+    """Reduction of the class maps of one block."""
 
     dtype: type[np.generic] = np.float32
     #: Whether multiplying all logits of a voxel by one positive number leaves the result as it is.
@@ -30,7 +30,7 @@ class Reducer(ABC):
 
     @abstractmethod
     def update(self, channel: int, logits: Tensor) -> None:
-        """Take in the map of the next class; it is only valid during the call."""
+        """Fold in the map of the next class, which is valid only during the call."""
 
     @abstractmethod
     def finish(self) -> Tensor:
@@ -51,7 +51,7 @@ class Argmax(Reducer):
     scale_free = True
 
     def update(self, channel: int, logits: Tensor) -> None:
-        """Keep the highest logit so far and whose it is."""
+        """Keep the highest logit so far and its class."""
         if channel == 0:
             self.best = logits.clone()
             self.labels = torch.zeros(logits.shape, dtype=self.held, device=logits.device)
@@ -66,7 +66,7 @@ class Argmax(Reducer):
         return self.labels
 
     def reduce(self, logits: Tensor) -> Tensor:
-        """As class by class, in one operation."""
+        """The same result as class by class, in one operation."""
         return logits.argmax(0).to(self.held)
 
 
@@ -152,7 +152,7 @@ class Probability(_Softmax):
         self.index = index
 
     def update(self, channel: int, logits: Tensor) -> None:
-        """Fold in one class and remember the one asked for."""
+        """Fold in one class, and remember the one that was asked for."""
         if channel == self.index:
             self.logit = logits.clone()
         super().update(channel, logits)
@@ -162,7 +162,7 @@ class Probability(_Softmax):
         return (self.logit - self.peak).exp_().div_(self.total)
 
     def reduce(self, logits: Tensor) -> Tensor:
-        """As class by class, in two operations."""
+        """The same result as class by class, in two operations."""
         return (logits[self.index] - logits.logsumexp(0)).exp_()
 
 
@@ -191,7 +191,7 @@ class Entropy(_Softmax):
         return entropy.div_(math.log(max(self.classes, 2))).clamp_(0, 1)
 
     def reduce(self, logits: Tensor) -> Tensor:
-        """As class by class, in few operations."""
+        """The same result as class by class, in few operations."""
         log_share = logits.log_softmax(0)
         entropy = log_share.exp().mul_(log_share).sum(0).neg_()
         return entropy.div_(math.log(max(len(logits), 2))).clamp_(0, 1)
@@ -210,7 +210,7 @@ class SigmoidProbability(Reducer):
         self.index = index
 
     def update(self, channel: int, logits: Tensor) -> None:
-        """Remember the channel asked for."""
+        """Remember the channel that was asked for."""
         if channel == self.index:
             self.probability = logits.sigmoid()
 

@@ -1,4 +1,4 @@
-"""Find, then look: a coarse pass finds the part of an image over which windows are laid."""
+"""Coarse localization: a first pass on a coarse grid finds the part of an image to lay windows over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPECK = 0.1
 
 @dataclass(frozen=True)
 class Region:
-    """A box of an image, and where in it there is something to see.
+    """A box of an image, and the voxels in it that are worth looking at.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Region:
     note: str = ""
 
     def rule(self, plan: WindowPlan) -> Callable[[tuple[int, ...]], bool] | None:
-        """Tells of the place of a window in the padded box whether it holds something to see."""
+        """Whether the window at a position in the padded box holds anything worth looking at."""
         if self.occupied is None:
             return None
         occupied, before = self.occupied, [pad for pad, _ in plan.padding]
@@ -80,7 +80,7 @@ class RegionFinder(ABC):
 
     @abstractmethod
     def weights(self, coarse: Tensor, networks: Sequence[Network], execution: Execution) -> Tensor:
-        """(X, Y, Z): how surely each voxel of the coarse image (C, X, Y, Z) belongs to the region, 0..1."""
+        """Probability (X, Y, Z), 0..1, of the region at each voxel of a coarse image (C, X, Y, Z)."""
 
     def __call__(self, volume: Volume, networks: Sequence[Network], execution: Execution) -> Region:
         """The part of `volume` to look at.
@@ -207,7 +207,7 @@ class ForegroundRegion(RegionFinder):
 
 
 def _without_specks(weights: np.ndarray) -> np.ndarray:
-    """Mask of what is more likely region than not, without pieces that weigh little beside the largest."""
+    """Mask of the voxels that more likely than not belong to the region, without its negligible pieces."""
     pieces, count = ndimage.label(weights > 0.5)
     if count == 0:
         return np.zeros(weights.shape, bool)

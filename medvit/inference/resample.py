@@ -50,7 +50,7 @@ class SeparableBlock:
             yield values
 
     def write(self, out: Tensor | np.ndarray, values: Tensor, copies: HostCopies) -> None:
-        """Put the reduced block, (..., *block), to its place in `out` (..., *target shape)."""
+        """Write the reduced block (..., *block) to its place in `out` (..., *target shape)."""
         lead = values.ndim - len(self.order)
         values = values.permute(*range(lead), *(lead + a for a in self.order))
         where: tuple[Any, ...] = (..., *(self.ranges[a] for a in self.order))
@@ -95,7 +95,7 @@ class ScatteredBlock:
         return sampled[0, :, 0, 0]
 
     def write(self, out: Tensor | np.ndarray, values: Tensor, copies: HostCopies) -> None:
-        """Put the reduced voxels (..., N) to their places in `out` (..., *target shape)."""
+        """Write the reduced voxels (..., N) to their places in `out` (..., *target shape)."""
         if isinstance(out, Tensor):
             out[(..., *self.index.to(out.device))] = values.to(out.device, out.dtype)
         else:
@@ -116,7 +116,7 @@ class SeparableMap:
         self.meet = all(axis.inside.stop > axis.inside.start for axis in axes)
 
     def blocks(self, slab: Slab, most: int) -> Iterator[Block]:
-        """The target voxels that can be computed from this slab and from no earlier one, `most` a block."""
+        """The target voxels that can first be computed from this slab, at most `most` per block."""
         along = self.axes[slab.axis]
         upper = along.upper[along.inside]
         ready = along.inside.start + np.flatnonzero((upper >= slab.start) & (upper < slab.stop))
@@ -146,7 +146,7 @@ class ObliqueMap:
         self.meet = bool(((reached.max(1) >= 0) & (reached.min(1) <= self.size - 1)).all())
 
     def blocks(self, slab: Slab, most: int) -> Iterator[Block]:
-        """The target voxels that can be computed from this slab and from no earlier one, `most` a block."""
+        """The target voxels that can first be computed from this slab, at most `most` per block."""
         device = slab.sums.device
         # Along the target's axis that follows the streaming axis most, a slab meets the fewest planes.
         walk = int(np.argmax(np.abs(self.matrix[slab.axis, :3])))
@@ -206,7 +206,7 @@ def part_of_grid(
 
 
 def map_grids(network: Grid, target: Grid, offset: Sequence[int] = (0, 0, 0)) -> GridMap:
-    """How the voxels of `target` read the network's grid.
+    """The map by which voxels of `target` read the network's grid.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def map_grids(network: Grid, target: Grid, offset: Sequence[int] = (0, 0, 0)) ->
     follows = np.abs(matrix[:3, :3]).argmax(axis=1)
     stray = matrix[:3, :3].copy()
     stray[np.arange(3), follows] = 0
-    # What the axes that a separable map ignores would move a voxel by, at most, in voxels.
+    # Largest shift, in voxels, that the axes ignored by a separable map may cause.
     drift = (np.abs(stray) @ (np.array(target.shape) - 1)).max()
     if drift > SAME_VOXEL or len(set(follows)) < 3:
         return ObliqueMap(matrix, network.shape, offset, target)

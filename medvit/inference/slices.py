@@ -37,7 +37,7 @@ def slice_axis(plane: str, planes: Sequence[str] = ("sagittal", "coronal", "axia
 
 
 class SliceNetwork(nn.Module):
-    """A two-dimensional network as one over slabs of slices.
+    """Adapts a two-dimensional network to slabs of slices.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class SliceNetwork(nn.Module):
 
 
 class SliceWindows(WindowEngine):
-    """Windows for a two-dimensional network over a volume; a subclass also says what becomes of its output.
+    """Windows for a two-dimensional network over a volume; a subclass also chooses what its output becomes.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class SliceWindows(WindowEngine):
         return plan_windows(size, roi, overlap, self.slice_axis)
 
     def weights(self, plan: WindowPlan) -> Tensor:
-        """Weights of the slice, alike for all slices of a window."""
+        """Blend weights of a slice, the same for all slices of a window."""
         in_plane = [n for a, n in enumerate(plan.roi_size) if a != self.slice_axis]
         weights = window_weights(in_plane, self.mode, self.sigma_scale)
         return weights.unsqueeze(self.slice_axis).expand(plan.roi_size)
@@ -131,7 +131,7 @@ def segment_slices(
 
     A slice is resized by a cubic spline between corners, which may overshoot the image's range; the winning
     class of every pixel is resized back by the nearest neighbour. Published tables of TransUNet and
-    ParaTransCNN rest on this; the sliding window is the better choice otherwise. Slices do not see each
+    ParaTransCNN rest on this; the sliding window is the better choice otherwise. Slices do not influence each
     other, so batches of them give what single ones give.
 
     Parameters

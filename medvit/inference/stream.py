@@ -91,7 +91,7 @@ class RollingAccumulator:
         return self.sums.device
 
     def add(self, start: Sequence[int], prediction: Tensor) -> None:
-        """Add the float32 prediction (C, *roi_size) of the present layer's window that starts at `start`."""
+        """Add the float32 prediction (C, *roi_size) of the current layer's window that starts at `start`."""
         where = tuple(
             slice(s + (a == self.axis), s + (a == self.axis) + r)
             for a, (s, r) in enumerate(zip(start, self.plan.roi_size, strict=True))
@@ -126,7 +126,7 @@ class RollingAccumulator:
 
 
 def _shift(buffer: Tensor, axis: int, step: int) -> None:
-    """Move planes `step` towards the front and zero what becomes free, without a second buffer."""
+    """Move planes `step` towards the front and zero the freed ones, without a second buffer."""
     depth = buffer.shape[axis]
     for start in range(0, depth - step, step):
         length = min(step, depth - step - start)
@@ -238,12 +238,12 @@ class SlabStream:
                 sums.add(start, prediction)
             if self.watch is not None:
                 self.watch(self.predictor.report)
-            # Or these logits would stand in memory beside those of the next batch.
+            # Otherwise these logits would stay in memory beside those of the next batch.
             del logits, prediction
             pending = pending[len(batch) :]
 
     def _places(self, layer: int) -> dict[tuple[int, ...], tuple[slice, ...]]:
-        """Where in its slab each window of a layer lies that may have to be seen, by its start."""
+        """Positions in the slab of the layer's windows that may have to be processed, by their starts."""
         along, roi = self.plan.axis, self.plan.roi_size
         places = {}
         for start in self.plan.in_layer():
@@ -295,6 +295,6 @@ class SlabStream:
 
 
 def even_batch(windows: int, most: int) -> int:
-    """Windows at once, at most `most`, so that batches of a layer are of one size where that costs little."""
+    """Batch size of at most `most` windows that makes a layer's batches equal where that costs little."""
     most = max(min(windows, most), 1)
     return next((n for n in range(most, most // 2, -1) if windows % n == 0), most)

@@ -1,4 +1,4 @@
-"""Restoration across thick slices: a two-dimensional network over both planes that hold their normal."""
+"""Restoration across thick slices: a two-dimensional network over both planes that contain their normal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medvit.transforms.through_plane import REFINEMENT, Refinement, along
 
 
 class ThroughPlaneRestorer(SliceRestorer):
-    """The mean of what a network makes of the planes across the slices, along both axes of these.
+    """The mean of a network's restorations of the planes across the slices, along both in-plane axes.
 
     The network sees planes whose last axis is the slices' normal. The result lies on the finer grid that
     `medvit.transforms.RefineSlicesd` made, in the study's intensities.

@@ -1,4 +1,4 @@
-"""Windows: where they read their voxels, which of them cover an image, and how their voxels are weighted."""
+"""Sliding windows: how they are read, which of them cover an image, and how their voxels are weighted."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def plan_windows(
     roi_size
         Voxels of a window; ``None`` or a value below 1 stands for the whole axis.
     overlap
-        Share of a window that the next one covers again, in [0, 1); one value, or one an axis.
+        Share of a window that the next one covers again, in [0, 1); one value, or one per axis.
     axis
         Streaming axis; ``None`` takes the one that needs the smallest accumulator.
 
@@ -190,7 +190,7 @@ class Volume:
         return Grid((x, y, z), self.affine)
 
     def crop(self, box: tuple[slice, ...]) -> Volume:
-        """A box of it, in its place in the patient."""
+        """A box of the image, in its position in the patient."""
         affine = None
         if self.affine is not None:
             affine = self.affine.copy()

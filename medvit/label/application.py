@@ -37,17 +37,17 @@ from medvit.studies.dicom_out import Algorithm
 from medvit.studies.pacs import Access
 
 _log = logging.getLogger(__name__)
-# How many may wait for their inference before the next one is sent away.
+# Requests that may wait for their inference before the next one is refused.
 _WAITING = 8
 
 
 class MedvitLabelApp(MONAILabelApp):
-    """Serves bundles of medvit.
+    """The MONAI Label app that serves medvit's bundles.
 
     Parameters
     ----------
     app_dir
-        Of MONAI Label; nothing is written to it.
+        Folder of the MONAI Label app; nothing is written to it.
     studies
         A folder, or the address of a DICOMweb service.
     conf
@@ -89,7 +89,7 @@ class MedvitLabelApp(MONAILabelApp):
             served.evaluator(served.bundle(), {})
 
     def init_datastore(self) -> FileStore:
-        """A folder, or an archive."""
+        """The image store: a folder or an archive."""
         if not self.studies.startswith(("http://", "https://")):
             return FileStore(Path(self.studies))
         modalities = {m for s in self.served.values() for m in s.pristine.facts.get("modality", ())}
@@ -107,31 +107,31 @@ class MedvitLabelApp(MONAILabelApp):
         return CappedSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
 
     def init_infers(self) -> dict[str, InferTask]:
-        """One task a bundle."""
+        """One inference task for each bundle."""
         return {name: BundleInfer(served) for name, served in self.served.items()}
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        """One task a bundle that segments."""
+        """One training task for each bundle that segments."""
         return {name: FineTune(served) for name, served in self.segmenters.items()}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        """How the next image to annotate is chosen."""
+        """The methods that choose the next image to annotate."""
         # Viewers offer the first of them, which must answer at once.
         return {"first": First(), "uncertainty": MostUncertain(self._uncertainty()), "random": Anyone()}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        """How images are scored."""
+        """The methods that score images."""
         return {"uncertainty": self._uncertainty()}
 
     def _uncertainty(self) -> Uncertainty:
         return Uncertainty(self.segmenters, lambda store, image: store.study_path(image), self._turn)
 
     def init_batch_infer(self) -> Callable:
-        """How many images are inferred."""
+        """The task that infers many images at once."""
         return BatchInfer()
 
     def info(self) -> dict[str, Any]:
-        """For ``/info/``; viewers show the first of the training statistics, so the latest stands first."""
+        """The answer to ``/info/``; viewers show the first training statistics, so the latest stand first."""
         stated = super().info()
         trained = {name: stats for name, stats in stated["train_stats"].items() if stats}
         latest = sorted(trained, key=lambda name: trained[name]["total_time"], reverse=True)
@@ -189,7 +189,7 @@ class MedvitLabelApp(MONAILabelApp):
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """One inference at a time, for the sake of memory; whoever finds the queue full is told so."""
+        """Run one inference at a time to save memory; a request that finds the queue full is refused."""
         if not self._waiting.acquire(blocking=False):
             raise RequestError("the server is busy with other inferences; try again later", 429)
         try:

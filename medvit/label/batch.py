@@ -1,4 +1,4 @@
-"""Batch inference: every image of the store one after another, a broken one noted and passed over."""
+"""Batch inference: every image of the store one after another; a broken one is noted and skipped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BatchInfer(BatchInferTask):
     def __call__(
         self, request: dict[str, Any], datastore: Datastore, infer: Callable[..., dict[str, Any]]
     ) -> dict[str, Any]:
-        """For each image what inference says of it, or ``{"error": ...}``.
+        """The result of inference for each image, or ``{"error": ...}``.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
 """What MONAI Label 0.8.5 needs to start beside today's pydicom, torch and numpy: stand-ins for its imports.
 
-But for distutils none of them is used by this app: they belong to a DICOM SEG reader, to pictures of training
-and to a pathology store. Each stand-in says when it can go.
+Except for distutils, this app uses none of them: they belong to a DICOM SEG reader, to pictures of training
+and to a pathology store. Each stand-in says when it can be removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STAND_INS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def strtobool(text: str) -> int:
-    """1 for words that mean yes and 0 for those that mean no, as distutils had it.
+    """1 for words that mean yes and 0 for words that mean no, like the function in distutils.
 
     Raises
     ------
@@ -42,7 +42,7 @@ _WORKING = {"distutils.util.strtobool": strtobool}
 
 
 def install() -> list[str]:
-    """Put stand-ins where a module is missing or cannot work; give the names of those put in.
+    """Install stand-ins for modules that are missing or cannot work, and return their names.
 
     pydicom-seg 0.4.1 cannot be imported with pydicom 3, so it is replaced even where it is installed. The
     others are left alone where they are installed.

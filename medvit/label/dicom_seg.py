@@ -40,7 +40,7 @@ def write_segmentation(
 
 
 def is_by_hand(header: Dataset) -> bool:
-    """Whether a DICOM SEG is a person's work, by what it says of how its segments were made."""
+    """Whether a person made a DICOM SEG, according to the algorithm type of its segments."""
     types = {str(segment.get("SegmentAlgorithmType")) for segment in header.get("SegmentSequence", [])}
     return bool(types) and types <= {"MANUAL", "SEMIAUTOMATIC"}
 

@@ -25,7 +25,7 @@ bundle_router = APIRouter(prefix="/bundle", tags=["Bundle"])
 logs_router = APIRouter(prefix="/logs", tags=["Others"])
 
 
-# Not `async`: so it runs in a thread of its own, and the server answers others meanwhile.
+# Not `async`, so that it runs in a thread of its own and the server can answer others meanwhile.
 @infer_router.post("/{model}", summary="Run Inference for supported model")
 def infer(
     background_tasks: BackgroundTasks,
@@ -72,7 +72,7 @@ def server_log(lines: Annotated[int, Query(ge=1)] = 300) -> PlainTextResponse:
 
 
 def login_router(token: str) -> APIRouter:
-    """What a client asks to find out whether it must log in, and how it does: the token is the password."""
+    """Endpoints by which a client learns whether it must log in, and logs in with the token as password."""
     router = APIRouter(prefix="/auth", tags=["Auth"])
 
     @router.get("/")

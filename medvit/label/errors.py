@@ -1,4 +1,4 @@
-"""Requests: what was chosen in them, and those that cannot be answered, each with its HTTP status."""
+"""Requests that cannot be answered, each with its HTTP status, and the choices made in a request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from medvit.errors import MedvitError
 
 
 class RequestError(MedvitError):
-    """A request that asks for what cannot be done.
+    """A request that cannot be fulfilled.
 
     Parameters
     ----------
@@ -24,13 +24,13 @@ class RequestError(MedvitError):
 
 
 def not_found(kind: str, name: str, known: list[str]) -> RequestError:
-    """There is no `kind` of that `name`; says which there are."""
+    """The error for an unknown `name`, listing the names of that `kind` that exist."""
     listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     return RequestError(f"there is no {kind} {name!r}; known are: {listed or 'none'}", 404)
 
 
 def first_of(value: Any) -> str:
-    """What was chosen; viewers send back the whole list of choices where nothing was."""
+    """The option that was chosen; viewers send back the whole list of choices where none was."""
     if isinstance(value, list):
         value = value[0] if value else ""
     return str(value or "")

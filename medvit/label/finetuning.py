@@ -1,4 +1,4 @@
-"""Going on with the training of a bundle's network on annotated studies."""
+"""Fine-tuning of a bundle's network on annotated studies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Annotated:
-    """A study and what the annotator drew.
+    """A study and the labels that the annotator drew.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class FinetuningSchedule:
     max_epochs
         Passes over the studies.
     patches
-        Windows that are cut of each study in one pass, half of them around a labelled voxel.
+        Windows that are cut from each study in one pass, half of them around a labelled voxel.
     learning_rate
         Learning rate of AdamW.
     seed

@@ -44,15 +44,15 @@ class BundleInfer(InferTask):
         return True
 
     def config(self) -> dict[str, Any]:
-        """What a viewer offers to set: the bundle's own options, and its versions, newest first."""
+        """The options that a viewer offers: the bundle's own, and its versions, newest first."""
         return {**self.served.options, "version": list(self.served.bundles())}
 
     def info(self) -> dict[str, Any]:
-        """For ``/info/``."""
+        """The task's entry in the answer to ``/info/``."""
         return {**super().info(), "version": self.served.bundle().version}
 
     def get_path(self, validate: bool = True) -> str:
-        """The weights in use."""
+        """Path of the weights in use."""
         return str(self.served.bundle().weights)
 
     def predict(self, request: dict[str, Any]) -> Result:
@@ -90,7 +90,7 @@ class BundleInfer(InferTask):
         return str(path), self.facts(prediction)
 
     def facts(self, prediction: Result) -> dict[str, Any]:
-        """The names of the labels, their volumes, the verdict, and what computed them, for JSON."""
+        """Label names, their volumes, the verdict and the provenance, as values for JSON."""
         facts = {
             "label_names": self.served.labels,
             "latencies": {**prediction.seconds, "total": round(sum(prediction.seconds.values()), 3)},

@@ -1,4 +1,4 @@
-"""Starting the server from the command line: in the label environment, and until the person stops it."""
+"""Starting the server from the command line, in the label environment, until the user stops it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def serve(
     host, port
         What to bind.
     token
-        What clients must know.
+        Token that clients must send.
     folder
         For trained versions and fetched series; `workspace` by default.
     query

@@ -1,4 +1,4 @@
-"""What the server has logged of late, for whoever cannot see its terminal."""
+"""The server's latest log lines, for those who cannot see its terminal."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 def workspace() -> Path:
-    """Folder for trained versions and fetched series, unless told otherwise."""
+    """Default folder for trained versions and fetched series."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "medvit" / "label"
 

@@ -53,7 +53,7 @@ class Uncertainty(ScoringMethod):
         return self.score(request, datastore, math.inf)
 
     def score(self, request: dict[str, Any], datastore: Datastore, seconds: float) -> dict[str, Any]:
-        """As a call, but no further image is begun after so many seconds, once one has a score."""
+        """As a call, but once an image has a score, no other is begun after the time limit."""
         bundle = chosen(self.served, request.get("model"))
         version = bundle.bundle().version
         device = first_of(request.get("device"))
@@ -88,7 +88,7 @@ class MostUncertain(Strategy):
     Parameters
     ----------
     scoring
-        Scores what has no score yet.
+        Scores the images that have no score yet.
     """
 
     def __init__(self, scoring: Uncertainty) -> None:
@@ -111,7 +111,7 @@ class MostUncertain(Strategy):
 
 
 class Anyone(Strategy):
-    """Any image without a label. MONAI Label's own fails where it is asked twice in a second."""
+    """Any image without a label; MONAI Label's own strategy fails if it is asked twice within a second."""
 
     def __init__(self) -> None:
         super().__init__("Any image without a label")

@@ -1,4 +1,4 @@
-"""The DICOM series below a folder of images, each known by the folder that it has to itself."""
+"""The DICOM series below a folder of images, each identified by the folder that holds it alone."""
 
 from __future__ import annotations
 

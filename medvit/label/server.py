@@ -35,7 +35,7 @@ def main() -> int:
     token = os.environ.pop("MEDVIT_LABEL_TOKEN", "")
     logs.keep()
     logging.getLogger("medvit").setLevel(logging.INFO)
-    # It tells of its timers, and sets its own level.
+    # It logs its timers, and sets its own level.
     logging.getLogger("timeloop").addFilter(lambda _: False)
     # Uvicorn raises the signal again once it has ended, and only an ordinary end cleans up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -44,7 +44,7 @@ def main() -> int:
     workspace = arguments.workspace.resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     configure(arguments, workspace)
-    # MONAI Label reads a .env file where it stands.
+    # MONAI Label reads a .env file in the working directory.
     os.chdir(workspace)
     compat.install()
     import uvicorn
@@ -78,7 +78,7 @@ def configure(arguments: argparse.Namespace, workspace: Path) -> None:
         "MONAI_LABEL_DICOMWEB_USERNAME": os.environ.get("MEDVIT_PACS_USER", ""),
         "MONAI_LABEL_DICOMWEB_PASSWORD": os.environ.get("MEDVIT_PACS_PASSWORD", ""),
         "MONAI_LABEL_SESSION_PATH": str(workspace / "sessions"),
-        # Scoring infers every image: that is for a person to ask for, not to follow from each click.
+        # Scoring infers every image, so it runs only when a person asks for it, not after each click.
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
     }
 
@@ -145,7 +145,7 @@ def make_app(token: str, host: str, origins: Sequence[str] = ()) -> Any:
     _answer_errors(app)
     app.middleware("http")(_guard(token, host, origins))
     if origins:
-        # Added last, it comes first: a browser asks for leave before it sends the token.
+        # Added last, so that it runs first: a browser sends a preflight request without the token.
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["*"],
             allow_headers=["Authorization", "Content-Type"], expose_headers=["Content-Disposition"],
@@ -192,7 +192,7 @@ def _known(request: Request) -> None:
 
 
 def _answer_errors(app: Any) -> None:
-    """What a person can put right is a sentence with a 4xx status, and what fell over inside says so."""
+    """Answer users' errors with a sentence and a 4xx status, and internal errors as such."""
     from fastapi.responses import JSONResponse
     from monailabel.interfaces.exception import (
         ImageNotFoundException,
@@ -231,7 +231,7 @@ def _answer_errors(app: Any) -> None:
 
 
 def _guard(token: str, host: str, origins: Sequence[str]) -> Callable[..., Awaitable[Any]]:
-    """Lets in who has the token, and of the pages that the person has open only those that are allowed."""
+    """Admit requests that carry the token and, among those sent by web pages, only allowed origins."""
     from fastapi.responses import JSONResponse
 
     async def guard(request: Request, forward: Callable[[Request], Awaitable[Any]]) -> Any:
@@ -252,7 +252,7 @@ def _guard(token: str, host: str, origins: Sequence[str]) -> Callable[..., Await
 
 
 def _stop_tasks() -> None:
-    """End what runs in the background, so that no process outlives the server."""
+    """End the background tasks, so that no process outlives the server."""
     from monailabel.utils.async_tasks.utils import background_executors, processes, stop_background_task
 
     for executor in background_executors.values():

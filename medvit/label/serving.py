@@ -1,4 +1,4 @@
-"""`ServedBundle`: a bundle that answers requests, on the road that ``python -m monai.bundle run`` takes."""
+"""`ServedBundle`: a bundle that answers requests the way ``python -m monai.bundle run`` does."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ServedBundle:
         return {s.name: s.value for s in self.table or ()}
 
     def bundles(self) -> dict[str, Bundle]:
-        """All versions by number, newest first, but before them the one that is used by default.
+        """All versions by number: the default one first, then the others from the newest on.
 
         That is the newest that was measured on held-out studies and is no worse for its training.
         """
@@ -121,7 +121,7 @@ class ServedBundle:
         return self.opened(bundle, options, device).part("evaluator")
 
     def new_evaluator(self, bundle: Bundle, options: Mapping[str, Any], device: str = "") -> StudyEvaluator:
-        """As `evaluator`, but one of its own, to train."""
+        """A new evaluator that is not shared, for training."""
         return self._open(bundle, self._overrides(options, device)).part("evaluator")
 
     def study(self, path: Path) -> Study:
@@ -166,11 +166,11 @@ class ServedBundle:
         return share * math.log(len(self.table) + 1)
 
     def provenance(self, bundle: Bundle) -> dict[str, str]:
-        """What computed a result."""
+        """Provenance of a result."""
         return {"bundle": self.name, "version": bundle.version, "weights_sha256": sha256_of(bundle.weights)}
 
     def _open(self, bundle: Bundle, overrides: Mapping[str, Any]) -> OpenBundle:
-        # What is written is up to the request, so the bundle's own writer stays away.
+        # The request decides what is written, so the bundle's own writer is removed.
         return open_bundle(bundle, **{"input": [], "evaluator#writer": None, **self.execution, **overrides})
 
     def _overrides(self, options: Mapping[str, Any], device: str) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _as_type_of(default: Any, name: str, value: Any) -> Any:
 
 
 def _checked_device(device: str) -> str:
-    """A device that is there; clients ask for CUDA unasked, so without a GPU that is the processor."""
+    """An available device; clients ask for CUDA by default, so without a GPU the CPU is used."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise RequestError(f"there is no device {device!r}; give cpu, cuda or cuda:N")
     if device == "cpu" or not torch.cuda.is_available():

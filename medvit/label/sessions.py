@@ -21,7 +21,7 @@ class CappedSessions(Sessions):
     def add_session(
         self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None
     ) -> tuple[str, SessionInfo]:
-        """Keep what a client has sent.
+        """Keep the files that a client has sent.
 
         Raises
         ------

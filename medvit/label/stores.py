@@ -1,4 +1,4 @@
-"""Where images and labels are: a folder of files, or an archive that speaks DICOMweb."""
+"""The stores of images and labels: a folder of files, or an archive that speaks DICOMweb."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
 _SERIES = ".dicom-series"
 # Long enough for a viewer that asks for one thing after another, short enough to see what was sent meanwhile.
 _SECONDS = 20.0
-# Series to ask for at once, and the rest after a listing, in times of what it took.
+# Series in one request, and the pause after a listing as a multiple of the time that it took.
 _PAGE, _REST = 500, 20.0
 
 
@@ -48,7 +48,7 @@ class FileStore(LocalDatastore):
     Parameters
     ----------
     folder
-        Gets ``labels/`` and ``datastore_v2.json``.
+        Folder of the images; ``labels/`` and ``datastore_v2.json`` are made in it.
     watch
         Whether to notice files that others add.
     """
@@ -72,7 +72,7 @@ class FileStore(LocalDatastore):
         return str(file)
 
     def close(self) -> None:
-        """Remove what was made for clients to download."""
+        """Remove the files that were made for clients to download."""
         if self._converted is not None:
             self._converted.cleanup()
 
@@ -116,13 +116,13 @@ class FileStore(LocalDatastore):
         return str(series[id]) if id in series else f"{id}{ext}"
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Take in an image, under a name that stays in the folder."""
+        """Add an image, under a name that cannot lead out of the folder."""
         return super().add_image(_safe(image_id), image_filename, image_info)
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
     ) -> str:
-        """Take in a label map of an image.
+        """Add a label map of an image.
 
         Raises
         ------
@@ -200,12 +200,12 @@ class PacsStore(FileStore):
         self._client = dicomweb_client(url, self.access)
         self.session = http_session(url, self.access)
         self._listed: tuple[float, list[str], dict[str, str]] = (0.0, [], {})
-        # A stored segmentation never changes, so that each is looked into once.
+        # A stored segmentation never changes, so each is read once.
         self._saved_for: dict[str, tuple[str, ...]] = {}
         super().__init__(cache / "images", watch=False)
 
     def name(self) -> str:
-        """The address."""
+        """Address of the archive."""
         return self.url
 
     def list_images(self) -> list[str]:
@@ -245,7 +245,7 @@ class PacsStore(FileStore):
         return {**stated, "name": self.url, "objects": objects}
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Note something of a series, which is fetched for that."""
+        """Store facts about a series, which is fetched for that purpose."""
         self.get_image_uri(image_id)
         super().update_image_info(image_id, info)
 
@@ -301,7 +301,7 @@ class PacsStore(FileStore):
         return super().get_label_uri(label_id, FINAL)
 
     def annotated(self) -> list[dict[str, Any]]:
-        """As for files, after the labels in the archive were fetched."""
+        """As for a folder of files, after fetching the labels from the archive."""
         for image in self.get_labeled_images():
             self.get_label_uri(image, FINAL)
         return super().annotated()
@@ -339,13 +339,13 @@ class PacsStore(FileStore):
                     self._saved_for[uid] = self._images_saved_in(seg)
                 segmentations |= dict.fromkeys(self._saved_for[uid], uid)
             now = time.monotonic()
-            # An archive in which listing takes long is not asked to do little else.
+            # Frequent listings would keep a slow archive from doing anything else.
             again = now + max(_SECONDS, _REST * (now - start))
             self._listed = (again, sorted(images), segmentations)
         return self._listed[1], self._listed[2]
 
     def _images_saved_in(self, seg: Dataset) -> tuple[str, ...]:
-        """The series that a segmentation is of, none where it is not a person's work."""
+        """The series that a segmentation belongs to; none where a person did not make it."""
         headers = self._client.retrieve_series_metadata(seg.StudyInstanceUID, seg.SeriesInstanceUID)
         return tuple(
             str(referenced.SeriesInstanceUID)
@@ -355,7 +355,7 @@ class PacsStore(FileStore):
         )
 
     def _search(self, modality: str) -> Iterator[Dataset]:
-        """Series of a modality, a page at a time; segmentations of all studies that the query leaves."""
+        """Series of a modality, fetched page by page; segmentations of all studies that match the query."""
         levels = ("Series", "Modality", "BodyPart")
         query = {k: v for k, v in self.query.items() if modality != "SEG" or not k.startswith(levels)}
         seen: set[str] = set()
@@ -367,7 +367,7 @@ class PacsStore(FileStore):
             new = [series for series in found if series.SeriesInstanceUID not in seen]
             yield from new
             seen |= {str(series.SeriesInstanceUID) for series in new}
-            # A server that ignores the limit has given all at once, and one that ignores the offset repeats.
+            # A server that ignores the limit returns all at once; one that ignores the offset repeats itself.
             if not new or len(found) != _PAGE:
                 return
 

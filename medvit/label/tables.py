@@ -1,4 +1,4 @@
-"""The label table of any bundle: the one that it names, or one made from the channels that it states."""
+"""The label table of a bundle: the one that it names, or one made from its channel names."""
 
 from __future__ import annotations
 

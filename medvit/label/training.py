@@ -36,11 +36,11 @@ class FineTune(TrainTask):
         self.served = served
 
     def config(self) -> dict[str, Any]:
-        """What a viewer offers to set."""
+        """The options that a viewer offers."""
         return {"max_epochs": 20, "patches": 4, "learning_rate": 1e-4, "val_split": 0.2}
 
     def stats(self) -> dict[str, Any]:
-        """What the newest version was trained on, and its quality by the names that 3D Slicer reads."""
+        """Training data of the newest version, and its quality under the names that 3D Slicer reads."""
         newest = next(iter(self.served.versions.of(self.served.name)), None)
         if newest is None:
             return {}

@@ -1,4 +1,4 @@
-"""The judgement of quality control over a result in memory."""
+"""The quality-control verdict on a result in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions of a bundle that were trained at the server: each a bundle, and the pristine one untouched."""
+"""Versions of a bundle trained at the server; each is a bundle, and the installed one stays untouched."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _NUMBER = re.compile(r"\+label\.(\d+)$")
 
 @dataclass(frozen=True)
 class Training:
-    """What a version was trained on, and what came out.
+    """Training data and quality of a version.
 
     Parameters
     ----------
     studies
-        How many annotated studies it learned from.
+        Number of annotated studies that it learned from.
     held_out
-        How many more were kept apart to measure it.
+        Number of further studies that were kept apart to measure it.
     epochs
         Passes over the studies.
     dice_before, dice

@@ -1,4 +1,4 @@
-"""OHIF in the browser: its pages, and behind them the archive, so that both have one origin."""
+"""OHIF in the browser: its pages and the archive's answers, served from one origin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medvit.label.errors import RequestError
 from medvit.label.stores import PacsStore
 
 _PAGES = Path(endpoints.__file__).parent / "static" / "ohif"
-# What OHIF is told to put before its queries and retrievals; the archive has one root for all.
+# Prefix that OHIF puts before its queries and retrievals; the archive has one root for all.
 _PREFIXES = ("qido", "wado", "stow")
 
 viewer_router = APIRouter(include_in_schema=False)
@@ -26,13 +26,13 @@ async def _content(request: Request) -> bytes:
 
 @viewer_router.get("/ohif/{path:path}")
 def page(path: str) -> FileResponse:
-    """A file of OHIF; its own addresses, such as that of a study, all are its start page."""
+    """A file of OHIF; addresses within the viewer, such as that of a study, all lead to its start page."""
     file = (_PAGES / path).resolve()
     inside = file.is_relative_to(_PAGES.resolve()) and file.is_file()
     return FileResponse(file if inside else _PAGES / "index.html")
 
 
-# Not `async`: so it runs in a thread of its own, and the server answers others meanwhile.
+# Not `async`, so that it runs in a thread of its own and the server can answer others meanwhile.
 @viewer_router.api_route("/proxy/dicom/{path:path}", methods=["GET", "POST"])
 def archive(request: Request, path: str, content: Annotated[bytes, Depends(_content)]) -> Response:
     """What the archive answers to a DICOMweb request, with its query; addresses in it lead back here."""

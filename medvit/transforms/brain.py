@@ -1,4 +1,4 @@
-"""What the brain bundles have in common before and after the network."""
+"""Steps before and after the network that the brain bundles share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OFFSETS: dict[str, tuple[float, float, float]] = {
 
 
 def prepare_head_mr(keys: str, spacing: Sequence[float], bias_correction: bool = False) -> Compose:
-    """From a study to the image that a brain network takes, as `medvit.synthesis` makes them.
+    """Transforms from a study to the image that a brain network takes, as `medvit.synthesis` makes it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`LargestComponentd`: structures in one piece, specks given back to what surrounds them."""
+"""`LargestComponentd`: keeps structures in one piece and gives specks the label around them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 @dataclass(frozen=True)
 class Places:
-    """Where structures lie in a body.
+    """Typical positions of structures in the body.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Places:
         return affine[:3, :3] @ np.median(there, axis=0) + affine[:3, 3]
 
     def weight(self, value: int, centre: np.ndarray, origin: np.ndarray) -> float:
-        """How much a voxel of a part of `value` counts whose centre lies at `centre`, in mm."""
+        """Weight of each voxel of a part of structure `value` whose centre lies at `centre`, in mm."""
         if value not in self.offsets:
             return 1.0
         distance = float(np.linalg.norm(centre - origin - np.asarray(self.offsets[value])))
@@ -50,7 +50,7 @@ class Places:
 class LargestComponentd(MapTransform):
     """Keep the largest connected part of the labelled whole and one part of each compact structure.
 
-    What is labelled apart from the largest whole becomes background. Of a compact structure the largest part
+    Labels outside of the largest part become background. Of a compact structure, the largest part
     is kept, and a part that lies where the structure belongs counts more than one that does not. A further
     part takes the label that surrounds it most, background included.
 
@@ -61,7 +61,7 @@ class LargestComponentd(MapTransform):
     compact
         Label values of which each is one piece in a healthy body.
     places
-        Where they belong; by default, size alone decides, as it does for label maps without an affine.
+        Typical positions of structures; by default, or without an affine, size alone decides.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ def largest_components(
 
 
 def _absorb(view: np.ndarray, parts: np.ndarray, kept: int) -> None:
-    """Give all `parts` but the one that is `kept` to what surrounds them in `view`, in place."""
+    """Give all `parts` except the one that is `kept` the label that surrounds them in `view`, in place."""
     for part, box in enumerate(ndimage.find_objects(parts), start=1):
         if part != kept:
             box = _wider(box, view.shape)

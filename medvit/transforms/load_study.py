@@ -15,7 +15,7 @@ from medvit.studies.study import LoadedStudy, Study
 
 
 class LoadStudyd(MapTransform):
-    """Reads studies where MONAI's ``LoadImaged`` reads files.
+    """Reads studies; the counterpart of MONAI's ``LoadImaged`` for files.
 
     Under each key a `Study`, or a path that holds exactly one, becomes a MetaTensor (C, X, Y, Z) float32
     with an affine to RAS+ mm; the `LoadedStudy` goes beside it as ``<key>_<postfix>``, for results to be

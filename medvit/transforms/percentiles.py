@@ -1,4 +1,4 @@
-"""Intensities scaled between two percentiles, where the image lies."""
+"""Scaling of intensities between two percentiles, on the device of the image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class ScaleToPercentilesd(MapTransform):
-    """Scale what lies between two percentiles of an image to 0..1, and cut the rest.
+    """Scale the intensities between two percentiles of an image to 0..1, and clip the rest.
 
-    On a CPU this is MONAI's ``ScaleIntensityRangePercentilesd``. That one takes images of more than a million
-    voxels to the host for their percentiles; on any other device this one leaves them there.
+    On a CPU this is MONAI's ``ScaleIntensityRangePercentilesd``. That transform copies images of more than a
+    million voxels to the host for their percentiles; on any other device this one leaves them there.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class ScaleToPercentilesd(MapTransform):
 
 
 def scale_to_percentiles(image: Tensor, lower: float, upper: float) -> Tensor:
-    """An image in float32, its percentiles `lower` and `upper` moved to 0 and 1; nothing is read back."""
+    """An image in float32, its percentiles `lower` and `upper` mapped to 0 and 1 on its device."""
     image = image.float()
     values = image.flatten()
     low, high = _percentile(values, lower), _percentile(values, upper)

@@ -63,7 +63,7 @@ class RegionChanneld(MapTransform):
     Raises
     ------
     StudyError
-        If an axial slice is narrower than a network can make sense of, as of a lone coronal one.
+        If an axial slice is too narrow for a network, such as that of a single coronal slice.
     """
 
     def __init__(self, keys: KeysCollection, window: tuple[float, float]) -> None:
@@ -92,7 +92,7 @@ class RegionChanneld(MapTransform):
 def prepare_axial_slices(
     keys: str, limits: Sequence[float], window: Sequence[float], unit: float | None = None
 ) -> Compose:
-    """From a study to what a region network takes: axial slices with their regions.
+    """Transforms from a study to the input of a region network: axial slices with their regions.
 
     Parameters
     ----------

@@ -40,16 +40,16 @@ def grey_levels(image: ArrayLike) -> NDArray[np.float32]:
 def slic_regions(
     image: ArrayLike, *, n_segments: int = 100, compactness: float = 0.1, sigma: float = 1.0
 ) -> RegionMap:
-    """Superpixels of about equal size: the cost of region attention is bounded and known ahead.
+    """Superpixels of about equal size, so that the cost of region attention is bounded and known in advance.
 
     Parameters
     ----------
     image
         Image (C, H, W) in any unit.
     n_segments
-        About how many regions; fewer may come out.
+        Approximate number of regions; fewer may result.
     compactness
-        How much distance counts against intensity (grey levels in [0, 1]).
+        Weight of distance relative to intensity (grey levels in [0, 1]).
     sigma
         Gaussian smoothing before, in pixels.
 
@@ -81,14 +81,14 @@ def felzenszwalb_regions(
     min_size: int = 50,
     max_regions: int = 1000,
 ) -> RegionMap:
-    """Regions of any size and form that follow edges, the nearest to SAM's without a network.
+    """Regions of any size and shape that follow edges; the closest to SAM's without a network.
 
     Parameters
     ----------
     image
         Image (C, H, W) in any unit.
     scale
-        How readily regions merge. It is taken down while a varied image would be one region, and up
+        How readily regions merge. It is lowered while a varied image would be one region, and raised
         (with `min_size`) while there would be more than `max_regions`.
     sigma
         Gaussian smoothing before, in pixels.
@@ -125,7 +125,7 @@ def felzenszwalb_regions(
 
 
 def given_regions(regions: ArrayLike, size: Sequence[int]) -> RegionMap:
-    """A precomputed map, checked.
+    """Check a precomputed region map.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def given_regions(regions: ArrayLike, size: Sequence[int]) -> RegionMap:
 
 
 class RegionMapd(MapTransform):
-    """Adds the region map of an image, or checks the one that is there.
+    """Adds the region map of an image, or checks an existing one.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ class RegionMapd(MapTransform):
     Notes
     -----
     A map is an int32 `MetaTensor` (1, H, W) in the image's space. Its ``meta["region_source"]`` says how it
-    was made: a network does best with regions of the kind that it was trained on, so it belongs into the
+    was made: a network does best with regions of the kind that it was trained on, so it belongs in the
     record of every result.
 
     Raises

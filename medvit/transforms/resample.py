@@ -72,7 +72,7 @@ def average(image: Tensor, widths: Sequence[float]) -> Tensor:
 
 
 def resample_labels(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """A label map on another grid: at each voxel the label with the largest share, as images are resampled.
+    """A label map on another grid: each voxel takes the label with the largest share.
 
     Parameters
     ----------

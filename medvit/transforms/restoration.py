@@ -1,4 +1,4 @@
-"""Intensities into the units of a restoration network, and what it must not touch out of its result."""
+"""Intensity scaling for restoration networks, and limits on what they may change in an image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-# Under this name an image's meta data say which intensity of the study is 1 in it.
+# Key of an image's meta data that holds the intensity of the study which became 1.
 UNIT = "intensity_unit"
 
 
 class ScaleToUnitd(MapTransform):
-    """Cut intensities to limits and divide them by a unit, which the image's meta data then state.
+    """Clip intensities to limits and divide them by a unit, which the image's meta data then state.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class ScaleToUnitd(MapTransform):
     limits
         Lowest and highest intensity.
     unit
-        Intensity that becomes 1; by default the 99.5 percentile of what is above the lower limit.
+        Intensity that becomes 1; by default the 99.5 percentile of the intensities above the lower limit.
     """
 
     def __init__(self, keys: KeysCollection, limits: Sequence[float], unit: float | None = None) -> None:
@@ -45,7 +45,7 @@ class ScaleToUnitd(MapTransform):
 
 
 class KeepOutsided(MapTransform):
-    """Give back to a restored image what its source holds beyond limits: padding, and metal.
+    """Restore the source's values beyond the limits, such as padding and metal, in a restored image.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class KeepOutsided(MapTransform):
 
 
 class ClampRestoredd(MapTransform):
-    """Keep a restored image within what an image of its kind can hold, whatever its network made of it.
+    """Clamp a restored image to the values that an image of its kind can hold.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class ClampRestoredd(MapTransform):
         Lowest and highest possible intensity, such as 0 of a magnitude or -1024 HU of air.
     within_source
         Whether no voxel may be brighter than the brightest of its neighbourhood of 3 x 3 x 3 in the source:
-        what noise adds to the brightest voxel is more than what a restoration may.
+        noise brightens the brightest voxel more than a restoration may.
     source_key
         Key of the source.
     """

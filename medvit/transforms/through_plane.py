@@ -1,4 +1,4 @@
-"""Thick slices and the finer grid along their normal, as matrices that act on one axis of an image."""
+"""Conversion between thick slices and a finer grid along their normal, as matrices along one axis."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class SliceStack:
     def refine(self, rounds: int = _ROUNDS) -> np.ndarray:
         """(size, count) weights of the cubic B-spline whose slices are then made equal to the measured ones.
 
-        In each round, what the estimate lacks of the measured slices is interpolated and added (iterative
+        Each round interpolates and adds the difference between measured and estimated slices (iterative
         back-projection).
         """
         acquire, interpolate = self.acquire(), self.interpolate()
@@ -168,7 +168,7 @@ class Refinement:
         return image
 
     def refined(self, image: Tensor) -> Tensor:
-        """What the network is given: the measured slices on the finer grid, see `SliceStack.refine`."""
+        """The input of the network: the measured slices on the finer grid, see `SliceStack.refine`."""
         return along(self.stack.refine(), self.slices(image), self.axis - 3)
 
     def interpolated(self, image: Tensor) -> Tensor:
@@ -176,11 +176,11 @@ class Refinement:
         return along(self.stack.interpolate(), self.slices(image), self.axis - 3)
 
     def acquired(self, image: Tensor) -> Tensor:
-        """The slices that would be measured of an image on the finer grid."""
+        """The slices that a scanner would measure of an image on the finer grid."""
         return along(self.stack.acquire(), image, self.axis - 3)
 
     def describe(self) -> str:
-        """A sentence on what was assumed, for the reader of the result."""
+        """A sentence on the assumptions, for the reader of the result."""
         stack, new = self.stack, " x ".join(f"{s:.3g}" for s in self.grid.spacing)
         thickness = "as thick (assumed)" if self.assumed else f"{stack.thickness:.3g} mm thick"
         said = (
@@ -204,7 +204,7 @@ class Refinement:
 
 
 def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
-    """How a study of thick slices becomes a volume with voxels of `spacing` mm.
+    """The refinement of a study of thick slices to a volume with voxels of `spacing` mm.
 
     Pixels of a slice that are nearly as large as such a voxel stay as they are; finer ones are averaged. The
     step is that of the positions, the thickness that of the header, where it has one.
@@ -242,7 +242,7 @@ def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
 
 
 def refinement_to(study: LoadedStudy, grid: Grid) -> Refinement:
-    """How a study of thick slices became an image on a finer grid; raises as `refinement_of` does."""
+    """The refinement that took a study of thick slices to a given grid; raises as `refinement_of` does."""
     return refinement_of(study, grid.spacing[int(np.argmax(np.round(study.grid.spacing, 3)))])
 
 
@@ -301,7 +301,7 @@ class RefineSlicesd(MapTransform):
 def prepare_thick_slices(
     keys: str, limits: tuple[float, float], unit: float | None = None, spacing: float = 1.0
 ) -> Compose:
-    """From a study of thick slices to what a network for through-plane super-resolution takes.
+    """Transforms from a study of thick slices to the input of a through-plane super-resolution network.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Published checkpoints as bundles that run: what a state dict tells, what must be said, what is written."""
+"""Conversion of published checkpoints into bundles that run."""
 
 import lazy_loader as lazy
 

@@ -1,4 +1,4 @@
-"""From a published checkpoint to the folder of a bundle that runs, written whole or not at all."""
+"""Conversion of a published checkpoint into the folder of a bundle, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ RESIZES = ("TransUNet", "ParaTransCNN")
 def convert_checkpoint(
     network: str, checkpoint: str | Path, output: str | Path, settings: ConversionSettings
 ) -> Bundle:
-    """A published checkpoint as a bundle for ``medvit run FOLDER ... --trust``.
+    """Convert a published checkpoint into a bundle for ``medvit run FOLDER ... --trust``.
 
     Parameters
     ----------
     network
         Name of the network, such as ``"SegFormer3D"``.
     checkpoint
-        The authors' file. What it tells itself need not be said: shapes of the network, and of nnU-Net's
+        The authors' file. What it states itself need not be given: shapes of the network, and for nnU-Net's
         files the plan.
     output
         Folder of the bundle; must not hold anything yet.
     settings
-        What the checkpoint does not tell; replaces what it does.
+        Facts that the checkpoint does not state; they override those that it does.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def convert_checkpoint(
 def _complete(
     found: Deduction, plan: NNUNetPlan, settings: ConversionSettings, checkpoint: Path
 ) -> Conversion:
-    """Everything from the person first and the plan second, or one sentence on all that is missing."""
+    """The settings, completed from the plan; one error names everything that is still missing."""
     if plan.strides is not None and "strides" in found.needs:
         found.complete({"strides": plan.strides, "kernel_size": plan.kernel_size})
     found.complete(settings.arguments)
@@ -99,7 +99,7 @@ def _complete(
 
 
 def _from_plan(found: Deduction, plan: NNUNetPlan, settings: ConversionSettings) -> ConversionSettings:
-    """`settings`, with the plan's and the published values where nothing was said."""
+    """`settings`, with the plan's and the published values where the user gave none."""
     orientation = (
         settings.orientation
         or ORIENTATIONS.get(found.target)

@@ -9,7 +9,7 @@ from medvit.studies.labels import parse_label_table
 
 
 def inference_section(conversion: Conversion) -> dict[str, Any]:
-    """What the template ``segmentation`` leaves open: network, grid, intensities and windows."""
+    """The entries that the template ``segmentation`` leaves open: network, grid, intensities and windows."""
     entries: dict[str, Any] = {
         "spacing": conversion.spacing,
         "roi_size": conversion.roi,

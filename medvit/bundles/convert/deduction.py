@@ -1,4 +1,4 @@
-"""What a published state dict tells of its network: shapes and counts become constructor arguments."""
+"""Deduction of a network's constructor arguments from the shapes and counts in a published state dict."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Deduction:
     arguments
         Constructor arguments.
     needs
-        Arguments that the state dict cannot tell, and in which words to ask for each.
+        Arguments that the state dict cannot tell, each with the words in which to ask for it.
     assumed
-        What was taken as published without being told, in sentences.
+        Published values that were assumed without evidence, in sentences.
     img_size
-        The one size in voxels, along the network's axes, that the network takes, if it is told.
+        The only size in voxels, along the network's axes, that the network takes, if it is known.
     """
 
     target: str
@@ -156,7 +156,7 @@ def _swin_unetr(state: StateDict) -> Deduction:
 
 
 def _slice_channels(found: Deduction, stem: int) -> None:
-    """Three channels of a first layer are one grey channel repeated, unless the person says otherwise."""
+    """Take three input channels for one grey channel repeated, unless the user says otherwise."""
     found.arguments["in_channels"] = 1 if stem == 3 else stem
     if stem == 3:
         found.assumed.append("images of one channel, repeated to three for the first layer, as published")

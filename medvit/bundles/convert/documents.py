@@ -1,4 +1,4 @@
-"""What a converted bundle says of itself: metadata, a page to read, and whose weights these are."""
+"""The documents of a converted bundle: metadata, a page to read, and the licence of the weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAPERS = {
 
 
 def metadata_section(conversion: Conversion, name: str, weights_sha256: str) -> dict[str, Any]:
-    """What the metadata of the template ``segmentation`` leaves open."""
+    """The metadata that the template ``segmentation`` leaves open."""
     found, table = conversion.found, parse_label_table(conversion.labels)
     computed_tomography = conversion.settings.intensity.startswith("window")
     structures = ", ".join(s.name for s in table)

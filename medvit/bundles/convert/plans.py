@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NNUNetPlan:
-    """What an nnU-Net checkpoint says of its training, each `None` where it does not.
+    """Training settings that an nnU-Net checkpoint states; each is `None` where it states none.
 
     Parameters
     ----------
     strides, kernel_size
-        One entry a stage, along the network's axes (Z, Y, X, or Y, X).
+        One entry per stage, along the network's axes (Z, Y, X, or Y, X).
     patch_size, spacing
         Voxels and mm along the network's axes.
     intensity
@@ -40,7 +40,7 @@ def read_plan(checkpoint: Any) -> NNUNetPlan:
     Parameters
     ----------
     checkpoint
-        What the file holds.
+        Content of the file.
     """
     arguments = checkpoint.get("init_args") if isinstance(checkpoint, Mapping) else None
     if not isinstance(arguments, Mapping) or not isinstance(arguments.get("plans"), Mapping):

@@ -1,4 +1,4 @@
-"""What a person says of a checkpoint that its state dict cannot tell: labels, spacing, windows, intensity."""
+"""Settings that a state dict cannot tell and the user states: labels, spacing, windows, intensity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medvit.errors import MedvitError
 
 @dataclass(frozen=True)
 class ConversionSettings:
-    """What is to be said beside a checkpoint.
+    """Facts about a checkpoint that the user states.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class ConversionSettings:
 
 @dataclass(frozen=True)
 class Conversion:
-    """All that the files of a converted bundle are made from.
+    """Everything that the files of a converted bundle are made from.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     Raises
     ------
     MedvitError
-        If something else stands there.
+        If the text is anything else.
     """
     try:
         return tuple(int(number) for number in text.split(",")) if text else ()
@@ -128,7 +128,7 @@ def intensity_transform(intensity: str) -> dict[str, Any]:
     Raises
     ------
     MedvitError
-        If the words mean nothing.
+        If the words do not name an intensity scaling.
     """
     kind, *numbers = intensity.split(":")
     if intensity == "percentile":
