@@ -1,4 +1,4 @@
-"""Dice and cross-entropy from integer labels, without a one-hot tensor or a graph of class-sized ones."""
+"""Dice and cross-entropy from integer labels, without one-hot tensors or a class-sized graph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SparseDiceCELoss(nn.Module):
     include_background
         Whether class 0 counts in the Dice term.
     dice_weight
-        0 leaves the cross-entropy alone, whose argmax does not favour any structure: a voxel of a small one
+        0 leaves only the cross-entropy, whose argmax does not favour any structure: a voxel of a small one
         counts in the Dice term many times what it counts in the cross-entropy, so small structures come out
         too large. Good for the last stage of a training.
     smooth
@@ -50,7 +50,7 @@ class SparseDiceCELoss(nn.Module):
 
 
 def sums_by_label(labels: Tensor, values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Sum of `values` (N,) over the places of each label, and how many places it has, both (classes,)."""
+    """Sum of `values` (N,) over the positions of each label, and their number, both (classes,)."""
     if labels.device.type == "cpu":
         overlap = values.new_zeros(classes).index_add_(0, labels, values)
         return overlap, torch.bincount(labels, minlength=classes).to(values)
@@ -58,7 +58,7 @@ def sums_by_label(labels: Tensor, values: Tensor, classes: int) -> tuple[Tensor,
 
 
 def _sums_in_blocks(labels: Tensor, values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    # On a GPU, index_add_ is one atomic addition a voxel into a handful of places, and bincount asks the
+    # On a GPU, index_add_ is one atomic addition per voxel into a handful of places, and bincount asks the
     # device for the largest label. Comparing a block with every class does neither.
     total, count = values.new_zeros(classes), values.new_zeros(classes)
     every = torch.arange(classes, device=labels.device)[:, None]

@@ -1,4 +1,4 @@
-"""The loss of a segmenter that tells structures and sides apart in separate channels."""
+"""The loss of a segmenter that predicts structures and sides in separate channels."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from medvit.networks.layers.autocast import at_least_float32
 
 
 class RegionTverskyLoss(nn.Module):
-    """Tversky index of every region of a grid, weighted by which error prevails in the region.
+    """Tversky index of every region of a grid, weighted by the prevailing error in the region.
 
     With tp, fp and fn the means over a region's voxels, the index is (tp + e) / (tp + a fp + b fn + e), where
     a = alpha + beta (fp + e) / (fp + fn + e) and b likewise for fn: the more frequent error weighs more. The
@@ -21,7 +21,7 @@ class RegionTverskyLoss(nn.Module):
     Parameters
     ----------
     regions
-        Regions an axis; the last entries count for an image of fewer axes. Where an axis has fewer voxels
+        Regions per axis; the last entries count for an image of fewer axes. Where an axis has fewer voxels
         than regions, regions share voxels.
     include_background
         Whether class 0 counts.

@@ -20,7 +20,7 @@ class SwinPretrainingLosses(NamedTuple):
 
 
 class SwinPretrainingLoss(nn.Module):
-    """Rotation by cross-entropy, contrast between two views, and reconstruction by L1, weighed alike.
+    """Rotation by cross-entropy, contrast between two views, and reconstruction by L1, with equal weights.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Several losses joined by weights that are learnt: the uncertainty of each task (Kendall et al. 2018)."""
+"""Several losses combined by learnt weights, the uncertainty of each task (Kendall et al. 2018)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it says: calibration of probabilities."""
+"""Calibration of probabilities: whether a network is right as often as it claims."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Reliability:
 def reliability(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> Reliability:
     """Confidence against accuracy.
 
-    For one structure, give its probability and where it truly is.
+    For one structure, pass its probability and its true mask.
 
     Parameters
     ----------
     confidence
-        Probability of what was said, 0 to 1, any shape.
+        Probability of the predicted label, 0 to 1, any shape.
     correct
-        Whether it was right, of the same shape.
+        Whether the prediction was right, of the same shape.
     bins
         Bins of equal width from 0 to 1; each holds its upper bound, as in the paper.
 

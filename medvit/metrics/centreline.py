@@ -1,4 +1,4 @@
-"""How well the course of tubes was found, such as vessels and airways: Dice of their centre-lines."""
+"""Dice of centre-lines: how well the course of tubes such as vessels and airways was found."""
 
 from __future__ import annotations
 

@@ -16,18 +16,18 @@ _TOUCHING = np.ones((3, 3, 3), bool)
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one study.
+    """The detections in one study.
 
     Parameters
     ----------
     hits
         Confidence of each candidate that is a reference lesion.
     false
-        Confidence of each candidate that is none.
+        Confidence of each candidate that is not a reference lesion.
     missed
         Reference lesions without a candidate.
     confidence
-        Of the study as a whole: that of its surest candidate, 0 without one.
+        Confidence of the study as a whole: that of its surest candidate, 0 without one.
     """
 
     hits: tuple[float, ...]
@@ -49,7 +49,7 @@ def lesion_candidates(
     min_voxels: int = 10,
     most: int = 5,
 ) -> NDArray[np.float32]:
-    """Probability map to candidates that do not touch each other, each filled with its highest probability.
+    """Candidates in a probability map, none touching another, each filled with its highest probability.
 
     The surest voxel starts a candidate: the component around it above its probability over `factor`. The
     candidate, and what touches it, is taken out before the next one is sought.
@@ -59,7 +59,7 @@ def lesion_candidates(
     probability
         (X, Y, Z) probability of a lesion.
     factor
-        How far below its peak a candidate reaches.
+        Factor by which a candidate's probability may lie below its peak.
     min_probability
         Peaks below this do not start a candidate.
     min_voxels

@@ -1,4 +1,4 @@
-"""What a restoration took out of an image: noise alone, or structure and brightness as well."""
+"""Assessment of what a restoration removed from an image: noise only, or structure and brightness too."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 
-# Slices that are looked at, evenly over the volume: more would change no figure that counts.
+# Slices that are examined, spread evenly over the volume; more would not change the figures noticeably.
 _MOST_SLICES = 40
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Image before minus image after restoration, judged without a truth.
+    """Figures on the image before minus the image after restoration, without a reference.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Difference:
 
 
 def assess_difference(before: ArrayLike, after: ArrayLike, mask: ArrayLike | None = None) -> Difference:
-    """Judge what a restoration took out of an image.
+    """Assess what a restoration removed from an image.
 
     Parameters
     ----------

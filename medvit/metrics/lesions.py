@@ -1,4 +1,4 @@
-"""How many lesions were found, and how well each: the lesion-wise scores of BraTS 2023."""
+"""Lesion-wise scores of BraTS 2023: how many lesions were found, and how well each was segmented."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOUCHING = np.ones((3, 3, 3), bool)
 
 @dataclass(frozen=True)
 class LesionScores:
-    """What `lesion_scores` finds in one study.
+    """Lesion-wise scores of one study.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def lesion_scores(
     min_volume
         mm^3; BraTS 2023 has 2 for metastases, otherwise 50.
     penalty
-        HD95 in mm of what was missed or made up.
+        HD95 in mm of missed lesions and of false detections.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the metrics of this package take: pairs of masks of one structure, and the box that holds them."""
+"""Input of the metrics: pairs of masks of one structure, and the box that holds them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
     """The smallest box that holds `mask`, grown by `margin` voxels inside the array; empty if `mask` is."""
     box = [slice(None)] * mask.ndim
     for axis, size in enumerate(mask.shape):
-        # What was found along one axis narrows what is searched along the next.
+        # The extent along one axis narrows the search along the next.
         others = tuple(other for other in range(mask.ndim) if other != axis)
         inside = np.flatnonzero(mask[tuple(box)].any(axis=others))
         if not inside.size:

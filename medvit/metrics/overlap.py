@@ -1,4 +1,4 @@
-"""How far two masks cover each other, and how far their volumes differ."""
+"""Overlap of two masks, and the difference of their volumes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def volume_ml(mask: ArrayLike, voxel_volume: float) -> float:
 
 
 def volume_error(prediction: ArrayLike, reference: ArrayLike, voxel_volume: float) -> VolumeError:
-    """How much larger the prediction is than the reference, where voxels have `voxel_volume` mm^3.
+    """Volume of the prediction minus that of the reference, for voxels of `voxel_volume` mm^3.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How well an image was restored: PSNR, SSIM, RMSE, HU bias, and the variants of published CT tables."""
+"""Quality of restored images: PSNR, SSIM, RMSE, HU bias, and the variants of published CT tables."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def hu_bias(
     regions
         Region numbers of every pixel, of the same shape.
     margin
-        Pixels within this distance of another region are left out, for they hold partial volume.
+        Pixels within this distance of another region are left out, because they hold partial volume.
     max_std
         Largest standard deviation (HU) of the reference in a region that counts as homogeneous.
     min_size
@@ -238,7 +238,7 @@ def block_biases(
     window
         Lowest and highest mean of a block that counts, which leaves air out of a window of soft tissue.
     size
-        Pixels along the edges of a block; of a shorter axis all of them. What is left over is not looked at.
+        Pixels along the edges of a block; on a shorter axis, all of them. Voxels left over are ignored.
     max_std
         Largest standard deviation of the reference in a block that counts; by default 7.5 % of the window,
         30 HU of 400.

@@ -1,4 +1,4 @@
-"""How far the surfaces of two masks lie apart, in millimetres."""
+"""Distances between the surfaces of two masks, in millimetres."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _steps(spacing: ArrayLike, ndim: int) -> NDArray[np.float64]:
 
 
 def _nearest(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Voxels fill space evenly, so that neither balancing nor tight boxes are worth their time.
+    # Voxels fill space evenly, so neither balancing nor tight boxes are worth their time.
     tree = KDTree(others, leafsize=32, balanced_tree=False, compact_nodes=False)
     return tree.query(points)[0]
 

@@ -1,4 +1,4 @@
-"""The networks, one architecture a file, each usable as ``_target_: medvit.networks.NAME``."""
+"""The networks, one architecture per file, each usable as ``_target_: medvit.networks.NAME``."""
 
 import lazy_loader as lazy
 

@@ -101,7 +101,7 @@ class _GroupAttention(nn.Module):
 
 
 class _TokenAggregation(nn.Module):
-    """Tokens sorted by their nearest centre, so that alike ones attend to each other (TAB)."""
+    """Tokens sorted by their nearest centre, so that similar ones attend to each other (TAB)."""
 
     means: Tensor
     initted: Tensor
@@ -132,13 +132,13 @@ class _TokenAggregation(nn.Module):
         return x + self.mlp(x, size)
 
     def _first_centres(self, y: Tensor) -> Tensor:
-        """Means of runs of tokens over the batch, (M, C): where the centres start."""
+        """Initial centres (M, C): means of runs of tokens over the batch."""
         lack = self.num_tokens - y.shape[1] % self.num_tokens
         y = torch.cat([y, y[:, -lack:].flip(1)], dim=1)
         return y.unflatten(1, (self.num_tokens, -1)).mean(dim=(0, 2))
 
     def _assignment(self, y: Tensor, centres: Tensor) -> Tensor:
-        """Number of the nearest centre of each token by cosine, (B, N); the lowest one of equals."""
+        """Index (B, N) of the nearest centre of each token by cosine; the lowest among equals."""
         unit = F.normalize(y, dim=-1, eps=_COSINE_EPS)
         return (unit @ F.normalize(centres, dim=-1, eps=_COSINE_EPS).T).argmax(dim=-1)
 
@@ -212,7 +212,7 @@ class _LocalRefinement(nn.Module):
         return (torch.arange(count) * step).clamp(max=size - self.patch_size)
 
     def _weights(self, starts: Tensor, size: int, like: Tensor) -> Tensor:
-        """What each row or column is multiplied by after the patches were added up, (size,)."""
+        """Factor (size,) for each row or column after the patches have been added up."""
         covered = torch.zeros(size)
         for start in starts.tolist():
             covered[start : start + self.patch_size] += 1
@@ -221,7 +221,7 @@ class _LocalRefinement(nn.Module):
 
 
 class CATANet(PublishedNetwork):
-    """Light super-resolution: alike tokens attend to each other wherever they lie, then near ones.
+    """Light super-resolution: similar tokens attend to each other wherever they lie, then near ones.
 
     The sorting is global, so the result for a tile differs from that for the whole image. Images with a side
     shorter than the largest patch are mirrored up to it.

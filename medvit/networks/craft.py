@@ -50,7 +50,7 @@ class _PositionBias(nn.Module):
 
     @property
     def constant(self) -> bool:
-        """Whether the bias is the same for all offsets: a layer norm over one channel hears no input."""
+        """Whether all offsets have the same bias, since a layer norm over one channel ignores its input."""
         return self.pos_proj.out_features == 1
 
 
@@ -85,7 +85,7 @@ class _RectangleAttention(nn.Module):
             bias = self.pos(self.offsets.to(x.dtype))[self.index].permute(2, 0, 1)[None]
         if not (self.masked and any(shift)):
             return bias
-        # Zones that only the roll has brought together are kept apart.
+        # Zones that only the roll has made neighbours are kept apart.
         zone = torch.zeros(1, *x.shape[1:3], 1, device=x.device)
         zone[:, x.shape[1] - shift[0] :] += 1
         zone[:, :, x.shape[2] - shift[1] :] += 2

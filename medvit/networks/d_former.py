@@ -121,7 +121,7 @@ class GroupAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalised before and added to its input."""
+    """Attention and feed-forward, each with a norm before it and a residual connection."""
 
     def __init__(
         self, dim: int, num_heads: int, group_size: Sequence[int], mlp_ratio: float, dilated: bool
@@ -392,7 +392,7 @@ class DFormer(PublishedNetwork):
         """Tokens from which the heads read, finest first."""
         x = self.patch_embed(image)
         skips: list[Tensor] = []
-        # TorchScript takes numbers of modules as literals only, and no `strict`.
+        # TorchScript takes module indices only as literals, and no `strict`.
         for stage, merge in zip(self.encoder, self.merges):  # noqa: B905
             skips.append(x)
             x = merge(stage(x))

@@ -177,7 +177,7 @@ class _Chooser(nn.Module):
 
 
 class _MixtureOfExperts(nn.Module):
-    """Eight convolutions in four steps, weighed by what the image holds (MEFC)."""
+    """Eight convolutions in four steps, weighted by the content of the image (MEFC)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ def _resnet(in_channels: int, depths: Sequence[int], expansion: int) -> nn.Seque
 
 
 class _Strided(nn.Module):
-    """Convolutions of stride 2 and a maximum of 2 x 2: a finer stage on the coarsest one's grid."""
+    """Strided convolutions and max pooling that bring a finer stage to the coarsest one's grid."""
 
     def __init__(self, channels: int, number: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _Joined(nn.Module):
 
 
 class _PatchBlock(nn.Module):
-    """Attention alone: as published, without norm, residual or perceptron."""
+    """Attention only: as published, without norm, residual connection or perceptron."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class MultiscaleFormer(nn.Module):
             *(TransformerBlock(dim, num_heads, hidden, norm_eps=_NORM_EPS) for _ in range(depth))
         )
         self.blocks = nn.Sequential(*(_PatchBlock(dim, num_heads) for _ in range(depth)))
-        # Of the published state dict; its result is not used.
+        # An entry of the published state dict whose result is not used.
         self.fc_norm = nn.LayerNorm(dim, eps=_NORM_EPS)
         self.head = nn.Linear(dim, num_classes)
         for parameter in (self.pos_embed_for_scale, self.cls_token, self.pos_embed):

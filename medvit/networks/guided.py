@@ -1,4 +1,4 @@
-"""Networks that take further channels beside the image and restore the image alone."""
+"""Adapters for networks that take further channels beside the image and restore only the image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class GuidedRestorer(nn.Module):
-    """Keeps the first channel of a network's output: the others only guide it.
+    """Keeps the first channel of a network's output; the other channels only guide it.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ _INDICES = ("relative_position_index_SA", "relative_position_index_OCA")
 
 
 class _Gate(nn.Module):
-    """Channels weighed by what their means over the image say."""
+    """Channels weighted by a function of their means over the image."""
 
     def __init__(self, dim: int, squeezed: int) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ class HAT(PublishedNetwork):
         return self.norm(y).movedim(-1, 1)
 
     def _shift_mask(self, height: int, width: int, device: torch.device) -> Tensor:
-        """What keeps pixels apart that only the shift has brought together: (windows, n, n), 0 or -100."""
+        """Mask that separates pixels which only the shift has made neighbours: (windows, n, n), 0 or -100."""
 
         def zones(size: int) -> Tensor:
             position = torch.arange(size, device=device)

@@ -1,4 +1,4 @@
-"""Left and right from a segmenter that predicts each structure once, and the side separately."""
+"""Left and right structures from a segmenter that predicts structure and side separately."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from medvit.studies.labels import load_label_table
 
 
 class LateralSegmenter(nn.Module):
-    """Logits of every structure of a label table, sides told apart.
+    """Logits of every structure of a label table, with left and right separate.
 
     A structure looks alike on both sides, and where it lies in the head says which side it is. So the
     network inside predicts background, each structure once, and one channel for the side; the logit of "left
@@ -34,7 +34,7 @@ class LateralSegmenter(nn.Module):
         channels = [0] + [names.index(s.unsided_name) + 1 for s in structures]
         signs = [0.0] + [{"left": -1.0, "right": 1.0, "": 0.0}[s.side] for s in structures]
         self.register_buffer("channel_of", torch.tensor(channels), persistent=False)
-        # Known to the host, so that neither a device nor an exporter has to be asked for them.
+        # Kept on the host, so that neither a device nor an exporter has to be queried.
         self.needed = max(channels) + 2
         self.sides = [(value, sign) for value, sign in enumerate(signs) if sign]
 

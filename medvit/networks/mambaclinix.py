@@ -41,7 +41,7 @@ class ChannelNorm(nn.Module):
 
 
 class HierarchicalConv(nn.Module):
-    """Channels in groups of doubling width, each group added to what the narrower ones have become.
+    """Channel groups of doubling width, each combined with the result of the narrower ones.
 
     The paper's hgConv. It describes gating; its code adds where a gate would multiply, and so does this.
 

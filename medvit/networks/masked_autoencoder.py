@@ -36,7 +36,7 @@ NORM_EPS = 1e-6
 
 
 class MaskedPrediction(NamedTuple):
-    """What a masked autoencoder makes of a batch.
+    """The output of a masked autoencoder for a batch.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class Entrance(nn.Module):
 
 
 def draw_mask(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
-    """Which tokens are kept: those of the smallest numbers.
+    """The choice of the tokens that are kept: those of the smallest numbers.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ class MaskedAutoencoder(_Transformer):
     Parameters
     ----------
     entrances
-        One for each kind of image, told by the number of axes: an image, a volume, or both, which then share
+        One for each kind of image, identified by its number of axes: image, volume or both, which then share
         the transformer (Uni4Eye).
     dim, depth, num_heads
         Width, blocks and heads of the encoder.
@@ -267,12 +267,12 @@ class MaskedAutoencoder(_Transformer):
         return cls([entrance], dim, decoder_dim=decoder_dim, **sizes)
 
     def entrance_of(self, image: Tensor) -> Entrance:
-        """The entrance for images of as many axes.
+        """The entrance for images with this number of axes.
 
         Raises
         ------
         ValueError
-            If the network has no such entrance.
+            If the network has no entrance for such images.
         """
         axes = image.ndim - 2
         for entrance in self.entrances:
@@ -293,7 +293,7 @@ class MaskedAutoencoder(_Transformer):
         mask_ratio
             Share of the patches that are removed.
         noise
-            A number for each token (B, tokens), of which the smallest are kept; drawn where it is not given.
+            A number for each token (B, tokens); tokens with the smallest are kept. Random by default.
         """
         entrance = self.entrance_of(image)
         decoded, mask = self._decoder_input(image, entrance, mask_ratio, noise)
@@ -329,7 +329,7 @@ class MaskedAutoencoder(_Transformer):
 
 
 class ViTClassifier(_Transformer):
-    """Several labels for an image: the fine-tuned form of the autoencoder's encoder.
+    """Multi-label classifier: the fine-tuned form of the autoencoder's encoder.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ _PLAIN_NUMBERS: list[Any] = [
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a published checkpoint brought.
+    """The result of loading a published checkpoint.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class LoadReport:
 
 
 def read_checkpoint(source: str | Path | Mapping[str, Any]) -> StateDict:
-    """The bare state dict inside a checkpoint, whatever it is nested in.
+    """The bare state dict inside a checkpoint, however it is nested.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ NameRule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 def rename(name: str, rules: Sequence[NameRule]) -> str:
-    """`name` after all `rules`, each applied to what the ones before it left."""
+    """`name` after all `rules`, each applied to the result of the ones before it."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
@@ -107,7 +107,7 @@ def load_strictly(
     *,
     ignored: tuple[str, ...] = (),
 ) -> LoadReport:
-    """Fill `network` with published entries, every one of them or none.
+    """Load published entries into `network`, all of them or none.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def load_strictly(
 
 
 class PublishedNetwork(nn.Module):
-    """A network that can be filled from a checkpoint of its authors' code.
+    """A network that can load a checkpoint of its authors' code.
 
     A subclass says in `_own_entries` and `_unused_entries` how its authors' entries differ from its own.
     """

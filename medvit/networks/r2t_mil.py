@@ -60,7 +60,7 @@ class Regions(nn.Module):
         return x.flatten(1, 4)[:, :tokens]
 
     def real(self, x: Tensor) -> Tensor:
-        """Which places hold a token of `x` (B, N, C), the others being padding: (1, regions, tokens)."""
+        """Mask (1, regions, tokens) of the places that hold a token of `x` (B, N, C) and not padding."""
         return self.cut(torch.ones_like(x[:1, :, :1]))[..., 0] > 0
 
 
@@ -170,12 +170,12 @@ class CrossRegionAttention(nn.Module):
 
 
 def _usable(real: Tensor) -> Tensor:
-    """`real`, with regions of nothing but padding opened, so that no softmax is over nothing."""
+    """`real`, with regions that hold only padding set to true, so that no softmax is over an empty set."""
     return real | ~real.any(dim=-1, keepdim=True)
 
 
 class Representatives(nn.Module):
-    """Scores of every token for each representative, a plain matrix."""
+    """Scores of every token for each representative, from a single matrix."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class Representatives(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, and a feed-forward part where wanted, each normalised before and added to its input."""
+    """Attention and an optional feed-forward part, each with a norm before it and a residual connection."""
 
     def __init__(self, dim: int, attention: nn.Module, ffn: nn.Module | None) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Layer(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """AB-MIL: the weighted sum of a bag's tokens, the weights learnt from each (Ilse et al. 2018)."""
+    """AB-MIL: weighted sum of a bag's tokens, each weight computed from its token (Ilse et al. 2018)."""
 
     def __init__(
         self, dim: int, hidden: int, activation: Activation, gated: bool, bias: bool, dropout: float
@@ -343,7 +343,7 @@ class R2TMIL(PublishedNetwork):
     def forward(
         self, bag: Tensor, mask: Tensor | None = None, return_attention: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits of bags, and the weight of every token in its bag where wanted.
+        """Logits of bags and, on request, the weight of every token in its bag.
 
         Parameters
         ----------

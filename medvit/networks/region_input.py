@@ -1,4 +1,4 @@
-"""Networks that take an image and its region map, as ones that take both in one tensor."""
+"""Adapters that let networks with a region map take image and map in one tensor."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class ConvFeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalised before and added to its input."""
+    """Attention and feed-forward, each with a norm before it and a residual connection."""
 
     def __init__(
         self, dim: int, num_heads: int, ratio: float, reduction: int,

@@ -23,7 +23,7 @@ _CONTRAST = 512
 
 
 class SwinViews(NamedTuple):
-    """What the heads make of a view.
+    """The predictions of the heads for a view.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def turn(windows: Tensor, turns: Tensor) -> Tensor:
 
 
 def cut_out(windows: Tensor, generator: torch.Generator | None = None, *, most: float = 0.3) -> Tensor:
-    """A copy of the windows in which blocks are noise, and then others another window's content.
+    """A copy of the windows with blocks replaced, first by noise, then by another window's content.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def cut_out(windows: Tensor, generator: torch.Generator | None = None, *, most: 
 
 
 def _replace(window: Tensor, content: Tensor | None, most: float, generator: torch.Generator | None) -> None:
-    """Replace blocks of `window` in place until the drawn share is done."""
+    """Replace blocks of `window` in place until the drawn share is reached."""
     size = window.shape[1:]
     wanted = float(torch.rand((), generator=generator)) * most * size.numel()
     done = 0

@@ -25,7 +25,7 @@ PatchMergingName = Literal["current", "legacy", "v2"]
 
 
 class LegacyPatchMerging(monai_swin.PatchMergingV2):
-    """Patch merging of MONAI up to 1.4: of eight corners two are taken twice and two are left out.
+    """Patch merging of MONAI up to 1.4, which takes two of the eight corners twice and omits two.
 
     Every published Swin UNETR was trained under it. In two dimensions all versions agree.
     """
@@ -50,7 +50,7 @@ PATCH_MERGING: dict[str, Any] = {
 
 
 class SwinUNETR(monai_swin.SwinUNETR):
-    """Swin UNETR, equal to MONAI's in entries and numbers.
+    """Swin UNETR with the same entries and results as MONAI's.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class SwinUNETR(monai_swin.SwinUNETR):
         return cpu_blocks.convolve(self.out.conv, x) if lean else self.out(x)
 
     def _swin_maps(self, image: Tensor) -> list[Tensor]:
-        """The patches and the results of the four stages, channels first, channels last in memory."""
+        """The patches and the results of the four stages, as (B, C, ...) in channels-last memory."""
         swin: Any = self.swinViT
         x = swin.pos_drop(swin.patch_embed(image))
         maps = [self._normalised(x)]
@@ -291,7 +291,7 @@ def _block(block: Any, x: Tensor) -> Tensor:
 
 
 class Run(NamedTuple):
-    """Neighbouring segments of one axis that lie alike: `number` of them, `length` voxels each, from `start`.
+    """A run of `number` neighbouring segments on one axis, each `length` voxels long, from `start`.
 
     A segment is what one attention window holds of the image: with its share of the padding it would have
     `reach` voxels, and its first one stands at `offset` in the window.
@@ -398,7 +398,7 @@ def _segments(x: Tensor, runs: Sequence[Run]) -> Tensor:
 
 
 def _biases(attention: Any, window: Sequence[int], runs: Sequence[Run]) -> tuple[Tensor, Tensor | None]:
-    """What positions add to the scores (1, heads, n, n) of a segment, and to that of its padding, if any."""
+    """Position terms for the scores (1, heads, n, n) of a segment, and for those of its padding, if any."""
     # A window smaller than the table's takes the first rows of the index, whatever their positions.
     voxels = math.prod(window)
     index = attention.relative_position_index[:voxels, :voxels].reshape(*window, *window)

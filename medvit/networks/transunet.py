@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
         self.gn_proj: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.downsample = StandardisedConv(in_channels, out_channels, 1, stride)
-            # As published: one group a channel, and another epsilon than the norms above.
+            # As published: one group per channel, and a different epsilon from the norms above.
             self.gn_proj = nn.GroupNorm(out_channels, out_channels, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ TASKS = 7
 
 
 class Uni4Eye(MaskedAutoencoder):
-    """A masked autoencoder with two entrances, whose predictions are mixed by a matrix made for each image.
+    """A masked autoencoder with two entrances, whose predictions a matrix made for each image mixes.
 
     To train one encoder on slices and volumes, take `MaskedAutoencoder` with two entrances: the dynamic head
     is bound to the number of tokens and brings the encoder nothing. This class is for the published weights.
@@ -65,7 +65,7 @@ class Uni4Eye(MaskedAutoencoder):
         image
             (B, C, *size).
         task
-            Number of each image's task, (B,), which the dynamic head hears.
+            Task number of each image, (B,), for the dynamic head.
         mask_ratio, noise
             The same parameters as in `MaskedAutoencoder`.
 

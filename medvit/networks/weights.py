@@ -1,4 +1,4 @@
-"""Weights into a bundle's network: all of them or a clear refusal, never a network left at random."""
+"""Loading of weights into a bundle's network: all of them or a clear error, never random leftovers."""
 
 from __future__ import annotations
 

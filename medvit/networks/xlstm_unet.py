@@ -81,7 +81,7 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, input_gate: Tensor, forget_gate: Tens
 
 
 def _memories(k: Tensor, v: Tensor, gain: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Memory (B, H, N, D, D + 1) that each chunk finds, and the logarithm of its scale (B, H, N)."""
+    """Memory (B, H, N, D, D + 1) at the start of each chunk, and the logarithm of its scale (B, H, N)."""
     scale = _scales(kept, gain.amax(-1))
     fading = torch.exp2(kept + scale[:, :, :-1] - scale[:, :, 1:])[..., None, None]
     own_memory = (k * torch.exp2(gain - scale[:, :, 1:, None])[..., None]).transpose(-1, -2) @ v
@@ -317,7 +317,7 @@ class XLSTMUNet(ResidualUNet):
         self.apply(initialise_convolution)
 
     def _mixer(self, i: int, variant: str) -> nn.Module:
-        """What follows stage `i`."""
+        """The layer that follows stage `i`."""
         plan, count, width = self.plan, len(self.plan.features), self.plan.features[i]
         if variant == "bot":
             return ViLMixer(width) if i == count - 1 else nn.Identity()

@@ -1,4 +1,4 @@
-"""What changed since earlier studies, in words: only what exceeds the repeatability of the measurement."""
+"""Changes since earlier studies, in words: only those beyond the repeatability of the measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvit.reports.tables import structure_entry
 
 # Studies whose voxel sizes differ by more than this factor are not comparable.
 ALIKE = 1.5
-# The inside of an adult's skull keeps its size; more than this share apart, one head was cut or is another's.
+# An adult's skull keeps its inner size; beyond this difference, a head was cut or is another person's.
 SAME_SKULL = 0.05
 
 
@@ -112,7 +112,7 @@ class Changes:
         return [*notes, *self._alignment()]
 
     def _alignment(self) -> Iterator[str]:
-        """How the latest earlier study was laid over this one, or why it is not drawn."""
+        """Note on how the latest earlier study was aligned with this one, or why it is not drawn."""
         report, words = self.report, self.words
         if report.latest_prior is None:
             return

@@ -34,7 +34,7 @@ class Restoration:
         Of an estimate on a finer grid and of `source`: the slices that each would give minus the measured
         ones, as (X, Y, Z) maps. `None` where the grid is that of the study.
     difference
-        What was taken out of the image, where the grid is that of the study.
+        Assessment of the removed part of the image, where the grid is that of the study.
     """
 
     before: ImageQuality
@@ -110,7 +110,7 @@ def compare(
 
 
 def _places(shape: tuple[int, ...]) -> list[tuple[Plane, int]]:
-    """Slices to show; a flat volume is cut one way only."""
+    """Slices to show; a flat volume is cut in one plane only."""
     places: list[tuple[Plane, int]] = []
     for plane in PLANES:
         if min(np.delete(shape, NORMAL_AXIS[plane])) == 1:

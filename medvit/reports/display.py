@@ -96,7 +96,7 @@ def prepare(
 
 
 def _frame(labels: np.ndarray, spacing: tuple[float, float, float]) -> tuple[slice, slice, slice]:
-    """What is labelled and a margin around it; everything when nothing is labelled."""
+    """The box of all labels with a margin; the whole volume when nothing is labelled."""
     found = ndimage.find_objects((labels > 0).view(np.uint8))
     if not found:
         return slice(0, labels.shape[0]), slice(0, labels.shape[1]), slice(0, labels.shape[2])

@@ -1,4 +1,4 @@
-"""The structures of an earlier study in the place that they have in the present one."""
+"""The structures of an earlier study, aligned with the present one."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _agreement(present: LabelMap, earlier: np.ndarray, moved: Grid) -> float:
     """Twice the voxels with one label in both, divided by all labelled ones of both."""
     labels = resample_onto(present.grid, earlier, moved, nearest=True)
     both = np.count_nonzero((labels == present.array) & (labels > 0))
-    # What one scan has beyond the edge of the other, such as a neck, is no disagreement.
+    # Voxels beyond the edge of the other scan, such as a neck, are not a disagreement.
     reached = resample_onto(present.grid, np.ones(moved.shape, np.uint8), moved, nearest=True) > 0
     labelled = int(np.count_nonzero(labels)) + int(np.count_nonzero(present.array[reached]))
     return 2 * int(both) / max(labelled, 1)

@@ -90,7 +90,7 @@ def section_areas(labels: np.ndarray, plane: Plane) -> np.ndarray:
 
 
 def overlays(display: Display, height: int = 420) -> list[Picture]:
-    """Slices in three planes through the structures' largest sections; a flat volume is cut one way only."""
+    """Slices in three planes through the structures' largest sections; one plane for a flat volume."""
     pictures = []
     for plane in PLANES:
         if min(np.delete(display.labels.shape, NORMAL_AXIS[plane])) == 1:

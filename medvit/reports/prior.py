@@ -175,7 +175,7 @@ def contrast_of(structures: Sequence[Mapping[str, Any]]) -> str:
 
 @cache
 def repeatability() -> dict[str, Any]:
-    """How far volumes of one head differ between repeated scans: ``source``, ``bundle``, per cent by name."""
+    """Differences of volumes between repeated scans of one head: ``source``, ``bundle``, per cent by name."""
     return json.loads((files("medvit.reports") / "normative" / "repeatability.json").read_text("utf-8"))
 
 

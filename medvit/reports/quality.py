@@ -108,7 +108,7 @@ def check_quality(
     forced: str = "",
     difference: Difference | None = None,
 ) -> tuple[Flag, ...]:
-    """Everything that a reader should doubt about a result, serious findings first.
+    """All findings of quality control on a result, serious ones first.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def check_quality(
     forced
         Reason why the bundle refused the study, if the refusal was overruled.
     difference
-        What a restoration on the study's own grid took out of the image.
+        Assessment of what a restoration on the study's own grid removed from the image.
     """
     flags = [*_findings(measurements), *_grid_findings(grid)]
     if image_quality is not None:
@@ -283,7 +283,7 @@ def _image_findings(quality: ImageQuality, modality: str) -> Iterator[Flag]:
 
 
 def _restoration_findings(difference: Difference) -> Iterator[Flag]:
-    """Whether a restoration took out more than noise, shifted the image, or left the range of intensities."""
+    """Findings on a restoration that removed more than noise, shifted the image or left its range."""
     if difference.size > NEGLIGIBLE:
         if level := _level(difference.detail, REMOVED_DETAIL):
             yield Flag("structure_removed", level, values={"percent": 100 * difference.detail})

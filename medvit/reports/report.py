@@ -42,7 +42,7 @@ class Stated:
 
 
 def stated_of(age: float | None, sex: str | None, date: str | None) -> Stated:
-    """Validate what was stated about a study.
+    """Validate the facts that the user states about a study.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class StudyReport:
     restoration
         Image quality before and after, for bundles that restore an image.
     stated
-        Age, sex and date as stated by the person who runs the study.
+        Age, sex and date that the user states.
     whole
         Measurements of the whole label map, where the others are of some structures only.
     """

@@ -30,7 +30,7 @@ def normalise(image: Tensor, lower: float = 0.005, upper: float = 0.995) -> Tens
 
 
 def acquire(image: Tensor, draw: Draw, settings: SynthesisSettings) -> Tensor:
-    """Coil, resolution, movement and noise of a scan, in (B, X, Y, Z)."""
+    """Apply the effects of coil, resolution, movement and noise to (B, X, Y, Z)."""
     s, shape = settings, image.shape[1:]
     bias = resized(draw.field(1, 4, 4, 4), shape)[:, 0]
     image = image * (draw.put_each(draw.uniform(0, s.bias)) * bias).exp()
@@ -48,7 +48,7 @@ def acquire(image: Tensor, draw: Draw, settings: SynthesisSettings) -> Tensor:
 
 
 def _each(image: Tensor, draw: Draw, probability: float, change: Callable[[Tensor, int], Tensor]) -> None:
-    """`change` some of the samples of `image`, in place."""
+    """Apply `change` to some of the samples of `image`, in place."""
     for number in draw.chosen(probability):
         image[number] = change(image[number], number)
 

@@ -18,7 +18,7 @@ from medvit.studies.labels import LabelTable, load_label_table
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What the labels of an annotated head mean to the generator.
+    """Meaning of the labels of an annotated head for the generator.
 
     Parameters
     ----------

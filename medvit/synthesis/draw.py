@@ -11,8 +11,8 @@ from torch import Tensor
 class Draw:
     """Random numbers of `count` samples.
 
-    What decides the course of a sample is drawn on the host, where a program may look at it; a question put
-    to a GPU would wait for all that is queued there. Noise is drawn where it is needed.
+    Numbers that decide the course of a sample are drawn on the host, where a program may read them; reading
+    them from a GPU would wait for all work queued there. Noise is drawn where it is needed.
 
     Parameters
     ----------

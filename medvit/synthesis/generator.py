@@ -152,7 +152,7 @@ class Synthesizer:
     def _strip(
         self, share: Tensor, target: Tensor, strip: Tensor, rough: Tensor, tight: Tensor, draw: Draw
     ) -> Tensor:
-        """Where exact zeros will stand; `target` becomes background where brain is removed as well."""
+        """Mask of the exact zeros; `target` becomes background where brain is removed as well."""
         removed = share > 0.8
         level, zero = draw.uniform(0.25, 0.95).tolist(), draw.chance(self.settings.zero)
         for number in (n for n, is_rough in enumerate(rough.tolist()) if is_rough):

@@ -37,7 +37,7 @@ class HeadBank:
 
     @property
     def device(self) -> torch.device:
-        """Where the heads are."""
+        """Device of the heads."""
         return self.tissue.device
 
     def nearest(self, which: Sequence[int], points: Tensor) -> Tensor:

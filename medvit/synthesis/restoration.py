@@ -1,4 +1,4 @@
-"""Pairs of degraded and clean slices as a MONAI dataset, made without images of patients."""
+"""Pairs of degraded and clean slices as a MONAI dataset, made without patient images."""
 
 from __future__ import annotations
 

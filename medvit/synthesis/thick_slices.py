@@ -70,7 +70,7 @@ class ThickSlices:
         self.size, self.steps, self.noise = size, steps, noise
 
     def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What a network is given, (2, size, size), and the sharp plane, (size, size).
+        """The input of a network, (2, size, size), and the sharp plane, (size, size).
 
         The first channel is the plane on the finer grid, the second says how far each pixel is from the
         nearest slice (`SliceStack.distances`). The brightest tissue is about 1.
@@ -102,7 +102,7 @@ class ThickSlices:
         step = log_uniform(self.steps, generator)
         size = clean.shape[1]
         count = max(4, math.floor(size / step))
-        # Not where the grid of a study would begin, but anywhere: offsets follow from the numbers of slices.
+        # At any offset, not where the grid of a study would begin: offsets depend on the numbers of slices.
         first = step / 2 - 0.5 + chance[0] * max(size - count * step, 0)
         thickness = step * (0.7 + 0.3 * min(2 * chance[1], 1) + 0.2 * max(2 * chance[1] - 1, 0))
         true = SliceStack(count, step, thickness, size, 1.0, first, "box" if chance[2] < 0.5 else "gauss")
@@ -111,7 +111,7 @@ class ThickSlices:
             deviation = log_uniform(self.noise, generator)
             parts = deviation * torch.randn((2, *slices.shape), generator=generator)
             slices = torch.hypot(slices + parts[0], parts[1])
-        # The profile is not known of a study, so the estimate always takes it as even.
+        # The profile of a real study is unknown, so the estimate always takes it as even.
         assumed = replace(true, profile="box")
         refined = along(assumed.refine(), slices, 1)
         distances = torch.from_numpy(assumed.distances()).float().expand_as(refined)

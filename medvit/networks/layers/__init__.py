@@ -1,1 +1,1 @@
-"""Parts that two networks share."""
+"""Building blocks that several networks share."""

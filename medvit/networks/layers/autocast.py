@@ -1,4 +1,4 @@
-"""Leaving autocast for the recurrences, whose sums over thousands of tokens need float32."""
+"""Exemption from autocast for recurrences, whose sums over thousands of tokens need float32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """A context in which autocast is off for the device of `x`; a graph sees none of it where it was."""
+    """A context without autocast on the device of `x`; where it is off already, a graph records nothing."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
@@ -17,5 +17,5 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 as it is."""
+    """`x` in float32, or unchanged if it is float64."""
     return x if x.dtype == torch.float64 else x.float()

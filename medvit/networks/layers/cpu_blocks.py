@@ -20,7 +20,7 @@ CHUNK = 2**17
 
 
 def apply(image: Tensor, weight: Tensor) -> bool:
-    """Whether these functions may stand in for the blocks, given the image and any of the weights."""
+    """Whether these functions may replace the blocks, given the image and any one of the weights."""
     return (
         not on_device(image)
         and image.dtype == weight.dtype == torch.float32
@@ -38,7 +38,7 @@ def encode(block: Any, x: Tensor) -> Tensor:
 
 
 def join(block: Any, x: Tensor, skip: Tensor) -> Tensor:
-    """`UnetrUpBlock`: the transposed convolution, of as large a stride as kernel, is a product a corner."""
+    """`UnetrUpBlock`, whose transposed convolution (stride equal to kernel) is one product per corner."""
     weight = block.transp_conv.conv.weight
     channels, kernel = weight.shape[1], weight.shape[2:]
     size = [n * k for n, k in zip(x.shape[2:], kernel, strict=True)]

@@ -30,7 +30,7 @@ class DetailStem(nn.Module):
 
 
 class DetailReadout(nn.Module):
-    """A map of what lies around, joined with the stem's, and logits unfolded to every voxel."""
+    """Joins a map of the surroundings with the stem's map, and unfolds logits to every voxel."""
 
     def __init__(self, width: int, stem_width: int, out_channels: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class DetailReadout(nn.Module):
         return self.read_out(context, stem)
 
     def read_out(self, context: Tensor, stem: Tensor) -> Tensor:
-        """What `forward` gives, also for subclasses: TorchScript knows no ``super()``."""
+        """The result of `forward`, callable from subclasses too, since TorchScript has no ``super()``."""
         return unfold(self.readout(self.refine(torch.cat([context, stem], dim=1))))
 
 

@@ -1,4 +1,4 @@
-"""Which form of a function runs: few large operations for a device, or small ones for a CPU's cache."""
+"""The choice between few large operations, for a device, and small ones, for a CPU's cache."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _AS_ON_DEVICE = ContextVar("as_on_device", default=False)
 
 
 def on_device(x: Tensor) -> bool:
-    """Whether `x` calls for few large operations: it is not on a CPU, or `as_on_device` says so."""
+    """Whether to use few large operations for `x`: off the CPU, or where `as_on_device` asks for them."""
     return x.device.type != "cpu" or _AS_ON_DEVICE.get()
 
 
 @contextmanager
 def as_on_device() -> Iterator[None]:
-    """On a CPU too, the networks take the form that they have on a device, such as for counting and tests."""
+    """Make networks use their device form on a CPU as well, for counting operations and for tests."""
     token = _AS_ON_DEVICE.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Images padded to the multiple that a network's windows need, and what comes out cropped back."""
+"""Pads images to the multiple that a network's windows need, and crops the output back."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ _ALIASES = (
 
 
 def merge_aliases(published: StateDict) -> StateDict:
-    """Each tensor of a published state dict once, under its first name.
+    """The tensors of a published state dict, each once, under its first name.
 
     Raises
     ------
@@ -242,7 +242,7 @@ def merge_aliases(published: StateDict) -> StateDict:
     return merged
 
 
-# Of the parts that stand in this file.
+# Entry names of the parts in this file.
 _PUBLISHED_NAMES = (
     (r"\.skip\.[01]\.", ".project."),
     (r"\.conv3\.", ".project."),
@@ -275,7 +275,7 @@ def initialise_convolution(module: nn.Module) -> None:
 
 
 class ResidualUNet(nn.Module, ABC):
-    """What the networks of this family share: the plan, the levels of output, the published weights.
+    """Base of the networks of this family: the plan, the levels of output, the published weights.
 
     A subclass makes `encode` and a `Decoder` named ``decoder``; `published_names` and `unused`, a pattern of
     entries that take no part in the computation, say how its weights were published.
@@ -360,6 +360,6 @@ class ResidualUNet(nn.Module, ABC):
 
 
 def load_part(network: nn.Module, published: StateDict, names: Names, unused: str) -> LoadReport:
-    """Fill `network`, or a part that stands where it stands in the network, strictly."""
+    """Load published entries strictly into `network`, or into a part of it that has the same entry names."""
     ignored = tuple(name for name in published if re.search(unused, _substitute(name, _ALIASES)))
     return load_strictly(network, published, lambda state: rename_published(state, names), ignored=ignored)

@@ -77,7 +77,7 @@ def _scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, return_last_state: Literal[True],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The kernel's work in PyTorch."""
+    """The kernel's computation in PyTorch."""
     steps = delta if delta_bias is None else delta + delta_bias[:, None]
     steps = F.softplus(steps) if delta_softplus else steps
     scan = _doubling_scan if on_device(u) or _recording() else _BlockScan.apply
@@ -91,7 +91,7 @@ def _scan(
 
 
 def _plain(x: Tensor) -> Tensor:
-    # A MetaTensor's bookkeeping would cost more than the arithmetic of a token.
+    # The bookkeeping of a MetaTensor would cost more than the arithmetic for a token.
     return x.as_tensor() if isinstance(x, MetaTensor) else x
 
 
@@ -113,7 +113,7 @@ def _states(dt: Tensor, du: Tensor, rates: Tensor, b: Tensor, start: Tensor) -> 
 
 
 def _recur(factors: Tensor, states: Tensor, start: Tensor) -> None:
-    """Add to each state (T, ...) in place the one before it, faded by its factor."""
+    """Add the preceding state, scaled by its factor, to each state (T, ...) in place."""
     if len(states) < 8:
         for factor, state in zip(factors.unbind(0), states.unbind(0), strict=True):
             start = state.addcmul_(factor, start)
@@ -180,7 +180,7 @@ def _doubling_scan(dt: Tensor, du: Tensor, rates: Tensor, b: Tensor, c: Tensor) 
 
 @lru_cache
 def _kernel(device: torch.device) -> Callable[..., Any] | None:
-    """``mamba_ssm``'s scan if it runs on `device`; an import alone proves nothing."""
+    """``mamba_ssm``'s scan if it runs on `device`, which a successful import alone does not prove."""
     try:
         module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
     except ImportError:

@@ -39,7 +39,7 @@ class _Windows(NamedTuple):
     Parameters
     ----------
     size, window, counts
-        Of the map and of a window, in tokens, and windows along each axis.
+        Size of the map and of a window in tokens, and number of windows along each axis.
     margins
         Tokens of zeros before and behind each axis.
     """
@@ -152,7 +152,7 @@ class CSwinBlock(nn.Module):
         return torch.cat(joined, dim=-1)
 
     def _attend(self, tokens: list[Tensor]) -> list[Tensor]:
-        """Attention within the windows (N, tokens, 3, C) of each group; one call where all are as large."""
+        """Attention within the windows (N, tokens, 3, C) of each group; one call if all are equally large."""
         heads = self.num_heads // len(tokens)
         split = [t.unflatten(-1, (heads, -1)).permute(2, 0, 3, 1, 4) for t in tokens]
         if len({t.shape[3] for t in split}) == 1:

@@ -1,4 +1,4 @@
-"""What the super-resolution transformers share: windows of maps, offsets within them, enlargement."""
+"""Parts that the super-resolution transformers share: windows, offsets within them, enlargement."""
 
 from __future__ import annotations
 

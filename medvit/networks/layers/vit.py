@@ -1,4 +1,4 @@
-"""The plain transformer block, normalised before each half, on tokens (B, N, C)."""
+"""The plain pre-norm transformer block, on tokens (B, N, C)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SelfAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a two-layer GELU perceptron, each normalised before and added to its input.
+    """Attention and a two-layer GELU perceptron, each with a norm before it and a residual connection.
 
     Parameters
     ----------
