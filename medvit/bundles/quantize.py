@@ -67,7 +67,7 @@ def quantize_bundle(
 ) -> Bundle:
     """Quantise the network of a bundle after its training, and write it as a bundle that needs OpenVINO.
 
-    NNCF calibrates on windows of the studies: 8-bit weights, symmetric 8-bit activations but for those that
+    NNCF calibrates on windows of the studies: 8-bit weights, symmetric 8-bit activations except those that
     have no negative values, and channels of uneven scale balanced by SmoothQuant.
 
     Parameters
@@ -113,7 +113,7 @@ def quantize_bundle(
         scores = _scores(opened, CompiledNetwork(file), studies, drawn, Path(aside))
     lost = {name: s for name, s in scores.items() if drawn and s.is_loss}
     if lost and not force:
-        raise MedvitError(f"{bundle.name} was not quantised: {_loss(lost)}; give --force to take it")
+        raise MedvitError(f"{bundle.name} was not quantised: {_loss(lost)}; give --force to write it anyway")
 
     def contents(weights: Path) -> dict[str, str | bytes]:
         digest = sha256_of(weights.with_name(_FILE).with_suffix(".bin"))
@@ -153,7 +153,7 @@ def _scores(
         _write_labels(opened, networks, study, aside)
     pairs = find_pairs(aside / "before", drawn or aside / "before").pairs
     if not pairs:
-        raise MedvitError(f"{drawn}: no label map bears the name of a study, such as {studies[0].id}.nii.gz")
+        raise MedvitError(f"{drawn}: no label map has the name of a study, such as {studies[0].id}.nii.gz")
     rows: list[dict[str, Scores]] = []
     for pair in pairs:
         reference = read_side(pair.reference)

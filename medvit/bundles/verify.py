@@ -101,7 +101,7 @@ def verify_backend(
     from medvit.inference.graphs import first_level
 
     if checked_backend(backend) == "torch":
-        raise MedvitError("torch is what the others are compared with; give another backend")
+        raise MedvitError("the others are compared with torch itself; give another backend")
     require(backend)
     opened = open_bundle(bundle, device="$torch.device('cpu')")
     network = opened.part("network")

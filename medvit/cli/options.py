@@ -206,7 +206,7 @@ def fit_settings(bundle: Bundle, settings: dict[str, Any]) -> None:
     Raises
     ------
     MedvitError
-        If the bundle does not segment what was asked for.
+        If the bundle does not segment the structures that were asked for.
     """
     if settings.get("writer#options#structures") or settings.get("writer#options#separate"):
         bundle.structures(settings.get("writer#options#structures", ()))

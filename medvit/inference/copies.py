@@ -67,7 +67,7 @@ class HostCopies:
 
 
 def pinned_transfer(device: torch.device) -> Transfer:
-    """Copies through page-locked memory, beside what `device` computes."""
+    """Copies through page-locked memory, concurrent with the work of `device`."""
     aside = torch.cuda.Stream(device)
 
     def transfer(values: Tensor) -> tuple[Tensor, Arrival]:

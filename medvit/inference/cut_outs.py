@@ -26,7 +26,7 @@ class CutOutInferer(StreamingWindowInferer):
     """Finds structures by another network, then labels the parts of each in a cut-out of the image.
 
     Every cut-out is scaled by itself, percentiles 0.5 to 99.5 to 0..1, as its network was trained. An image
-    that is no larger than a cut-out is taken as one, and nothing is looked for in it.
+    that is no larger than a cut-out is taken as one, without a search for structures.
 
     Parameters
     ----------

@@ -106,7 +106,7 @@ Block = SeparableBlock | ScatteredBlock
 
 
 class SeparableMap:
-    """From the network's grid to a target whose axes are the same but for order, direction and spacing."""
+    """From the network's grid to a target whose axes differ only in order, direction and spacing."""
 
     def __init__(self, axes: Sequence[LinearAxis], order: Sequence[int]) -> None:
         self.axes, self.order = axes, order

@@ -34,7 +34,7 @@ class WindowPlan:
     roi_size
         Voxels of a window.
     padding
-        (before, after) for each axis: what is added to an image that is smaller than a window.
+        (before, after) for each axis: voxels added to an image that is smaller than a window.
     starts
         For each axis, where windows start in the padded image, ascending.
     axis

@@ -65,7 +65,7 @@ def download_bundle(background_tasks: BackgroundTasks, model: str, version: str 
     return FileResponse(file, media_type="application/zip", filename=file.name)
 
 
-@logs_router.get("/", summary="What the server has logged of late")
+@logs_router.get("/", summary="The latest lines of the server's log")
 def server_log(lines: Annotated[int, Query(ge=1)] = 300) -> PlainTextResponse:
     """The last lines as text; a page of MONAI Label's own would load scripts from elsewhere."""
     return PlainTextResponse(logs.last(lines))

@@ -74,7 +74,7 @@ class BundleInfer(InferTask):
         Parameters
         ----------
         request
-            ``image`` is a path; ``result_extension`` and ``result_dtype`` say what is wanted.
+            ``image`` is a path; ``result_extension`` and ``result_dtype`` set the format of the result.
         """
         extension = self._extension(request)
         self._check_dtype(request.get("result_dtype"))

@@ -73,7 +73,7 @@ class ServedBundle:
     def bundles(self) -> dict[str, Bundle]:
         """All versions by number: the default one first, then the others from the newest on.
 
-        That is the newest that was measured on held-out studies and is no worse for its training.
+        The default is the newest that was measured on held-out studies and that training did not make worse.
         """
         every = [*self.versions.of(self.name), self.pristine]
         default = next(b for b in every if b is self.pristine or is_better(b))

@@ -26,7 +26,7 @@ class CappedSessions(Sessions):
         Raises
         ------
         RequestError
-            If it is to be unpacked and is not a zip, or unpacks to more than images would.
+            If it should be unpacked but is not a zip, or unpacks to an implausibly large size.
         """
         if not uncompress or Path(data_file).is_dir():
             return super().add_session(data_file, expiry, False, session_id)

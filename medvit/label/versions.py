@@ -95,7 +95,7 @@ class Versions:
 
 
 def is_better(bundle: Bundle) -> bool:
-    """Whether a trained version was measured on held-out studies, and is no worse than what it came from."""
+    """Whether a trained version was measured on held-out studies and is no worse than its base version."""
     trained = bundle.facts.get("trained") or {}
     before, after = trained.get("dice_before"), trained.get("dice")
     return bool(trained.get("held_out")) and before is not None and after is not None and after >= before

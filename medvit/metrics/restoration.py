@@ -156,7 +156,7 @@ def ssim(
     _check_range(data_range)
     size = [n for axis, n in enumerate(a.shape) if channel_axis is None or axis != channel_axis % a.ndim]
     if min(size) < _SSIM_WINDOW:
-        raise ValueError(f"SSIM needs images of at least {_SSIM_WINDOW} pixels an axis, not {size}")
+        raise ValueError(f"SSIM needs images of at least {_SSIM_WINDOW} pixels along each axis, not {size}")
     similarity, each = structural_similarity(
         a,
         b,

@@ -67,7 +67,7 @@ class GroupAttention(nn.Module):
         Tokens of a group along D, H, W.
     dilated
         False: local scope, a group is a box. True: global scope, a group is spread over the whole grid with
-        a step of ``grid // group_size`` an axis.
+        a step of ``grid // group_size`` along each axis.
     """
 
     def __init__(self, dim: int, num_heads: int, group_size: Sequence[int], dilated: bool) -> None:

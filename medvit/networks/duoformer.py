@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medvit.networks.layers.vit import BLOCK_NAMES, SelfAttention, TransformerBlock
 from medvit.networks.published import PublishedNetwork, StateDict, renamed
 
-# Parameter modules keep the authors' names but for those of attention and perceptron.
+# Parameter modules keep the authors' names, except those of attention and perceptron.
 
 _GRID = 7
 _STAGES = 4

@@ -186,7 +186,7 @@ class ParaTransCNN(PublishedNetwork):
             for i, (before, after) in enumerate(zip((stem_channels, *dims[:2]), dims, strict=True))
         )
         self.gates = nn.ModuleList(SqueezeExcitation(channels) for channels in joined)
-        # A level of the decoder joins its gated map with as many channels from below (but for the finest).
+        # A level of the decoder joins its gated map with as many channels from below (except the finest).
         half = joined[2] // 2
         widths = (joined[0] + half, joined[1] + half, joined[2])
         self.decoders = nn.ModuleList(_double_convolution(width) for width in widths)

@@ -390,7 +390,7 @@ class RAT(PublishedNetwork):
         if list(regions.shape) != size:
             raise ValueError(f"RAT needs a region map {size} for this image, not {list(regions.shape)}")
         if regions.is_floating_point() and not _is_exporting() and not torch.equal(regions, regions.round()):
-            raise ValueError("the region map holds numbers that are not whole: give one label a pixel")
+            raise ValueError("the region map holds numbers that are not whole: give one label per pixel")
 
     def _own_entries(self, published: StateDict) -> StateDict:
         return rename_published(published)

@@ -12,7 +12,7 @@ from medvit.networks.layers.vit import BLOCK_NAMES, SelfAttention, init_linear_l
 from medvit.networks.published import PublishedNetwork, StateDict, rename
 from medvit.networks.pvt_v2 import Pyramid
 
-# Parameter modules keep the authors' names but for those of the attention.
+# Parameter modules keep the authors' names, except those of the attention.
 
 _STAGES = 4
 _NORM_EPS = 1e-6

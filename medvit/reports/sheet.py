@@ -243,7 +243,7 @@ class Sheet(FPDF):
 
     def _line_count(self, text: str, width: float) -> int:
         lines = self.multi_cell(width, 3.4, text, dry_run=True, output="LINES")
-        assert isinstance(lines, list), "that is what was asked for"
+        assert isinstance(lines, list), "fpdf2 returns a list of lines here"
         return len(lines)
 
     def legend(self, entries: Sequence[tuple[str, str]], columns: int = 4) -> None:

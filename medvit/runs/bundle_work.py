@@ -94,7 +94,7 @@ class EvaluatorWork:
         return self.evaluator.state.device
 
     def watch_windows(self, listener: WindowListener) -> None:
-        """Tell `listener` of each window that is done."""
+        """Tell `listener` about each window that is done."""
         self._windows = listener
 
     def stop(self) -> None:
@@ -102,7 +102,7 @@ class EvaluatorWork:
         self._stopped.set()
 
     def close(self) -> None:
-        """Give back what the network holds of a GPU besides its weights."""
+        """Free the GPU memory that the network holds besides its weights."""
         from medvit.inference.graphs import release_recordings
 
         release_recordings(self.evaluator.network)
@@ -112,7 +112,7 @@ class EvaluatorWork:
         with self._reading:
             self._check_stopped()
             before = _stamps(study)
-            # Read here, so that the reader finds it in memory; the reader reports what cannot be read.
+            # Read here, so that the reader finds it in memory; the reader reports read errors.
             with outcome.timed("read"), contextlib.suppress(OSError, StudyError):
                 outcome.inputs = input_sha256(study)
             item = self.dataset.prepare(study, outcome, self.device)

@@ -1,4 +1,4 @@
-"""Studies as a dataset in which an unreadable study is a special item, not the end."""
+"""Studies as a dataset in which an unreadable study is a special item and does not end the run."""
 
 from __future__ import annotations
 

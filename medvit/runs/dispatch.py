@@ -1,4 +1,4 @@
-"""Studies to workers: how many at once, which to retry, which to set aside."""
+"""Distribution of studies to workers: how many at once, which to retry, which to set aside."""
 
 from __future__ import annotations
 

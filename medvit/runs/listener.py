@@ -1,6 +1,6 @@
-"""A node that runs bundles on received studies: receive, wait, process, send back, and lose nothing.
+"""A node that runs bundles on received studies and sends the results back, without losing any.
 
-What has arrived is in ``inbox/`` before its sender is told so, and the progress of each study is in
+Images are in ``inbox/`` before their sender gets a confirmation, and the progress of each study is in
 ``states/``. However the process ends, the next start continues from these two.
 """
 

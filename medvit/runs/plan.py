@@ -50,7 +50,7 @@ class RunPlan:
     to_do
         Studies to process.
     redone
-        Reason for each of these that has invalid results.
+        Reason for each study among these that has invalid results.
     refused
         Outcomes of studies whose input was refused before, or whose folder holds results that must stay.
     """

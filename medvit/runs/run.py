@@ -213,7 +213,7 @@ def _done_meanwhile(
 
 
 def _without_results(found: Found, output: Path, named: Sequence[str | Path]) -> Found:
-    """`found` without what lies in the output folder, or beside the done mark of any run."""
+    """`found` without files in the output folder, or beside the done mark of any run."""
     root, exempt = output.resolve(), {Path(path).resolve() for path in named}
 
     def why(path: Path | None) -> str:

@@ -27,7 +27,7 @@ class Work(Protocol):
     preload: tuple[str, ...]
 
     def open(self) -> None:
-        """Load what all studies share, once in each worker."""
+        """Load everything that all studies share, once in each worker."""
 
     def made_by(self) -> dict[str, Any]:
         """What distinguishes results of the same input: weights and settings, for JSON."""

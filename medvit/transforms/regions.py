@@ -142,7 +142,9 @@ def given_regions(regions: ArrayLike, size: Sequence[int]) -> RegionMap:
     values = np.asarray(regions)
     values = values[0] if values.ndim == 3 and values.shape[0] == 1 else values
     if values.shape != tuple(size):
-        raise ValueError(f"the region map is {values.shape}, its image {tuple(size)}: give one label a pixel")
+        raise ValueError(
+            f"the region map is {values.shape}, its image {tuple(size)}: give one label per pixel"
+        )
     whole = np.isfinite(values).all() and np.array_equal(values, np.round(values))
     if not whole or np.abs(values).max(initial=0) > np.iinfo(np.int32).max:
         raise ValueError("the region map holds numbers that are not whole 32-bit labels")

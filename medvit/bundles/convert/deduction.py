@@ -74,7 +74,7 @@ def deduce(network: str, state: StateDict) -> Deduction:
         return _RULES[key](merge_aliases(state))
     except (KeyError, IndexError, StopIteration) as error:
         raise WeightsError(
-            f"this is no checkpoint of {network} in its authors' layout: {error} is missing in it"
+            f"this is not a checkpoint of {network} in its authors' layout: {error} is missing in it"
         ) from error
 
 

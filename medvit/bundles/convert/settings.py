@@ -169,7 +169,7 @@ def label_table(labels: str) -> dict[str, Any]:
     if not labels.endswith(".json"):
         names = [name.strip() for name in labels.split(",")]
         if not all(names) or len(set(names)) < len(names):
-            raise MedvitError(f"--labels {labels}: names must be there and differ")
+            raise MedvitError(f"--labels {labels}: give names, all of them different")
         return {"name": "labels", "structures": [{"name": name} for name in names]}
     try:
         content = json.loads(Path(labels).read_text(encoding="utf-8"))
