@@ -18,7 +18,7 @@ from medvit.networks.published import PublishedNetwork
 
 _EMA = 0.999
 _COSINE_EPS = 1e-12
-# Patches whose attention scores are held at once.
+# Patches whose attention scores are held in memory at once.
 _PATCHES_AT_ONCE = 32
 
 

@@ -63,7 +63,7 @@ class CSwinUNETR(nn.Module):
     strides
         Factors by which the first convolution and each stage's end make the axes smaller.
     thick_slices
-        How stripes lie, see `volume_stripes`.
+        Layout of the stripes, see `volume_stripes`.
     mlp_ratio, qkv_bias, drop_path_rate
         Usual settings of a transformer; the rate of stochastic depth rises linearly over the blocks.
 

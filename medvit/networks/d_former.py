@@ -45,7 +45,7 @@ def _shuffle(x: Tensor, factors: list[int]) -> Tensor:
 
 
 class PositionEncoding(nn.Module):
-    """Depthwise 3x3x3 convolution added to its input, once a stage (dynamic position encoding)."""
+    """Depthwise 3x3x3 convolution added to its input, once per stage (dynamic position encoding)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -94,8 +94,8 @@ class GroupAttention(nn.Module):
         return self.proj(_crop(self._ungroup(attended, counts, members), grid))
 
     def partition(self, grid: list[int]) -> tuple[list[int], list[int]]:
-        """Groups an axis and tokens of a group an axis; their products reach or pass the grid."""
-        if grid[1] < self.group_size[1]:  # as the authors' class, which looks at H alone
+        """Groups and tokens of a group along each axis; their products reach or exceed the grid."""
+        if grid[1] < self.group_size[1]:  # like the authors' class, which considers only H
             return [1, 1, 1], grid
         if self.dilated:
             counts = [max(1, grid[i] // self.group_size[i]) for i in range(3)]

@@ -26,7 +26,7 @@ from medvit.networks.published import PublishedNetwork, StateDict
 
 Settings = Mapping[str, Any]
 
-# Windows whose attention scores are held at once by the overlapping cross-attention.
+# Windows whose attention scores are held in memory at once by the overlapping cross-attention.
 _WINDOWS_AT_ONCE = 64
 # Parameter modules keep the authors' names, so that a published state dict loads as it is.
 _INDICES = ("relative_position_index_SA", "relative_position_index_OCA")

@@ -173,12 +173,12 @@ class MambaClinix(ResidualUNet):
     in_channels
         Image channels.
     out_channels
-        Classes; the output holds their logits.
+        Number of classes; the output holds their logits.
     features
         Channels of each stage. The first ceil(n/2) of the n stages get a `ConvMixer` of order s + 2, so
         stage s there needs a multiple of 2^(s + 2).
     kernel_size, strides
-        One entry a stage, a number or one an axis; `kernel_size` may be one number for all. An nnU-Net
+        One entry per stage, a number or one per axis; `kernel_size` may be one number for all. An nnU-Net
         plan gives them.
     drop_path_rate
         Stochastic depth of the last stage; it grows linearly from 0 (0.5 as published).
@@ -247,7 +247,7 @@ class MambaClinix(ResidualUNet):
         self.apply(initialise_convolution)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Image to one feature map a stage, finest first."""
+        """Image to one feature map per stage, finest first."""
         x = self.stem(image)
         skips = []
         for i, (stage, mixer, refine) in enumerate(zip(self.stages, self.mixers, self.refine, strict=True)):

@@ -133,7 +133,7 @@ class ParaTransCNN(PublishedNetwork):
         Image channels. One is repeated to three, so that ImageNet weights apply; three are the published
         form; any other number makes first layers of that width.
     out_channels
-        Classes; the output holds their logits.
+        Number of classes; the output holds their logits.
     dim
         Channels of the first transformer stage; the second and third have 2 and 4 times as many. The
         published 320 makes 245 million parameters, 64 about 48 million.

@@ -241,7 +241,7 @@ class SegFormer3D(PublishedNetwork):
     in_channels
         Image channels (4 in the paper's BraTS task).
     out_channels
-        Classes; the output holds their logits.
+        Number of classes; the output holds their logits.
     embed_dims, num_heads, depths, mlp_ratios, sr_ratios
         Channels, heads, blocks, feed-forward ratio and key/value reduction of the four stages.
     patch_kernel_size, patch_stride, patch_padding

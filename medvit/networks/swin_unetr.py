@@ -57,7 +57,7 @@ class SwinUNETR(monai_swin.SwinUNETR):
     in_channels
         Image channels.
     out_channels
-        Classes; the output holds their logits.
+        Number of classes; the output holds their logits.
     feature_size
         Channels of the first stage, a multiple of 12: 48 is the published base, 24 small, 12 tiny.
     patch_merging

@@ -117,7 +117,7 @@ class TransUNet(PublishedNetwork):
         Image channels. One is repeated to three, as published; three are taken as they are; any other
         number makes a first layer of that width (no published weights).
     out_channels
-        Classes; the output holds their logits.
+        Number of classes; the output holds their logits.
     img_size
         Height and width of the slices, multiples of 16; one number means a square.
     hidden_size, mlp_dim, num_heads, num_layers

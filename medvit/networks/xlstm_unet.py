@@ -227,14 +227,14 @@ class XLSTMUNet(ResidualUNet):
     in_channels
         Image channels.
     out_channels
-        Classes; the output holds their logits.
+        Number of classes; the output holds their logits.
     variant
         ``"bot"``: one Vision-LSTM block at the bottleneck. ``"enc"``: blocks along the encoder, in 3D after
         every stage from the fourth, in 2D after every second stage, counted back from the last.
     features
         Channels of each stage; by default 32 doubled at each stage, up to 512 in 2D and 320 in 3D.
     kernel_size, strides
-        One entry a stage, a number or one an axis; `kernel_size` may be one number for all. An nnU-Net plan
+        One entry per stage, a number or one per axis; `kernel_size` may be a single number. An nnU-Net plan
         gives them.
     img_size
         Image size of ``"enc"``. As published, where a stage has no more positions than channels, the
@@ -330,7 +330,7 @@ class XLSTMUNet(ResidualUNet):
         return ViLMixer(positions, True) if positions <= width else ViLMixer(width)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Image to one feature map a stage, finest first."""
+        """Image to one feature map per stage, finest first."""
         tied = any(isinstance(mixer, ViLMixer) and mixer.channel_tokens for mixer in self.mixers)
         if tied and tuple(image.shape[2:]) != self.img_size:
             raise ValueError(

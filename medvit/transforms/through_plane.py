@@ -25,7 +25,7 @@ Profile = Literal["box", "gauss"]
 # Millimetres from the centre of a slice that are 1 in the channel which tells a network where slices lie.
 _FAR = 4.0
 _FWHM = 2 * np.sqrt(2 * np.log(2))
-# Slices closer together than this many voxels of the finer grid are not worth an estimate.
+# Slices closer together than this many voxels of the finer grid do not need an estimate.
 _LEAST_STEP = 1.5
 # Pixels of a slice stay as they are between these many voxels of the finer grid, and are refused beyond.
 _LIKE_A_VOXEL = (0.75, 1.25)
@@ -36,7 +36,7 @@ _LIKELY_THICKNESS = (0.3, 2.0)
 _INTERPOLATED = 1.5
 # Key of the meta data that holds the `Refinement` of an image.
 REFINEMENT = "refinement"
-# Every round brings the slices of the estimate closer to the measured ones; after ten, little changes.
+# Each round brings the slices of the estimate closer to the measured ones; after ten, little changes.
 _ROUNDS = 10
 
 

@@ -110,7 +110,7 @@ class Decoder(nn.Module):
     out_channels
         Classes.
     features, kernel_size
-        One entry an encoder stage, finest first.
+        One entry per encoder stage, finest first.
     depths
         Blocks of each decoder stage, deepest first.
     levels
@@ -158,12 +158,12 @@ class Plan:
     features
         Channels of each stage.
     kernel_size, strides
-        One entry a stage, a number or one number an axis; `kernel_size` may be one number for all.
+        One entry per stage, a number or one number per axis; `kernel_size` may be one number for all.
 
     Raises
     ------
     ValueError
-        If the lists do not have one entry a stage, a kernel is even or the first stride is not 1.
+        If the lists do not have one entry per stage, a kernel is even or the first stride is not 1.
     """
 
     def __init__(
@@ -306,7 +306,7 @@ class ResidualUNet(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Image to one feature map a stage, finest first."""
+        """Image to one feature map per stage, finest first."""
 
     @abstractmethod
     def published_names(self) -> Names:
