@@ -123,14 +123,14 @@ def inference_settings(
         bool, typer.Option("--rtstruct", help="Write a DICOM RT structure set beside the segmentation.")
     ] = False,
     structures: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME,NAME,...",
             help="Only these structures in label map, tables, report and DICOM; a name without its side "
             "stands for both.",
             autocompletion=complete_structures,
         ),
-    ] = "",
+    ] = None,
     separate: Annotated[
         bool, typer.Option("--separate", help="Write a mask of each structure into structures/ as well.")
     ] = False,
@@ -170,6 +170,13 @@ def inference_settings(
     """Settings of `medvit run` and `medvit cohort`, and the configuration values they set, by identifier."""
     if fast and (overlap is not None or tta):
         raise MedvitError("--fast sets the overlap and does not mirror; leave --overlap and --tta out")
+    asked = {
+        "--rtstruct": rtstruct,
+        "--seg-type": seg_type is not SegType.auto,
+        "--dicom-anyway": dicom_anyway,
+    }
+    if not dicom and (idle := [option for option, given in asked.items() if given]):
+        raise MedvitError(f"{' and '.join(idle)} would do nothing without --dicom; give it as well")
     overrides: dict[str, Any] = {
         "resume": resume, "overwrite": overwrite,
         "tta": tta, "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
@@ -182,8 +189,9 @@ def inference_settings(
         overrides["writer#options#seg_type"] = seg_type.value
     if rtstruct:
         overrides["writer#options#rtstruct"] = True
-    chosen = [name for name in structures.split(",") if name.strip()]
-    if structures and not chosen:
+    chosen = [name for name in (structures or "").split(",") if name.strip()]
+    # An empty text too: a shell's variable that was never set must not choose everything.
+    if structures is not None and not chosen:
         raise MedvitError(f"--structures names no structure: {structures!r}")
     if chosen:
         overrides["writer#options#structures"] = chosen

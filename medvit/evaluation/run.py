@@ -142,14 +142,18 @@ def evaluate(
     Raises
     ------
     MedvitError
-        If an input does not exist, the label table cannot be understood, the tolerance is negative or
-        the window empty.
+        If an input does not exist, the label table cannot be understood, the tolerance is negative, the
+        window is empty or infinite, or scores of label maps are asked for beside it.
     """
     options = options or Options()
     if not options.tolerance >= 0:
         raise MedvitError(f"the tolerance must be 0 mm or more, not {options.tolerance}")
-    if options.window is not None and not options.window[0] < options.window[1]:
+    if options.window is not None and not (-math.inf < options.window[0] < options.window[1] < math.inf):
         raise MedvitError(f"the window must run from a lower to a higher value, not {options.window}")
+    if options.window is not None and (
+        labels is not None or options.lesions or options.centreline or options.probabilities
+    ):
+        raise MedvitError("a window compares images; leave out what label maps are scored by")
     regions = read_regions(labels) if labels is not None else None
     if ignored := [region for region in regions or () if region.name == IGNORE]:
         regions = tuple(region for region in regions or () if region.name != IGNORE)

@@ -58,7 +58,7 @@ def test_what_depends_on_the_bundle_is_set_before_the_run(monkeypatch: pytest.Mo
     for verb in ("run", "cohort"):
         seen = settings_of(
             verb, monkeypatch, "--structures", "hippocampus, left_amygdala", "--separate",
-            "--seg-type", "labelmap", "--rtstruct",
+            "--dicom", "--seg-type", "labelmap", "--rtstruct",
         )  # fmt: skip
         options = {name.removeprefix("writer#options#"): value for name, value in seen.items()}
         assert [name.strip() for name in options["structures"]] == ["hippocampus", "left_amygdala"]
