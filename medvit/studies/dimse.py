@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -281,9 +282,17 @@ def _associated(
         entity.add_requested_context(kind, syntaxes or [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     handlers: Any = [(evt.EVT_C_STORE, stored)] if stored else []
     tls = (Access.from_environment().client_context(), node.host) if node.tls else None
-    association = entity.associate(
-        node.host, node.port, ae_title=node.title, ext_neg=list(roles), evt_handlers=handlers, tls_args=tls
-    )
+    try:
+        association = entity.associate(
+            node.host,
+            node.port,
+            ae_title=node.title,
+            ext_neg=list(roles),
+            evt_handlers=handlers,
+            tls_args=tls,
+        )
+    except socket.gaierror as error:
+        raise PacsError(f"{node}: there is no host of that name ({error.strerror}); check it") from error
     if not association.is_established:
         if association.is_rejected:
             raise PacsError(f"{node} rejects {title}; have the title entered there, and check {node.title}")

@@ -109,6 +109,7 @@ BAD = [
     ("pacs echo nonsense", 1, "nonsense"),
     ("pacs echo PACS@127.0.0.1:1", 1, "127.0.0.1:1"),
     ("pacs find PACS@127.0.0.1:1 nonsense", 1, "nonsense"),
+    ("pacs find PACS@no-host.invalid:104 PatientID=1", 1, "no host of that name"),
     ("pacs find PACS@127.0.0.1:1 PatientID=1", 1, "127.0.0.1:1"),
     ("pacs move PACS@127.0.0.1:1 PatientID=1 --to X", 1, "127.0.0.1:1"),
     ("pacs pull http://127.0.0.1:1/dicom-web PatientID=1 -o out", 1, "127.0.0.1:1"),
