@@ -350,6 +350,8 @@ def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "i
     matrix = np.asarray(own if own is not None else affine, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
         raise MedvitError("the affine must be an invertible 4x4 matrix of finite numbers")
+    if voxels.dtype.kind not in "biuf":
+        raise MedvitError(f"an image has real numbers as voxels, not {voxels.dtype}; give magnitudes")
     voxels = voxels[None] if voxels.ndim == 3 else voxels
     if voxels.ndim != 4 or not np.isfinite(voxels).all():
         raise MedvitError(f"an image has three axes and finite values; this one has shape {voxels.shape}")
@@ -363,7 +365,9 @@ def _voxels_and_affine(image: Any) -> tuple[np.ndarray, Sequence[Any] | np.ndarr
     """(X, Y, Z) or (C, X, Y, Z) voxels and their affine to RAS+ mm, as far as the type knows it."""
     kind = f"{type(image).__module__}.{type(image).__name__}"
     if kind.startswith("nibabel."):
-        return np.asarray(image.dataobj), image.affine
+        if image.ndim > 3 and set(image.shape[3:]) != {1}:
+            raise MedvitError(f"an image of nibabel must hold one volume; this one has shape {image.shape}")
+        return np.asarray(image.dataobj).reshape(image.shape[:3]), image.affine
     if kind.startswith("SimpleITK."):
         import SimpleITK
 

@@ -140,6 +140,8 @@ def test_a_restorer_gives_an_image() -> None:
         (lambda s, v: s(v, np.zeros((4, 4))), "invertible 4x4"),
         (lambda s, v: s(nib.Nifti1Image(v, AFFINE), AFFINE), "affine of its own"),
         (lambda s, v: s(v[0], AFFINE), "three axes"),
+        (lambda s, v: s(v + 1j, AFFINE), "real numbers"),
+        (lambda s, v: s(nib.Nifti1Image(np.stack([v, v], -1), AFFINE)), "one volume"),
         (lambda s, v: s(np.where(v > 800, np.nan, v), AFFINE), "finite values"),
         (lambda s, v: s({"image": v}), "builtins.dict is not an image"),
         (lambda s, v: medvit.Segmenter(BRAIN, overlpa=0.1), r"no option 'overlpa' \(did you mean 'overlap'"),
