@@ -97,8 +97,8 @@ class CharbonnierLoss(_Loss):
     eps
         Half-width of the bottom, in units of the image.
     blocks
-        Edges of square blocks in pixels, whose means are compared as well. What is left over at the far
-        edges counts only pixel by pixel.
+        Edges of square blocks in pixels, whose means are compared as well; at most those of the image.
+        What is left over at the far edges counts only pixel by pixel.
     block_weight
         Weight of each size of block; pixels have 1.
 
@@ -126,7 +126,9 @@ class CharbonnierLoss(_Loss):
         error = output - target
         loss = self._charbonnier(error)
         for edge in self.blocks:
-            loss = loss + self.block_weight * self._charbonnier(F.avg_pool2d(error, edge))
+            loss = loss + self.block_weight * self._charbonnier(
+                F.avg_pool2d(error, [min(edge, n) for n in error.shape[-2:]])
+            )
         return loss
 
     def _charbonnier(self, error: Tensor) -> Tensor:

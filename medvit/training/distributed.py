@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ignite.distributed as idist
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -24,9 +26,16 @@ def join_process_group() -> torch.device:
     return idist.device()
 
 
+# Process groups that were left. The last reference to one must not go while the interpreter's lock is held:
+# gloo's destructor waits for its thread, which may be waiting for that lock to release the last message.
+_left: list[Any] = []
+
+
 def leave_process_group() -> None:
     """Wait for the others, then part from them."""
     idist.barrier()
+    if distributed.is_initialized():
+        _left.append(distributed.group.WORLD)
     idist.finalize()
 
 

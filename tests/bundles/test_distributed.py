@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from medvit.bundles import find_bundle, installed_bundles
 from medvit.networks import load_weights
 from medvit.training import inference_component
 from tests.phantoms import write_head
+from tests.processes import run_in_two_processes
 
 FIRST = "segformer3d_brain"
 # All go the same road: one by default, the others where there is time.
@@ -33,13 +31,8 @@ def torchrun(name: str, folder: Path, *configs: str) -> str:
     }  # fmt: skip
     if name == FIRST:
         settings["sample_shape"] = [32, 32, 32]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "monai.bundle", "run", "--config_file", files]
-    command += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    return run_in_two_processes(["--config_file", files, *flags], folder / "log.txt")
 
 
 @every_bundle
