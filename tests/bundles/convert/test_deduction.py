@@ -60,7 +60,7 @@ def test_the_shapes_are_those_of_the_authors_arguments(name: str) -> None:
         ("R2T-MIL", "bags of patch features"),
         ("rat", "map of their regions"),
         ("U-Net", "there are SegFormer3D, SwinUNETR"),
-        ("TransUNet", "no checkpoint of TransUNet in its authors' layout"),
+        ("TransUNet", "not a checkpoint of TransUNet in its authors' layout"),
     ],
 )
 def test_what_makes_no_bundle_is_refused(network: str, words: str) -> None:
