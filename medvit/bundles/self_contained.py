@@ -21,7 +21,8 @@ This is `{name}` of medvit for MONAI alone: the network in TorchScript, everythi
 `python -m monai.bundle run --config_file configs/inference.json --dataset_dir FOLDER --output_dir OUT`
 segments each `*.nii.gz` of a folder. It leaves out what MONAI has no transform for: the averaging before an
 image is made coarser, the search for the part of the image to look at, the clean-up of specks, the
-check whether a study is what the bundle is for, measurements and report. The figures below were measured with medvit.
+check whether a study is what the bundle is for, measurements and report.
+The figures below were measured with medvit.
 """
 
 
