@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from medvit.training.steps import SmallGridsInFloat32
 from tests.networks.goldens import FLOAT64_TOLERANCE, Golden, disagreement
 
 
@@ -17,7 +18,7 @@ def trains(network: nn.Module, images: Sequence[Tensor], *, autocast: bool) -> N
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-2)
     for image in images:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), SmallGridsInFloat32():
             logits = network(image)
         logits.float().square().mean().backward()
         for name, parameter in network.named_parameters():

@@ -21,6 +21,13 @@ def test_convolutions_over_few_voxels_stay_in_float32() -> None:
     assert lowered.dtype == torch.bfloat16
 
 
+def test_so_do_convolutions_whose_kernel_spans_the_grid() -> None:
+    image = torch.rand(1, 4, 6, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16), SmallGridsInFloat32():
+        types = [nn.Conv3d(4, 4, kernel)(image).dtype for kernel in (3, 5, 6)]
+    assert types == [torch.bfloat16, torch.bfloat16, torch.float32]
+
+
 def test_their_gradients_are_those_of_float32() -> None:
     torch.manual_seed(0)
     convolution, image = nn.Conv3d(8, 8, 3, padding=1), torch.rand(1, 8, 1, 2, 1)
