@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ import typer
 
 from medvit.cli.talk import Answer, answering, sharing
 from medvit.studies import dimse
-from medvit.studies.pacs import Access, PacsError, dicom_files, pull, push
+from medvit.studies.access import Access, PacsError
+from medvit.studies.pacs import dicom_files, pull, push
 
 app = typer.Typer(
     help="Fetch from a PACS and store in it, over DICOMweb or DICOM's own network protocol.",
@@ -38,33 +40,40 @@ Output = Annotated[
 Files = Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.", exists=True)]
 
 
+def _certificates(
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MEDVIT_PACS_CA_FILE",
+            help="PEM file of the authority behind the other's certificate.",
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="MEDVIT_PACS_CERTIFICATE", help="PEM file of our own certificate."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(envvar="MEDVIT_PACS_KEY", help="PEM file of its key, if that is in a file of its own."),
+    ] = None,
+) -> Access:
+    return Access(ca_file=ca_file, certificate=certificate, key=key)
+
+
+@sharing(_certificates)
 def _access(
-    user: Annotated[str, typer.Option(envvar="MEDVIT_PACS_USER")] = "",
+    user: Annotated[str, typer.Option(envvar="MEDVIT_PACS_USER", help="User of a DICOMweb service.")] = "",
     password: Annotated[
         str, typer.Option(envvar="MEDVIT_PACS_PASSWORD", help="Password; better set in the environment.")
     ] = "",
     token: Annotated[
         str, typer.Option(envvar="MEDVIT_PACS_TOKEN", help="Bearer token, instead of a user.")
     ] = "",
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="MEDVIT_PACS_CA_FILE", help="PEM file of the authority behind the server's certificate."
-        ),
-    ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(envvar="MEDVIT_PACS_CERTIFICATE", help="PEM file that identifies this client."),
-    ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="MEDVIT_PACS_KEY", help="Key of the client certificate, if it is not in that file."
-        ),
-    ] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Allow credentials without TLS.")] = False,
+    *,
+    access: Access,
 ) -> Access:
-    return Access(user, password, token, ca_file, certificate, key, plain_http)
+    return replace(access, user=user, password=password, token=token, plain_http=plain_http)
 
 
 @app.command("pull")
@@ -77,7 +86,7 @@ def pull_command(
     if _is_url(address):
         folders = pull(address, _parse(query), output, access)
     else:
-        folders = dimse.get(dimse.Node.parse(address), _parse(query), output, title=title)
+        folders = dimse.get(dimse.Node.parse(address, access), _parse(query), output, title=title)
     names = [str(series) for series in folders]
     return Answer({"folders": names}, "\n".join(names))
 
@@ -91,42 +100,48 @@ def push_command(address: Address, files: Files, title: Title = "MEDVIT", *, acc
     if _is_url(address):
         count = push(address, found, access)
     else:
-        count = dimse.store(dimse.Node.parse(address), found, title=title)
+        count = dimse.store(dimse.Node.parse(address, access), found, title=title)
     return Answer({"stored": count}, f"{count} files stored")
 
 
 @app.command()
 @answering
-def echo(node: NodeText, title: Title = "MEDVIT") -> Answer:
+@sharing(_certificates)
+def echo(node: NodeText, title: Title = "MEDVIT", *, access: Access) -> Answer:
     """Check that a DICOM node is reachable and accepts our calls (C-ECHO)."""
-    dimse.echo(dimse.Node.parse(node), title=title)
+    dimse.echo(dimse.Node.parse(node, access), title=title)
     return Answer({"node": node, "answers": True}, f"{node} answers")
 
 
 @app.command()
 @answering
-def find(node: NodeText, query: Query, title: Title = "MEDVIT") -> Answer:
+@sharing(_certificates)
+def find(node: NodeText, query: Query, title: Title = "MEDVIT", *, access: Access) -> Answer:
     """List the series that match, by modality, description and UID (C-FIND)."""
-    found = dimse.find(dimse.Node.parse(node), _parse(query), title=title)
+    found = dimse.find(dimse.Node.parse(node, access), _parse(query), title=title)
     rows = [{keyword: str(series.get(keyword, "")) for keyword in _SHOWN} for series in found]
     return Answer(rows, "\n".join("\t".join(row.values()) for row in rows))
 
 
 @app.command()
 @answering
+@sharing(_certificates)
 def move(
     node: NodeText,
     query: Query,
     to: Annotated[str, typer.Option(help="AE title of the receiver, as the node knows it.")],
     title: Title = "MEDVIT",
+    *,
+    access: Access,
 ) -> Answer:
     """Have a node send the series that match to another node (C-MOVE)."""
-    count = dimse.move(dimse.Node.parse(node), _parse(query), to, title=title)
+    count = dimse.move(dimse.Node.parse(node, access), _parse(query), to, title=title)
     return Answer({"sent": count, "to": to}, f"{count} instances sent to {to}")
 
 
 @app.command()
 @answering
+@sharing(_certificates)
 def listen(
     output: Output,
     bundle: Annotated[str, typer.Argument(help="Installed bundle to run; or give --rules.")] = "",
@@ -150,7 +165,7 @@ def listen(
         list[str] | None, typer.Option(help="AE title that may send to us; may be repeated.")
     ] = None,
     send_to: Annotated[
-        str, typer.Option(help="Node that gets the results, as TITLE@host:port.", metavar="NODE")
+        str, typer.Option(help="Node that gets the results, as TITLE@host:port[+tls].", metavar="NODE")
     ] = "",
     settle: Annotated[
         float, typer.Option(min=0, help="Seconds without a new image after which a study is complete.")
@@ -159,20 +174,21 @@ def listen(
         bool,
         typer.Option(
             "--tls",
-            help="Take TLS only, with MEDVIT_PACS_CERTIFICATE, _KEY and, to check callers, _CA_FILE.",
+            help="Take TLS only, with --certificate and, to check those of callers, --ca-file.",
         ),
     ] = False,
     keep: Annotated[float, typer.Option(min=0, help="Days to keep the images of finished studies.")] = 7.0,
     *,
     say: Callable[[Answer], None],
+    access: Access,
 ) -> None:
     """Receive studies (C-STORE), run a bundle on each that is complete, and send the results back."""
     if bool(bundle) == bool(rules):
         raise PacsError("give a bundle, or --rules with several")
     if host not in ("127.0.0.1", "localhost", "::1") and not sender:
         raise PacsError(f"{host} can be reached by others, and DICOM knows no passwords; name each --sender")
-    receiver = dimse.Node.parse(send_to) if send_to else None
-    context = Access.from_environment().server_context() if tls else None
+    receiver = dimse.Node.parse(send_to, access) if send_to else None
+    context = access.server_context() if tls else None
     from medvit.bundles import find_bundle
     from medvit.runs import BundleProcess, Route, read_routes
     from medvit.runs import listen as run_listener

@@ -33,8 +33,8 @@ from medvit.label.training import FineTune
 from medvit.label.versions import Versions
 from medvit.runs.options import execution_settings
 from medvit.studies import sha256_of
+from medvit.studies.access import Access
 from medvit.studies.dicom_out import Algorithm
-from medvit.studies.pacs import Access
 
 _log = logging.getLogger(__name__)
 # Requests that may wait for their inference before the next one is refused.

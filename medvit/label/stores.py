@@ -29,8 +29,9 @@ from medvit.studies import (
     write_image,
     write_label_map,
 )
+from medvit.studies.access import Access
 from medvit.studies.dicom_out import Algorithm
-from medvit.studies.pacs import Access, dicomweb_client, http_session, pull, push
+from medvit.studies.pacs import dicomweb_client, http_session, pull, push
 
 FINAL = "final"
 PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")

@@ -23,7 +23,8 @@ from pydicom.uid import (
 )
 
 from medvit.errors import MissingExtraError, StudyError
-from medvit.studies.pacs import Access, PacsError, check_query, digest_of, read_instance, store_all
+from medvit.studies.access import Access, PacsError
+from medvit.studies.pacs import check_query, digest_of, read_instance, store_all
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
@@ -70,7 +71,9 @@ class Node:
     timeout
         Seconds to wait for a connection or an answer.
     tls
-        Whether to talk over TLS (PS3.15 B), with the certificates that `Access.from_environment` names.
+        Whether to talk over TLS (PS3.15 B).
+    access
+        Certificates for TLS; by default those of `Access.from_environment`.
     """
 
     title: str
@@ -78,10 +81,11 @@ class Node:
     port: int
     timeout: float = 60.0
     tls: bool = False
+    access: Access | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Node:
-        """A node written as ``TITLE@host:port``, or ``TITLE@host:port+tls``.
+    def parse(cls, text: str, access: Access | None = None) -> Node:
+        """A node written as ``TITLE@host:port``, or ``TITLE@host:port+tls`` for TLS with `access`.
 
         Raises
         ------
@@ -93,7 +97,7 @@ class Node:
             raise PacsError(
                 f"{text!r} is not a DICOM node; write it as TITLE@host:port, or TITLE@host:port+tls"
             )
-        return cls(match[1], match[2].strip("[]"), int(match[3]), tls=bool(match[4]))
+        return cls(match[1], match[2].strip("[]"), int(match[3]), tls=bool(match[4]), access=access)
 
     def __str__(self) -> str:
         return f"{self.title}@{self.host}:{self.port}{'+tls' if self.tls else ''}"
@@ -281,7 +285,7 @@ def _associated(
     for kind, syntaxes in contexts:
         entity.add_requested_context(kind, syntaxes or [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     handlers: Any = [(evt.EVT_C_STORE, stored)] if stored else []
-    tls = (Access.from_environment().client_context(), node.host) if node.tls else None
+    tls = ((node.access or Access.from_environment()).client_context(), node.host) if node.tls else None
     try:
         association = entity.associate(
             node.host,

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
-import socket
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,133 +15,13 @@ import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import InvalidDicomError
 
-from medvit.errors import MedvitError, MissingExtraError, StudyError
+from medvit.errors import MissingExtraError, StudyError
+from medvit.studies.access import Access, PacsError
 from medvit.studies.formats import format_of
 
 if TYPE_CHECKING:
     import requests
     from dicomweb_client.api import DICOMwebClient
-
-# Seconds that a caller has for a TLS handshake.
-_HANDSHAKE = 10.0
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-
-
-class PacsError(MedvitError):
-    """A PACS that cannot be reached, denies access, or did not do what was requested."""
-
-
-class _ServerContext(ssl.SSLContext):
-    """Gives up on a caller that does not complete the handshake, for which all others wait."""
-
-    def wrap_socket(self, sock: socket.socket, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        sock.settimeout(_HANDSHAKE)
-        wrapped = super().wrap_socket(sock, *args, **kwargs)
-        wrapped.settimeout(None)
-        return wrapped
-
-
-@contextmanager
-def _certificates() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise PacsError(f"a certificate or its key cannot be used: {error}") from None
-
-
-@dataclass(frozen=True)
-class Access:
-    """Credentials for a PACS. Secrets are kept out of `repr`, so that no log shows them.
-
-    Parameters
-    ----------
-    user, password
-        HTTP basic authentication.
-    token
-        Bearer token (RFC 6750), instead of user and password.
-    ca_file
-        PEM file of the authority that signed the server's certificate; default: the system's authorities.
-    certificate, key
-        PEM files that identify this client to the server (mutual TLS); `key` may be in `certificate`.
-    plain_http
-        Allow credentials to a host other than this one without TLS.
-    timeout
-        Seconds to wait for an answer.
-    """
-
-    user: str = ""
-    password: str = field(default="", repr=False)
-    token: str = field(default="", repr=False)
-    ca_file: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    plain_http: bool = False
-    timeout: float = 120.0
-
-    @classmethod
-    def from_environment(cls) -> Access:
-        """Settings from the variables ``MEDVIT_PACS_USER``, ``_PASSWORD``, ``_TOKEN``, ``_CA_FILE``,
-        ``_CERTIFICATE`` and ``_KEY``.
-        """
-
-        def given(name: str) -> str:
-            return os.environ.get(f"MEDVIT_PACS_{name}", "")
-
-        files = {n.lower(): Path(given(n)) for n in ("CA_FILE", "CERTIFICATE", "KEY") if given(n)}
-        return cls(given("USER"), given("PASSWORD"), given("TOKEN"), **files)  # type: ignore[arg-type]
-
-    def client_context(self) -> ssl.SSLContext:
-        """TLS as a client: it checks the server's certificate, and shows its own if it has one.
-
-        Raises
-        ------
-        PacsError
-            If a file is not a PEM file of its kind.
-        """
-        with _certificates():
-            context = ssl.create_default_context(cafile=self.ca_file)
-            if self.certificate:
-                context.load_cert_chain(self.certificate, self.key)
-        return context
-
-    def server_context(self) -> ssl.SSLContext:
-        """TLS as a server with `certificate`; given `ca_file`, callers must show one that it signed.
-
-        Raises
-        ------
-        PacsError
-            If there is no certificate, or a file is not a PEM file of its kind.
-        """
-        if self.certificate is None:
-            raise PacsError("TLS needs a certificate: set MEDVIT_PACS_CERTIFICATE and MEDVIT_PACS_KEY")
-        with _certificates():
-            context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.certificate, self.key)
-            if self.ca_file:
-                context.load_verify_locations(self.ca_file)
-                context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-    def check(self, url: str) -> None:
-        """Raise `PacsError` where the settings contradict each other or would expose a secret."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise PacsError(
-                f"{url!r} is not the address of a DICOMweb service; give http(s)://host:port/path"
-            )
-        if parts.username or parts.password:
-            raise PacsError(
-                "the address holds a user or password; pass them separately, addresses get logged"
-            )
-        if self.token and (self.user or self.password):
-            raise PacsError("both a token and a user were given; pass one of them")
-        secret = self.token or self.password
-        if secret and parts.scheme == "http" and parts.hostname not in _LOOPBACK and not self.plain_http:
-            what = "would get the credentials without encryption; use https, or allow plain http"
-            raise PacsError(f"{parts.hostname} {what}")
-        for file in (self.ca_file, self.certificate, self.key):
-            if file is not None and not file.is_file():
-                raise PacsError(f"{file}: this certificate or key file does not exist; check the path")
 
 
 def pull(url: str, query: Mapping[str, str], folder: Path, access: Access | None = None) -> list[Path]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from socketserver import BaseServer
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +16,18 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medvit.errors import MedvitError
+from medvit.studies.access import PacsError
 from medvit.studies.dicom.headers import quiet
 from medvit.studies.dimse import application
 from medvit.studies.files import atomic_path
-from medvit.studies.pacs import PacsError, digest_of
+from medvit.studies.pacs import digest_of
 
 if TYPE_CHECKING:
     from pynetdicom.events import Event
+    from pynetdicom.transport import RequestHandler
 
+# Seconds that a caller has for a TLS handshake.
+_HANDSHAKE = 10.0
 # Answers to a C-STORE, PS3.4 B.2.3 and PS3.7 C.
 STORED, NO_ROOM, NOT_UNDERSTOOD, OTHER_CONTENT = 0x0000, 0xA700, 0xC000, 0x0111
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -64,6 +70,7 @@ def receiving(
     entity = application(title)
     from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
     from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+    from pynetdicom.transport import ThreadedAssociationServer
 
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.rglob(".partial-*"):  # left by a process that was killed before it could answer
@@ -77,14 +84,41 @@ def receiving(
     entity.require_calling_aet = list(senders)
     handlers: Any = [(evt.EVT_C_STORE, lambda event: _take(event, folder))]
     try:
-        server = entity.start_server((host, port), block=False, evt_handlers=handlers, ssl_context=tls)
+        server = entity.make_server(
+            (host, port),
+            evt_handlers=handlers,
+            server_class=ThreadedAssociationServer,
+            request_handler=_over(tls) if tls else None,
+        )
     except OSError as error:
         raise PacsError(f"{host}:{port} cannot be bound ({error.strerror}); give another port") from None
-    assert server is not None, "it does not block"
+    server.daemon_threads = True  # a caller in its handshake does not hold up the end
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield int(server.server_address[1])
     finally:
-        server.shutdown()
+        BaseServer.shutdown(server)  # pynetdicom's own expects a server that `start_server` has made
+        server.server_close()
+
+
+def _over(tls: SSLContext) -> type[RequestHandler]:
+    """A handler that performs the TLS handshake in the thread of its caller.
+
+    pynetdicom performs it before it accepts the next caller, so that a silent one would hold up all others.
+    """
+    from pynetdicom.transport import RequestHandler
+
+    class Handler(RequestHandler):
+        def handle(self) -> None:
+            try:
+                self.request.settimeout(_HANDSHAKE)
+                self.request = tls.wrap_socket(self.request, server_side=True)
+                self.request.settimeout(None)
+            except OSError:  # silent, not TLS, or without a certificate that we take: the socket is closed
+                return
+            super().handle()
+
+    return Handler
 
 
 def _take(event: Event, folder: Path) -> int:

@@ -15,7 +15,8 @@ import pydicom
 import pytest
 import requests
 
-from medvit.studies.pacs import Access, push
+from medvit.studies.access import Access
+from medvit.studies.pacs import push
 from tests.label.conftest import Server, running
 from tests.label.phantoms import TABLE, make_bundle, phantom
 from tests.studies.dicom_out.synthetic import write_series

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from medvit.cli.pacs import app
 from medvit.errors import StudyError
+from medvit.studies.access import PacsError
 from medvit.studies.dimse import Node, echo, find, get, move, store
-from medvit.studies.pacs import PacsError
 from medvit.studies.receiver import receiving
 from tests.studies.dicom.encoding import save_as
 from tests.studies.dicom.synthetic import made_up

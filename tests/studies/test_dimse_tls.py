@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
+from typer.testing import CliRunner
 
-from medvit.studies import pacs
+from medvit.cli.pacs import app
+from medvit.studies import receiver
+from medvit.studies.access import Access, PacsError
 from medvit.studies.dimse import Node, echo, store
-from medvit.studies.pacs import Access, PacsError
 from medvit.studies.receiver import receiving
 from tests.studies.dicom_out.synthetic import write_series
 
@@ -64,18 +70,71 @@ def test_without_an_authority_any_caller_is_taken(tmp_path, files, monkeypatch):
         echo(Node("MEDVIT", "127.0.0.1", port, timeout=10.0, tls=True))
 
 
-def test_a_silent_caller_stops_nobody(tmp_path, files, monkeypatch):
-    monkeypatch.setattr(pacs, "_HANDSHAKE", 0.2)
+@pytest.mark.parametrize("opening", [b"", b"A-ASSOCIATE", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_caller_that_does_not_complete_the_handshake_holds_up_nobody(opening, tmp_path, files, monkeypatch):
+    monkeypatch.setattr(receiver, "_HANDSHAKE", 2.0)
     tls = Access(certificate=files["ours"]).server_context()
     with receiving(tmp_path / "inbox", title="MEDVIT", host="127.0.0.1", port=0, tls=tls) as port:
         client(monkeypatch, files["ca"])
-        with socket.create_connection(("127.0.0.1", port)):
+        with socket.create_connection(("127.0.0.1", port), timeout=10.0) as silent:
+            silent.sendall(opening)
+            started = time.monotonic()
             echo(Node("MEDVIT", "127.0.0.1", port, timeout=10.0, tls=True))
+            assert time.monotonic() - started < 1.5
+            with suppress(ConnectionResetError):
+                while silent.recv(100):
+                    pass  # an alert; then the end, which comes although the caller never answers
+            assert time.monotonic() - started < 6.0
 
 
-def test_files_that_are_no_certificates_are_named(tmp_path):
+def test_a_caller_in_its_handshake_does_not_hold_up_the_end(tmp_path, files):
+    tls = Access(certificate=files["ours"]).server_context()
+    with receiving(tmp_path / "inbox", title="MEDVIT", host="127.0.0.1", port=0, tls=tls) as port:
+        silent = socket.create_connection(("127.0.0.1", port))
+        started = time.monotonic()
+    assert time.monotonic() - started < 5.0
+    silent.close()
+
+
+@pytest.mark.parametrize(
+    ("ca", "certificate", "key", "message"),
+    [
+        ("text", "", "", r"text\.pem: is not a PEM file with the certificate of an authority"),
+        ("folder", "", "", r"folder\.pem: this .* does not exist"),
+        ("", "none", "", r"none\.pem: this .* does not exist"),
+        ("", "text", "", r"text\.pem: holds no certificate and key"),
+        ("", "ca", "", r"ca\.pem: holds no certificate and key.*give that too"),
+        ("", "ca", "text", r"ca\.pem: holds no certificate in PEM, or no key for it in .*text\.pem"),
+        ("", "ours", "stranger", r"the key in .*stranger\.pem is not that of the certificate in .*ours\.pem"),
+        ("", "locked", "", r"locked\.pem: the key is encrypted"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["listen", "move", "pull"])
+def test_unusable_certificates_are_one_sentence(verb, ca, certificate, key, message, tmp_path, files):
     (tmp_path / "text.pem").write_text("nothing")
-    with pytest.raises(PacsError, match="certificate or its key cannot be used"):
-        Access(certificate=tmp_path / "text.pem").server_context()
+    (tmp_path / "folder.pem").mkdir()
+    loaded = serialization.load_pem_private_key(files["ours"].read_bytes(), None)
+    locked = loaded.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (tmp_path / "locked.pem").write_bytes(files["ca"].read_bytes() + locked)
+    command = {
+        "listen": ["listen", "segformer3d_brain", "--tls", f"--output={tmp_path / 'out'}"],
+        "move": ["move", "PACS@127.0.0.1:9+tls", "PatientID=1", "--to=US"],
+        "pull": ["pull", "https://127.0.0.1:9/dicom-web", "PatientID=1", f"--output={tmp_path / 'out'}"],
+    }[verb]
+    given = {"ca-file": ca, "certificate": certificate, "key": key}
+    if verb == "listen" and not certificate:
+        given["certificate"] = "ours"
+    options = [f"--{name}={tmp_path / value}.pem" for name, value in given.items() if value]
+    result = CliRunner().invoke(app, [*command, *options])
+    assert isinstance(result.exception, PacsError)
+    assert re.search(message, str(result.exception)) and "\n" not in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_needs_a_certificate():
     with pytest.raises(PacsError, match="set MEDVIT_PACS_CERTIFICATE"):
         Access().server_context()

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from medvit.cli.pacs import app
 from medvit.errors import StudyError
+from medvit.studies.access import Access, PacsError
 from medvit.studies.dicom_out import (
     Algorithm,
     encapsulated_pdf,
@@ -30,7 +31,7 @@ from medvit.studies.dicom_out import (
     segmentation,
 )
 from medvit.studies.labels import load_label_table
-from medvit.studies.pacs import Access, PacsError, dicom_files, pull, push
+from medvit.studies.pacs import dicom_files, pull, push
 from tests.studies.dicom_out.synthetic import write_series
 
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

@@ -9,8 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from medvit.studies.access import PacsError
 from medvit.studies.dimse import Node, echo, store
-from medvit.studies.pacs import PacsError
 from medvit.studies.receiver import receiving
 from tests.studies.dicom.encoding import save_as
 from tests.studies.dicom.synthetic import made_up
