@@ -70,30 +70,32 @@ def test_without_an_authority_any_caller_is_taken(tmp_path, files, monkeypatch):
         echo(Node("MEDVIT", "127.0.0.1", port, timeout=10.0, tls=True))
 
 
-@pytest.mark.parametrize("opening", [b"", b"A-ASSOCIATE", b"\x16\x03\x01\x02\x00\x01"])
-def test_a_caller_that_does_not_complete_the_handshake_holds_up_nobody(opening, tmp_path, files, monkeypatch):
-    monkeypatch.setattr(receiver, "_HANDSHAKE", 2.0)
+@pytest.mark.parametrize("opening", [b"", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_caller_in_its_handshake_holds_up_neither_others_nor_the_end(opening, tmp_path, files, monkeypatch):
+    monkeypatch.setattr(receiver, "_HANDSHAKE", 300.0)
     tls = Access(certificate=files["ours"]).server_context()
-    with receiving(tmp_path / "inbox", title="MEDVIT", host="127.0.0.1", port=0, tls=tls) as port:
-        client(monkeypatch, files["ca"])
-        with socket.create_connection(("127.0.0.1", port), timeout=10.0) as silent:
-            silent.sendall(opening)
-            started = time.monotonic()
-            echo(Node("MEDVIT", "127.0.0.1", port, timeout=10.0, tls=True))
-            assert time.monotonic() - started < 1.5
-            with suppress(ConnectionResetError):
-                while silent.recv(100):
-                    pass  # an alert; then the end, which comes although the caller never answers
-            assert time.monotonic() - started < 6.0
-
-
-def test_a_caller_in_its_handshake_does_not_hold_up_the_end(tmp_path, files):
-    tls = Access(certificate=files["ours"]).server_context()
-    with receiving(tmp_path / "inbox", title="MEDVIT", host="127.0.0.1", port=0, tls=tls) as port:
-        silent = socket.create_connection(("127.0.0.1", port))
+    client(monkeypatch, files["ca"])
+    with socket.socket() as silent:
         started = time.monotonic()
-    assert time.monotonic() - started < 5.0
-    silent.close()
+        with receiving(tmp_path / "inbox", title="MEDVIT", host="127.0.0.1", port=0, tls=tls) as port:
+            silent.connect(("127.0.0.1", port))
+            silent.sendall(opening)
+            echo(Node("MEDVIT", "127.0.0.1", port, timeout=60.0, tls=True))
+        assert time.monotonic() - started < 150
+
+
+@pytest.mark.parametrize("opening", [b"", b"A-ASSOCIATE", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_caller_that_does_not_complete_the_handshake_is_cut_off(opening, tmp_path, files, monkeypatch):
+    monkeypatch.setattr(receiver, "_HANDSHAKE", 0.2)
+    tls = Access(certificate=files["ours"]).server_context()
+    with (
+        receiving(tmp_path / "inbox", title="MEDVIT", host="127.0.0.1", port=0, tls=tls) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=60.0) as silent,
+    ):
+        silent.sendall(opening)
+        with suppress(ConnectionResetError):
+            while silent.recv(100):
+                pass  # an alert, before the end
 
 
 @pytest.mark.parametrize(
