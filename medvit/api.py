@@ -199,9 +199,14 @@ class Segmenter:
         separate: bool = False,
         **options: Any,
     ) -> None:
-        from medvit.runs.options import checked_device, checked_overlap, execution_settings
+        from medvit.runs.options import (
+            checked_device,
+            checked_overlap,
+            execution_settings,
+            named_structures,
+        )
 
-        device = checked_device(device)
+        device, names = checked_device(device), named_structures(structures)
         checked_overlap(options.get("overlap"))
         from medvit.bundles import find_bundle, open_bundle
         from medvit.errors import did_you_mean
@@ -214,8 +219,7 @@ class Segmenter:
             if name.partition("#")[0] not in known:
                 hint = did_you_mean(name, known.names)
                 raise MedvitError(f"bundle {found.name} has no option {name!r}{hint}")
-        if structures or separate:
-            names = structures.split(",") if isinstance(structures, str) else list(structures)
+        if names or separate:
             found.structures(names)
             options |= {"writer#options#structures": names, "writer#options#separate": separate}
         self.bundle = found

@@ -98,7 +98,7 @@ def test_chosen_structures_are_alone_in_labels_names_volumes_and_files(
     whole = segmenter(head)
     chosen = {"left cerebral cortex", "right cerebral cortex", "brain-stem"}
     values = {v for v, name in whole.names.items() if name in chosen}
-    for given in (["cerebral_cortex", "brain-stem"], "cerebral cortex,brain-stem"):
+    for given in (["cerebral_cortex", "brain-stem"], "cerebral cortex, brain-stem,"):
         some = medvit.Segmenter(BRAIN, "cpu", structures=given, separate=True, **COARSE)(head)
         assert set(some.names.values()) == chosen == set(some.volumes_ml)
         np.testing.assert_array_equal(
@@ -140,6 +140,12 @@ def test_a_restorer_gives_an_image() -> None:
         (lambda s, v: s(v, np.zeros((4, 4))), "invertible 4x4"),
         (lambda s, v: s(nib.Nifti1Image(v, AFFINE), AFFINE), "affine of its own"),
         (lambda s, v: s(v[0], AFFINE), "three axes"),
+        (
+            lambda s, v: s(np.stack([v, v]), AFFINE),
+            "holds 2 images where segformer3d_brain takes 1;",
+        ),
+        (lambda s, v: medvit.Segmenter(BRAIN, structures=","), "names no structure"),
+        (lambda s, v: medvit.Segmenter(BRAIN, structures=""), "names no structure"),
         (lambda s, v: s(v + 1j, AFFINE), "real numbers"),
         (lambda s, v: s(nib.Nifti1Image(np.stack([v, v], -1), AFFINE)), "one volume"),
         (lambda s, v: s(np.where(v > 800, np.nan, v), AFFINE), "finite values"),

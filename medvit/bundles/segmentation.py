@@ -16,6 +16,7 @@ import numpy as np
 
 from medvit.bundles.find import Bundle
 from medvit.bundles.workflow import OpenBundle, open_bundle
+from medvit.errors import StudyError
 from medvit.studies import LoadedStudy, Study, only_study, read_study
 from medvit.studies.check import Checked, check_found
 from medvit.studies.labels import LabelTable
@@ -204,7 +205,11 @@ class _Steps:
 
     def prepared(self, study: Study | str | Path) -> _Item:
         seconds: dict[str, float] = {}
-        found = study if isinstance(study, Study) else only_study(study)
+        stated = self.opened.part("channels", 1)
+        found = study if isinstance(study, Study) else only_study(study, channels=stated)
+        if len(found.series) != (count := stated if isinstance(stated, int) else len(stated)):
+            what = f"holds {len(found.series)} images where {self.opened.bundle.name} takes {count}"
+            raise StudyError("channels-missing", f"study {found.id}: {what}", do="give one image per channel")
         with _timed(seconds, "read"):
             loaded = read(found, self.gate)
         with _timed(seconds, "preprocess"):

@@ -50,7 +50,9 @@ def train(
     ] = None,
     spacing: Spacing = None,
     patch_size: WindowSize = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Largest number of epochs.")] = 100,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of epochs. Default: 100, for a restorer 20.")
+    ] = None,
     epoch_length: Annotated[
         int | None, typer.Option(min=1, help="Number of optimiser steps in an epoch.")
     ] = None,

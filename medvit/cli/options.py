@@ -174,6 +174,7 @@ def inference_settings(
         "--rtstruct": rtstruct,
         "--seg-type": seg_type is not SegType.auto,
         "--dicom-anyway": dicom_anyway,
+        "--deidentify": anonymous,
     }
     if not dicom and (idle := [option for option, given in asked.items() if given]):
         raise MedvitError(f"{' and '.join(idle)} would do nothing without --dicom; give it as well")
@@ -189,11 +190,7 @@ def inference_settings(
         overrides["writer#options#seg_type"] = seg_type.value
     if rtstruct:
         overrides["writer#options#rtstruct"] = True
-    chosen = [name for name in (structures or "").split(",") if name.strip()]
-    # An empty text too: a shell's variable that was never set must not choose everything.
-    if structures is not None and not chosen:
-        raise MedvitError(f"--structures names no structure: {structures!r}")
-    if chosen:
+    if chosen := checks.named_structures(() if structures is None else structures):
         overrides["writer#options#structures"] = chosen
     if separate:
         overrides["writer#options#separate"] = True

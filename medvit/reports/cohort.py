@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from medvit.reports.dates import parse_date
 from medvit.reports.html import templates
 from medvit.reports.language import Language, load_language
 from medvit.reports.quality import Verdict
-from medvit.reports.report import parse_date
 from medvit.reports.tables import csv_text, long_rows, wide_row
 from medvit.studies.files import atomic_path
 

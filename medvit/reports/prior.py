@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medvit.errors import MedvitError
+from medvit.reports.dates import parse_date, prior_and_date
 from medvit.reports.measurement import INTRACRANIAL
 from medvit.reports.quality import Verdict
 
@@ -72,11 +72,10 @@ def read_prior(path: Path | str) -> Prior:
     MedvitError
         If the file cannot be read as measurements, or neither it nor `path` states the study date.
     """
-    stated = re.fullmatch(r"(.+)@(\d{4}-\d{2}-\d{2})", str(path))
-    file = Path(stated[1] if stated else path)
+    file, date = prior_and_date(path)
     try:
         content = json.loads(file.read_text("utf-8"))
-        date = parse_date(stated[2] if stated else content["study"]["date"])
+        date = date or parse_date(content["study"]["date"])
         volumes = {s["name"]: float(s["volume_ml"]) for s in content["structures"] if s["present"]}
         study, provenance = content["study"], content["provenance"]
         prior_facts: dict[str, Any] = {
@@ -143,18 +142,6 @@ def check_priors(
             raise MedvitError(
                 f"the earlier study {prior.study_id!r} is of another patient; choose one of the same patient"
             )
-
-
-def parse_date(value: object) -> datetime.date | None:
-    """A date from ``YYYY-MM-DD``, DICOM's ``YYYYMMDD`` or a `datetime.date`; `None` when it is neither."""
-    if isinstance(value, datetime.datetime):
-        return value.date()
-    if isinstance(value, datetime.date):
-        return value
-    try:
-        return datetime.date.fromisoformat(str(value))
-    except ValueError:
-        return None
 
 
 def contrast_of(structures: Sequence[Mapping[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from medvit.errors import MedvitError
 from medvit.metrics.difference import assess_difference
 from medvit.reports.brain import BrainTotals, brain_totals, pair_totals
 from medvit.reports.comparison import Comparison, Restoration, compare
+from medvit.reports.dates import parse_date
 from medvit.reports.display import Display, prepare
 from medvit.reports.earlier import EarlierLabels, NotAligned, place_earlier
 from medvit.reports.image_quality import ImageQuality, assess_image, foreground
@@ -22,7 +23,7 @@ from medvit.reports.measurement import Measurements, measure
 from medvit.reports.norms import Covariates, Norm, norm_of
 from medvit.reports.patient import Sex, age_in_years, patient_check, patient_sex
 from medvit.reports.pictures import Picture, changed_slices, montage, overlays
-from medvit.reports.prior import Prior, check_priors, parse_date
+from medvit.reports.prior import Prior, check_priors
 from medvit.reports.quality import Flag, Light, Verdict, check_quality, traffic_light
 from medvit.reports.surface import render_surface
 from medvit.studies.labels import LabelTable, Structure, keep_values

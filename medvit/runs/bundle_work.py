@@ -72,15 +72,25 @@ class EvaluatorWork:
             raise MedvitError("the evaluator has no writer; a run needs one, or its results would be lost")
         return self.evaluator.writer
 
+    def check(self) -> None:
+        """Refuse a precision or a backend that the device lacks.
+
+        Raises
+        ------
+        MedvitError
+            If it does.
+        """
+        self.evaluator.inferer.execution.check(self.device)
+
     def open(self) -> None:
         """Start to watch the inference with the network, which the configuration has loaded.
 
         Raises
         ------
         MedvitError
-            If the device lacks the precision that was asked for.
+            As `check` does.
         """
-        self.evaluator.inferer.execution.check(self.device)
+        self.check()
         self.evaluator.inferer.watch = self._after_windows
 
     def made_by(self) -> dict[str, Any]:
@@ -166,6 +176,17 @@ class BundleWork:
         """The studies in `inputs`, by the rules of the bundle."""
         self._configuration = self._configured(inputs)
         return self._configuration.part("dataset").found
+
+    def check(self) -> None:
+        """Refuse a precision or a backend that the device lacks, before anything is loaded or written.
+
+        Raises
+        ------
+        MedvitError
+            If it does.
+        """
+        self._configuration = self._configuration or self._configured([])
+        self._configuration.part("inferer").execution.check(self._configuration.part("device"))
 
     def open(self) -> None:
         """Load the network."""

@@ -6,9 +6,11 @@ import errno
 import hashlib
 import json
 import shutil
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from medvit.studies import Study, safe_join, sha256_of, write_json
 from medvit.studies.files import sync
 from medvit.studies.formats import read_header
 from medvit.studies.study import Series
+
+_Stamp = tuple[int, int, int]
+Known = dict[Path, tuple[_Stamp, str]]
 
 DONE = "done.json"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -34,18 +39,63 @@ def input_sha256(study: Study) -> list[str]:
     OSError, StudyError
         If a file cannot be read.
     """
-    return [_digest([_sha256_of_input(path) for path in _files_of(series)]) for series in study.series]
+    return [_digest([_digests.of(path) for path in _files_of(series)]) for series in study.series]
 
 
-def _sha256_of_input(path: Path) -> str:
+class _Digests:
+    """Digests of files of input, by their size and times.
+
+    A study that is done again is looked at twice: in the plan, and when its turn comes, perhaps in a worker.
+    """
+
+    def __init__(self, most: int = 1 << 16) -> None:
+        self._known: OrderedDict[Path, tuple[_Stamp, str]] = OrderedDict()
+        self._most = most
+        self._lock = threading.Lock()
+
+    def of(self, path: Path) -> str:
+        """The digest of a file, which is read unless it is known."""
+        stamp = _stamp(path)
+        known = self._known.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        digest = sha256_of(path)
+        self.learn({path: (stamp, digest)})
+        return digest
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def known(self, paths: Sequence[Path]) -> Known:
+        """What is known of these files."""
+        return {path: known for path in paths if (known := self._known.get(path)) is not None}
+
+    def learn(self, known: Known) -> None:
+        """Take over what another process knows."""
+        with self._lock:
+            self._known.update(known)
+            while len(self._known) > self._most:
+                self._known.popitem(last=False)
+
+
+def _stamp(path: Path) -> _Stamp:
     stat = path.stat()
-    return _sha256_at(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-@lru_cache(maxsize=1 << 16)
-def _sha256_at(path: Path, *_: int) -> str:
-    # A study that is done again is looked at twice in one process: in the plan, and when its turn comes.
-    return sha256_of(path)
+_digests = _Digests()
+
+
+def known_digests(study: Study) -> Known:
+    """The digests of the study's files that this process knows, for `learn_digests` in another one."""
+    if not _digests:
+        return {}
+    return _digests.known([path for series in study.series for path in _files_of(series)])
+
+
+def learn_digests(known: Known) -> None:
+    """Take over digests of files; they hold only while the files have the same size and times."""
+    _digests.learn(known)
 
 
 def input_stamps(study: Study) -> list[list[Any]]:

@@ -121,6 +121,22 @@ def execution_settings(amp: str = "off", tf32: bool = False, backend: str = "tor
     return {"inferer#execution": execution} | stated
 
 
+def named_structures(names: str | Sequence[str]) -> list[str]:
+    """The names of structures in a list, or in a text with commas between them.
+
+    Raises
+    ------
+    MedvitError
+        If a text names none.
+    """
+    listed = names.split(",") if isinstance(names, str) else names
+    chosen = [name.strip() for name in listed if name.strip()]
+    # An empty text too: a shell's variable that was never set must not choose everything.
+    if not chosen and (names or isinstance(names, str)):
+        raise MedvitError(f"structures {names!r}: names no structure")
+    return chosen
+
+
 def checked_output(folder: Path) -> Path:
     """A folder to which results can be written, whether it exists or has yet to be made.
 
@@ -209,15 +225,20 @@ def checked_priors(paths: Iterable[str]) -> list[str]:
     Raises
     ------
     MedvitError
-        If one is not JSON.
+        If one is not JSON, or states its date in another form than ``FILE@YYYY-MM-DD``.
     """
     paths = list(paths)
+    if not paths:
+        return []
+    from medvit.reports.dates import prior_and_date
+
     for path in paths:
+        file = prior_and_date(path)[0]
         try:
-            json.loads(Path(re.sub(r"@\d{4}-\d{2}-\d{2}$", "", path)).read_text(encoding="utf-8"))
+            json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not JSON"
-            raise MedvitError(f"{path}: not a readable measurements.json ({why})") from None
+            raise MedvitError(f"{file}: not a readable measurements.json ({why})") from None
     return paths
 
 

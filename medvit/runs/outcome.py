@@ -40,6 +40,8 @@ class StudyOutcome:
         Reason why each requested output was not written, by the name of the output.
     inputs
         SHA-256 of the input of each series.
+    path
+        File or folder at fault, which `error` may name.
     listener
         Function that is told of each stage that begins; stays in its process.
     """
@@ -57,6 +59,7 @@ class StudyOutcome:
     finding: str = ""
     missing: dict[str, str] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
+    path: str = ""
     listener: Listener | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -94,6 +97,7 @@ class StudyOutcome:
         self.status = "failed"
         self.code = error.code if isinstance(error, StudyError) else type(error).__name__
         self.error = cause_of(error)
+        self.path = _path_at_fault(root_cause(error))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -101,6 +105,11 @@ class StudyOutcome:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"listener": None}
+
+
+def _path_at_fault(error: BaseException) -> str:
+    path = error.path if isinstance(error, StudyError) else getattr(error, "filename", None)
+    return str(path or "")
 
 
 def cause_of(error: BaseException) -> str:

@@ -181,13 +181,19 @@ def _write_tables(output_dir: Path, studies: Sequence[Mapping[str, Any]]) -> Non
 def _row(output_dir: Path, study: Mapping[str, Any]) -> CohortRow:
     name = study["study"]
     if study["status"] == "failed":
-        return CohortRow(name, cause=study["error"])
+        return CohortRow(name, cause=_without_path(study))
     folder = safe_join(output_dir, name)
     measurements = folder / "measurements.json"
     content = json.loads(measurements.read_text(encoding="utf-8")) if measurements.is_file() else None
     report = f"{name}/report.html" if (folder / "report.html").is_file() else ""
     missing = "; ".join(f"{output}: {why}" for output, why in study["missing"].items())
     return CohortRow(name, content, report=report, missing=missing)
+
+
+def _without_path(study: Mapping[str, Any]) -> str:
+    """The cause of a failure for a table that is passed on; the path of a scan may hold a patient's name."""
+    path, name = study.get("path", ""), study["study"]
+    return study["error"].replace(path, name) if path else study["error"]
 
 
 def _cause(output_dir: Path, outcome: StudyOutcome) -> str:

@@ -81,14 +81,16 @@ def run_cohort(
     count = workers or min(4, usable_cpus())
     work = BundleWork(bundle, output, overrides, 0 if scheduler else max(1, usable_cpus() // count))
 
+    found = work.find(inputs)
+    if not scheduler:  # whose workers may have other devices than this machine
+        work.check()
+
     def start(progress: RunProgress) -> Executor:
         if scheduler:
             return ClusterExecutor(work, scheduler, time_limit, {"GPU": 1} if gpu else None)
         return LocalExecutor(work, count, time_limit)
 
-    return run_work(
-        work, work.find(inputs), start, resume=resume, overwrite=overwrite, retries=retries, named=inputs
-    )
+    return run_work(work, found, start, resume=resume, overwrite=overwrite, retries=retries, named=inputs)
 
 
 def run_work(

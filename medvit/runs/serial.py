@@ -123,6 +123,8 @@ def _run(work: BundleWork | EvaluatorWork, found: Found, **options: Any) -> int:
             f"{len(patients)} were found; run each separately"
         )
 
+    work.check()
+
     def start(progress: RunProgress) -> Executor:
         return SerialExecutor(work, progress)
 

@@ -18,6 +18,7 @@ from typing import cast
 from pebble import ProcessExpired, ProcessPool
 
 from medvit.errors import StudyError
+from medvit.runs.done import Known, known_digests, learn_digests
 from medvit.runs.journal import last_stage
 from medvit.runs.options import SILENT
 from medvit.runs.outcome import Stage, StudyOutcome
@@ -52,7 +53,8 @@ class Worker:
             self._end()
             self._pool = self._new_pool()
         try:
-            future = self._pool.schedule(_attempt, args=(study,), timeout=self.time_limit)
+            arguments = (study, known_digests(study))
+            future = self._pool.schedule(_attempt, args=arguments, timeout=self.time_limit)
             # A stopped pool may leave a future pending for ever.
             while not wait_for([future], _PATIENCE).done:
                 if self._closed:
@@ -159,8 +161,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _attempt(study: Study) -> Attempt:
+def _attempt(study: Study, digests: Known) -> Attempt:
     global _opened
+    learn_digests(digests)
     assert _work is not None, "workers begin with their work"
     if not _opened:
         try:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from medvit.bundles import Bundle
 from medvit.bundles.write import bundle_files, card, refuse_existing, write_bundle
+from medvit.datasets.splits import split_cases
 from medvit.errors import MedvitError
 from medvit.evaluation import Options, StudyScores
 from medvit.evaluation.page import write_page
@@ -71,6 +72,9 @@ def train_folds(
         If a training fails, or the bundles of the folds do not belong together.
     """
     output, console = Path(output), console or Console(stderr=True)
+    apart = choices.folds, choices.fold or 0
+    # Too few patients for the folds are refused before anything is said or done.
+    split_cases(manifest, options.get("data", ""), choices.val_fraction, choices.seed, (), *apart)
     if plan_only:
         console.print(f"plan of the first of {choices.folds} folds:", highlight=False)
         first = replace(choices, fold=choices.fold or 0)

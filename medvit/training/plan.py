@@ -22,6 +22,7 @@ from medvit.training.network import fitted, lateral
 from medvit.training.windows import affordable_on, batch_for, check_window, window_for
 
 Triple = tuple[float, float, float]
+_EPOCHS = 100
 _MARGIN = 1.5  # over the estimate of a validation, which leaves out reading and scoring
 _ANISOTROPIC = 3.0  # nnU-Net's factor, by which one axis must be coarser than another
 
@@ -37,9 +38,9 @@ class Choices:
     patch_size
         Voxels of a window, in the same order.
     epochs, epoch_length
-        Passes, and optimiser steps in each.
+        Passes, and optimiser steps in each; by default 100 passes, for a restorer 20.
     minutes
-        Time that the training takes, whatever `epochs` says; the learning rate then follows the clock.
+        Time that the training takes, instead of `epochs`; the learning rate then follows the clock.
     batch_size
         Windows of a step.
     learning_rate
@@ -60,7 +61,7 @@ class Choices:
 
     spacing: Triple | None = None
     patch_size: tuple[int, int, int] | None = None
-    epochs: int = 100
+    epochs: int | None = None
     epoch_length: int | None = None
     minutes: float | None = None
     batch_size: int | None = None
@@ -82,8 +83,13 @@ class Choices:
         for name, value in numbers.items():
             if value is not None and not np.all(np.asarray(value) > 0):
                 raise MedvitError(f"{name} must be greater than 0, not {value}")
+        if self.minutes is not None and self.epochs is not None:
+            raise MedvitError("--minutes and --epochs both say when the training ends; give one of them")
         if self.fold is not None and not self.folds:
             raise MedvitError("--fold is the number of one of several --folds")
+        if self.folds == 1 or (self.folds and not 0 <= (self.fold or 0) < self.folds):
+            given = f"--folds {self.folds}" + ("" if self.fold is None else f" --fold {self.fold}")
+            raise MedvitError(f"{given}: two or more folds are numbered from 0")
         if not 0 <= self.val_fraction < 1 or self.patience < 0:
             raise MedvitError("--val-fraction must lie in [0, 1), and --patience must be 0 or more")
 
@@ -294,10 +300,12 @@ def make_plan(
     network = fitted(definition, channels, len(table) + 1, window)
     if base.lateral and all_sides(table):
         network = lateral(network, table)
+    epochs = choices.epochs or _EPOCHS
     settings = asdict(choices) | {
         "fold": choices.fold or 0,
-        "epoch_length": length, "batch_size": batch_size, "device": str(choices.torch_device),
-        "steps": choices.epochs * length,
+        "epochs": epochs, "epoch_length": length, "batch_size": batch_size,
+        "device": str(choices.torch_device),
+        "steps": epochs * length,
     }  # fmt: skip
     return Plan(
         base.name, manifest.name, manifest.modality, labels, tuple(manifest.channels), spacing, patch,

@@ -25,7 +25,7 @@ from medvit.training.slice_pairs import Degradation, RestorationSlices
 from medvit.training.workspace import Workspace
 
 _SLICEWISE = "medvit.transforms.prepare_axial_slices"
-_DEFAULTS = {"epochs": 20, "epoch_length": 200}
+_EPOCHS, _EPOCH_LENGTH = 20, 200
 
 
 def find_restorer(name: str, trust: bool = False) -> Bundle | None:
@@ -85,7 +85,7 @@ def train_restorer(
     MedvitError
         If cases have no target and no degradation is stated, or images and targets differ in their grid.
     """
-    choices, console = choices or Choices(epochs=_DEFAULTS["epochs"]), console or Console(stderr=True)
+    choices, console = choices or Choices(), console or Console(stderr=True)
     work = Workspace(Path(output).absolute())
     work.open(resume)
     Degradation.parse(degradation)
@@ -93,7 +93,7 @@ def train_restorer(
     settings = {
         "manifest": str(listing), "dataset_dir": str(Path(data).absolute() if data else listing.parent),
         "degradation": degradation, "val_fraction": choices.val_fraction, "seed": choices.seed,
-        "epochs": choices.epochs, "epoch_length": choices.epoch_length or _DEFAULTS["epoch_length"],
+        "epochs": choices.epochs or _EPOCHS, "epoch_length": choices.epoch_length or _EPOCH_LENGTH,
         "minutes": choices.minutes, "learning_rate": choices.learning_rate, "patience": choices.patience,
     }  # fmt: skip
     if choices.minutes:
@@ -184,21 +184,13 @@ def _trained(
         output_dir=str(work.folder), ckpt_dir=str(work.checkpoints), scratch=str(work.scratch),
         resume=work.checkpoint(), device=f"$torch.device({device!r})",
     )  # fmt: skip
-    try:
+    with work.at_work():
         slices: RestorationSlices = opened.part("slices")
         for line in slices.lines():
             console.print(line, highlight=False, soft_wrap=True)
         opened.execute("initialize")
         with closing(opened.part("progress")):
             opened.execute("run")
-    except KeyboardInterrupt:
-        raise MedvitError(
-            "interrupted; the same command with --resume continues after the last epoch"
-        ) from None
-    except BaseException:
-        if not work.checkpoint():
-            shutil.rmtree(work.folder, ignore_errors=True)
-        raise
     best = opened.part("best")
     shutil.move(work.folder / "model.pt", work.bundle.weights)
     keep_history(work.folder, work.bundle.path / "docs")

@@ -231,18 +231,13 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
         resume=work.checkpoint(),
         device=f"$torch.device({plan.settings['device']!r})",
     )
-    try:
-        workflow.execute("initialize")
-        with closing(workflow.part("progress")):
-            workflow.execute("run")
-    except KeyboardInterrupt:
-        raise MedvitError(
-            "interrupted; the same command with --resume continues after the last epoch"
-        ) from None
-    except Exception as error:
-        if not work.checkpoint():
-            shutil.rmtree(work.folder)
-        raise _in_plain_words(error, plan) from error
+    with work.at_work():
+        try:
+            workflow.execute("initialize")
+            with closing(workflow.part("progress")):
+                workflow.execute("run")
+        except Exception as error:
+            raise _in_plain_words(error, plan) from error
     best = workflow.part("best")
     shutil.move(work.folder / "model.pt", work.bundle.weights)
     epochs = workflow.part("train#trainer").state.epoch

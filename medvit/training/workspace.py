@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medvit.bundles import Bundle
@@ -55,6 +57,26 @@ class Workspace:
             raise MedvitError(
                 f"{self.folder} holds an interrupted training: continue it with --resume or remove it"
             )
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """When the training in the block ends early, keep what can be resumed, or else remove the work folder.
+
+        Raises
+        ------
+        MedvitError
+            If the training is interrupted.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise MedvitError(
+                "interrupted; the same command with --resume continues after the last epoch"
+            ) from None
+        except Exception:
+            if not self.checkpoint():
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def close(self) -> Bundle:
         """Put the finished bundle in its place and remove the rest."""

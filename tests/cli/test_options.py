@@ -36,6 +36,7 @@ def study(tmp_path: Path) -> Path:
         (["--backend", "openvno"], "there is no backend 'openvno' (did you mean 'openvino'?)"),
         (["--language", "xx"], "no report in language 'xx'; choose one of de, en, fr"),
         (["-o", "STUDY"], "is a file; give a folder"),
+        (["--deidentify"], "--deidentify would do nothing without --dicom"),
     ],
 )
 def test_wrong_options_are_one_sentence(
@@ -46,6 +47,18 @@ def test_wrong_options_are_one_sentence(
     assert isinstance(done.exception, MedvitError)
     assert sentence in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_date_of_an_earlier_study_is_blamed_where_it_is_at_fault(tmp_path: Path) -> None:
+    file = tmp_path / "m@2024-01-02" / "measurements.json"
+    file.parent.mkdir()
+    file.write_text("{}")
+    assert options.checked_priors([str(file), f"{file}@2024-03-05"]) == [str(file), f"{file}@2024-03-05"]
+    for wrong in ("yesterday", "2024-02-30"):
+        with pytest.raises(MedvitError, match=f"'{wrong}' is not a date; state it as .*@YYYY-MM-DD"):
+            options.checked_priors([f"{file}@{wrong}"])
+    with pytest.raises(MedvitError, match=r"gone\.json: not a readable measurements\.json"):
+        options.checked_priors([f"{tmp_path / 'gone.json'}@2024-03-05"])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import torch
 from medvit.bundles import Bundle, find_bundle
 from medvit.errors import MedvitError, WeightsError
 from medvit.networks import SegFormer3D, load_weights
-from medvit.runs import ResultOptions, run_bundle
+from medvit.runs import ResultOptions, run_bundle, run_cohort
+from medvit.runs.options import execution_settings
 from medvit.training import save_weights
 from tests.phantoms import COARSE
 
@@ -62,6 +63,14 @@ def run(inputs: list[Path], output: Path, **overrides: object) -> tuple[int, dic
     return code, json.loads(record.read_text()) if record.exists() else {}
 
 
+@pytest.mark.parametrize("start", [run_bundle, run_cohort])
+def test_what_the_device_lacks_is_refused_before_anything_is_made(start: Callable, tmp_path: Path) -> None:
+    study, settings = write_good(tmp_path / "a.nii.gz"), execution_settings("fp16")
+    with pytest.raises(MedvitError, match="fp16 needs a GPU"):
+        start(BUNDLE, [str(study)], tmp_path / "out", device="$torch.device('cpu')", **settings)
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_good_and_six_bad_studies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, output = tmp_path / "studies", tmp_path / "out"
     write_good(folder / "a_first.nii.gz")
@@ -79,6 +88,13 @@ def test_two_good_and_six_bad_studies(tmp_path: Path, capsys: pytest.CaptureFixt
     assert sorted(p.name for p in output.iterdir() if p.is_dir()) == [".cohort", "a_first", "z_last"]
     rows = {row["study"]: row for row in csv.DictReader((output / "cohort.csv").open())}
     assert len(rows) == 8
+    # Tables are passed on, and the path of a scan may hold a patient's name.
+    assert (
+        rows["truncated"]["cause"].startswith("truncated: ")
+        and "nifti-truncated" in rows["truncated"]["cause"]
+    )
+    for table in ("cohort.csv", "cohort_long.csv", "cohort.html"):
+        assert str(folder) not in (output / table).read_text()
     assert float(rows["z_last"]["brain-stem_ml"]) >= 0
     # Noise is not a brain: the verdict stands wherever a study is named.
     said = capsys.readouterr()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from rich.console import Console
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import MedvitError
@@ -71,3 +73,11 @@ def test_folds_become_bundles_a_table_and_an_ensemble_that_runs(tmp_path: Path) 
     assert np.asarray(nib.load(tmp_path / "run" / "case1_0000" / "labels.nii.gz").dataobj).any()
     with pytest.raises(MedvitError, match="is there already"):
         train_folds(base, data, output, Choices(**QUICK, folds=2))
+
+
+def test_too_many_folds_are_refused_before_anything_is_said(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", 2)
+    console = Console(file=io.StringIO())
+    with pytest.raises(MedvitError, match="cannot be divided into 9 folds"):
+        train_folds(base_bundle(tmp_path / "b"), data, tmp_path / "o", Choices(folds=9), console=console)
+    assert console.file.getvalue() == "" and not (tmp_path / "o").exists()

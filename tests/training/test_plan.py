@@ -122,6 +122,10 @@ def test_a_plan_is_what_the_data_say_unless_a_person_does(tmp_path: Path) -> Non
         {"val_fraction": 1.0},
         {"learning_rate": float("nan")},
         {"minutes": 0},
+        {"minutes": 5, "epochs": 3},
+        {"folds": 1},
+        {"folds": 3, "fold": 3},
+        {"fold": 0},
         {"device": "abacus"},
     ],
 )
