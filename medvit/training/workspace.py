@@ -60,7 +60,7 @@ class Workspace:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """When the training in the block ends early, keep what can be resumed, or else remove the work folder.
+        """When the training in the block ends early, keep what can be resumed, or remove the work folder.
 
         Raises
         ------
