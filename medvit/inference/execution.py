@@ -13,6 +13,7 @@ from torch import nn
 
 from medvit.errors import MedvitError
 from medvit.inference.backends import Backend, checked_backend
+from medvit.inference.memory import freed_memory_kept
 
 Network = Callable[..., Any]
 
@@ -121,11 +122,13 @@ class Execution:
 
     @contextmanager
     def running(self, networks: Sequence[Network]) -> Iterator[None]:
-        """Disable gradients, set evaluation mode, threads and TF32, and restore all afterwards."""
+        """Disable gradients, keep freed memory, set evaluation mode, threads and TF32; restore all afterwards."""
         modules = [n for n in networks if isinstance(n, nn.Module) and n.training]
         threads = torch.get_num_threads()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
+            if self.device_for(networks).type == "cpu":
+                stack.enter_context(freed_memory_kept())
             if self.tf32 is not None:
                 stack.enter_context(_tf32(self.tf32))
             try:
