@@ -122,7 +122,7 @@ class Execution:
 
     @contextmanager
     def running(self, networks: Sequence[Network]) -> Iterator[None]:
-        """Disable gradients, keep freed memory, set evaluation mode, threads and TF32; restore all afterwards."""
+        """Disable gradients, keep freed memory, set evaluation mode, threads and TF32; then restore all."""
         modules = [n for n in networks if isinstance(n, nn.Module) and n.training]
         threads = torch.get_num_threads()
         with ExitStack() as stack:

@@ -266,7 +266,7 @@ class StudyWriter:
         return make()
 
     def _write_report(self, folder: Path, study: Study, report: StudyReport, outcome: StudyOutcome) -> None:
-        from medvit.reports import write_html, write_json, write_pdf
+        from medvit.reports import write_html, write_json
 
         options = self.options
         words: dict[str, Any] = {"language": options.language, "show_patient": options.show_patient}
@@ -277,6 +277,9 @@ class StudyWriter:
                 write_html(report, folder / "report.html", viewer=options.viewer, **words)
         if options.pdf or self._as_dicom(study):
             with _optional("report.pdf", outcome):
+                # The library behind it takes most of a second to import.
+                from medvit.reports import write_pdf
+
                 write_pdf(report, folder / "report.pdf", **words)
 
     def _write_dicom(
