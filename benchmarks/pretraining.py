@@ -131,15 +131,16 @@ class Study:
         return found
 
     def open_work(self, draws: int) -> Iterator[tuple[str, int, int]]:
-        """What is not measured yet: first draws first, and of each the two arms that answer the question.
+        """What is not measured yet: first draws first, of each the two arms that answer the question, and last
+        the longest.
 
         A hundred cases are drawn once.
         """
         measured = {(row["arm"], row["cases"], row["draw"]) for row in self.done()}
-        first = tuple(ARMS)[:2]
+        names = tuple(ARMS)
         for draw in range(draws):
             sizes = SIZES if draw == 0 else SIZES[:-1]
-            for arms in (first, tuple(arm for arm in ARMS if arm not in first)):
+            for arms in (names[:2], names[2:-1], names[-1:]):
                 work = ((arm, count, draw) for count in sizes for arm in arms)
                 yield from (one for one in work if one not in measured)
 

@@ -32,7 +32,7 @@ def train(
         str,
         typer.Argument(
             help="Name of an installed bundle, a bundle folder with --trust, or a network: SegFormer3D, "
-            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet, ParaTransCNN or CSwinUNet.",
+            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet, ParaTransCNN, CSwinUNet or CSwinUNETR.",
             metavar="BUNDLE|NETWORK",
         ),
     ],

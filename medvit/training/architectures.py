@@ -72,8 +72,16 @@ def _cswin_unet(dim: int, depths: list[int], heads: list[int]) -> dict[str, Any]
     }  # fmt: skip
 
 
-# "base" has the published widths, except that the networks over volumes other than Swin UNETR work at half
-# resolution between a stem and a readout, without which a step on a CPU takes about three times as long.
+def _cswin_unetr(feature_size: int, depths: list[int]) -> dict[str, Any]:
+    return {
+        "_target_": "medvit.networks.CSwinUNETR", "feature_size": feature_size, "depths": depths,
+        "num_heads": [3, 6, 12, 24],
+    }  # fmt: skip
+
+
+# "base" has the published widths, or those of Swin UNETR for CSwinUNETR, which has none. The networks over
+# volumes other than these two work at half resolution between a stem and a readout, without which a step on a
+# CPU takes about three times as long.
 _SIZES: dict[str, dict[Size, dict[str, Any]]] = {
     "SegFormer3D": {
         "tiny": _segformer3d(
@@ -120,6 +128,11 @@ _SIZES: dict[str, dict[Size, dict[str, Any]]] = {
         "tiny": _cswin_unet(16, [1, 1, 2, 1], [2, 4, 8, 16]),
         "small": _cswin_unet(32, [1, 2, 4, 1], [2, 4, 8, 16]),
         "base": _cswin_unet(64, [1, 2, 9, 1], [2, 4, 8, 16]),
+    },
+    "CSwinUNETR": {
+        "tiny": _cswin_unetr(12, [1, 1, 2, 1]),
+        "small": _cswin_unetr(24, [1, 2, 2, 1]),
+        "base": _cswin_unetr(48, [1, 2, 4, 1]),
     },
 }
 

@@ -28,7 +28,7 @@ from medvit.training.network import fitted
 from medvit.training.plan import device_named
 from medvit.training.pretraining_data import prepare_images
 from medvit.training.pretraining_page import write_page
-from medvit.training.pretraining_tasks import TASKS, make_task
+from medvit.training.pretraining_tasks import TASKS, MadeFor, make_task
 from medvit.training.schedule import warm_cosine
 
 _WARM_UP = 0.05
@@ -190,7 +190,8 @@ class _Run:
         channels = int(np.load(self.prepared.files[0], mmap_mode="r").shape[0])
         self.definition = fitted(self.base.network, channels, channels, self.window)
         c = self.choices
-        self.task = make_task(c.task, self.base.network, channels, self.window, c.mask_ratio, c.cell)
+        made_for = MadeFor(self.base.network, channels, self.window, c.mask_ratio, c.cell)
+        self.task = make_task(c.task, made_for)
         self.network = self.task.network
         if self.choices.start == "weights":
             self._carry_over()

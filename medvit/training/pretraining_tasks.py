@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,32 @@ from medvit.training.network import build, fitted
 PATCH = 16  # pixels of a patch of the plain vision transformer
 TASKS = ("masked", "mae", "swin")
 _DECODER = {"decoder_dim": 192, "decoder_depth": 2, "decoder_num_heads": 6}
+
+
+@dataclass(frozen=True)
+class MadeFor:
+    """The network, the windows and the masks that a task is made for.
+
+    Parameters
+    ----------
+    definition
+        Configuration of the bundle's network.
+    channels, window
+        Image channels, and edges of the windows.
+    mask_ratio, cell
+        Share of the cells that are masked, ``None`` for the task's own, and their edge in voxels.
+    """
+
+    definition: Mapping[str, Any]
+    channels: int
+    window: Sequence[int]
+    mask_ratio: float | None = None
+    cell: int = 8
+
+    @property
+    def network_class(self) -> str:
+        """Class of the network, without its package."""
+        return str(self.definition["_target_"]).rpartition(".")[2]
 
 
 class Task(Protocol):
@@ -61,28 +88,19 @@ class MaskedCells:
 
     Parameters
     ----------
-    definition
-        Configuration of the bundle's network.
-    channels, window
-        Image channels, and edges of the windows.
-    mask_ratio, cell
-        Share of the cells that are masked, and their edge in voxels.
+    made_for
+        What the task is made for; 60 % of the cells are masked by default.
     """
 
     words = "masked cells"
     prefixes: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        definition: Mapping[str, Any],
-        channels: int,
-        window: Sequence[int],
-        mask_ratio: float | None,
-        cell: int,
-    ) -> None:
-        self.mask_ratio, self.cell = 0.6 if mask_ratio is None else mask_ratio, cell
-        self.network = build(fitted(definition, channels, channels, window))
-        self.left = readout_names(self.network, build(fitted(definition, channels, channels + 1, window)))
+    def __init__(self, made_for: MadeFor) -> None:
+        given, channels, window = made_for.mask_ratio, made_for.channels, made_for.window
+        self.mask_ratio, self.cell = 0.6 if given is None else given, made_for.cell
+        self.network = build(fitted(made_for.definition, channels, channels, window))
+        other = build(fitted(made_for.definition, channels, channels + 1, window))
+        self.left = readout_names(self.network, other)
 
     def _prediction(self, windows: MaskedWindows) -> Tensor:
         prediction = self.network(windows.masked)
@@ -105,7 +123,10 @@ class MaskedCells:
 class MaskedPatches:
     """Most patches are removed, a plain vision transformer encodes the others, a decoder predicts the rest.
 
-    Its parameters are those of `MaskedCells`, of which the edge of a cell is that of a patch.
+    Parameters
+    ----------
+    made_for
+        What the task is made for; 75 % of the patches are removed by default, and a cell is a patch.
 
     Raises
     ------
@@ -121,16 +142,10 @@ class MaskedPatches:
     prefixes = ("embed.", "position", "blocks.", "norm.")
     cell = PATCH
 
-    def __init__(
-        self,
-        definition: Mapping[str, Any],
-        channels: int,
-        window: Sequence[int],
-        mask_ratio: float | None,
-        cell: int,
-    ) -> None:
-        network = fitted(definition, channels, 2, window)
-        if _class_of(definition) != "TransUNet" or network.get("resnet_depths", ()) is not None:
+    def __init__(self, made_for: MadeFor) -> None:
+        channels, window = made_for.channels, made_for.window
+        network = fitted(made_for.definition, channels, 2, window)
+        if made_for.network_class != "TransUNet" or network.get("resnet_depths", ()) is not None:
             raise MedvitError(
                 "--task mae is for a plain vision transformer (TransUNet with resnet_depths null); "
                 "pre-train this network with --task masked"
@@ -139,7 +154,7 @@ class MaskedPatches:
             raise MedvitError(
                 f"--task mae needs windows in multiples of {PATCH}: choose another --patch-size"
             )
-        self.mask_ratio = 0.75 if mask_ratio is None else mask_ratio
+        self.mask_ratio = 0.75 if made_for.mask_ratio is None else made_for.mask_ratio
         own: Any = build(network)
         dim, heads = int(own.position.shape[-1]), int(network.get("num_heads", 12))
         self.repeats = own.embed.in_channels // channels
@@ -194,7 +209,10 @@ class MaskedPatches:
 class SwinTasks:
     """Swin UNETR's own pre-training: by how much a window was turned, which views are of one, inpainting.
 
-    Its parameters are those of `MaskedCells`, of which nothing is masked here.
+    Parameters
+    ----------
+    made_for
+        What the task is made for; nothing is masked.
 
     Raises
     ------
@@ -210,15 +228,9 @@ class SwinTasks:
     prefixes = ("swinViT.",)
     mask_ratio, cell = 0.0, 0
 
-    def __init__(
-        self,
-        definition: Mapping[str, Any],
-        channels: int,
-        window: Sequence[int],
-        mask_ratio: float | None,
-        cell: int,
-    ) -> None:
-        if _class_of(definition) != "SwinUNETR":
+    def __init__(self, made_for: MadeFor) -> None:
+        definition, window = made_for.definition, made_for.window
+        if made_for.network_class != "SwinUNETR":
             raise MedvitError(
                 "--task swin is for a bare Swin UNETR, without a stem around it; pre-train this network with "
                 "--task masked"
@@ -229,7 +241,7 @@ class SwinTasks:
                 f"multiples of 32, two equal and one of 64 or more, not {' '.join(map(str, window))}"
             )
         known = ("feature_size", "depths", "num_heads", "window_size", "patch_merging")
-        self.network = SwinPretrainer(channels, **{k: definition[k] for k in known if k in definition})
+        self.network = SwinPretrainer(made_for.channels, **{k: definition[k] for k in known if k in definition})
         state = self.network.state_dict()
         self.left = {name for name in state if not name.startswith(self.prefixes)}
         self.criterion = SwinPretrainingLoss()
@@ -256,18 +268,7 @@ class SwinTasks:
         return shown, self.network(cut).reconstruction
 
 
-def make_task(
-    name: str,
-    definition: Mapping[str, Any],
-    channels: int,
-    window: Sequence[int],
-    mask_ratio: float | None,
-    cell: int,
-) -> Task:
-    """The task of a name, ``"masked"``, ``"mae"`` or ``"swin"``; see the classes for the rest."""
+def make_task(name: str, made_for: MadeFor) -> Task:
+    """The task of a name, ``"masked"``, ``"mae"`` or ``"swin"``; raises what its class does."""
     kinds: dict[str, Any] = dict(zip(TASKS, (MaskedCells, MaskedPatches, SwinTasks), strict=True))
-    return kinds[name](definition, channels, window, mask_ratio, cell)
-
-
-def _class_of(definition: Mapping[str, Any]) -> str:
-    return str(definition["_target_"]).rpartition(".")[2]
+    return kinds[name](made_for)

@@ -17,7 +17,7 @@ from medvit.networks.swin_pretraining import turn
 from medvit.training import PretrainingChoices, pretrain_bundle
 from medvit.training.encoder_file import load_encoder, readout_names
 from medvit.training.masking import MaskedWindows
-from medvit.training.pretraining_tasks import MaskedPatches, SwinTasks
+from medvit.training.pretraining_tasks import MadeFor, MaskedPatches, SwinTasks
 from tests.label.phantoms import make_bundle
 from tests.training.test_pretraining import write_studies
 
@@ -76,7 +76,7 @@ def test_a_plain_vision_transformer_starts_from_removed_patches(tmp_path: Path) 
 
 def test_tokens_are_those_of_the_autoencoder() -> None:
     definition = {"_target_": "medvit.networks.TransUNet", "out_channels": 4, "img_size": 32, **VIT}
-    task = MaskedPatches(definition, 1, (32, 32), None, 8)
+    task = MaskedPatches(MadeFor(definition, 1, (32, 32)))
     network = TransUNet(**VIT, out_channels=4, img_size=32).eval()
     network.load_state_dict({**network.state_dict(), **task.encoder()})
     image = torch.rand(2, 1, 32, 32)
@@ -89,7 +89,7 @@ def test_what_is_shown_of_patches_is_the_image_where_they_are_predicted_right(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     definition = {"_target_": "medvit.networks.TransUNet", "out_channels": 4, "img_size": 32, **VIT}
-    task = MaskedPatches(definition, 1, (32, 48), 0.5, 8)
+    task = MaskedPatches(MadeFor(definition, 1, (32, 48), 0.5))
     image = torch.rand(2, 1, 32, 48)
     patches = task.network.entrance_of(image).patches(image)
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
@@ -124,7 +124,7 @@ def test_swin_unetr_starts_from_its_three_tasks(tmp_path: Path) -> None:
 
 
 def test_the_views_are_turned_by_what_the_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = SwinTasks({"_target_": "medvit.networks.SwinUNETR", **SWIN}, 1, (32, 32, 64), None, 8)
+    task = SwinTasks(MadeFor({"_target_": "medvit.networks.SwinUNETR", **SWIN}, 1, (32, 32, 64)))
     target = torch.rand(2, 1, 32, 32, 64)
     told: list[torch.Tensor] = []
 
@@ -154,4 +154,4 @@ def test_networks_and_windows_that_do_not_fit_a_task_are_refused(
     kind: Any, definition: dict[str, Any], window: tuple[int, ...], words: str
 ) -> None:
     with pytest.raises(MedvitError, match=words):
-        kind(definition, 1, window, None, 8)
+        kind(MadeFor(definition, 1, window))
