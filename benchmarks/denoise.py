@@ -1,7 +1,7 @@
 """Restoration bundles against classical denoisers, on the axial slices of a real study with added noise.
 
     python benchmarks/denoise.py ct CT.nii.gz [--dose 0.25] [--noise-index 15] [--red-cnn FOLDER]
-    python benchmarks/denoise.py mr HEAD.nii.gz [--sigma 0.08]
+    python benchmarks/denoise.py mr HEAD.nii.gz [--sigma 0.08] [--bundle FOLDER...]
 
 The study is taken as the truth. CT gets the noise of a scan at a lower dose (`medvit.synthesis.low_dose`), MR
 Rician noise of a share of its brightest tissue. The classical methods are told the noise, in MR their results
@@ -11,7 +11,8 @@ algorithm (`_bm3d.py`). Wavelets need PyWavelets. RED-CNN (Chen et al. 2017) run
 of a folder (`*.pyt`), on slices in HU that are continued by reflection.
 
 PSNR, SSIM and RMSE are within the window: -160 to 240 HU, or 0 to the 99.5 percentile. Bias is the mean of
-restored minus true intensity in each homogeneous region.
+restored minus true intensity in each homogeneous region. Memory is what the restoration takes at most over what
+the process held before.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _bm3d import bm3d
+from _measure import anonymous_peak_of
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
-from medvit.bundles import find_bundle
+from medvit.bundles import Bundle, find_bundle, open_bundle
 from medvit.inference import SliceRestorer
 from medvit.metrics.restoration import hu_bias, psnr, rmse, ssim
 from medvit.networks import load_weights
@@ -69,9 +71,8 @@ def rician(true: Slices, sigma: float) -> Slices:
     ]
 
 
-def by_bundle(noisy: Slices, name: str) -> Slices:
+def by_bundle(noisy: Slices, bundle: Bundle) -> Slices:
     """The bundle by its own preprocessing, windows and limits."""
-    bundle = find_bundle(name)
     limits, window, unit, roi_size, overlap, slices, within = (
         inference_component(bundle.path, s)
         for s in ("limits", "window", "unit", "roi_size", "overlap", "slices", "within_source")
@@ -79,7 +80,8 @@ def by_bundle(noisy: Slices, name: str) -> Slices:
     network = load_weights(inference_component(bundle.path, "network_def"), bundle.weights)
     sample = {"image": MetaTensor(torch.from_numpy(np.stack(noisy, axis=-1))[None])}
     sample = ScaleToUnitd("image", limits, unit)(sample)
-    sample = RegionChanneld("image", (window[0] / (unit or 1), window[1] / (unit or 1)))(sample)
+    if open_bundle(bundle).stated("preprocessing")["window"] is not None:
+        sample = RegionChanneld("image", (window[0] / (unit or 1), window[1] / (unit or 1)))(sample)
     restored = SliceRestorer(roi_size, overlap, slices)(sample["image"][None], network)[0]
     restored = restored.as_tensor() * sample["image"].meta[UNIT]
     # One slice after the other: these are not neighbours.
@@ -179,12 +181,14 @@ def biases(restored: Slices, true: Slices, window: Window) -> list[float]:
     return found
 
 
-def row(name: str, restored: Slices, true: Slices, window: Window, seconds: float, note: str) -> str:
+def row(
+    name: str, restored: Slices, true: Slices, window: Window, seconds: float, note: str, memory: str = ""
+) -> str:
     scores = np.mean(in_window(restored, true, window), axis=0)
     bias = np.array(biases(restored, true, window) or [np.nan])
     return (
         f"| {name} | {scores[0]:.2f} | {scores[1]:.3f} | {scores[2]:.4g} | {bias.mean():+.2f} | "
-        f"{np.abs(bias).mean():.2f} | {np.abs(bias).max():.2f} | {seconds / len(true):.2f} | {note} |"
+        f"{np.abs(bias).mean():.2f} | {np.abs(bias).max():.2f} | {seconds / len(true):.2f} | {memory} | {note} |"
     )
 
 
@@ -197,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sigma", type=float, default=0.08)
     parser.add_argument("--step", type=int, default=8)
     parser.add_argument("--skip", type=int, default=3)
+    parser.add_argument("--bundle", nargs="*", default=[], metavar="FOLDER", help="further bundles")
     parser.add_argument("--red-cnn", type=Path, metavar="FOLDER")
     parser.add_argument("--methods", nargs="*", default=list(CLASSICAL))
     options = parser.parse_args(arguments)
@@ -210,13 +215,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sigma = options.sigma * window[1]
         noisy, said = rician(true, sigma), f"Rician, sigma {options.sigma:.0%}"
     print(f"{len(true)} slices {true[0].shape}, {spacing:.2f} mm, {said}")
-    print("| method | PSNR, dB | SSIM | RMSE | mean bias | mean abs bias | worst bias | s/slice | strength |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| method | PSNR, dB | SSIM | RMSE | mean bias | mean abs bias | worst bias | s/slice | MB | strength |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     print(row("none", noisy, true, window, 0, ""), flush=True)
-    started = time.process_time()
-    restored = by_bundle(noisy, BUNDLES[options.modality])
-    seconds = time.process_time() - started
-    print(row(BUNDLES[options.modality], restored, true, window, seconds, "blind"), flush=True)
+    for name in (BUNDLES[options.modality], *options.bundle):
+        bundle, results = find_bundle(name, trust=True), []
+        started = time.process_time()
+        memory = anonymous_peak_of(lambda b=bundle, r=results: r.append(by_bundle(noisy, b)))
+        seconds = time.process_time() - started
+        said = row(bundle.name, results[0], true, window, seconds, "blind", f"{memory:.0f}")
+        print(said, flush=True)
     if options.red_cnn and options.modality == "ct":
         started = time.process_time()
         restored = by_red_cnn(noisy, options.red_cnn)

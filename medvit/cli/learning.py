@@ -32,7 +32,8 @@ def train(
         str,
         typer.Argument(
             help="Name of an installed bundle, a bundle folder with --trust, or a network: SegFormer3D, "
-            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet, ParaTransCNN, CSwinUNet or CSwinUNETR.",
+            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet, ParaTransCNN, CSwinUNet or CSwinUNETR; HAT or "
+            "DRSformer with --degrade.",
             metavar="BUNDLE|NETWORK",
         ),
     ],
@@ -106,6 +107,8 @@ def train(
         Plan,
         find_base,
         find_restorer,
+        restorer_for,
+        restorer_network,
         train_bundle,
         train_folds,
         train_restorer,
@@ -115,13 +118,14 @@ def train(
         spacing, patch_size, epochs, epoch_length, minutes, batch_size, learning_rate, val_fraction, seed,
         folds, fold, patience, mirror, device,
     )  # fmt: skip
-    if restorer := find_restorer(base, trust):
+    network = restorer_network(base)
+    if restorer := restorer_for(degrade) if network else find_restorer(base, trust):
         refuse_options(
             "a restorer", folds=folds, plan=plan, size=size, pretrained=pretrained, spacing=spacing
         )
         bundle = train_restorer(
-            restorer, manifest, output, choices, degradation=degrade, from_scratch=from_scratch,
-            data=data or "", resume=resume,
+            restorer, manifest, output, choices, degradation=degrade, network=network,
+            from_scratch=from_scratch, data=data or "", resume=resume,
         )  # fmt: skip
         return Answer({"name": bundle.name, **bundle.summary()})
     refuse_options("a segmenter", degrade=degrade)

@@ -176,7 +176,8 @@ class RestorationDataset(SeededDataset):
     sample_shape
         Pixels of a sample.
     window, unit
-        Intensities between which regions are told apart, and the intensity that becomes 1.
+        Intensities between which regions are told apart, ``None`` for networks that take no regions, and the
+        intensity that becomes 1.
     samples
         Samples cut from one slice.
     seed
@@ -189,32 +190,37 @@ class RestorationDataset(SeededDataset):
         length: int,
         sample_shape: Sequence[int] = (64, 64),
         *,
-        window: tuple[float, float],
+        window: tuple[float, float] | None,
         unit: float = 1.0,
         samples: int = 2,
         seed: int = 0,
     ) -> None:
         super().__init__(length, seed)
         self.source, self.sample_shape = source, tuple(sample_shape)
-        self.window, self.unit = (float(window[0]), float(window[1])), unit
+        self.window, self.unit = (float(window[0]), float(window[1])) if window else None, unit
         self.samples = samples
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
-        """``image`` (2, *sample_shape), the degraded slice and its regions, and ``label``, (1, ...)."""
+        """``image`` (2, *sample_shape), the degraded slice and its regions, and ``label``, (1, ...).
+
+        Without regions ``image`` has one channel.
+        """
         generator = self.generator(self.number(index))
         degraded, clean = self.source(generator)
         guided = degraded.ndim == 3
-        image = degraded if guided else add_region_channel(degraded[None], self.window)
+        image = degraded.clone() if guided else degraded[None].clone()
+        if not guided and self.window:
+            image = add_region_channel(image, self.window)
         image[0] /= self.unit
         pair = torch.cat([image, clean[None] / self.unit])
         crops = [self._crop(pair, generator) for _ in range(self.samples)]
         if not guided:
             crops = [_turned(crop, generator) for crop in crops]
-        return [{"image": crop[:2].contiguous(), "label": crop[2:].contiguous()} for crop in crops]
+        return [{"image": crop[:-1].contiguous(), "label": crop[-1:].contiguous()} for crop in crops]
 
     def _crop(self, pair: Tensor, generator: torch.Generator) -> Tensor:
         """A window of the slice around a pixel that is brighter than most, so that it is not all air."""
-        bright = torch.nonzero(pair[2] >= pair[2].mean())
+        bright = torch.nonzero(pair[-1] >= pair[-1].mean())
         centre = bright[torch.randint(len(bright), (1,), generator=generator)[0]].tolist()
         for axis, (middle, part) in enumerate(zip(centre, self.sample_shape, strict=True), 1):
             first = min(max(middle - part // 2, 0), pair.shape[axis] - part)

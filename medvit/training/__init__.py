@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submodules={"recipes"},
     submod_attrs={
+        "architectures": ["restorer_network"],
         "base": ["Base", "find_base"],
         "cases": ["WholeCases", "as_batch", "study_of"],
         "folds": ["train_folds"],
@@ -14,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "patches": ["PatchDataset", "Sample", "prepare_samples"],
         "encoder_file": ["read_encoder"],
         "plan": ["Choices", "Plan", "make_plan"],
-        "restorers": ["find_restorer", "train_restorer"],
+        "restorers": ["find_restorer", "restorer_for", "train_restorer"],
         "run": ["Split", "split_cases", "train_bundle"],
         "schedule": ["Schedule"],
         "distributed": ["data_parallel", "join_process_group", "leave_process_group", "world_size"],

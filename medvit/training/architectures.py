@@ -136,15 +136,34 @@ _SIZES: dict[str, dict[Size, dict[str, Any]]] = {
     },
 }
 
+# Light settings, for axial slices of one channel.
+_RESTORERS: dict[str, dict[str, Any]] = {
+    "HAT": {
+        "_target_": "medvit.networks.HAT", "in_channels": 1, "upscale": 1, "embed_dim": 24, "depths": [2, 2],
+        "num_heads": [2, 2], "window_size": 8, "compress_ratio": 2, "squeeze_factor": 8, "conv_scale": 1.0,
+        "drop_path_rate": 0.0, "residual": True,
+    },
+    "DRSformer": {
+        "_target_": "medvit.networks.DRSformer", "in_channels": 1, "dim": 16, "depths": [1, 1, 1, 2],
+        "num_heads": [1, 2, 4, 8], "experts": False,
+    },
+}  # fmt: skip
+
 NETWORKS = tuple(_SIZES)
+RESTORERS = tuple(_RESTORERS)
 SIZES: tuple[Size, ...] = ("tiny", "small", "base")
 SLICEWISE = ("TransUNet", "ParaTransCNN", "CSwinUNet")
 
 
 def network_named(name: str) -> str | None:
     """The class that a name in any spelling ("swin-unetr", "segformer3d") stands for; ``None`` if none."""
-    key = _key(name)
-    return next((network for network in NETWORKS if _key(network) == key), None)
+    return _named(name, NETWORKS)
+
+
+def restorer_network(name: str) -> dict[str, Any] | None:
+    """The light configuration of a network that denoises axial slices, by its name in any spelling."""
+    network = _named(name, RESTORERS)
+    return dict(_RESTORERS[network]) if network else None
 
 
 def definition_of(network: str, size: str = "small") -> dict[str, Any]:
@@ -161,6 +180,11 @@ def definition_of(network: str, size: str = "small") -> dict[str, Any]:
     if size not in sizes:
         raise MedvitError(f"--size must be one of {', '.join(sizes)}, not {size!r}")
     return {"in_channels": 1, "out_channels": 2, **sizes[size]}
+
+
+def _named(name: str, networks: tuple[str, ...]) -> str | None:
+    key = _key(name)
+    return next((network for network in networks if _key(network) == key), None)
 
 
 def _key(name: str) -> str:

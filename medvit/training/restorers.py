@@ -48,6 +48,23 @@ def find_restorer(name: str, trust: bool = False) -> Bundle | None:
     return bundle
 
 
+def restorer_for(degradation: str) -> Bundle:
+    """The installed bundle whose preparation and limits a network by name takes over.
+
+    Raises
+    ------
+    MedvitError
+        If the degradation is not stated: of pairs, it is not known what they are.
+    """
+    kind = Degradation.parse(degradation).kind
+    if not kind:
+        raise MedvitError(
+            "a restoring network by name learns from clean images: state how they are degraded with --degrade; "
+            "for pairs, name a bundle such as rat_mr_denoise"
+        )
+    return find_bundle("rat_ct_denoise" if kind == "low-dose" else "rat_mr_denoise")
+
+
 def train_restorer(
     base: Bundle,
     manifest: str | Path,
@@ -55,12 +72,13 @@ def train_restorer(
     choices: Choices | None = None,
     *,
     degradation: str = "",
+    network: Mapping[str, Any] | None = None,
     from_scratch: bool = False,
     data: str | Path = "",
     resume: bool = False,
     console: Console | None = None,
 ) -> Bundle:
-    """Train the network of a restoring bundle; the result is a separate bundle.
+    """Train the network of a restoring bundle, or another one in its place; the result is a separate bundle.
 
     Parameters
     ----------
@@ -75,6 +93,9 @@ def train_restorer(
         patience and device count.
     degradation
         How clean images are degraded, see `Degradation`; empty for pairs.
+    network
+        Configuration of a network to train from scratch instead of the bundle's, from slices of one channel
+        to the same.
     data
         Folder of the data set; the one of the manifest by default.
     resume
@@ -107,22 +128,29 @@ def train_restorer(
             raise MedvitError(f"{work.folder} was begun with other settings; resume it with the same ones")
     else:
         work.bundle.path.mkdir(parents=True)
-        _begin(base, work, settings)
+        _begin(base, work, settings, network)
         write_json(work.plan_file, settings)
+    from_scratch = from_scratch or network is not None
     start = {"pretrained": "" if from_scratch else str(base.weights)}
     figures, slices = _trained(work, settings | start, str(choices.torch_device), console)
-    _describe(base, work, figures, slices, degradation, from_scratch)
+    called = f"{_name_of(network)}, light" if network else f"as in {base.name}"
+    _describe(base, work, figures, slices, degradation, called, from_scratch)
     finished = work.close()
     console.print(f"{finished.path}: {finished.facts['quality']}", soft_wrap=True)
     return finished
 
 
-def _begin(base: Bundle, work: Workspace, settings: Mapping[str, Any]) -> None:
+def _begin(
+    base: Bundle, work: Workspace, settings: Mapping[str, Any], network: Mapping[str, Any] | None
+) -> None:
     """The bundle in the work folder: the base's inference, and a training on slices of the manifest."""
     name = work.output.name
     located = {"bundle_root": f"$bundles.locate({safe_name(name)!r})"}
     inference = json.loads(base.config("inference").read_text(encoding="utf-8")) | located
     train = json.loads(base.config("train").read_text(encoding="utf-8")) | located
+    metadata = json.loads(base.config("inference").with_name("metadata.json").read_text(encoding="utf-8"))
+    if network:
+        _replace_network(network, inference, train, metadata)
     for key in ("held_out", "slice_shape", "lr_scheduler"):
         train.pop(key, None)
     # Where the data lie belongs to the call, not to the bundle.
@@ -158,12 +186,11 @@ def _begin(base: Bundle, work: Workspace, settings: Mapping[str, Any]) -> None:
     train["validate"]["dataset"] |= {"source": "$@slices.validation or @slices.training", "unit": 1.0}
     train["validate"]["handlers"] = []
     train["validate"]["postprocessing"] |= {"a_min": "$@window[0]", "a_max": "$@window[1]"}
-    metadata = base.config("inference").with_name("metadata.json").read_text(encoding="utf-8")
     write_files(
         work.bundle.path,
         {
             "configs/inference.json": to_json(inference), "configs/train.json": to_json(train),
-            "configs/metadata.json": metadata,
+            "configs/metadata.json": to_json(metadata),
         },
     )  # fmt: skip
     for part in ("configs/logging.conf", "LICENSE"):
@@ -171,7 +198,30 @@ def _begin(base: Bundle, work: Workspace, settings: Mapping[str, Any]) -> None:
             shutil.copyfile(base.path / part, work.bundle.path / part)
     # The preparation of cases opens the inference configuration, which asks for the weights' folder alone.
     work.bundle.weights.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(base.weights, work.bundle.weights)
+    if not network:
+        shutil.copyfile(base.weights, work.bundle.weights)
+
+
+def _replace_network(
+    network: Mapping[str, Any], inference: dict[str, Any], train: dict[str, Any], metadata: dict[str, Any]
+) -> None:
+    """Another network in the configurations of a restorer, which takes slices without regions."""
+    inference["network_def"] = dict(network)
+    inference["preprocessing"]["window"] = None
+    inference["writer"]["settings"].pop("regions", None)
+    for part in ("train", "validate"):
+        train[part]["dataset"]["window"] = None
+    image = metadata["network_data_format"]["inputs"]["image"]
+    image |= {"num_channels": 1, "channel_def": {"0": "image"}, "spatial_shape": ["n", "n"]}
+    metadata["network_data_format"]["outputs"]["pred"]["spatial_shape"] = ["n", "n"]
+    metadata |= {
+        "description": f"{_name_of(network)} in a light setting restores axial slices.",
+        "image_classes": "one channel: the degraded slice", "references": [],
+    }  # fmt: skip
+
+
+def _name_of(network: Mapping[str, Any]) -> str:
+    return str(network["_target_"]).rpartition(".")[2]
 
 
 def _trained(
@@ -218,6 +268,7 @@ def _describe(
     figures: Mapping[str, Any],
     slices: RestorationSlices,
     degradation: str,
+    network: str,
     from_scratch: bool,
 ) -> None:
     """Metadata and card: on what it was trained, and what it reached."""
@@ -231,7 +282,7 @@ def _describe(
     start = "scratch" if from_scratch else base.name
     told = f"trained on {slices.cases['training']} case(s) of {slices.name}, from {start}"
     facts = {
-        "network": f"as in {base.name}", "start": start,
+        "network": network, "start": start,
         "data": f"{slices.cases['training']} case(s) of {slices.name} to train on, "
         f"{slices.cases['validation']} to validate on (drawn by patient)",
         "pairs": f"clean images, degraded: {degradation}" if degradation else "images and their targets",

@@ -90,25 +90,27 @@ class RegionChanneld(MapTransform):
 
 
 def prepare_axial_slices(
-    keys: str, limits: Sequence[float], window: Sequence[float], unit: float | None = None
+    keys: str, limits: Sequence[float], window: Sequence[float] | None, unit: float | None = None
 ) -> Compose:
-    """Transforms from a study to the input of a region network: axial slices with their regions.
+    """Transforms from a study to the input of a network that restores axial slices.
 
     Parameters
     ----------
     keys
-        Key of the study, and then of its image (2, X, Y, Z) in RAS order: intensities and regions.
+        Key of the study, and then of its image (2, X, Y, Z) in RAS order: intensities and regions; (1, X, Y,
+        Z) without regions.
     limits, unit
         As `ScaleToUnitd` takes them.
     window
-        Intensities between which tissues are told apart; in units where each image has its own.
+        Intensities between which tissues are told apart; in units where each image has its own. ``None`` for
+        networks that take no regions.
     """
-    scale = unit or 1.0
-    return Compose(
-        [
-            LoadStudyd(keys),
-            Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
-            ScaleToUnitd(keys, limits, unit),
-            RegionChanneld(keys, (window[0] / scale, window[1] / scale)),
-        ]
-    )
+    steps: list[Any] = [
+        LoadStudyd(keys),
+        Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+        ScaleToUnitd(keys, limits, unit),
+    ]
+    if window is not None:
+        scale = unit or 1.0
+        steps.append(RegionChanneld(keys, (window[0] / scale, window[1] / scale)))
+    return Compose(steps)

@@ -15,7 +15,7 @@ from medvit.bundles import Bundle, find_bundle
 from medvit.cli.app import app
 from medvit.errors import MedvitError
 from medvit.runs import run_bundle
-from medvit.training import Choices, Degradation, RestorationSlices, find_restorer, train_restorer
+from medvit.training import Choices, Degradation, RestorationSlices, find_restorer, restorer_for, train_restorer
 from medvit.training.history import read_history
 
 CHOICES = Choices(epochs=1, epoch_length=2, batch_size=1, learning_rate=1e-5, seed=1, device="cpu")
@@ -116,3 +116,25 @@ def test_the_command_takes_a_stated_degradation(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     made = Bundle(tmp_path / "mine")
     assert made.facts["trained"]["degradation"] == "rician:0.02:0.1"
+
+
+def test_a_network_by_name_becomes_a_denoiser_without_regions(tmp_path: Path) -> None:
+    manifest = write_pairs(tmp_path / "in", targets=False)
+    words = ["train", "drsformer", str(manifest), "-o", str(tmp_path / "mine"), "--device", "cpu"]
+    words += ["--epochs", "1", "--epoch-length", "1", "--batch-size", "1"]
+    undecided = CliRunner().invoke(app, words)
+    assert undecided.exit_code != 0 and "--degrade" in str(undecided.exception)
+    done = CliRunner().invoke(app, [*words, "--degrade", "rician:0.02:0.1"])
+    assert done.exit_code == 0, done.output
+    made = Bundle(tmp_path / "mine")
+    image = made.metadata["network_data_format"]["inputs"]["image"]
+    assert image["num_channels"] == 1 and "RAT" not in json.dumps(made.metadata)
+    assert made.facts["trained"]["from"] == "scratch"
+    found = find_bundle(str(made.path), trust=True)
+    clean = tmp_path / "in" / "clean0.nii.gz"
+    assert run_bundle(found, [clean], tmp_path / "out", report=False, force=True) in (0, 3)
+    (restored,) = (tmp_path / "out").rglob("*.nii.gz")
+    # An untrained residual network leaves the discs nearly as they are.
+    before, after = (nib.load(path).get_fdata() for path in (clean, restored))
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
+    assert find_restorer("hat") is None and restorer_for("low-dose:0.2").name == "rat_ct_denoise"
