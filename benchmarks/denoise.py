@@ -215,7 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sigma = options.sigma * window[1]
         noisy, said = rician(true, sigma), f"Rician, sigma {options.sigma:.0%}"
     print(f"{len(true)} slices {true[0].shape}, {spacing:.2f} mm, {said}")
-    print("| method | PSNR, dB | SSIM | RMSE | mean bias | mean abs bias | worst bias | s/slice | MB | strength |")
+    print(
+        "| method | PSNR, dB | SSIM | RMSE | mean bias | mean abs bias | worst bias | s/slice | MB | strength |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     print(row("none", noisy, true, window, 0, ""), flush=True)
     for name in (BUNDLES[options.modality], *options.bundle):

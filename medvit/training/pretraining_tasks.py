@@ -241,7 +241,9 @@ class SwinTasks:
                 f"multiples of 32, two equal and one of 64 or more, not {' '.join(map(str, window))}"
             )
         known = ("feature_size", "depths", "num_heads", "window_size", "patch_merging")
-        self.network = SwinPretrainer(made_for.channels, **{k: definition[k] for k in known if k in definition})
+        self.network = SwinPretrainer(
+            made_for.channels, **{k: definition[k] for k in known if k in definition}
+        )
         state = self.network.state_dict()
         self.left = {name for name in state if not name.startswith(self.prefixes)}
         self.criterion = SwinPretrainingLoss()

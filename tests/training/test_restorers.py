@@ -15,7 +15,14 @@ from medvit.bundles import Bundle, find_bundle
 from medvit.cli.app import app
 from medvit.errors import MedvitError
 from medvit.runs import run_bundle
-from medvit.training import Choices, Degradation, RestorationSlices, find_restorer, restorer_for, train_restorer
+from medvit.training import (
+    Choices,
+    Degradation,
+    RestorationSlices,
+    find_restorer,
+    restorer_for,
+    train_restorer,
+)
 from medvit.training.history import read_history
 
 CHOICES = Choices(epochs=1, epoch_length=2, batch_size=1, learning_rate=1e-5, seed=1, device="cpu")
