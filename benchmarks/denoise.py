@@ -11,8 +11,8 @@ algorithm (`_bm3d.py`). Wavelets need PyWavelets. RED-CNN (Chen et al. 2017) run
 of a folder (`*.pyt`), on slices in HU that are continued by reflection.
 
 PSNR, SSIM and RMSE are within the window: -160 to 240 HU, or 0 to the 99.5 percentile. Bias is the mean of
-restored minus true intensity in each homogeneous region. Memory is what the restoration takes at most over what
-the process held before.
+restored minus true intensity in each homogeneous region. Memory is what the restoration takes at most over
+what the process held before.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ def row(
     bias = np.array(biases(restored, true, window) or [np.nan])
     return (
         f"| {name} | {scores[0]:.2f} | {scores[1]:.3f} | {scores[2]:.4g} | {bias.mean():+.2f} | "
-        f"{np.abs(bias).mean():.2f} | {np.abs(bias).max():.2f} | {seconds / len(true):.2f} | {memory} | {note} |"
+        f"{np.abs(bias).mean():.2f} | {np.abs(bias).max():.2f} | {seconds / len(true):.2f} | {memory} | "
+        f"{note} |"
     )
 
 
@@ -215,9 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sigma = options.sigma * window[1]
         noisy, said = rician(true, sigma), f"Rician, sigma {options.sigma:.0%}"
     print(f"{len(true)} slices {true[0].shape}, {spacing:.2f} mm, {said}")
-    print(
-        "| method | PSNR, dB | SSIM | RMSE | mean bias | mean abs bias | worst bias | s/slice | MB | strength |"
-    )
+    columns = "PSNR, dB | SSIM | RMSE | mean bias | mean abs bias | worst bias | s/slice | MB | strength"
+    print(f"| method | {columns} |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     print(row("none", noisy, true, window, 0, ""), flush=True)
     for name in (BUNDLES[options.modality], *options.bundle):

@@ -131,8 +131,8 @@ class Study:
         return found
 
     def open_work(self, draws: int) -> Iterator[tuple[str, int, int]]:
-        """What is not measured yet: first draws first, of each the two arms that answer the question, and last
-        the longest.
+        """What is not measured yet: first draws first, of each the two arms that answer the question, and
+        the longest last.
 
         A hundred cases are drawn once.
         """

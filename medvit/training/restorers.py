@@ -59,8 +59,8 @@ def restorer_for(degradation: str) -> Bundle:
     kind = Degradation.parse(degradation).kind
     if not kind:
         raise MedvitError(
-            "a restoring network by name learns from clean images: state how they are degraded with --degrade; "
-            "for pairs, name a bundle such as rat_mr_denoise"
+            "a restoring network by name learns from clean images: state how they are degraded with "
+            "--degrade; for pairs, name a bundle such as rat_mr_denoise"
         )
     return find_bundle("rat_ct_denoise" if kind == "low-dose" else "rat_mr_denoise")
 
