@@ -3,7 +3,7 @@
     python benchmarks/generated_heads.py LABEL_MAPS OUT [--heads 10]
 
 The label maps are those of SynthSeg, with FreeSurfer's numbers at 1 mm, without the two that are held out.
-Each head is a slab of 32 axial slices; denoisers learn from it, and are measured on real heads (`denoise.py`).
+Each head is a slab of 32 axial slices; denoisers learn from it, and are measured on real ones (`denoise.py`).
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def train(
         str,
         typer.Argument(
             help="Name of an installed bundle, a bundle folder with --trust, or a network: SegFormer3D, "
-            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet, ParaTransCNN, CSwinUNet or CSwinUNETR; HAT "
-            "or DRSformer with --degrade.",
+            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet, ParaTransCNN, CSwinUNet or CSwinUNETR; "
+            "HAT or DRSformer with --degrade.",
             metavar="BUNDLE|NETWORK",
         ),
     ],
