@@ -396,11 +396,9 @@ def test_training_makes_a_version_and_leaves_the_weights(server: Server, tmp_pat
     info = server.client.info()
     assert info["models"]["steps"]["version"] == "1.0.0+label.1"
     (stats,) = info["train_stats"].values()
-    assert (
-        stats["best_metric"] > 0
-        and stats["version"] == "1.0.0+label.1"
-        and (stats["studies"], stats["held_out"]) == (3, 1)
-    )
+    assert stats["best_metric"] > 0 and stats["version"] == "1.0.0+label.1"
+    labelled = requests.get(f"{server.url}/datastore/", timeout=30).json()["completed"]
+    assert stats["held_out"] == 1 and stats["studies"] == labelled - 1 >= 2
     _, answer = infer(server, "clean")
     assert answer["provenance"]["version"] == "1.0.0+label.1"
     assert answer["provenance"]["weights_sha256"] != pristine
