@@ -21,7 +21,7 @@ SCHEMA = {
         "build_dependencies": {"type": "array", "items": TEXT},
         "build_subdirectory": TEXT,
         "enabled": {"type": "boolean"},
-        "tier": {"type": "integer", "minimum": 1, "maximum": 5},
+        "tier": {"enum": [1, 3, 5]},
     },
 }
 
