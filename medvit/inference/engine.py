@@ -27,6 +27,9 @@ Networks = Network | Sequence[Network]
 Makers = Mapping[str, Callable[[], Reducer]]
 Results = dict[str, Tensor | np.ndarray]
 
+# Voxels by which a plane may be tilted against another one and still counts as parallel.
+_SAME_PLANE = 0.01
+
 
 class WindowEngine(Inferer):
     """Base class of all inferers; a subclass chooses the reducers that make its results.
@@ -167,20 +170,17 @@ class WindowEngine(Inferer):
         self, result: np.ndarray | Tensor, seen: Region, volume: Volume, target: Grid | None
     ) -> bool:
         """Whether labels lie at a face of the region's box that is not one of the image: it may cut them."""
-        if next(iter(self.makers(1).values()))().keeps_channels:
+        size = volume.size
+        faces = [(a, seen.start[a], -1) for a in range(len(size)) if seen.start[a] > 0]
+        stops = [start + n for start, n in zip(seen.start, seen.volume.size, strict=True)]
+        faces += [(a, stops[a] - 1, 1) for a in range(len(size)) if stops[a] < size[a]]
+        if not faces or next(iter(self.makers(1).values()))().keeps_channels:
             return False
         labels = result if isinstance(result, np.ndarray) else result.cpu().numpy()
-        places = np.stack(labels.nonzero()).astype(np.float32)
-        if not places.size:
-            return False
+        matrix = np.eye(len(size) + 1)
         if target is not None:
             matrix = np.linalg.solve(volume.grid.affine, target.affine)
-            places = matrix[:3, :3].astype(np.float32) @ places + matrix[:3, 3:].astype(np.float32)
-        inside = zip(places, seen.start, seen.volume.size, volume.size, strict=True)
-        return any(
-            (start > 0 and low < start + 1) or (start + n < size and high > start + n - 2)
-            for low, high, start, n, size in ((p.min(), p.max(), *rest) for p, *rest in inside)
-        )
+        return any(_labels_near(labels, matrix[axis], place, side) for axis, place, side in faces)
 
     def _seen(self, volume: Volume, networks: Sequence[Network]) -> Region:
         """The part of the image that windows are laid over: all of it without a rule for a region."""
@@ -275,6 +275,19 @@ def _one_by_one(block: Block, reducers: Mapping[str, Reducer], channels: int) ->
             if (name == "disagreement") == (channel >= channels):
                 reducer.update(channel, values)
     return {name: reducer.finish() for name, reducer in reducers.items()}
+
+
+def _labels_near(labels: np.ndarray, row: np.ndarray, place: int, side: int) -> bool:
+    """Whether labels lie less than a voxel within the plane at `place`, or beyond it on that `side`.
+
+    `row` turns the index of a label into its position along the axis of the plane.
+    """
+    position = np.float32(row[-1])
+    for step, index in zip(row[:-1], np.ogrid[tuple(map(slice, labels.shape))], strict=True):
+        # What the axes of a tilted grid add is a whole array; those of an upright one add nothing.
+        if abs(step) * index.size > _SAME_PLANE:
+            position = position + np.float32(step) * index.astype(np.float32)
+    return bool(((labels != 0) & (side * (position - place) > -1)).any())
 
 
 def members(network: Networks) -> list[Network]:

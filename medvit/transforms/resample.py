@@ -62,12 +62,17 @@ def average(image: Tensor, widths: Sequence[float]) -> Tensor:
         if width <= 1.001 or image.shape[axis] == 1:
             continue
         radius = int(np.ceil((width - 1) / 2))
-        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=image.device)
-        kernel = (width / 2 + 0.5 - offsets.abs()).clamp(0, 1)
-        lines = image.movedim(axis, -1)
-        padded = F.pad(lines.flatten(0, -2)[:, None], (radius, radius), mode="replicate")
-        averaged = F.conv1d(padded, (kernel / kernel.sum()).reshape(1, 1, -1))
-        image = averaged.reshape(lines.shape).movedim(-1, axis)
+        offsets = range(-radius, radius + 1)
+        shares = [min(max(width / 2 + 0.5 - abs(offset), 0.0), 1.0) / width for offset in offsets]
+        length = image.shape[axis]
+        ends = [0] * (2 * image.ndim - 2)
+        ends[-2 * axis] = ends[-2 * axis + 1] = radius
+        padded = F.pad(image[None], ends, mode="replicate")[0]
+        # Sums of shifted views: a convolution would copy the image to put the axis last, and back.
+        averaged = padded.narrow(axis, 0, length) * shares[0]
+        for start, share in enumerate(shares[1:], start=1):
+            averaged.add_(padded.narrow(axis, start, length), alpha=share)
+        image = averaged
     return image
 
 
