@@ -76,7 +76,24 @@ def in_own_process(script: str, *arguments: object) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-class Launches(TorchDispatchMode):
+class Operators(TorchDispatchMode):
+    """Gives `launch` each operator that a device would launch inside the ``with`` block."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with self:
+            # Without gradients an operator made of others arrives whole; what it is made of is launched.
+            parts = func.decompose(*args, **kwargs)
+        return self.launch(func, args, kwargs) if parts is NotImplemented else parts
+
+    def launch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the operator, and return its result."""
+        return func(*args, **kwargs)
+
+
+class Launches(Operators):
     """Counts the operators that run inside the ``with`` block, by name."""
 
     #: Reading one value back; `nonzero` and boolean indices read back how many there are.
@@ -86,15 +103,8 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.counts: Counter[str] = Counter()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        with self:
-            # Without gradients an operator made of others arrives whole; what it is made of is launched.
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
+    def launch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Count the operator, unless it is a view, and run it."""
         if not func.is_view:
             self.counts[func.name().removeprefix("aten::").partition(".")[0]] += 1
         return func(*args, **kwargs)

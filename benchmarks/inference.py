@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,10 @@ from monai.networks.nets import SwinUNETR as StockSwinUNETR
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from medvit.inference import StreamingWindowInferer, Volume
+from medvit.inference import Execution, Flips, InferenceReport, StreamingWindowInferer, Volume
+from medvit.inference.backends import BACKENDS, TITLES
+from medvit.inference.backends import installed as engine_installed
+from medvit.inference.predict import Predictor
 from medvit.networks import SegFormer3D, SwinUNETR
 from medvit.studies import Grid
 
@@ -124,6 +128,47 @@ def swin(options: argparse.Namespace) -> Iterator[Row]:
         note = f"{seconds(times)}; {differing(labels['medvit'], labels['MONAI']):.0e} of voxels differ"
         case = f"SwinUNETR {size}, 166x160x96, overlap {options.overlap}"
         yield case, f"{ratio(times, 'medvit', 'MONAI'):.2f}x", note
+
+
+def engines(options: argparse.Namespace) -> Iterator[Row]:
+    """One window by each engine and precision against torch in float32, and torch with two threads."""
+    window = phantom(ROI).as_tensor()[None]
+    for name in options.networks:
+        torch.manual_seed(0)
+        network = NETWORKS[name]().eval()
+        wanted = [(b, bf16) for b in BACKENDS for bf16 in (False, True) if engine_installed(b)]
+        # ONNX Runtime computes in float32 on a CPU.
+        wanted = [pair for pair in wanted if pair != ("onnxruntime", True)]
+        run: dict[str, Callable[[], Tensor]] = {}
+        for backend, bf16 in wanted:
+            execution = Execution(backend=backend, amp="bf16" if bf16 else None)
+            ask = Predictor([network], Flips(), execution, InferenceReport())
+            run[f"{TITLES[backend]}, {'bfloat16' if bf16 else 'float32'}"] = partial(ask, window)
+        with Execution().running([network]):
+            for ask_once in run.values():
+                ask_once()
+            times, logits = interleaved(options.rounds, run)
+            reference = logits.pop("torch, float32").float()
+            for case, answer in logits.items():
+                share = differing(answer.argmax(1), reference.argmax(1))
+                error = float((answer.float() - reference).abs().max() / np.ptp(reference.numpy()))
+                note = f"{share:.1e} of voxels differ, logits by {error:.0e} of their range"
+                yield f"{name}, one window, {case}", f"{ratio(times, case, 'torch, float32'):.2f}x", note
+            yield f"{name}, one window", "", seconds(times)
+            yield f"{name}, one window, two threads, wall time", f"{two_threads(network, window):.2f}x", ""
+
+
+def two_threads(network: nn.Module, window: Tensor) -> float:
+    """How many times as fast two threads are as one, in the best of five rounds each."""
+    best = {1: float("inf"), 2: float("inf")}
+    for _ in range(5):
+        for threads in best:
+            torch.set_num_threads(threads)
+            started = time.perf_counter()
+            network(window)
+            best[threads] = min(best[threads], time.perf_counter() - started)
+    torch.set_num_threads(1)
+    return best[1] / best[2]
 
 
 def files(options: argparse.Namespace) -> Iterator[Row]:
@@ -267,13 +312,29 @@ def huge_volume(slices: int) -> dict[str, float]:
     return {"peak": anonymous[0], "resident": resident, "seconds": taken[0]}
 
 
-CASES = {"windows": windows, "swin": swin, "files": files, "memory": memory, "studies": studies, "huge": huge}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "SegFormer3D": partial(SegFormer3D, 1, 4),
+    "SwinUNETR 12": partial(SwinUNETR, 1, 4, feature_size=12),
+    "SwinUNETR 24": partial(SwinUNETR, 1, 4, feature_size=24),
+}
+CASES = {
+    "windows": windows,
+    "swin": swin,
+    "engines": engines,
+    "files": files,
+    "memory": memory,
+    "studies": studies,
+    "huge": huge,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[c for c in CASES if c != "huge"])
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=["SegFormer3D"], help="of the case `engines`"
+    )
     parser.add_argument("--overlap", type=float, default=0.5, help="of the case `windows`")
     parser.add_argument("--feature-sizes", nargs="+", type=int, default=[12, 24, 48])
     parser.add_argument("--block-sizes", nargs="*", type=int, default=[12], help="those also on a block")

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks._measure import Operators
 
-class Graph(TorchDispatchMode):
+
+class Graph(Operators):
     """What a CUDA graph keeps of a call: operators and memory, and nothing that Python decided.
 
     As a GPU does during a capture, it refuses to read a value back.
@@ -20,14 +21,8 @@ class Graph(TorchDispatchMode):
         super().__init__()
         self.launched: list[Callable[[], None]] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        with self:
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
+    def launch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the operator, and note how to run it again on the same memory."""
         if func.name().startswith(("aten::_local_scalar_dense", "aten::nonzero")):
             raise RuntimeError("operation not permitted when stream is capturing")
         result = func(*args, **kwargs)
@@ -35,12 +30,12 @@ class Graph(TorchDispatchMode):
             return result
         held = [] if func._schema.is_mutable else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
 
-        def launch() -> None:
-            again = [t for t in tree_leaves(func(*args, **kwargs)) if isinstance(t, Tensor)]
-            for place, value in zip(held, again, strict=False):
+        def again() -> None:
+            values = [t for t in tree_leaves(func(*args, **kwargs)) if isinstance(t, Tensor)]
+            for place, value in zip(held, values, strict=False):
                 place.copy_(value)
 
-        self.launched.append(launch)
+        self.launched.append(again)
         return result
 
     def replay(self) -> None:

@@ -17,6 +17,7 @@ from medvit.inference.conversion import ConversionError, converted, fingerprint
 
 IMAGE = torch.randn(1, 1, 24, 20, 28, generator=torch.Generator().manual_seed(0))
 ENGINES = ["openvino", "onnxruntime"]
+TRIAL = conversion._try
 
 
 class Network(nn.Module):
@@ -45,7 +46,14 @@ class Unconvertible(nn.Module):
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(conversion, "_compiled", type(conversion._compiled)())
+    # The trial in a process of its own takes a second, and is left to the tests that ask for it.
+    monkeypatch.setattr(conversion, "_try", lambda file: None)
     return tmp_path / "medvit" / "networks"
+
+
+@pytest.fixture
+def trial(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "_try", TRIAL)
 
 
 def labels(net: nn.Module, **execution: object) -> tuple[Tensor, StreamingWindowInferer]:
@@ -110,7 +118,7 @@ def test_what_cannot_be_converted_is_refused_or_left_to_torch(cache: Path) -> No
 
 
 def test_a_network_that_ends_the_process_of_the_engine_is_refused(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, trial: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conversion, "_TRIAL", "import os; os.kill(os.getpid(), 11)")
     with pytest.raises(ConversionError, match=r"cannot run Network \(it ends the process\)"):
@@ -147,7 +155,7 @@ def _convert(folder: Path) -> str:
     return str(converted(Network(), (1, 8, 8, 8), "openvino", folder=folder).file)
 
 
-def test_processes_share_one_conversion(tmp_path: Path) -> None:
+def test_processes_share_one_conversion(tmp_path: Path, trial: None) -> None:
     with multiprocessing.get_context("fork").Pool(2) as pool:
         files = set(pool.map(_convert, [tmp_path / "shared"] * 2))
     assert len(files) == 1 and Path(files.pop()).is_file()
