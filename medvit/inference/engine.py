@@ -282,7 +282,7 @@ def _labels_near(labels: np.ndarray, row: np.ndarray, place: int, side: int) -> 
 
     `row` turns the index of a label into its position along the axis of the plane.
     """
-    position = np.float32(row[-1])
+    position = np.full((1,) * labels.ndim, row[-1], np.float32)
     for step, index in zip(row[:-1], np.ogrid[tuple(map(slice, labels.shape))], strict=True):
         # What the axes of a tilted grid add is a whole array; those of an upright one add nothing.
         if abs(step) * index.size > _SAME_PLANE:
