@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any, Literal
 
 import highdicom as hd
@@ -44,7 +45,8 @@ def segmentation(
     """A label map as a DICOM SEG in the study of its source.
 
     All structures of the table are described, found or not, so that segment numbers are label values. A
-    map without any structure is written as frames of background: nothing found is a result too.
+    structure that was not found has one frame of background in a BINARY object, and a map without any
+    structure consists of such frames: nothing found is a result too.
 
     Parameters
     ----------
@@ -93,7 +95,22 @@ def segmentation(
         **equipment(algorithm),
     )
     restore_names(result, source)
-    return result
+    absent = [s.value for s in table if not (planes == s.value).any()]
+    return _with_background(result, absent) if binary and planes.any() else result
+
+
+def _with_background(segmentation: Segmentation, numbers: list[int]) -> Segmentation:
+    """Add a frame of background for each of some segments: OHIF fails on a segment without a frame."""
+    groups = segmentation.PerFrameFunctionalGroupsSequence
+    for number in numbers:
+        group = deepcopy(groups[0])
+        group.SegmentIdentificationSequence[0].ReferencedSegmentNumber = number
+        group.FrameContentSequence[0].DimensionIndexValues[0] = number
+        groups.append(group)
+    segmentation.NumberOfFrames = len(groups)
+    size = -(-len(groups) * segmentation.Rows * segmentation.Columns // 8)
+    segmentation.PixelData = segmentation.PixelData.ljust(size + size % 2, b"\0")  # bits beyond a frame are 0
+    return Segmentation.from_dataset(segmentation, copy=False)
 
 
 def check_label_map(label_map: np.ndarray, grid: Grid, table: LabelTable) -> None:

@@ -117,6 +117,28 @@ def test_empty_map_is_a_result(encoding, series, table, algorithm, tmp_path):
     assert not read.get_volume(combine_segments=True).array.any()
 
 
+@pytest.mark.parametrize("kept", [1, 4])
+def test_a_structure_that_is_absent_has_a_frame_of_background(
+    kept, series, label_map, table, algorithm, tmp_path
+):
+    paths, grid = series
+    some = np.where(label_map == kept, label_map, 0)
+    result = segmentation(some, grid, read_source(paths), table, algorithm, encoding="binary")
+    save_dicom(result, tmp_path / "seg.dcm")
+    read = pydicom.dcmread(tmp_path / "seg.dcm")
+    frames = np.atleast_3d(read.pixel_array)
+    groups = read.PerFrameFunctionalGroupsSequence
+    segments = [g.SegmentIdentificationSequence[0].ReferencedSegmentNumber for g in groups]
+    assert set(segments) == {1, 2, 3, 4} and len(frames) == len(groups) == read.NumberOfFrames
+    for number in {1, 2, 3, 4} - {kept}:
+        (frame,) = (frame for frame, of in zip(frames, segments, strict=True) if of == number)
+        assert not frame.any()
+    indices = [tuple(g.FrameContentSequence[0].DimensionIndexValues) for g in groups]
+    assert len(set(indices)) == len(indices)
+    np.testing.assert_array_equal(read_on_grid(tmp_path / "seg.dcm", grid), some)
+    assert result.get_volume(combine_segments=True).array.sum() == some.sum()
+
+
 def test_many_frames_become_a_labelmap(monkeypatch, series, label_map, table, algorithm):
     paths, grid = series
     frames = sum(len(np.unique(label_map[:, :, k])) - 1 for k in range(grid.shape[2]))
