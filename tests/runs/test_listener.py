@@ -164,10 +164,10 @@ def test_rules_choose_by_modality_description_and_body_part(tmp_path):
         assert route.rules.objection(facts | change)
 
 
-KILLS, STUDIES = 10, 12
-
-
-def test_nothing_is_lost_when_it_is_killed(tmp_path):
+@pytest.mark.parametrize(
+    ("kills", "studies"), [(2, 3), pytest.param(10, 12, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_nothing_is_lost_when_it_is_killed(tmp_path, kills, studies):
     chance = random.Random(4)
     output, ours = tmp_path / "out", free_port()
     expected: set[str] = set()
@@ -186,14 +186,14 @@ def test_nothing_is_lost_when_it_is_killed(tmp_path):
                     time.sleep(0.1)
 
         def send_all() -> None:
-            for study in range(STUDIES):
+            for study in range(studies):
                 send(study)
             lives.set()
 
         sender = threading.Thread(target=send_all, daemon=True)
         process = subprocess.Popen(command)
         sender.start()
-        for _ in range(KILLS):
+        for _ in range(kills):
             wait_until_it_listens(ours, process)
             time.sleep(chance.uniform(0.0, 0.7))
             process.send_signal(signal.SIGKILL)
@@ -207,7 +207,7 @@ def test_nothing_is_lost_when_it_is_killed(tmp_path):
         finally:
             process.kill()
             process.wait()
-    assert len(expected) == 3 * STUDIES
+    assert len(expected) == 3 * studies
     assert set(peer.held) == expected
 
 

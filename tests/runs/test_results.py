@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from monai.bundle import run as monai_run
 
 from medvit.bundles import Bundle
 from medvit.errors import MedvitError, StudyError
@@ -102,24 +103,28 @@ def test_dicom_that_cannot_be_made_is_said_before_inference(
     assert (folder / "image.nii.gz").is_file() and not (folder / "dicom").exists()
 
 
-def test_monai_bundle_run_is_the_same_runner(restorer: Path, tmp_path: Path) -> None:
-    def monai(study: Path) -> subprocess.CompletedProcess[str]:
-        config = restorer / "configs" / "inference.json"
-        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--input", study]
-        return subprocess.run(
-            [*map(str, command), "--output_dir", str(tmp_path / "out")],
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        )  # fmt: skip
+def test_monai_bundle_run_is_the_same_runner(
+    restorer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def monai(study: Path) -> int:
+        config, output = restorer / "configs" / "inference.json", tmp_path / "out"
+        try:
+            monai_run(
+                config_file=str(config), bundle_root=str(restorer), input=str(study), output_dir=str(output)
+            )
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
 
     study = write_image(tmp_path / "in" / "study.nii.gz")
     first = monai(study)
-    assert "1 of 1 studies done" in first.stdout, first.stderr
+    assert "1 of 1 studies done" in capsys.readouterr().out
     mark = (tmp_path / "out" / "study" / "done.json").read_bytes()
     # `medvit run` keeps what it did, and refuses another input of the same name.
     code, entry, _ = run(restorer, study, tmp_path / "out")
-    assert (code, entry["run"]) == (first.returncode, 1)
+    assert (code, entry["run"]) == (first, 1)
     write_image(study, shift=3)
-    assert monai(study).returncode == 3
+    assert monai(study) == 3
     assert (tmp_path / "out" / "study" / "done.json").read_bytes() == mark
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert len(record["runs"]) == 3 and record["failures"][0]["code"] == "other-results"
