@@ -172,7 +172,11 @@ class _Sources:
 
     def _add(self, path: Path, known_below: Path) -> None:
         path = voxels_of(path) or path
-        root, found = _expand(path)
+        barred: list[StudyError] = []
+        root, found = _expand(path, barred)
+        for error in barred:  # its studies are missing, but those beside it are not to blame
+            below = error.path.relative_to(root) if error.path else Path()
+            self.set_aside.append(Refused(_id_of(known_below / below, is_stem=True), error))
         if path.is_dir() and path / "dataset.json" in found:
             path /= "dataset.json"
         if path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
@@ -184,6 +188,8 @@ class _Sources:
             self.named |= {path} & set(found)
         elif found:
             self.set_aside.append(LeftOut(path, "was given before"))
+        elif barred:
+            return
         elif path.is_dir():
             self.set_aside.append(LeftOut(path, "is a folder without files"))
         else:
@@ -226,19 +232,24 @@ def _root(path: Path) -> Path:
     return next(folder for folder in path.parents if not glob.has_magic(str(folder)))
 
 
-def _expand(path: Path) -> tuple[Path, list[Path]]:
+def _expand(path: Path, barred: list[StudyError]) -> tuple[Path, list[Path]]:
     # The files meant, and the folder below which their paths tell them apart.
     root = _root(path)
     if path.exists():
-        return root, list(_walk(path)) if path.is_dir() else [path]
+        return root, list(_walk(path, barred)) if path.is_dir() else [path]
     matches = sorted(root.glob(str(path.relative_to(root)))) if glob.has_magic(str(path)) else []
-    return root, [file for match in matches for file in (_walk(match) if match.is_dir() else [match])]
+    return root, [file for match in matches for file in (_walk(match, barred) if match.is_dir() else [match])]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, barred: list[StudyError] | None = None) -> Iterator[Path]:
+    """The files below `folder`; a folder below it that cannot be searched goes to `barred`, or is refused."""
+
     def fail(error: OSError) -> None:
         what = f"cannot be searched: {error.strerror}"
-        raise StudyError("unreadable", what, path=error.filename, do="check its permissions")
+        refusal = StudyError("unreadable", what, path=error.filename, do="check its permissions")
+        if barred is None or Path(error.filename) == folder:
+            raise refusal
+        barred.append(refusal)
 
     seen = {os.path.realpath(folder)}  # symbolic links are followed, but never in a loop
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, StudyError
 from medvit.studies import SeriesRules, check_studies, find_studies
 from medvit.studies.dicom.studies import dicom_studies
 from medvit.studies.found import Found, LeftOut, Refused
@@ -418,3 +419,24 @@ def test_a_slice_that_lost_its_content_is_not_left_out(tmp_path: Path, content: 
     (study,) = found.studies
     assert study.series[0].facts["problem_code"] == "dicom-damaged-file"
     assert len(study.series[0].paths) == 10
+
+
+def test_a_folder_that_may_not_be_searched_is_refused_and_the_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "open/a.nii.gz", "locked/b.nii.gz")
+    searched = os.scandir
+
+    def barred(folder: str) -> object:
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return searched(folder)
+
+    monkeypatch.setattr(os, "scandir", barred)
+    found = find_studies(tmp_path)
+    assert ids(found) == ["open_a"]
+    (refused,) = found.refused
+    assert refused.id == "locked" and refused.error.path == tmp_path / "locked"
+    assert "cannot be searched: Permission denied; check its permissions" in str(refused.error)
+    with pytest.raises(StudyError, match="cannot be searched"):
+        find_studies(tmp_path / "locked")
