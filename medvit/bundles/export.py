@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medvit.bundles.find import Bundle
 from medvit.bundles.self_contained import self_contained_files
@@ -14,6 +15,9 @@ from medvit.bundles.workflow import OpenBundle, open_bundle
 from medvit.bundles.write import write_files
 from medvit.errors import MedvitError
 from medvit.studies.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMATS = ("onnx", "torchscript", "zoo", "bundle")
 # Scratch that a zip of a bundle leaves out.
@@ -46,23 +50,29 @@ def export_bundle(bundle: Bundle, output: str | Path, form: str) -> Path:
     Raises
     ------
     MedvitError
-        If the form is unknown, or the bundle cannot run without medvit.
+        If the form is unknown, the bundle cannot run without medvit, or its network is not one of torch.
     MissingExtraError
         If ONNX is not installed.
     """
     if form not in FORMATS:
         raise MedvitError(f"there is no export format {form!r}; choose {', '.join(FORMATS)}")
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{bundle.name}_v{bundle.version}"
-    if form == "bundle":
-        return _zip(bundle, folder / f"{name}.zip")
-    opened = open_bundle(bundle, device="$torch.device('cpu')")
-    if form == "zoo":
-        return _self_contained(opened, folder / f"{bundle.zoo_name}_v{bundle.version}.zip")
-    if form == "torchscript":
-        return _torchscript(opened, folder / f"{name}.ts")
-    return _onnx(opened, folder / f"{name}.onnx")
+    version = f"_v{bundle.version}"
+    # Nothing of an export that fails is left, not even the folder.
+    with tempfile.TemporaryDirectory() as scratch:
+        aside = Path(scratch)
+        if form == "bundle":
+            made = _zip(bundle, aside / f"{bundle.name}{version}.zip")
+        else:
+            opened = open_bundle(bundle, device="$torch.device('cpu')")
+            write, name, suffix = {
+                "zoo": (_self_contained, bundle.zoo_name, ".zip"),
+                "torchscript": (_torchscript, bundle.name, ".ts"),
+                "onnx": (_onnx, bundle.name, ".onnx"),
+            }[form]
+            made = write(opened, aside / f"{name}{version}{suffix}")
+        with atomic_path(Path(output) / made.name) as partial:
+            shutil.copyfile(made, partial)
+    return Path(output) / made.name
 
 
 def window_shape(opened: OpenBundle) -> tuple[int, ...]:
@@ -73,42 +83,43 @@ def window_shape(opened: OpenBundle) -> tuple[int, ...]:
 
 
 def _zip(bundle: Bundle, file: Path) -> Path:
-    def fill(folder: Path) -> None:
-        shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns(*_SCRATCH))
-
-    return _archive(file, bundle.name, fill)
+    folder = file.parent / bundle.name
+    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns(*_SCRATCH))
+    return _archive(folder, file)
 
 
 def _self_contained(opened: OpenBundle, file: Path) -> Path:
-    files = self_contained_files(opened)
-
-    def fill(folder: Path) -> None:
-        write_files(folder, files)
-        (folder / "models").mkdir()
-        shutil.copy(opened.bundle.weights, folder / "models" / "model.pt")
-        _torchscript(opened, folder / "models" / "model.ts")
-
-    return _archive(file, opened.bundle.zoo_name, fill)
+    _network(opened)
+    folder = file.parent / opened.bundle.zoo_name
+    write_files(folder, self_contained_files(opened))
+    (folder / "models").mkdir()
+    shutil.copy(opened.bundle.weights, folder / "models" / "model.pt")
+    _torchscript(opened, folder / "models" / "model.ts")
+    return _archive(folder, file)
 
 
-def _archive(file: Path, name: str, fill: Callable[[Path], object]) -> Path:
-    """A zip of the folder `name` that `fill` makes, whole or not at all."""
-    partial = file.with_name(f".partial-{file.stem}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        fill(partial / name)
-        made = shutil.make_archive(str(partial / file.stem), "zip", partial, name)
-        Path(made).replace(file)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return file
+def _archive(folder: Path, file: Path) -> Path:
+    return Path(shutil.make_archive(str(file.with_suffix("")), "zip", folder.parent, folder.name))
+
+
+def _network(opened: OpenBundle) -> nn.Module:
+    """The bundle's network in eval mode, if it is one of torch."""
+    from medvit.inference.backends import TITLES, CompiledNetwork
+
+    network: nn.Module = opened.part("network").eval()
+    if isinstance(network, CompiledNetwork):
+        original = opened.bundle.facts.get("quantised", {}).get("from", "the bundle that it was made from")
+        raise MedvitError(
+            f"the network of {opened.bundle.name} is compiled and runs by {TITLES[network.backend]} only; "
+            f"export {original}, or give --format bundle"
+        )
+    return network
 
 
 def _torchscript(opened: OpenBundle, file: Path) -> Path:
     import torch
 
-    network = opened.part("network").eval()
+    network = _network(opened)
     with torch.no_grad(), warnings.catch_warnings():
         # TorchScript is deprecated, and tracing warns of every shape that it fixes, which is what a window of
         # one shape is for.
@@ -117,9 +128,7 @@ def _torchscript(opened: OpenBundle, file: Path) -> Path:
             traced = torch.jit.script(network)
         else:
             traced = torch.jit.trace(network, torch.rand(window_shape(opened)), check_trace=False)
-    with atomic_path(file) as partial:
-        extra = {"metadata.json": json.dumps(opened.bundle.metadata)}
-        torch.jit.save(traced, str(partial), _extra_files=extra)
+    torch.jit.save(traced, str(file), _extra_files={"metadata.json": json.dumps(opened.bundle.metadata)})
     return file
 
 
@@ -128,6 +137,5 @@ def _onnx(opened: OpenBundle, file: Path) -> Path:
 
     from medvit.inference.conversion import write_onnx
 
-    with atomic_path(file) as partial:
-        write_onnx(opened.part("network"), torch.rand(window_shape(opened)), partial)
+    write_onnx(_network(opened), torch.rand(window_shape(opened)), file)
     return file

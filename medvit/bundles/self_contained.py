@@ -9,19 +9,26 @@ from medvit.bundles.workflow import OpenBundle
 from medvit.errors import MedvitError
 
 _PREPROCESSING = "medvit.transforms.prepare_head_mr"
+_CLEANING = "medvit.transforms.clean_brain_labels"
 # Inferers of medvit whose windows MONAI's own inferer lays in the same way, as both blend by a Gaussian.
 _INFERERS: dict[str, dict[str, Any]] = {
     "medvit.inference.StreamingWindowInferer": {"_target_": "SlidingWindowInferer"},
     "medvit.inference.SliceInferer": {"_target_": "SliceInferer", "spatial_dim": 2},
 }
 _ORIENTATION = [["L", "R"], ["P", "A"], ["I", "S"]]
+# A function sees no other entry of a configuration, so the spacing comes as a default. A Gaussian of this
+# variance in voxels stands for the average over the width of a larger voxel.
+_AVERAGE = (
+    "$lambda image, spacing={}: monai.transforms.GaussianSmooth("
+    "[max((wanted / float(present) - 1) / 2, 1e-6) ** 0.5 for wanted, present in zip(spacing, image.pixdim)]"
+    ")(image)"
+)
 
 NOTE = """## Without medvit
 This is `{name}` of medvit for MONAI alone: the network in TorchScript, everything else MONAI's own.
 `python -m monai.bundle run --config_file configs/inference.json --dataset_dir FOLDER --output_dir OUT`
-segments each `*.nii.gz` of a folder. It leaves out what MONAI has no transform for: the averaging before an
-image is made coarser, the search for the part of the image to look at, the clean-up of specks, the
-check whether a study is what the bundle is for, measurements and report.
+segments each `*.nii.gz` of a folder. It leaves out what MONAI has no transform for: the clean-up of specks
+within the brain, the check whether a study is what the bundle is for, measurements and report.
 The figures below were measured with medvit.
 """
 
@@ -37,7 +44,7 @@ def self_contained_files(opened: OpenBundle) -> dict[str, str | bytes]:
     Raises
     ------
     MedvitError
-        If its preprocessing or its inferer cannot be put in MONAI's terms.
+        If its preprocessing, its inferer or its clean-up cannot be put in MONAI's terms.
     """
     from medvit.bundles.write import to_json
 
@@ -58,7 +65,7 @@ def self_contained_files(opened: OpenBundle) -> dict[str, str | bytes]:
 
 def _inference(opened: OpenBundle) -> dict[str, Any]:
     return {
-        "imports": ["$import glob", "$import torch"],
+        "imports": ["$import glob", "$import monai", "$import torch"],
         "bundle_root": ".",
         "dataset_dir": ".",
         "output_dir": "$@bundle_root + '/eval'",
@@ -76,7 +83,7 @@ def _inference(opened: OpenBundle) -> dict[str, Any]:
         "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
         "inferer": _inferer(opened),
-        "postprocessing": _compose(*_POSTPROCESSING),
+        "postprocessing": _compose(*_postprocessing(opened)),
         "handlers": [],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
@@ -100,40 +107,75 @@ def _preprocessing(opened: OpenBundle) -> list[dict[str, Any]]:
     return [
         {"_target_": "LoadImaged", **image, "ensure_channel_first": True},
         {"_target_": "Orientationd", **image, "axcodes": "RAS", "labels": _ORIENTATION},
-        {"_target_": "Spacingd", **image, "pixdim": "@spacing", "mode": "bilinear"},
+        *_at_spacing("@image_key", "@spacing"),
         {
             "_target_": "ScaleIntensityRangePercentilesd", **image,
             "lower": 0.5, "upper": 99.5, "b_min": 0.0, "b_max": 1.0, "clip": True,
         },
+        *_region(opened),
     ]  # fmt: skip
 
 
-_POSTPROCESSING: tuple[dict[str, Any], ...] = (
-    {
-        "_target_": "Invertd",
-        "keys": "pred",
-        "transform": "@preprocessing",
-        "orig_keys": "@image_key",
-        "nearest_interp": False,
-        "to_tensor": True,
-    },
-    {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-    {
-        "_target_": "SaveImaged",
-        "keys": "pred",
-        "output_dir": "@output_dir",
-        "output_postfix": "seg",
-        "output_dtype": "uint8",
-        "resample": False,
-        "data_root_dir": "@dataset_dir",
-    },
-)
+def _at_spacing(key: str, spacing: str | list[float]) -> list[dict[str, Any]]:
+    return [
+        {"_target_": "Lambdad", "keys": key, "func": _AVERAGE.format(spacing)},
+        {"_target_": "Spacingd", "keys": key, "pixdim": spacing, "mode": "bilinear"},
+    ]
+
+
+def _region(opened: OpenBundle) -> list[dict[str, Any]]:
+    """The crop to what is brighter than air, found on a coarse grid, as `ForegroundRegion` makes it."""
+    from medvit.inference import ForegroundRegion
+
+    rule = opened.part("inferer").region
+    if rule is None:
+        return []
+    if not isinstance(rule, ForegroundRegion):
+        raise _refusal(opened, "inference")
+    bright = f"$lambda image: monai.transforms.KeepLargestConnectedComponent()(image > {rule.threshold})"
+    coarse = [max(rule.spacing, edge) for edge in opened.part("spacing")]
+    margin = f"$[int(-(-{rule.margin} // edge)) for edge in @spacing]"
+    region = {"keys": "region"}
+    return [
+        {"_target_": "CopyItemsd", "keys": "@image_key", "names": "region"},
+        *_at_spacing("region", coarse),
+        {"_target_": "Lambdad", **region, "func": bright},
+        {"_target_": "ResampleToMatchd", **region, "key_dst": "@image_key", "mode": "nearest"},
+        {
+            "_target_": "CropForegroundd", "keys": "@image_key", "source_key": "region", "margin": margin,
+            "allow_smaller": True,
+        },
+    ]  # fmt: skip
+
+
+def _postprocessing(opened: OpenBundle) -> list[dict[str, Any]]:
+    table = opened.bundle.label_table
+    cleaned = (opened.stated("postprocessing") or {}).get("_target_") == _CLEANING
+    if table is None or not cleaned or any(s.value != s.file_value for s in table):
+        raise _refusal(opened, "clean-up")
+    pred = {"keys": "pred"}
+    return [
+        {
+            "_target_": "Invertd", **pred, "transform": "@preprocessing", "orig_keys": "@image_key",
+            "nearest_interp": False, "to_tensor": True,
+        },
+        {"_target_": "AsDiscreted", **pred, "argmax": True},
+        {
+            "_target_": "KeepLargestConnectedComponentd", **pred,
+            "is_onehot": False, "independent": False, "connectivity": 1,
+        },
+        {
+            "_target_": "SaveImaged", **pred, "output_dir": "@output_dir", "output_postfix": "seg",
+            "output_dtype": "uint8", "resample": False, "data_root_dir": "@dataset_dir",
+        },
+    ]  # fmt: skip
 
 
 def _inferer(opened: OpenBundle) -> dict[str, Any]:
     stated = opened.stated("inferer")
-    own = _INFERERS.get(stated.get("_target_"))
-    if own is None or opened.stated("plane") not in (None, "axial"):
+    own = _INFERERS.get(stated.get("_target_", ""))
+    plain = not stated.get("region_labels") and opened.stated("plane") in (None, "axial")
+    if own is None or not plain:
         raise _refusal(opened, "inference")
     windows = {"roi_size": "@roi_size", "sw_batch_size": "@sw_batch_size", "overlap": "@overlap"}
     return {**own, **windows, "mode": "gaussian"}
@@ -144,7 +186,6 @@ def _metadata(opened: OpenBundle) -> dict[str, Any]:
     metadata.pop("medvit", None)
     metadata["name"] = metadata.get("name", opened.bundle.zoo_name)
     metadata["required_packages_version"].pop("medvit", None)
-    metadata["required_packages_version"].pop("scikit-image", None)
     return metadata
 
 

@@ -325,11 +325,11 @@ def _windowed_attention(block: Any, x: Tensor) -> Tensor:
 
     Windows that lie alike are attended to together. Neither padding nor masks are made: what a mask would
     separate is attended to separately, and padding, whose keys and values are the bias of their projection,
-    enters as a single key. That makes many small operations: a device gets one call with a mask.
+    enters as a single key. That makes many small operations: a device and an export get one call with a mask.
     """
     attention, grid = block.attn, [int(n) for n in x.shape[1:-1]]
     window, shift = monai_swin.get_window_size(grid, block.window_size, block.shift_size)
-    if on_device(x):
+    if on_device(x) or torch.compiler.is_exporting():
         return _masked_attention(attention, x, window, shift)
     qkv = attention.qkv(x)
     attended = torch.empty_like(qkv[..., : x.shape[-1]])
@@ -353,11 +353,13 @@ def _masked_attention(attention: Any, x: Tensor, window: Sequence[int], shift: S
     runs = [Run(0, size // w, w, w, 0) for size, w in zip(sizes, window, strict=True)]
     windows = _segments(qkv, runs)
     voxels, heads = math.prod(window), attention.num_heads
-    tokens = windows.reshape(len(x), -1, voxels, 3, heads, x.shape[-1] // heads).permute(3, 0, 1, 4, 2, 5)
+    tokens = windows.reshape(x.shape[0], -1, voxels, 3, heads, x.shape[-1] // heads).permute(3, 0, 1, 4, 2, 5)
     bias = _bias(attention, attention.relative_position_index[:voxels, :voxels])
     if any(shift):
         # Each window has its own mask, the same for all images: windows share an axis with the heads.
-        parts = _parts(tuple(sizes), tuple(window), tuple(shift), x.device)
+        # An export has no values that could be kept.
+        made = _parts.__wrapped__ if torch.compiler.is_exporting() else _parts
+        parts = made(tuple(sizes), tuple(window), tuple(shift), x.device)
         apart = parts[:, None, :, None] != parts[:, None, None, :]
         bias = torch.where(apart, bias - 100, bias).flatten(0, 1)[None]
         query, key, value = tokens.flatten(2, 3)
@@ -368,7 +370,7 @@ def _masked_attention(attention: Any, x: Tensor, window: Sequence[int], shift: S
     attended = attended.reshape(tokens.shape[1:]).transpose(2, 3).reshape(*windows.shape[:-1], -1)
     n = len(grid)
     order = [axis for pair in zip(range(1, n + 1), range(n + 1, 2 * n + 1), strict=True) for axis in pair]
-    joined = attended.permute(0, *order, 2 * n + 1).reshape(len(x), *sizes, -1)
+    joined = attended.permute(0, *order, 2 * n + 1).reshape(x.shape[0], *sizes, -1)
     if any(shift):
         joined = joined.roll(list(shift), axes)
     return attention.proj_drop(attention.proj(joined[(slice(None), *(slice(n) for n in grid))]))
