@@ -16,11 +16,11 @@ _INFERERS: dict[str, dict[str, Any]] = {
     "medvit.inference.SliceInferer": {"_target_": "SliceInferer", "spatial_dim": 2},
 }
 _ORIENTATION = [["L", "R"], ["P", "A"], ["I", "S"]]
-# A function sees no other entry of a configuration, so the spacing comes as a default. A Gaussian of this
-# variance in voxels stands for the average over the width of a larger voxel.
+# A function sees no other entry of a configuration, so the spacing comes as a default. The Gaussian is fitted
+# to the average over the width of a larger voxel.
 _AVERAGE = (
     "$lambda image, spacing={}: monai.transforms.GaussianSmooth("
-    "[max((wanted / float(present) - 1) / 2, 1e-6) ** 0.5 for wanted, present in zip(spacing, image.pixdim)]"
+    "[0.74 * max(wanted / float(present) - 1, 1e-9) ** 0.4 for wanted, present in zip(spacing, image.pixdim)]"
     ")(image)"
 )
 
@@ -133,17 +133,22 @@ def _region(opened: OpenBundle) -> list[dict[str, Any]]:
     if not isinstance(rule, ForegroundRegion):
         raise _refusal(opened, "inference")
     bright = f"$lambda image: monai.transforms.KeepLargestConnectedComponent()(image > {rule.threshold})"
-    coarse = [max(rule.spacing, edge) for edge in opened.part("spacing")]
-    margin = f"$[int(-(-{rule.margin} // edge)) for edge in @spacing]"
+    spacing = opened.part("spacing")
+    coarse = [max(rule.spacing, edge) for edge in spacing]
+    largest = "monai.transforms.KeepLargestConnectedComponent()"
+    bright = f"$lambda image: {largest}(image > {rule.threshold}).float()"
+    # Linear interpolation reaches one coarse voxel beyond the centre of the last one found, half of which is
+    # its own; the box ends with the first voxel at or beyond the margin.
+    margin = [round((rule.margin - c / 2) / edge + 1) for c, edge in zip(coarse, spacing, strict=True)]
     region = {"keys": "region"}
     return [
         {"_target_": "CopyItemsd", "keys": "@image_key", "names": "region"},
         *_at_spacing("region", coarse),
         {"_target_": "Lambdad", **region, "func": bright},
-        {"_target_": "ResampleToMatchd", **region, "key_dst": "@image_key", "mode": "nearest"},
+        {"_target_": "ResampleToMatchd", **region, "key_dst": "@image_key", "mode": "bilinear"},
         {
-            "_target_": "CropForegroundd", "keys": "@image_key", "source_key": "region", "margin": margin,
-            "allow_smaller": True,
+            "_target_": "CropForegroundd", "keys": "@image_key", "source_key": "region",
+            "select_fn": "$lambda region: region > 0.01", "margin": margin, "allow_smaller": True,
         },
     ]  # fmt: skip
 
