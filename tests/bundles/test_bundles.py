@@ -32,6 +32,7 @@ from medvit.studies import sha256_of
 from tests.phantoms import write_head
 
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
+DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 BUNDLES = installed_bundles()
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda b: b.name)
 
@@ -237,6 +238,17 @@ def test_the_zoos_export_gives_what_the_network_gives(bundle: Bundle, tmp_path: 
 
 
 @every_bundle
+def test_the_docs_state_what_the_zoos_check_says(bundle: Bundle) -> None:
+    rows = [
+        line.split("|") for line in DOCS.read_text().splitlines() if line.startswith(f"| `{bundle.name}` |")
+    ]
+    stated = [[cell.strip() for cell in row] for row in rows if f" `{bundle.zoo_name}` " in row]
+    assert len(stated) == 1, f"docs/export.md needs one row for {bundle.name} under the model zoo's check"
+    scripted = {"script": "yes", "trace": "by tracing"}[bundle.facts["exports"]["torchscript"]]
+    assert stated[0][3:5] == ["yes", scripted]
+
+
+@every_bundle
 @pytest.mark.slow
 def test_monais_command_exports_to_onnx(bundle: Bundle, tmp_path: Path) -> None:
     import onnx
@@ -294,7 +306,9 @@ def test_each_bundle_runs_from_any_directory(tmp_path: Path) -> None:
         nib.save(nib.Nifti1Image(noise, np.diag([4.0, 4, 4, 1])), scan)
         start = ["run", "--config_file", str(bundle.config("inference")), "--report", "False"]
         output = ["--output_dir", str(tmp_path / bundle.name / "out")]
-        commands += [[*start, *output, "--input", str(name)] for name in (scan, scan.with_name("nothing_here"))]
+        commands += [
+            [*start, *output, "--input", str(name)] for name in (scan, scan.with_name("nothing_here"))
+        ]
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS], cwd="/", input=json.dumps(commands), capture_output=True, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

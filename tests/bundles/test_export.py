@@ -15,11 +15,16 @@ import torch
 from torch import nn
 
 from medvit.bundles import Bundle, export_bundle, find_bundle, installed_bundles, open_bundle, segment
+from medvit.bundles.self_contained import self_contained_files
 from medvit.errors import MedvitError
 from medvit.inference.conversion import OPSET
 from medvit.networks import LateralSegmenter
 
 BRAIN = find_bundle("segformer3d_brain")
+
+
+# What of the clean-up MONAI has a transform for.
+WHOLE = {"_target_": "medvit.transforms.LargestComponentd", "keys": "pred"}
 
 
 def small_copy(folder: Path, tiny: bool = True) -> Bundle:
@@ -35,6 +40,8 @@ def small_copy(folder: Path, tiny: bool = True) -> Bundle:
     if tiny:
         torch.manual_seed(0)
         layer = nn.Conv3d(1, 19, 3)
+        # Air is background.
+        layer.bias.data = 0.3 * (torch.arange(19) == 0)
         torch.save({f"network.{k}": v for k, v in layer.state_dict().items()}, folder / "models" / "model.pt")
     else:
         (folder / "models" / "model.pt").write_bytes(BRAIN.weights.read_bytes())
@@ -110,16 +117,18 @@ def test_monai_alone_gives_the_same_labels(tmp_path: Path) -> None:
     root = tmp_path / "out" / BRAIN.zoo_name
     assert (root / "docs" / "README.md").read_text().startswith("# A card\n\n## Without medvit\n")
     (tmp_path / "in").mkdir()
-    # Turned and shifted, at the spacing of the bundle, so that no averaging tells the two apart.
+    # Turned and shifted, at the spacing of the bundle, where nothing is averaged; a block of noise in air, so
+    # that both must look at the same part.
     affine = np.array([[0, 1.0, 0, -20], [-1, 0, 0, 30], [0, 0, 1, 5], [0, 0, 0, 1]])
-    noise = np.random.default_rng(0).uniform(0, 90, (40, 36, 44)).astype(np.float32)
+    noise = np.zeros((84, 72, 80), np.float32)
+    noise[4:54, 6:54, 20:70] = np.random.default_rng(0).uniform(20, 90, (50, 48, 50))
     nib.save(nib.Nifti1Image(noise, affine), tmp_path / "in" / "scan.nii.gz")
     arguments = [str(root), str(tmp_path / "in"), str(tmp_path / "result")]
     done = subprocess.run([sys.executable, "-c", BLOCKED, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     made = nib.load(tmp_path / "result" / "scan" / "scan_seg.nii.gz")
     np.testing.assert_allclose(made.affine, affine, atol=1e-5)
-    opened = open_bundle(bundle, device="cpu", postprocessing={"_target_": "Compose", "transforms": []})
+    opened = open_bundle(bundle, device="cpu", postprocessing=WHOLE)
     expected = segment(opened, tmp_path / "in" / "scan.nii.gz").voxels
     assert len(np.unique(expected)) > 3
     assert (np.asarray(made.dataobj) == expected).mean() > 0.999
@@ -128,8 +137,22 @@ def test_monai_alone_gives_the_same_labels(tmp_path: Path) -> None:
 def test_what_needs_medvit_is_refused_for_the_zoo(tmp_path: Path) -> None:
     for name in ("segformer3d_hippocampus", "rat_ct_denoise"):
         with pytest.raises(MedvitError, match=f"{name} cannot be put in MONAI's terms.*--format bundle"):
-            export_bundle(find_bundle(name), tmp_path, "zoo")
+            export_bundle(find_bundle(name), tmp_path / "out", "zoo")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("inferer#region_labels", [1, 2], "inference"),
+        ("inferer#region", {"_target_": "medvit.inference.CoarseRegion"}, "inference"),
+        ("postprocessing", {"_target_": "Compose", "transforms": []}, "clean-up"),
+        ("bias_correction", True, "preprocessing"),
+    ],
+)
+def test_a_part_that_monai_lacks_is_named(name: str, value: object, part: str, tmp_path: Path) -> None:
+    with pytest.raises(MedvitError, match=f"the {part} of"):
+        self_contained_files(open_bundle(small_copy(tmp_path), device="cpu", **{name: value}))
 
 
 def test_a_bundle_is_found_by_its_name_in_the_zoos_style() -> None:

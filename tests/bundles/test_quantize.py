@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medvit.bundles import Bundle, open_bundle, quantize, segment
+from medvit.bundles import Bundle, export_bundle, open_bundle, quantize, segment
 from medvit.bundles.quantize import Scores, quantize_bundle
 from medvit.cli.app import app
 from medvit.errors import MedvitError, MissingExtraError
@@ -57,6 +57,10 @@ def test_the_command_writes_a_bundle_that_runs(bundle: Bundle, head: Path, tmp_p
     assert same.mean() > 0.9 and len(np.unique(results["small"].voxels)) > 1
     assert results["small_int8"].details["backend"] == "openvino"
     assert "| float32 | int8 |" in (target / "docs" / "README.md").read_text()
+    for form in ("zoo", "onnx", "torchscript"):
+        with pytest.raises(MedvitError, match="by OpenVINO only; export small, or give --format bundle"):
+            export_bundle(made, tmp_path / "out", form)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_loss_is_refused_unless_it_is_forced(
