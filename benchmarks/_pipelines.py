@@ -24,7 +24,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from medvit.inference import StreamingWindowInferer
+from medvit.inference import Execution, StreamingWindowInferer
 from medvit.networks.segformer3d import EfficientAttention, Fusion, SegFormer3D
 from medvit.studies import Grid, find_studies, read_study, write_label_map
 from medvit.transforms import resample_image
@@ -61,8 +61,10 @@ def as_published(network: SegFormer3D) -> SegFormer3D:
     return network
 
 
-def medvit_windows(image: Tensor, predict: Predict, roi: Sequence[int], overlap: float) -> np.ndarray:
-    return StreamingWindowInferer(roi, overlap).segment(image, predict)
+def medvit_windows(
+    image: Tensor, predict: Predict, roi: Sequence[int], overlap: float, execution: Execution | None = None
+) -> np.ndarray:
+    return StreamingWindowInferer(roi, overlap, execution=execution).segment(image, predict)
 
 
 @torch.no_grad()
