@@ -96,6 +96,7 @@ def verify_backend(
     """
     import torch
 
+    from medvit.inference import Execution
     from medvit.inference.backends import checked_backend, require
     from medvit.inference.conversion import engine
     from medvit.inference.graphs import first_level
@@ -109,7 +110,7 @@ def verify_backend(
     differing = voxels = 0
     furthest, low, high = 0.0, float("inf"), float("-inf")
     taken: dict[str, list[float]] = {backend: [], "torch": []}
-    with torch.inference_mode():
+    with Execution().running([network]):
         other = engine(network, seen[0].shape[1:], backend)
         for window in seen:
             expected, found = first_level(network(window)), other(window)
