@@ -11,6 +11,7 @@ import typer
 from medvit import __version__
 from medvit.cli import catalogue, comparison, engines, files, inference, learning
 from medvit.errors import MedvitError, root_cause
+from medvit.inference.memory import share_one_arena
 
 app = typer.Typer(
     name="medvit",
@@ -32,6 +33,8 @@ next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError
 
 def main() -> None:
     """Entry point: an error that the user can put right is one sentence and exit code 1."""
+    # Studies are inferred in threads; a thread may take over what an earlier one allocated in.
+    share_one_arena()
     try:
         app()
     except Exception as error:

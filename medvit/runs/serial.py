@@ -10,7 +10,6 @@ from typing import Any
 
 from medvit.bundles import Bundle
 from medvit.errors import MedvitError
-from medvit.inference.memory import share_one_arena
 from medvit.runs.bundle_work import BundleWork, EvaluatorWork
 from medvit.runs.dataset import StudyDataset
 from medvit.runs.dispatch import Executor
@@ -39,7 +38,6 @@ class SerialExecutor:
         work.open()
         work.watch_windows(progress.window)
         self.capacity = 2 if work.device.type == "cpu" else 3
-        share_one_arena()
         self._threads = ThreadPoolExecutor(self.capacity, thread_name_prefix="study")
 
     def submit(self, study: Study) -> Future[Attempt]:
