@@ -61,8 +61,8 @@ def freed_memory_kept() -> Iterator[None]:
 def share_one_arena() -> None:
     """Let threads that start from now on allocate where the main thread does.
 
-    glibc gives threads arenas of their own, which cannot keep arrays of more than 64 MB, and later threads take
-    them over. To be called before a program starts its first thread.
+    glibc gives threads arenas of their own, which cannot keep arrays of more than 64 MB, and later threads
+    take them over. To be called before a program starts its first thread.
     """
     library = _allocator()
     if library is not None:
