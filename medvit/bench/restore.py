@@ -1,4 +1,4 @@
-"""`medvit bench restore`: super-resolution bundles and classical upsampling on thickened real studies."""
+"""`medvit bench restore`: super-resolution bundles and classical upsampling on real studies made coarse."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 from rich.console import Console
 from scipy import ndimage
 
-from medvit.bench.upsampling import METHODS
+from medvit.bench.upsampling import METHODS, Stacks, applied
 from medvit.bundles import Bundle, find_bundle, open_bundle, segment
 from medvit.errors import MedvitError, StudyError
 from medvit.exits import ALL_WELL, SOME_FAILED
@@ -26,6 +26,7 @@ from medvit.studies.study import Grid, Series
 from medvit.transforms.through_plane import Profile, SliceStack
 
 SUPER_RESOLVED = "super-resolved"
+_PROFILES = ("box", "gauss")
 _NORMALS = {"sagittal": 0, "coronal": 1, "axial": 2}
 _SCORES = {"psnr_db": "PSNR, dB", "ssim": "SSIM", "nrmse": "NRMSE", "hfen": "HFEN"}
 # Studies whose own slices are thicker cannot stand for the truth.
@@ -35,48 +36,58 @@ _FOREGROUND = 0.1
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How studies are thickened, and what is compared besides the images.
+    """How studies are made coarse, and what is compared besides the images.
 
     Parameters
     ----------
     factor
-        Voxels between the centres of neighbouring slices.
+        Voxels between the centres of neighbouring slices, 4 by default, or of neighbouring pixels, 2.
     thickness
         Thickness of a slice in voxels; the same by default.
     profile
         Sensitivity across a slice, see `SliceStack`.
     noise
-        Standard deviation of the Rician noise of the thick slices, as a share of the brightest tissue.
+        Standard deviation of the Rician noise of the coarse images, as a share of the brightest tissue.
     plane
         Plane of the slices.
     cut
         Edge in voxels of a cube in the middle of each study, to which the comparison is confined.
     segmenter
         Bundle whose label map of each result is compared with that of the true image.
+    in_plane
+        Whether the pixels of slices become coarse, and not the slices thick.
     """
 
-    factor: int = 4
+    factor: int | None = None
     thickness: float | None = None
     profile: str = "box"
     noise: float = 0.0
     plane: str = "axial"
     cut: int | None = None
     segmenter: str | None = None
+    in_plane: bool = False
 
     def __post_init__(self) -> None:
-        if self.factor < 2:
-            raise MedvitError(f"slices must be at least 2 voxels apart, not {self.factor}")
-        if self.profile not in get_args(Profile):
-            raise MedvitError(f"the profile is {' or '.join(get_args(Profile))}, not {self.profile!r}")
+        if self.factor is not None and self.factor < 2:
+            raise MedvitError(f"slices or pixels must be at least 2 voxels apart, not {self.factor}")
+        if self.profile not in _PROFILES:
+            raise MedvitError(f"the profile is {' or '.join(_PROFILES)}, not {self.profile!r}")
+        if self.in_plane and (self.thickness is not None or self.profile != _PROFILES[0]):
+            raise MedvitError("thickness and profile are those of slices, not of pixels within them")
         if self.plane not in _NORMALS:
             raise MedvitError(f"the plane is {', '.join(_NORMALS)}, not {self.plane!r}")
         if not 0 <= self.noise < 1:
             raise MedvitError(f"the noise is a share of the brightest tissue below 1, not {self.noise:g}")
 
+    @property
+    def step(self) -> int:
+        """Voxels between neighbouring slices or pixels."""
+        return self.factor or (2 if self.in_plane else 4)
+
 
 @dataclass(frozen=True)
 class Truth:
-    """A real image, and what a scan in thick slices would show of it.
+    """A real image, and what a coarser scan would show of it.
 
     Parameters
     ----------
@@ -86,25 +97,26 @@ class Truth:
         (X, Y, Z) over its 99.5 percentile, the slices' normal last.
     grid
         Grid of `image`.
-    stack
-        The thick slices.
-    slices
-        (X, Y, count) measured intensities.
+    stacks
+        The thick slices along the last axis, or the coarse pixels along the other two.
+    samples
+        Measured intensities.
     """
 
     name: str
     image: np.ndarray
     grid: Grid
-    stack: SliceStack
-    slices: np.ndarray
+    stacks: Stacks
+    samples: np.ndarray
 
     @property
-    def thick_study(self) -> LoadedStudy:
-        """The thick slices as a study."""
+    def coarse_study(self) -> LoadedStudy:
+        """What was measured, as a study."""
         affine = self.grid.affine.copy()
-        affine[:3, 3] += affine[:3, 2] * self.stack.first
-        affine[:3, 2] *= self.stack.step / self.stack.spacing
-        return _in_memory(self.slices, affine, self.name)
+        for axis, stack in self.stacks.items():
+            affine[:3, 3] += affine[:3, axis] * stack.first
+            affine[:3, axis] *= stack.step / stack.spacing
+        return _in_memory(self.samples, affine, self.name)
 
     def scores(self, restored: np.ndarray) -> dict[str, float]:
         """PSNR, SSIM, NRMSE and HFEN in the foreground; 1 is the 99.5 percentile of the true image."""
@@ -131,7 +143,7 @@ def foreground(image: np.ndarray) -> np.ndarray:
 
 
 def make_truth(found: Study, options: RestoreOptions) -> Truth:
-    """Thicken a real study.
+    """Make a real study coarse.
 
     Raises
     ------
@@ -148,39 +160,66 @@ def make_truth(found: Study, options: RestoreOptions) -> Truth:
     bright = float(np.percentile(whole[whole > 0], 99.5))
     box = _box(whole.shape, options)
     image = (whole[box] / bright).clip(0)
-    if min(image.shape) < 2 * options.factor:
-        raise StudyError(
-            "small-truth", f"{image.shape} voxels are too few", path=study.path, do="leave it out"
-        )
+    _check_size(image.shape, options, study.path)
     affine = study.grid.affine[:, [*order, 3]].copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
-    spacing = study.grid.spacing[normal]
-    thickness = options.thickness or options.factor
-    count, profile = image.shape[2] // options.factor, cast(Profile, options.profile)
-    stack = SliceStack.centred(count, options.factor * spacing, thickness * spacing, spacing, profile)
-    slices = image @ stack.acquire().T
+    stacks = _stacks(image.shape, [study.grid.spacing[a] for a in order], options)
+    # A scan in k-space gives magnitudes, so what rings below 0 is folded up.
+    samples = np.abs(applied(SliceStack.acquire, image, stacks))
     if options.noise:
         generator = np.random.default_rng(0)
-        parts = options.noise * generator.standard_normal((2, *slices.shape))
-        slices = np.hypot(slices + parts[0], parts[1])
+        parts = options.noise * generator.standard_normal((2, *samples.shape))
+        samples = np.hypot(samples + parts[0], parts[1])
     x, y, z = image.shape
-    return Truth(study.id, image, Grid((x, y, z), affine), stack, slices)
+    return Truth(study.id, image, Grid((x, y, z), affine), stacks, samples)
+
+
+def _coarse_axes(options: RestoreOptions) -> tuple[int, ...]:
+    return (0, 1) if options.in_plane else (2,)
+
+
+def _check_size(shape: tuple[int, ...], options: RestoreOptions, path: Path) -> None:
+    for axis in _coarse_axes(options):
+        if shape[axis] < 2 * options.step:
+            what = "pixels along an axis of a slice" if options.in_plane else "slices"
+            raise StudyError(
+                "small-truth",
+                f"the part that is compared has too few voxels for two {what}, {options.step} voxels apart",
+                path=path,
+                do="choose a smaller --factor or a larger --cut, or leave the study out",
+            )
+
+
+def _stacks(shape: tuple[int, ...], spacing: Sequence[float], options: RestoreOptions) -> Stacks:
+    step, stacks = options.step, {}
+    for axis in _coarse_axes(options):
+        count, edge = shape[axis] // step, spacing[axis]
+        if options.in_plane:
+            stacks[axis] = SliceStack(count, step * edge, step * edge, count * step, edge, 0.0, "kspace")
+        else:
+            thickness = (options.thickness or step) * edge
+            profile = cast(Profile, options.profile)
+            stacks[axis] = SliceStack.centred(count, step * edge, thickness, edge, profile)
+    return stacks
 
 
 def _box(shape: tuple[int, ...], options: RestoreOptions) -> tuple[slice, ...]:
-    """The part that is compared: the middle, and along the last axis whole slices."""
+    """The part that is compared: the middle, and along the coarse axes whole slices or pixels."""
     edges = [min(options.cut or n, n) for n in shape]
-    edges[2] -= edges[2] % options.factor
+    for axis in _coarse_axes(options):
+        edges[axis] -= edges[axis] % options.step
     starts = [(n - edge) // 2 for n, edge in zip(shape, edges, strict=True)]
     return tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))
 
 
 def by_bundle(bundle: Bundle, truth: Truth, device: str = "auto") -> np.ndarray:
     """A bundle's estimate on the grid of the truth, through its own preprocessing and inference."""
-    overrides: dict[str, Any] = {"spacing": truth.stack.spacing, "force": True}
+    overrides: dict[str, Any] = {"force": True}
+    if 2 in truth.stacks:
+        overrides["spacing"] = truth.stacks[2].spacing
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
-    result = segment(bundle, truth.thick_study, **overrides)
+    result = segment(bundle, truth.coarse_study, **overrides)
     if result.grid.shape != truth.grid.shape:
         raise MedvitError(
             f"{bundle.name}: the estimate has {result.grid.shape} voxels, not {truth.grid.shape}"
@@ -196,7 +235,7 @@ def bench_restore(
     bundles: Sequence[Bundle] = (),
     device: str = "auto",
 ) -> int:
-    """Thicken real studies, restore them in every way, and write ``restore.csv``, ``.json`` and ``.md``.
+    """Make real studies coarse, restore them in every way, and write ``restore.csv``, ``.json`` and ``.md``.
 
     Parameters
     ----------
@@ -205,7 +244,7 @@ def bench_restore(
     output_dir
         Folder for the tables.
     options
-        How studies are thickened.
+        How studies are made coarse.
     bundles
         Super-resolution bundles to compare.
     device
@@ -224,7 +263,7 @@ def bench_restore(
     options = options or RestoreOptions()
     for bundle in bundles:
         if bundle.facts.get("restoration") != SUPER_RESOLVED:
-            raise MedvitError(f"bundle {bundle.name} does not super-resolve across slices")
+            raise MedvitError(f"bundle {bundle.name} does not super-resolve")
     found = find_studies(list(inputs))
     if not found.studies and not found.refused:
         raise MedvitError("there is no study to compare on")
@@ -253,7 +292,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     wanted = segmenter(truth.image, truth.grid) if segmenter else None
     ways: dict[str, Any] = {
-        name: partial(method, truth.slices, truth.stack) for name, method in METHODS.items()
+        name: partial(method, truth.samples, truth.stacks) for name, method in METHODS.items()
     }
     ways |= {bundle.name: partial(by_bundle, bundle, truth, device) for bundle in bundles}
     for name, restore in ways.items():
@@ -306,11 +345,13 @@ def _page(rows: Sequence[dict[str, Any]], options: RestoreOptions) -> str:
     known = {**_SCORES, "dice": "Dice of labels", "cpu_seconds": "CPU s"}
     columns = {key: word for key, word in known.items() if key in rows[0]}
     studies = list(dict.fromkeys(row["study"] for row in rows))
-    thickness = options.thickness or options.factor
     part = f", middle {options.cut}³" if options.cut else ""
+    coarse = f"slices {options.step} voxels apart, {options.thickness or options.step:g} thick "
+    coarse += f"({options.profile})"
+    if options.in_plane:
+        coarse = f"slices of pixels {options.step} voxels wide (k-space cut off)"
     lines = [
-        f"{len(studies)} studies, {options.plane} slices {options.factor} voxels apart, {thickness:g} thick "
-        f"({options.profile}), noise {options.noise:.1%}{part}",
+        f"{len(studies)} studies, {options.plane} {coarse}, noise {options.noise:.1%}{part}",
         "",
         "| method | " + " | ".join(columns.values()) + " | best in all four on |",
         "| --- |" + " --- |" * (len(columns) + 1),

@@ -1,4 +1,4 @@
-"""Classical ways from thick slices to a finer grid, which a network has to surpass."""
+"""Classical ways from thick slices or coarse pixels to a finer grid, which a network has to surpass."""
 
 from __future__ import annotations
 
@@ -9,59 +9,64 @@ from scipy.ndimage import uniform_filter
 
 from medvit.transforms.through_plane import SliceStack
 
-# Slices (..., count) of a stack to voxels (..., size); the last axis is the slices' normal.
-Upsampler = Callable[[np.ndarray, SliceStack], np.ndarray]
+# Samples to the finer grid, along the axes that become finer: slices along their normal, or pixels along both
+# axes of a slice.
+Stacks = Mapping[int, SliceStack]
+Upsampler = Callable[[np.ndarray, Stacks], np.ndarray]
 
 # Rounds of non-local upsampling by their strength, as a share of the image's range, after Manjon et al.
 _STRENGTHS = (0.08, 0.04, 0.02, 0.01)
 _REACH, _PATCH = 2, 3
 
 
-def linear(slices: np.ndarray, stack: SliceStack) -> np.ndarray:
-    """Linear interpolation between the slices' centres."""
-    return slices @ _kernel(stack, lambda d: (1 - np.abs(d)).clip(0), 1).T
+def applied(weights: Callable[[SliceStack], np.ndarray], image: np.ndarray, stacks: Stacks) -> np.ndarray:
+    """`image` with the weights (outputs, inputs) that a function has for each axis."""
+    for axis, stack in stacks.items():
+        image = np.moveaxis(np.moveaxis(image, axis, -1) @ weights(stack).T, -1, axis)
+    return image
 
 
-def cubic(slices: np.ndarray, stack: SliceStack) -> np.ndarray:
-    """A cubic B-spline through the slices."""
-    return slices @ stack.interpolate().T
+def linear(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
+    """Linear interpolation between the samples' centres."""
+    return applied(lambda stack: _kernel(stack, lambda d: (1 - np.abs(d)).clip(0), 1), samples, stacks)
 
 
-def lanczos(slices: np.ndarray, stack: SliceStack) -> np.ndarray:
+def cubic(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
+    """A cubic B-spline through the samples."""
+    return applied(SliceStack.interpolate, samples, stacks)
+
+
+def lanczos(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
     """Lanczos' kernel of three lobes."""
-    return slices @ _kernel(stack, lambda d: np.sinc(d) * np.sinc(d / 3) * (np.abs(d) < 3), 3).T
+    return applied(
+        lambda stack: _kernel(stack, lambda d: np.sinc(d) * np.sinc(d / 3) * (np.abs(d) < 3), 3),
+        samples,
+        stacks,
+    )
 
 
-def zero_filled(slices: np.ndarray, stack: SliceStack) -> np.ndarray:
-    """Zero-filled k-space: the trigonometric polynomial through the slices."""
-    count = stack.count
-    distance = _positions(stack)[:, None] - np.arange(count)
-    # Dirichlet's kernel; for an even number the highest frequency is split between both of its signs.
-    turn = np.pi * distance / count
-    top = np.sin(np.pi * distance)
-    bottom = count * (np.sin(turn) if count % 2 else np.tan(turn))
-    at_slice = np.abs(np.sin(turn)) < 1e-9
-    weights = np.where(at_slice, 1.0, top / np.where(np.abs(bottom) < 1e-12, np.inf, bottom))
-    return slices @ weights.T
+def zero_filled(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
+    """Zero-filled k-space: the trigonometric polynomial through the samples."""
+    return applied(SliceStack.zero_fill, samples, stacks)
 
 
-def back_projected(slices: np.ndarray, stack: SliceStack) -> np.ndarray:
-    """A cubic B-spline whose slices are made equal to the measured ones (`SliceStack.refine`)."""
-    return slices @ stack.refine().T
+def back_projected(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
+    """An interpolation whose samples are made equal to the measured ones (`SliceStack.refine`)."""
+    return applied(SliceStack.refine, samples, stacks)
 
 
-def non_local(slices: np.ndarray, stack: SliceStack) -> np.ndarray:
-    """Non-local upsampling: like patches lend each other detail, and the measured slices are kept.
+def non_local(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
+    """Non-local upsampling: like patches lend each other detail, and the measured samples are kept.
 
     References
     ----------
     Manjon et al.: Non-local MRI upsampling, Medical Image Analysis 14, 2010.
     """
-    acquire, refine = stack.acquire(), stack.refine()
-    image = slices @ refine.T
+    image = back_projected(samples, stacks)
     for strength in _STRENGTHS:
         image = _non_local_mean(image.astype(np.float32), strength)
-        image = image + (slices - image @ acquire.T) @ refine.T
+        missing = samples - applied(SliceStack.acquire, image, stacks)
+        image = image + back_projected(missing, stacks)
     return image
 
 

@@ -144,13 +144,16 @@ def restore(
         list[str] | None,
         typer.Option("--bundle", help="Super-resolution bundle to compare; may be repeated."),
     ] = None,
-    factor: Annotated[int, typer.Option(min=2, help="Voxels between the centres of slices.")] = 4,
+    factor: Annotated[
+        int | None,
+        typer.Option(min=2, help="Voxels between centres of slices. Default: 4; of pixels --in-plane: 2."),
+    ] = None,
     thickness: Annotated[
         float | None, typer.Option(min=0.5, help="Thickness of a slice in voxels. Default: the factor.")
     ] = None,
     profile: Annotated[str, typer.Option(help="Sensitivity across a slice: box or gauss.")] = "box",
     noise: Annotated[
-        float, typer.Option(help="Noise of the thick slices, as a share of the brightest tissue.")
+        float, typer.Option(help="Noise of the coarse images, as a share of the brightest tissue.")
     ] = 0.0,
     plane: Annotated[str, typer.Option(help="Plane of the slices: axial, coronal or sagittal.")] = "axial",
     cut: Annotated[
@@ -160,16 +163,19 @@ def restore(
         str | None,
         typer.Option(help="Bundle whose label maps of the results are compared with that of the truth."),
     ] = None,
+    in_plane: Annotated[
+        bool, typer.Option("--in-plane", help="Make the pixels of slices coarse, not the slices thick.")
+    ] = False,
     device: Device = "auto",
     trust: Trust = False,
 ) -> Answer:
-    """Thicken real studies of about 1 mm and restore them by bundles and by classical methods."""
+    """Make real studies of about 1 mm coarse and restore them by bundles and by classical methods."""
     from medvit.bundles import find_bundle
 
     found = [find_bundle(name, trust=trust) for name in bundles or ()]
     from medvit.bench import RestoreOptions, bench_restore
 
-    options = RestoreOptions(factor, thickness, profile, noise, plane, cut, segmenter)
+    options = RestoreOptions(factor, thickness, profile, noise, plane, cut, segmenter, in_plane)
     code = bench_restore(studies, output, options, bundles=found, device=device)
     return _figures(output / "restore.json", code)
 

@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "predict": ["Flips", "InferenceReport", "lateral_flips"],
         "region": ["CoarseRegion", "ForegroundRegion", "Region"],
         "slices": ["SliceInferer", "SliceRestorer", "segment_slices", "slice_axis"],
-        "through_plane": ["ThroughPlaneRestorer"],
+        "through_plane": ["InPlaneRestorer", "ThroughPlaneRestorer"],
         "windows": ["Volume"],
     },
 )

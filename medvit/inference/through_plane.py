@@ -1,8 +1,10 @@
-"""Restoration across thick slices: a two-dimensional network over both planes that contain their normal."""
+"""Restoration on a finer grid: a two-dimensional network across thick slices, or within slices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,19 +15,16 @@ from medvit.errors import StudyError
 from medvit.inference.engine import Networks
 from medvit.inference.slices import SliceRestorer
 from medvit.transforms.restoration import UNIT
-from medvit.transforms.through_plane import REFINEMENT, Refinement, along
+from medvit.transforms.through_plane import REFINEMENT, Refinement
 
 
-class ThroughPlaneRestorer(SliceRestorer):
-    """The mean of a network's restorations of the planes across the slices, along both in-plane axes.
-
-    The network sees planes whose last axis is the slices' normal. The result lies on the finer grid that
-    `medvit.transforms.RefineSlicesd` made, in the study's intensities.
+class RefinedRestorer(SliceRestorer, ABC):
+    """A network's restoration of a refined image, on the finer grid and in the study's intensities.
 
     Parameters
     ----------
     roi_size
-        Pixels of a window along an axis of the slices and along their normal; ``None`` for the whole axis.
+        Pixels of a window along both axes of the planes that the network sees; ``None`` for the whole axis.
     overlap, slices, options
         As of `SliceRestorer`.
     consistent
@@ -45,6 +44,10 @@ class ThroughPlaneRestorer(SliceRestorer):
         super().__init__(roi_size, overlap, slices, **options)
         self.consistent = consistent
 
+    @abstractmethod
+    def _restored(self, voxels: Tensor, axis: int, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """The restoration (1, X, Y, Z) of an image whose slices follow each other along `axis`."""
+
     def _call(self, image: Tensor, network: Networks, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         meta = image.meta if isinstance(image, MetaTensor) else {}
         refinement = meta.get(REFINEMENT)
@@ -53,18 +56,42 @@ class ThroughPlaneRestorer(SliceRestorer):
                 "image-without-slices",
                 "the image does not say where its slices lie",
                 path=meta.get("filename_or_obj"),
-                do="prepare it with RefineSlicesd",
+                do="prepare it with RefineSlicesd or RefinePixelsd",
             )
         voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
-        across = voxels.movedim(refinement.axis + 1, -1)
-        restored = torch.zeros_like(across[:1])
-        for plane in (0, 1):
-            self.slice_axis = plane
-            restored += torch.as_tensor(self.run(across, network, None, args, kwargs)["image"]) / 2
-        restored = restored.movedim(-1, refinement.axis + 1)
+        run = partial(self._run_planes, network=network, args=args, kwargs=kwargs)
+        restored = self._restored(voxels, refinement.axis, run)
         if self.consistent:
-            stack = refinement.stack
             missing = refinement.acquired(voxels[:1]) - refinement.acquired(restored)
-            restored += self.consistent * along(stack.refine(), missing, refinement.axis + 1)
+            restored = restored + self.consistent * refinement.estimated(missing)
         kept = {key: value for key, value in meta.items() if key != REFINEMENT}
         return MetaTensor(restored * float(meta.get(UNIT, 1.0)), meta=kept)
+
+    def _run_planes(self, image: Tensor, network: Networks, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        return torch.as_tensor(self.run(image, network, None, args, kwargs)["image"])
+
+
+class ThroughPlaneRestorer(RefinedRestorer):
+    """The mean of a network's restorations of the planes across the slices, along both in-plane axes.
+
+    The network sees planes whose last axis is the slices' normal. The finer grid is that of
+    `medvit.transforms.RefineSlicesd`. Parameters are those of `RefinedRestorer`.
+    """
+
+    def _restored(self, voxels: Tensor, axis: int, run: Callable[[Tensor], Tensor]) -> Tensor:
+        across = voxels.movedim(axis + 1, -1)
+        restored = torch.zeros_like(across[:1])
+        for self.slice_axis in (0, 1):
+            restored += run(across) / 2
+        return restored.movedim(-1, axis + 1)
+
+
+class InPlaneRestorer(RefinedRestorer):
+    """A network's restorations of slices whose pixels became finer.
+
+    The finer grid is that of `medvit.transforms.RefinePixelsd`. Parameters are those of `RefinedRestorer`.
+    """
+
+    def _restored(self, voxels: Tensor, axis: int, run: Callable[[Tensor], Tensor]) -> Tensor:
+        self.slice_axis = axis
+        return run(voxels)

@@ -381,7 +381,7 @@ def report_restored(study: LoadedStudy, restored: np.ndarray, grid: Grid, **othe
         return make_restoration_report(study.id, restored, study.image[0].numpy(), grid, **others)
     import torch
 
-    from medvit.transforms.through_plane import refinement_to
+    from medvit.transforms.in_plane import refinement_to
 
     refinement, source = refinement_to(study, grid), torch.as_tensor(study.image[:1])
     before = refinement.interpolated(source)

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "bias": ["CorrectBiasd"],
         "brain": ["clean_brain_labels", "prepare_head_mr"],
         "components": ["LargestComponentd"],
+        "in_plane": ["RefinePixelsd", "pixel_refinement_of", "prepare_coarse_pixels", "refinement_to"],
         "load_study": ["LoadStudyd"],
         "percentiles": ["ScaleToPercentilesd"],
         "region_channel": ["RegionChanneld", "add_region_channel", "prepare_axial_slices"],
@@ -20,7 +21,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
             "SliceStack",
             "prepare_thick_slices",
             "refinement_of",
-            "refinement_to",
         ],
     },
 )

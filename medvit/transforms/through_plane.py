@@ -1,8 +1,8 @@
-"""Conversion between thick slices and a finer grid along their normal, as matrices along one axis."""
+"""Conversion between thick slices or coarse pixels and a finer grid, as matrices along single axes."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from medvit.studies.study import Grid, LoadedStudy, Study
 from medvit.transforms.load_study import LoadStudyd
 from medvit.transforms.restoration import ScaleToUnitd
 
-Profile = Literal["box", "gauss"]
+Profile = Literal["box", "gauss", "kspace"]
 
 # Millimetres from the centre of a slice that are 1 in the channel which tells a network where slices lie.
 _FAR = 4.0
@@ -33,7 +33,7 @@ _COARSEST_PIXEL = 1.5
 # A header's thickness is believed between these shares of the step.
 _LIKELY_THICKNESS = (0.3, 2.0)
 # From this ratio of shown to acquired pixels on, a scanner has interpolated; partial k-space stays below.
-_INTERPOLATED = 1.5
+INTERPOLATED = 1.5
 # Key of the meta data that holds the `Refinement` of an image.
 REFINEMENT = "refinement"
 # Each round brings the slices of the estimate closer to the measured ones; after ten, little changes.
@@ -57,8 +57,9 @@ class SliceStack:
     first
         Position of the first slice's centre in voxels of the finer grid.
     profile
-        Sensitivity along the normal: even over the thickness, or a Gaussian whose full width at half maximum
-        is the thickness.
+        Sensitivity along the axis: even over the thickness, or a Gaussian whose full width at half maximum
+        is the thickness. ``"kspace"`` stands for pixels of a slice, of which a scanner measures the lower
+        spatial frequencies; both grids then have the same extent.
     """
 
     count: int
@@ -89,6 +90,9 @@ class SliceStack:
 
     def acquire(self) -> np.ndarray:
         """(count, size) weights with which voxels of the finer grid make up each slice; rows add up to 1."""
+        if self.profile == "kspace":
+            distance = (self.centres[:, None] - np.arange(self.size)) * self.spacing / self.step
+            return periodic_sinc(distance, self.count) * self.spacing / self.step
         edges = np.arange(self.size + 1) - 0.5 - self.centres[:, None]
         width = self.thickness / self.spacing
         if self.profile == "box":
@@ -106,13 +110,19 @@ class SliceStack:
         columns = [map_coordinates(row, position[None], order=3, mode="reflect") for row in unit]
         return np.stack(columns, axis=1)
 
-    def refine(self, rounds: int = _ROUNDS) -> np.ndarray:
-        """(size, count) weights of the cubic B-spline whose slices are then made equal to the measured ones.
+    def zero_fill(self) -> np.ndarray:
+        """(size, count) weights of the trigonometric polynomial through the slices: zero-filled k-space."""
+        position = (np.arange(self.size) - self.first) * self.spacing / self.step
+        return periodic_sinc(position[:, None] - np.arange(self.count), self.count)
 
-        Each round interpolates and adds the difference between measured and estimated slices (iterative
-        back-projection).
+    def refine(self, rounds: int = _ROUNDS) -> np.ndarray:
+        """(size, count) weights of an interpolation whose slices are then made equal to the measured ones.
+
+        The interpolation is a cubic B-spline, of pixels zero-filling. Each round interpolates and adds the
+        difference between measured and estimated slices (iterative back-projection).
         """
-        acquire, interpolate = self.acquire(), self.interpolate()
+        acquire = self.acquire()
+        interpolate = self.zero_fill() if self.profile == "kspace" else self.interpolate()
         weights, missing = interpolate, np.eye(self.count) - acquire @ interpolate
         for _ in range(rounds):
             weights = weights + interpolate @ missing
@@ -126,6 +136,18 @@ class SliceStack:
         return nearest * self.spacing / _FAR
 
 
+def periodic_sinc(distance: np.ndarray, count: int) -> np.ndarray:
+    """Dirichlet's kernel of `count` samples, 1 at a distance of 0 samples and 0 at all other samples.
+
+    Of an even number, the highest frequency is split between both of its signs.
+    """
+    turn = np.pi * distance / count
+    top = np.sin(np.pi * distance)
+    bottom = count * (np.sin(turn) if count % 2 else np.tan(turn))
+    at_sample = np.abs(np.sin(turn)) < 1e-9
+    return np.where(at_sample, 1.0, top / np.where(np.abs(bottom) < 1e-12, np.inf, bottom))
+
+
 def along(weights: np.ndarray, image: Tensor, axis: int) -> Tensor:
     """`image` with `weights` (outputs, inputs) applied along an axis."""
     matrix = torch.from_numpy(weights).to(image.device, image.dtype)
@@ -134,14 +156,15 @@ def along(weights: np.ndarray, image: Tensor, axis: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Refinement:
-    """From the thick slices of a study to a finer grid with the same axes, centre and extent.
+    """From the thick slices of a study, or from coarse pixels, to a finer grid with the same axes.
 
     Parameters
     ----------
     axis
         The voxel axis across the slices.
-    stack
-        The slices along it.
+    stacks
+        The samples along each axis that becomes finer, by its number: slices along `axis`, or pixels along
+        the other two.
     pixels
         Weights (new, old) of the other two axes by number, where pixels become voxels of another size; axes
         that stay as they are have none.
@@ -154,12 +177,17 @@ class Refinement:
     """
 
     axis: int
-    stack: SliceStack
+    stacks: Mapping[int, SliceStack]
     pixels: Mapping[int, np.ndarray]
     grid: Grid
     assumed: bool
     pixels_shown: int = 0
     pixels_acquired: int = 0
+
+    @property
+    def stack(self) -> SliceStack:
+        """The slices along `axis`, where it is that which becomes finer."""
+        return self.stacks[self.axis]
 
     def slices(self, image: Tensor) -> Tensor:
         """The measured slices (..., X, Y, Z) with pixels of the finer grid's size."""
@@ -169,25 +197,38 @@ class Refinement:
 
     def refined(self, image: Tensor) -> Tensor:
         """The input of the network: the measured slices on the finer grid, see `SliceStack.refine`."""
-        return along(self.stack.refine(), self.slices(image), self.axis - 3)
+        return self.estimated(self.slices(image))
+
+    def estimated(self, slices: Tensor) -> Tensor:
+        """`refined`, of slices whose pixels have the finer grid's size already."""
+        return self._along(SliceStack.refine, slices)
 
     def interpolated(self, image: Tensor) -> Tensor:
         """The measured slices on the finer grid, by a cubic B-spline."""
-        return along(self.stack.interpolate(), self.slices(image), self.axis - 3)
+        return self._along(SliceStack.interpolate, self.slices(image))
 
     def acquired(self, image: Tensor) -> Tensor:
         """The slices that a scanner would measure of an image on the finer grid."""
-        return along(self.stack.acquire(), image, self.axis - 3)
+        return self._along(SliceStack.acquire, image)
+
+    def _along(self, weights: Callable[[SliceStack], np.ndarray], image: Tensor) -> Tensor:
+        for axis, stack in self.stacks.items():
+            image = along(weights(stack), image, axis - 3)
+        return image
 
     def describe(self) -> str:
         """A sentence on the assumptions, for the reader of the result."""
-        stack, new = self.stack, " x ".join(f"{s:.3g}" for s in self.grid.spacing)
+        new = " x ".join(f"{s:.3g}" for s in self.grid.spacing)
+        if self.axis not in self.stacks:
+            edges = " x ".join(f"{stack.step:.3g}" for stack in self.stacks.values())
+            return f"Pixels of {edges} mm were laid on a grid of {new} mm; finer detail is an estimate."
+        stack = self.stack
         thickness = "as thick (assumed)" if self.assumed else f"{stack.thickness:.3g} mm thick"
         said = (
             f"Slices {stack.step:.3g} mm apart and {thickness} were laid on a grid of {new} mm; "
             "what stands between them is an estimate."
         )
-        if self.pixels_acquired and self.pixels_shown >= _INTERPOLATED * self.pixels_acquired:
+        if self.pixels_acquired and self.pixels_shown >= INTERPOLATED * self.pixels_acquired:
             counts = f"{self.pixels_acquired} acquired, {self.pixels_shown} shown"
             said += f" The scanner has interpolated their pixels ({counts})."
         return said
@@ -199,8 +240,10 @@ class Refinement:
         nearest slice.
         """
         difference = self.acquired(image) - self.slices(source)
-        nearest = np.abs(np.arange(self.stack.size)[:, None] - self.stack.centres).argmin(axis=1)
-        return difference.index_select(self.axis - 3, torch.from_numpy(nearest).to(image.device))
+        for axis, stack in self.stacks.items():
+            nearest = np.abs(np.arange(stack.size)[:, None] - stack.centres).argmin(axis=1)
+            difference = difference.index_select(axis - 3, torch.from_numpy(nearest).to(image.device))
+        return difference
 
 
 def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
@@ -220,10 +263,10 @@ def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
     rest = [a for a in range(3) if a != axis]
     if step < _LEAST_STEP * spacing or grid.shape[axis] < 2:
         what = f"its slices are {step:.3g} mm apart: there are no thick slices to refine"
-        raise StudyError("not-thick", what, path=_file(study), do="use the study as it is")
+        raise StudyError("not-thick", what, path=file_of(study), do="use the study as it is")
     if (coarse := max(grid.spacing[a] for a in rest)) > _COARSEST_PIXEL * spacing:
         what = f"the pixels of its slices are {coarse:.3g} mm wide, too coarse for voxels of {spacing:g} mm"
-        raise StudyError("coarse-pixels", what, path=_file(study), do="give a series with finer pixels")
+        raise StudyError("coarse-pixels", what, path=file_of(study), do="give a series with finer pixels")
     stated = study.series[0].facts.get("slice_thickness")
     low, high = (share * step for share in _LIKELY_THICKNESS)
     known = stated is not None and low <= float(stated) <= high
@@ -238,12 +281,8 @@ def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
     sizes[axis], edges[axis] = stack.size, spacing
     shown = max(grid.shape[a] for a in rest)
     acquired = int(study.series[0].facts.get("acquisition_matrix") or 0)
-    return Refinement(axis, stack, pixels, _same_centre(grid, sizes, edges), not known, shown, acquired)
-
-
-def refinement_to(study: LoadedStudy, grid: Grid) -> Refinement:
-    """The refinement that took a study of thick slices to a given grid; raises as `refinement_of` does."""
-    return refinement_of(study, grid.spacing[int(np.argmax(np.round(study.grid.spacing, 3)))])
+    finer = _same_centre(grid, sizes, edges)
+    return Refinement(axis, {axis: stack}, pixels, finer, not known, shown, acquired)
 
 
 def _resized(count: int, pixel: float, spacing: float) -> np.ndarray:
@@ -264,7 +303,8 @@ def _same_centre(grid: Grid, sizes: list[int], edges: list[float]) -> Grid:
     return Grid((sizes[0], sizes[1], sizes[2]), affine)
 
 
-def _file(study: Study) -> Any:
+def file_of(study: Study) -> Any:
+    """The first file of a study; ``None`` if it is in memory."""
     return study.series[0].paths[0] if study.series[0].paths else None
 
 

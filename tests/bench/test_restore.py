@@ -15,6 +15,7 @@ from medvit.bench.restore import RestoreOptions, bench_restore, foreground, make
 from medvit.bundles import find_bundle
 from medvit.errors import MedvitError, StudyError
 from medvit.studies import find_studies
+from medvit.transforms.in_plane import pixel_refinement_of
 from medvit.transforms.through_plane import refinement_of
 
 
@@ -30,15 +31,36 @@ def _head(path: Path, spacing: float = 1.0) -> Path:
 def test_the_thick_study_lies_where_the_truth_lies(tmp_path: Path) -> None:
     study = find_studies(_head(tmp_path / "head.nii.gz")).studies[0]
     truth = make_truth(study, RestoreOptions(factor=3, plane="axial", noise=0.0))
-    assert truth.image.shape == (40, 40, 39) and truth.slices.shape == (40, 40, 13)
+    assert truth.image.shape == (40, 40, 39) and truth.samples.shape == (40, 40, 13)
     np.testing.assert_allclose(np.abs(truth.grid.affine[2, :3]), [0, 0, 1])
-    refinement = refinement_of(truth.thick_study)
+    refinement = refinement_of(truth.coarse_study)
     assert refinement.grid.matches(truth.grid)
+
+
+def test_the_study_of_coarse_pixels_lies_where_the_truth_lies(tmp_path: Path) -> None:
+    study = find_studies(_head(tmp_path / "head.nii.gz")).studies[0]
+    truth = make_truth(study, RestoreOptions(in_plane=True, cut=33))
+    assert truth.image.shape == (32, 32, 33) and truth.samples.shape == (16, 16, 33)
+    assert pixel_refinement_of(truth.coarse_study).grid.matches(truth.grid)
+    # The mean of a slice is a spatial frequency of 0, which is measured.
+    np.testing.assert_allclose(truth.samples.mean((0, 1)), truth.image.mean((0, 1)), atol=0.003)
+
+
+def test_too_coarse_for_a_study_is_said(tmp_path: Path) -> None:
+    study = find_studies(_head(tmp_path / "head.nii.gz")).studies[0]
+    for options, words in (
+        (RestoreOptions(factor=200), "too few voxels for two slices, 200 voxels apart.*smaller --factor"),
+        (RestoreOptions(factor=30, in_plane=True), "two pixels along an axis of a slice, 30 voxels apart"),
+    ):
+        with pytest.raises(StudyError, match=words):
+            make_truth(study, options)
+    with pytest.raises(MedvitError, match="those of slices, not of pixels"):
+        RestoreOptions(in_plane=True, thickness=3.0)
 
 
 def test_noise_is_rician_and_comes_after_the_slices(tmp_path: Path) -> None:
     study = find_studies(_head(tmp_path / "head.nii.gz")).studies[0]
-    quiet, loud = (make_truth(study, RestoreOptions(noise=n)).slices for n in (0.0, 0.1))
+    quiet, loud = (make_truth(study, RestoreOptions(noise=n)).samples for n in (0.0, 0.1))
     air = quiet < 1e-3
     assert loud[air].mean() == pytest.approx(0.1 * np.sqrt(np.pi / 2), rel=0.05)
 
@@ -59,6 +81,11 @@ def test_the_tables_hold_every_method(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out" / "restore.csv").open()))
     scores = {row["method"]: float(row["psnr_db"]) for row in rows}
     assert scores["linear"] < scores["cubic B-spline"] < scores["back-projection"]
+    in_plane = tmp_path / "in_plane"
+    assert bench_restore(heads[:1], in_plane, RestoreOptions(cut=32, in_plane=True)) == 0
+    rows_in_plane = list(csv.DictReader((in_plane / "restore.csv").open()))
+    finer = {row["method"]: float(row["psnr_db"]) for row in rows_in_plane}
+    assert finer["linear"] < finer["cubic B-spline"] < finer["zero-filling"]
     page = (tmp_path / "out" / "restore.md").read_text()
     assert "axial slices 4 voxels apart" in page and "| non-local |" in page and "middle 32³" in page
     assert page.startswith("2 studies") and len(rows) == 2 * len(scores)

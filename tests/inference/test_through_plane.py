@@ -8,8 +8,9 @@ import torch
 from monai.data import MetaTensor
 
 from medvit.errors import StudyError
-from medvit.inference import ThroughPlaneRestorer
+from medvit.inference import InPlaneRestorer, ThroughPlaneRestorer
 from medvit.studies.study import Grid, LoadedStudy, Series
+from medvit.transforms.in_plane import pixel_refinement_of, prepare_coarse_pixels
 from medvit.transforms.through_plane import prepare_thick_slices, refinement_of
 
 
@@ -66,3 +67,21 @@ def test_a_consistent_estimate_agrees_with_the_measured_slices() -> None:
 def test_an_image_that_was_not_refined_is_refused() -> None:
     with pytest.raises(StudyError, match="RefineSlicesd"):
         ThroughPlaneRestorer((None, None))(torch.zeros(1, 2, 8, 8, 8), lambda planes: planes[:, :1])
+
+
+def test_a_network_within_slices_sees_their_plane_and_keeps_what_was_measured() -> None:
+    affine = np.diag([5.0, 2.0, 2.0, 1.0])
+    voxels = torch.from_numpy(np.random.default_rng(0).random((3, 8, 10)).astype(np.float32) * 300)
+    image = MetaTensor(voxels[None], affine=torch.from_numpy(affine))
+    study = LoadedStudy("case", (Series((), "memory"),), image=image, grid=Grid((3, 8, 10), affine))
+    prepared = prepare_coarse_pixels("image", (0.0, 1e9))({"image": study})["image"]
+
+    def network(planes: torch.Tensor) -> torch.Tensor:
+        assert planes.shape[1:] == (1, 16, 20)
+        return planes + 0.1
+
+    plain, kept = (InPlaneRestorer((None, None), consistent=c)(prepared[None], network) for c in (0.0, 1.0))
+    wanted = pixel_refinement_of(study).refined(voxels[None])
+    unit = float(prepared.meta["intensity_unit"])
+    torch.testing.assert_close(plain[0].as_tensor(), wanted + 0.1 * unit, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(kept[0].as_tensor(), wanted, rtol=1e-3, atol=1.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medvit.synthesis.restoration import RestorationDataset
-from medvit.synthesis.thick_slices import ThickSlices
+from medvit.synthesis.thick_slices import CoarsePixels, ThickSlices
 from tests.phantoms import write_head
 
 
@@ -59,3 +59,16 @@ def test_samples_are_never_turned(label_map: Path) -> None:
         distances = sample["image"][1]
         assert torch.equal(distances, distances[:1].expand(32, 32))
         assert sample["label"].shape == (1, 32, 32) and (distances.diff(dim=1) > 0).float().mean() > 0.3
+
+
+def test_coarse_pixels_hold_the_lower_half_of_the_frequencies(label_map: Path) -> None:
+    source = CoarsePixels([label_map], size=64, noise=(1e-6, 2e-6))
+    degraded, clean = source(torch.Generator().manual_seed(0))
+    assert degraded.shape == clean.shape == (64, 64)
+    kept, given = (torch.fft.fftshift(torch.fft.fft2(image)).abs() for image in (degraded, clean))
+    inside = slice(17, 48)
+    # The magnitude folds up what rings below 0, which is little.
+    off = (kept - given)[inside, inside].square().sum() / given[inside, inside].square().sum()
+    assert off < 1e-4 and kept[:15].sum() < 0.02 * given[:15].sum()
+    with pytest.raises(ValueError, match="no whole number of pixels 2 wide"):
+        CoarsePixels([label_map], size=63)

@@ -1,0 +1,131 @@
+"""From coarse pixels of slices to finer ones, in the plane: k-space measured to a part of its extent."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform
+
+from medvit.errors import StudyError
+from medvit.studies.study import Grid, LoadedStudy
+from medvit.transforms.load_study import LoadStudyd
+from medvit.transforms.restoration import ScaleToUnitd
+from medvit.transforms.through_plane import (
+    INTERPOLATED,
+    REFINEMENT,
+    Refinement,
+    SliceStack,
+    file_of,
+    refinement_of,
+)
+
+# Edges of a pixel in mm that a network was trained to halve.
+_PIXELS = (1.2, 2.6)
+
+
+def pixel_refinement_of(study: LoadedStudy, factor: int = 2) -> Refinement:
+    """The refinement of the pixels of a study's slices, each to `factor` times `factor`.
+
+    A scanner that measures the lower spatial frequencies alone gives samples of the image without the higher
+    ones, so the first pixel of the finer grid lies where the first one of the coarse grid does.
+
+    Raises
+    ------
+    StudyError
+        If pixels are too fine or too coarse, or the scanner has interpolated them already.
+    """
+    grid = study.grid
+    axis = _normal(grid)
+    rest = [a for a in range(3) if a != axis]
+    edges = [grid.spacing[a] for a in rest]
+    words = " x ".join(f"{edge:.3g}" for edge in edges)
+    if min(edges) < _PIXELS[0]:
+        what = f"the pixels of its slices are {words} mm wide, too fine to be made finer"
+        raise StudyError("fine-pixels", what, path=file_of(study), do="use the study as it is")
+    if max(edges) > _PIXELS[1]:
+        what = f"the pixels of its slices are {words} mm wide, coarser than those that were learned from"
+        raise StudyError("coarse-pixels", what, path=file_of(study), do="give a series with finer pixels")
+    shown = max(grid.shape[a] for a in rest)
+    acquired = int(study.series[0].facts.get("acquisition_matrix") or 0)
+    if acquired and shown >= INTERPOLATED * acquired:
+        what = f"the scanner has interpolated its pixels already ({acquired} acquired, {shown} shown)"
+        raise StudyError("interpolated-pixels", what, path=file_of(study), do="use the study as it is")
+    affine, shape = grid.affine.astype(np.float64).copy(), list(grid.shape)
+    stacks = {}
+    for a, edge in zip(rest, edges, strict=True):
+        shape[a] *= factor
+        affine[:3, a] /= factor
+        stacks[a] = SliceStack(grid.shape[a], edge, edge, shape[a], edge / factor, 0.0, "kspace")
+    finer = Grid((shape[0], shape[1], shape[2]), affine)
+    return Refinement(axis, stacks, {}, finer, False, shown, acquired)
+
+
+def _normal(grid: Grid) -> int:
+    """The axis across the slices, whose pixels are more or less square; of cubes, the last one."""
+    unlike = {a: round(float(np.ptp(np.log(np.delete(grid.spacing, a)))), 2) for a in (2, 1, 0)}
+    return min(unlike, key=unlike.__getitem__)
+
+
+def refinement_to(study: LoadedStudy, grid: Grid) -> Refinement:
+    """The refinement that took a study of thick slices or of coarse pixels to a given grid.
+
+    Raises
+    ------
+    StudyError
+        As `refinement_of` and `pixel_refinement_of` do.
+    """
+    same = [a for a in range(3) if grid.shape[a] == study.grid.shape[a]]
+    factors = {round(grid.shape[a] / study.grid.shape[a]) for a in range(3) if a not in same}
+    if len(same) == 1 and len(factors) == 1:
+        refinement = pixel_refinement_of(study, factors.pop())
+        if refinement.grid.matches(grid):
+            return refinement
+    return refinement_of(study, grid.spacing[int(np.argmax(np.round(study.grid.spacing, 3)))])
+
+
+class RefinePixelsd(MapTransform):
+    """Images of coarse pixels on a finer grid in the plane of their slices, zero-filled.
+
+    Parameters
+    ----------
+    keys
+        Images (1, X, Y, Z), whose studies stand beside them as `LoadStudyd` leaves them.
+    factor
+        Pixels of the finer grid along the edge of a coarse one.
+    """
+
+    def __init__(self, keys: KeysCollection, factor: int = 2) -> None:
+        super().__init__(keys)
+        self.factor = factor
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with images (1, X', Y', Z')."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            image = sample[key]
+            refinement = pixel_refinement_of(sample[f"{key}_study"], self.factor)
+            meta = {**image.meta, "affine": torch.from_numpy(refinement.grid.affine), REFINEMENT: refinement}
+            sample[key] = MetaTensor(refinement.refined(image.as_tensor()), meta=meta)
+        return sample
+
+
+def prepare_coarse_pixels(
+    keys: str, limits: tuple[float, float], unit: float | None = None, factor: int = 2
+) -> Compose:
+    """Transforms from a study of slices with coarse pixels to the input of an in-plane network.
+
+    Parameters
+    ----------
+    keys
+        Key of the study, and then of its image (1, X, Y, Z) on the finer grid.
+    limits, unit
+        As `ScaleToUnitd` takes them.
+    factor
+        Pixels of the finer grid along the edge of a coarse one.
+    """
+    return Compose([LoadStudyd(keys), ScaleToUnitd(keys, limits, unit), RefinePixelsd(keys, factor)])
