@@ -1,13 +1,15 @@
-"""The recipe for super-resolution across slices: from its specification through training to a finer image."""
+"""The recipes for super-resolution: from their specification through training to a finer image."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from monai.bundle import ConfigWorkflow
 
 from medvit.bundles import Bundle
@@ -15,12 +17,34 @@ from medvit.bundles.write import main, to_json
 from medvit.runs import run_bundle
 from tests.phantoms import head_labels, write_head
 
-SOURCE = Path(__file__).parents[2] / "workflows/hat_mr_superres"
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
 
 
-def test_the_recipe_trains_and_its_bundle_runs(tmp_path: Path) -> None:
-    folder = tmp_path / "hat_mr_superres"
-    shutil.copytree(SOURCE, folder)
+def _thick(head: np.ndarray) -> np.ndarray:
+    return head[:, :, : 68 // 4 * 4].reshape(72, 84, 17, 4).mean(axis=3)
+
+
+def _coarse(head: np.ndarray) -> np.ndarray:
+    return head[::2, ::2]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "made_coarse", "spacing", "shape", "origin"),
+    [
+        ("hat_mr_superres", _thick, (1.0, 1.0, 4.0), (72, 84, 68), [0, 0, -1.5]),
+        ("hat_mr_inplane", _coarse, (2.0, 2.0, 1.0), (72, 84, 68), [0, 0, 0]),
+    ],
+)  # fmt: skip
+def test_the_recipe_trains_and_its_bundle_runs(
+    recipe: str,
+    made_coarse: Callable[[np.ndarray], np.ndarray],
+    spacing: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    origin: list[float],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / recipe
+    shutil.copytree(WORKFLOWS / recipe, folder)
     main([str(folder)])
     (tmp_path / "maps").mkdir()
     for name in ("seg_01", "seg_09"):
@@ -38,17 +62,19 @@ def test_the_recipe_trains_and_its_bundle_runs(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "out/model.pt", folder / "models/model.pt")
 
     head = np.where(head_labels() > 0, head_labels() % 7 * 90.0 + 50, 0).astype(np.float32)
-    thick = head[:, :, : 68 // 4 * 4].reshape(72, 84, 17, 4).mean(axis=3)
-    nib.save(nib.Nifti1Image(thick, np.diag([1.0, 1.0, 4.0, 1.0])), tmp_path / "head.nii.gz")
+    nib.save(nib.Nifti1Image(made_coarse(head), np.diag([*spacing, 1.0])), tmp_path / "head.nii.gz")
     overrides = {"gate#force": True, "device": "$torch.device('cpu')"}
     assert run_bundle(Bundle(folder), [tmp_path / "head.nii.gz"], tmp_path / "results", **overrides) == 0
     image = nib.load(tmp_path / "results/head/image.nii.gz")
-    assert image.shape == (72, 84, 68) and np.isfinite(image.get_fdata()).all()
+    assert image.shape[:2] == shape[:2] and np.isfinite(image.get_fdata()).all()
     assert image.get_fdata().min() >= 0
-    np.testing.assert_allclose(image.affine[:3, 3], [0, 0, -1.5], atol=1e-5)
+    np.testing.assert_allclose(image.affine[:3, 3], origin, atol=1e-5)
+    report = json.loads((tmp_path / "results/head/measurements.json").read_text())
+    assert "estimate" in json.dumps(report)
 
 
-def test_the_specification_is_laid_out_as_the_others_are() -> None:
-    text = (SOURCE / "bundle.json").read_text()
+@pytest.mark.parametrize("recipe", ["hat_mr_superres", "hat_mr_inplane"])
+def test_the_specification_is_laid_out_as_the_others_are(recipe: str) -> None:
+    text = (WORKFLOWS / recipe / "bundle.json").read_text()
     assert text == to_json(json.loads(text))
-    assert not (SOURCE / "models").exists()
+    assert not (WORKFLOWS / recipe / "models").exists()
