@@ -1,0 +1,111 @@
+"""Networks trained by `medvit train` on the same hippocampi, in the same windows, for the same CPU time.
+
+    python benchmarks/hippocampus.py Task04_Hippocampus WORK --minutes 6 SegFormer3D SwinUNETR
+
+Every fifth case in order of ids is held out, as in `benchmarks/nnunet.py`; no weights are chosen by it: the
+last ones count. The clock of a training is this process's CPU time, so that other work on the machine does
+not shorten it. What was measured stands in ``WORK/journal.jsonl`` and is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+# Before the trainings' modules are imported: they read the clock by this name.
+time.perf_counter = time.process_time
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from medvit.bundles import Bundle, open_bundle  # noqa: E402
+from medvit.datasets import find_cases, read_manifest  # noqa: E402
+from medvit.metrics import dice  # noqa: E402
+from medvit.training import Choices, find_base, train_bundle  # noqa: E402
+from medvit.training.architectures import NETWORKS, SLICEWISE  # noqa: E402
+from medvit.training.cases import WholeCases  # noqa: E402
+
+WINDOW, BATCH = (48, 64, 48), 2
+
+
+def measure(name: str, data: Path, work: Path, minutes: float, size: str) -> dict[str, Any]:
+    """Train one network or bundle and score it on the held-out cases."""
+    content = json.loads((data / "dataset.json").read_text())
+    ids = sorted(Path(case["image"]).name.split(".")[0] for case in content["training"])
+    held_out = set(ids[4::5])
+    listed = [c for c in content["training"] if Path(c["image"]).name.split(".")[0] not in held_out]
+    subset, output = work / "subset.json", work / name
+    subset.write_text(json.dumps(content | {"training": listed, "numTraining": len(listed)}))
+    for left in (output, output.with_name(f"{name}.training")):
+        shutil.rmtree(left, ignore_errors=True)
+    slices = name in SLICEWISE
+    choices = Choices(
+        spacing=(1.0, 1.0, 1.0), patch_size=None if slices else WINDOW, batch_size=None if slices else BATCH,
+        minutes=minutes, val_fraction=0, mirror=True, device="cpu",
+    )  # fmt: skip
+    started = time.process_time()
+    bundle = train_bundle(find_base(name, size=size if name in NETWORKS else None), subset, output, choices, data=data)
+    assert bundle is not None
+    trained = time.process_time()
+    row = {"name": name, "size": size, "training_seconds": round(trained - started)}
+    found = scores(bundle, data, held_out)
+    return row | found | {"seconds_a_case": (time.process_time() - trained) / len(held_out)}
+
+
+def scores(bundle: Bundle, data: Path, held_out: set[str]) -> dict[str, Any]:
+    """Mean Dice and bias of the mean volume (%) of each structure in the held-out cases."""
+    manifest = read_manifest(data / "dataset.json")
+    opened = open_bundle(bundle, device="$torch.device('cpu')")
+    network, inferer = opened.part("network").eval(), opened.part("inferer")
+    cases = [case for case in find_cases(manifest, data) if case.id in held_out]
+    whole = WholeCases(cases, manifest, opened.part("preprocessing"))
+    assert manifest.labels is not None
+    rows = []
+    for number in range(len(whole)):
+        item = whole[number]
+        with torch.no_grad():
+            labels = inferer(item["image"][None], network).squeeze().numpy()
+        drawn = item["label"][0].numpy()
+        masks = [(labels == structure.value, drawn == structure.value) for structure in manifest.labels]
+        rows.append([(dice(*pair), pair[0].sum(), pair[1].sum()) for pair in masks])
+    means = np.mean(rows, axis=0)
+    names = [structure.name for structure in manifest.labels]
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "dice": dict(zip(names, means[:, 0].tolist(), strict=True)),
+        "bias": dict(zip(names, (100 * (means[:, 1] / means[:, 2] - 1)).tolist(), strict=True)),
+    }
+
+
+def main() -> None:
+    """Train what the journal does not hold, and print the rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder of Task04 with its dataset.json")
+    parser.add_argument("work", type=Path, help="folder for the bundles and the journal")
+    parser.add_argument("networks", nargs="+", help="networks by name, or bundles to start from")
+    parser.add_argument("--minutes", type=float, default=6, help="CPU minutes of each training")
+    parser.add_argument("--size", default="tiny", help="size of networks given by name")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    journal = arguments.work / "journal.jsonl"
+    lines = journal.read_text().splitlines() if journal.is_file() else []
+    done = {row["name"] for row in map(json.loads, lines)}
+    for name in arguments.networks:
+        if name not in done:
+            row = measure(
+                name, arguments.data, arguments.work.absolute(), arguments.minutes, arguments.size
+            )
+            with journal.open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+    print(journal.read_text())
+
+
+if __name__ == "__main__":
+    main()
