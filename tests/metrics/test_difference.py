@@ -23,6 +23,11 @@ def test_noise_alone_leaves_no_trace() -> None:
     assert abs(taken.detail) < 0.05 and abs(taken.edges) < 0.05 and abs(taken.offset) < 0.05
     assert taken.size == pytest.approx(6 / clean.std(), rel=0.1)
     assert taken.beyond == 0
+    assert taken.of_noise == pytest.approx(1, abs=0.15)
+    assert assess_difference(clean + noise, clean + 0.7 * noise).of_noise == pytest.approx(0.3, abs=0.05)
+    # Texture counts as noise: what is taken out beside it is little.
+    fine = clean + np.random.default_rng(1).normal(0, 20, clean.shape)
+    assert assess_difference(fine + noise, fine).of_noise == pytest.approx(0.28, abs=0.05)
 
 
 def test_blur_and_sharpening_follow_the_structure_in_opposite_ways() -> None:
@@ -52,7 +57,7 @@ def test_shift_and_range() -> None:
     masked[32:] = True
     assert abs(assess_difference(noisy, beyond, masked).offset) < 0.05
     same = assess_difference(noisy, noisy)
-    assert (same.detail, same.edges, same.offset, same.size, same.beyond) == (0, 0, 0, 0, 0)
+    assert (same.detail, same.edges, same.offset, same.size, same.beyond, same.of_noise) == (0,) * 6
     with pytest.raises(ValueError, match="one shape"):
         assess_difference(noisy, noisy[1:])
 

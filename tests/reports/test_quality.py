@@ -245,13 +245,17 @@ def restored_flags(restore: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> d
     clean = np.asarray(clean, np.float32)
     noisy = np.abs(clean + np.random.default_rng(3).normal(0, 0.04 * clean.max(), clean.shape))
     report = make_restoration_report("x", restore(noisy, clean), noisy, grid, facts={"modality": "MR"})
-    ours = {"structure_removed", "intensity_shift", "out_of_range"}
+    ours = {"structure_removed", "intensity_shift", "out_of_range", "little_noise"}
     return {flag.code: flag.level for flag in report.flags if flag.code in ours}
 
 
 def test_a_restoration_that_takes_out_noise_alone_is_green() -> None:
     assert restored_flags(lambda noisy, clean: clean) == {}
-    assert restored_flags(lambda noisy, clean: 0.5 * (clean + noisy)) == {}
+    assert restored_flags(lambda noisy, clean: 0.95 * clean + 0.05 * noisy) == {}
+
+
+def test_taking_out_little_beside_the_fine_structure_is_a_warning() -> None:
+    assert restored_flags(lambda noisy, clean: 0.5 * (clean + noisy)) == {"little_noise": "warning"}
 
 
 def test_a_restoration_that_harms_turns_the_light() -> None:
