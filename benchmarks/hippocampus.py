@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ import torch  # noqa: E402
 
 from medvit.bundles import Bundle, open_bundle  # noqa: E402
 from medvit.datasets import find_cases, read_manifest  # noqa: E402
+from medvit.errors import MedvitError  # noqa: E402
 from medvit.metrics import dice  # noqa: E402
 from medvit.training import Choices, find_base, train_bundle  # noqa: E402
 from medvit.training.architectures import NETWORKS, SLICEWISE  # noqa: E402
 from medvit.training.cases import WholeCases  # noqa: E402
 
 WINDOW, BATCH = (48, 64, 48), 2
+# Edges of its windows are multiples of 32, one of them at least 64.
+OWN_WINDOW = {"SwinUNETR": (64, 64, 64)}
 
 
 def measure(name: str, data: Path, work: Path, minutes: float, size: str) -> dict[str, Any]:
@@ -44,8 +48,8 @@ def measure(name: str, data: Path, work: Path, minutes: float, size: str) -> dic
         shutil.rmtree(left, ignore_errors=True)
     slices = name in SLICEWISE
     choices = Choices(
-        spacing=(1.0, 1.0, 1.0), patch_size=None if slices else WINDOW, batch_size=None if slices else BATCH,
-        minutes=minutes, val_fraction=0, mirror=True, device="cpu",
+        spacing=(1.0, 1.0, 1.0), patch_size=None if slices else OWN_WINDOW.get(name, WINDOW),
+        batch_size=None if slices else BATCH, minutes=minutes, val_fraction=0, mirror=True, device="cpu",
     )  # fmt: skip
     started = time.process_time()
     bundle = train_bundle(find_base(name, size=size if name in NETWORKS else None), subset, output, choices, data=data)
@@ -99,9 +103,13 @@ def main() -> None:
     done = {row["name"] for row in map(json.loads, lines)}
     for name in arguments.networks:
         if name not in done:
-            row = measure(
-                name, arguments.data, arguments.work.absolute(), arguments.minutes, arguments.size
-            )
+            try:
+                row = measure(
+                    name, arguments.data, arguments.work.absolute(), arguments.minutes, arguments.size
+                )
+            except MedvitError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
             with journal.open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
     print(journal.read_text())

@@ -241,7 +241,8 @@ def _is_fluid(measured: StructureMeasurement) -> bool:
 def _is_loose(measured: StructureMeasurement) -> bool:
     """Whether a large part of an organ is separate."""
     loose = 1.0 - measured.largest_part
-    return not _is_fluid(measured) and loose > LOOSE_SHARE and loose * measured.volume_ml > LOOSE_ML
+    organ = not (measured.structure.in_parts or _is_fluid(measured))
+    return organ and loose > LOOSE_SHARE and loose * measured.volume_ml > LOOSE_ML
 
 
 def _volume_findings(measurements: Measurements) -> Iterator[Flag]:

@@ -50,6 +50,8 @@ class Structure:
     group
         Name of a set of structures that a study shows together or not at all, as sides that are known and
         sides that are not; empty for what every study should show.
+    in_parts
+        Whether a healthy one may lie in several separate parts, as a ventricle whose horns are narrow.
     """
 
     value: int
@@ -61,6 +63,7 @@ class Structure:
     plausible_ml: tuple[float, float] | None = None
     stored: int | None = None
     group: str = ""
+    in_parts: bool = False
 
     @property
     def file_value(self) -> int:
@@ -175,6 +178,7 @@ class LabelTable:
                     "plausible_ml": list(s.plausible_ml) if s.plausible_ml else None,
                     **({"stored": s.stored} if s.stored is not None else {}),
                     **({"group": s.group} if s.group else {}),
+                    **({"in_parts": True} if s.in_parts else {}),
                 }
                 for s in self.structures
             ],
@@ -231,6 +235,7 @@ def parse_label_table(content: dict[str, Any]) -> LabelTable:
                     plausible_ml=tuple(plausible) if plausible else None,
                     stored=entry.get("stored"),
                     group=entry.get("group", ""),
+                    in_parts=entry.get("in_parts", False),
                 )
             )
     return LabelTable(content["name"], tuple(structures), content.get("source", ""))

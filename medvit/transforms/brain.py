@@ -59,9 +59,10 @@ def prepare_head_mr(keys: str, spacing: Sequence[float], bias_correction: bool =
 
 
 def clean_brain_labels(keys: str) -> LargestComponentd:
-    """Keep the largest piece of the brain, and of each of its compact structures the one in its place.
+    """Keep the brain, and of each of its compact structures the part that is in its place.
 
-    White matter, cortex and cerebrospinal fluid may come in pieces.
+    White matter, cortex and cerebrospinal fluid may come in pieces, and ventricles in parts that lie where
+    they belong: the inferior horn is often separate from its ventricle.
     """
     spread = ("cerebral white matter", "cerebral cortex", "cerebrospinal fluid")
     table = load_label_table("brain")
@@ -72,4 +73,5 @@ def clean_brain_labels(keys: str) -> LargestComponentd:
             offsets[s.value] = (-right if s.side == "left" else right, front, up)
     anchors = frozenset(s.value for s in table if s.unsided_name in _ANCHORS)
     compact = [s.value for s in table if s.unsided_name not in spread]
-    return LargestComponentd(keys, compact, Places(anchors, offsets))
+    in_parts = frozenset(s.value for s in table if s.in_parts)
+    return LargestComponentd(keys, compact, Places(anchors, offsets, in_parts=in_parts))

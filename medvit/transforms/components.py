@@ -1,4 +1,4 @@
-"""`LargestComponentd`: keeps structures in one piece and gives specks the label around them."""
+"""`LargestComponentd`: keeps structures whole and in their place, and gives specks the label around them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
+# Weight by its place from which on a part counts as lying where its structure belongs: 1.8 times the reach.
+_IN_PLACE = 0.2
+# Smaller parts are specks wherever they lie.
+_SPECK_MM3 = 30.0
+
 
 @dataclass(frozen=True)
 class Places:
@@ -26,11 +31,14 @@ class Places:
         Label value to the centre of its structure in mm from there: to the right, to the front, upwards.
     reach
         Distance in mm at which a part counts three fifths of its volume.
+    in_parts
+        Label values of structures that may lie in several parts, as a ventricle whose horns are narrow.
     """
 
     anchors: frozenset[int]
     offsets: Mapping[int, tuple[float, float, float]]
     reach: float = 20.0
+    in_parts: frozenset[int] = frozenset()
 
     def origin(self, labels: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
         """(3,) origin in mm; `None` where there is no anchor."""
@@ -47,11 +55,40 @@ class Places:
         return float(np.exp(-0.5 * (distance / self.reach) ** 2))
 
 
-class LargestComponentd(MapTransform):
-    """Keep the largest connected part of the labelled whole and one part of each compact structure.
+@dataclass(frozen=True)
+class _Anatomy:
+    """Where structures belong in one label map.
 
-    Labels outside of the largest part become background. Of a compact structure, the largest part
-    is kept, and a part that lies where the structure belongs counts more than one that does not. A further
+    Parameters
+    ----------
+    places
+        Typical positions.
+    affine
+        (4, 4), voxels to RAS mm.
+    origin
+        (3,) in mm, from which the positions count.
+    """
+
+    places: Places
+    affine: np.ndarray
+    origin: np.ndarray
+
+    @property
+    def speck(self) -> float:
+        """Voxels below which a part is a speck."""
+        return _SPECK_MM3 / abs(float(np.linalg.det(self.affine[:3, :3])))
+
+    def weight(self, value: int, centre: np.ndarray) -> float:
+        """Weight of a part of structure `value` whose centre lies at the voxel index `centre`."""
+        return self.places.weight(value, self.affine[:3, :3] @ centre + self.affine[:3, 3], self.origin)
+
+
+class LargestComponentd(MapTransform):
+    """Keep one connected part of the labelled whole and one part of each compact structure.
+
+    By size alone these are the largest parts. With `places`, parts count by size and by how near they lie
+    to where their structures belong. Then the only part of a structure that lies there is kept, even outside
+    of the whole, as are separate parts that lie there of a structure which may have several. A further
     part takes the label that surrounds it most, background included.
 
     Parameters
@@ -59,7 +96,7 @@ class LargestComponentd(MapTransform):
     keys
         Label maps (1, X, Y, Z).
     compact
-        Label values of which each is one piece in a healthy body.
+        Label values of which each is one piece in a healthy body, except for those in ``places.in_parts``.
     places
         Typical positions of structures; by default, or without an affine, size alone decides.
     """
@@ -99,31 +136,83 @@ def largest_components(
         (4, 4), voxels to RAS mm; without it, size alone decides.
     """
     labels = labels.copy()
-    whole, count = ndimage.label(labels)
-    if count > 1:
-        labels[whole != np.argmax(np.bincount(whole.ravel())[1:]) + 1] = 0
     origin = places.origin(labels, affine) if places is not None and affine is not None else None
+    known = None
+    if places is not None and affine is not None and origin is not None:
+        known = _Anatomy(places, affine, origin)
+    _keep_whole(labels, known)
     for value, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None or value not in compact:
             continue
         wider = _wider(box, labels.shape)
         parts, count = ndimage.label(labels[wider] == value)
-        if count < 2:
-            continue
-        score = np.bincount(parts.ravel())[1:].astype(float)
-        if places is not None and origin is not None and affine is not None:
-            start = [s.start for s in wider]
-            for part, centre in enumerate(ndimage.center_of_mass(parts > 0, parts, range(1, count + 1))):
-                place = affine[:3, :3] @ (np.asarray(centre) + start) + affine[:3, 3]
-                score[part] *= places.weight(value, place, origin)
-        _absorb(labels[wider], parts, int(np.argmax(score)) + 1)
+        if count > 1:
+            start = np.array([s.start for s in wider])
+            _absorb(labels[wider], parts, _kept_parts(parts, count, value, start, known))
     return labels
 
 
-def _absorb(view: np.ndarray, parts: np.ndarray, kept: int) -> None:
-    """Give all `parts` except the one that is `kept` the label that surrounds them in `view`, in place."""
+def _keep_whole(labels: np.ndarray, known: _Anatomy | None) -> None:
+    """Make what lies outside of the labelled whole background, in place."""
+    pieces, count = ndimage.label(labels)
+    if count < 2:
+        return
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    whole = int(np.argmax(sizes))
+    outside = (pieces > 0) & (pieces != whole)
+    if known is not None and np.count_nonzero(outside) >= known.speck:
+        shares = _shares(labels, pieces, known)
+        evidence = np.zeros(count + 1)
+        for piece, _, size, weight in shares:
+            evidence[piece] += size * weight
+        if evidence.any():
+            whole = int(np.argmax(evidence))
+        outside = (pieces > 0) & (pieces != whole)
+        there = {value for piece, value, _, _ in shares if piece == whole}
+        for piece, value, size, weight in shares:
+            if value not in there and weight >= _IN_PLACE and size >= known.speck:
+                outside &= ~((pieces == piece) & (labels == value))
+    labels[outside] = 0
+
+
+def _shares(
+    labels: np.ndarray, pieces: np.ndarray, known: _Anatomy
+) -> list[tuple[int, int, float, float]]:
+    """Piece, structure, voxels and weight by place of what each piece holds of structures of known place."""
+    placed = np.isin(labels, list(known.places.offsets))
+    indices = np.argwhere(placed)
+    keys, which = np.unique(
+        pieces[placed].astype(np.int64) * (int(labels.max()) + 1) + labels[placed], return_inverse=True
+    )
+    sizes = np.bincount(which).astype(float)
+    centres = np.stack([np.bincount(which, axis) for axis in indices.T], axis=1) / sizes[:, None]
+    found = []
+    for key, size, centre in zip(keys.tolist(), sizes.tolist(), centres, strict=True):
+        piece, value = divmod(key, int(labels.max()) + 1)
+        found.append((piece, value, size, known.weight(value, centre)))
+    return found
+
+
+def _kept_parts(
+    parts: np.ndarray, count: int, value: int, start: np.ndarray, known: _Anatomy | None
+) -> frozenset[int]:
+    """The parts of a structure to keep; `start` is the voxel at which the array of `parts` begins."""
+    sizes = np.bincount(parts.ravel())[1:].astype(float)
+    if known is None:
+        return frozenset({int(np.argmax(sizes)) + 1})
+    centres = ndimage.center_of_mass(parts > 0, parts, range(1, count + 1))
+    weights = np.array([known.weight(value, np.asarray(centre) + start) for centre in centres])
+    kept = {int(np.argmax(sizes * weights)) + 1}
+    if value in known.places.in_parts:
+        kept |= {int(n) + 1 for n in np.flatnonzero((weights >= _IN_PLACE) & (sizes >= known.speck))}
+    return frozenset(kept)
+
+
+def _absorb(view: np.ndarray, parts: np.ndarray, kept: frozenset[int]) -> None:
+    """Give all `parts` except those that are `kept` the label that surrounds them in `view`, in place."""
     for part, box in enumerate(ndimage.find_objects(parts), start=1):
-        if part != kept:
+        if part not in kept:
             box = _wider(box, view.shape)
             speck = parts[box] == part
             shell = ndimage.binary_dilation(speck) & ~speck

@@ -132,6 +132,13 @@ def test_each_fault_is_named(change: Change, code: str, level: str) -> None:
     assert (code, level) in {(flag.code, flag.level) for flag in flags_after(change)}
 
 
+def test_a_ventricle_may_lie_in_parts() -> None:
+    def separate_a_horn(image: np.ndarray, labels: np.ndarray) -> None:
+        labels[2:6, 2:6, 2:6] = value("left lateral ventricle")
+
+    assert "disconnected" not in codes(flags_after(separate_a_horn))
+
+
 def test_the_structure_and_the_side_are_named() -> None:
     (absent,) = (f for f in flags_after(lose_a_putamen) if f.code == "absent")
     assert absent.structures == ("left putamen",)

@@ -80,6 +80,42 @@ def test_the_only_part_stays_wherever_it_lies() -> None:
         assert np.array_equal(cleaned[0].numpy(), labels)
 
 
+def test_a_structure_that_may_lie_in_parts_keeps_those_in_its_place() -> None:
+    labels = np.zeros((60, 60, 60), np.uint8)
+    labels[2:58, 2:58, 2:58] = 1
+    labels[25:35, 25:35, 25:35] = 2  # the anchor, its middle at 29.5
+    labels[40:46, 27:33, 27:33] = 3  # where structure 3 belongs
+    labels[40:44, 14:18, 27:33] = 3  # separate, 14 mm away
+    labels[48:50, 28:30, 28:30] = 3  # a speck
+    labels[4:10, 27:33, 27:33] = 3  # on the wrong side
+    places = Places(frozenset({2}), {3: (13.0, 0.0, 0.0)}, in_parts=frozenset({3}))
+    tensor = MetaTensor(torch.from_numpy(labels)[None], affine=torch.eye(4))
+    cleaned = LargestComponentd("pred", [2, 3], places)({"pred": tensor})["pred"][0].numpy()
+    expected = labels.copy()
+    expected[48:50, 28:30, 28:30] = expected[4:10, 27:33, 27:33] = 1
+    assert np.array_equal(cleaned, expected)
+
+
+def test_the_whole_is_where_structures_belong_and_keeps_a_separate_one() -> None:
+    labels = np.zeros((80, 40, 60), np.uint8)
+    labels[5:30, 5:35, 30:55] = 1
+    labels[12:22, 15:25, 38:48] = 2  # the anchor, its middle at (16.5, 19.5, 42.5)
+    labels[45:78, 2:38, 2:58] = 1  # larger, beside the head
+    labels[60:64, 10:14, 10:14] = 3  # in it, far from its place
+    labels[14:20, 16:22, 10:16] = 3  # below a slice without labels, where it belongs
+    labels[14:20, 16:22, 2:6] = 4  # there is one in the head
+    labels[24:28, 16:22, 40:44] = 4
+    places = Places(frozenset({2}), {2: (0, 0, 0), 3: (0, 0, -30), 4: (10, 0, 0)})
+    tensor = MetaTensor(torch.from_numpy(labels)[None], affine=torch.eye(4))
+    cleaned = LargestComponentd("pred", [2, 3, 4], places)({"pred": tensor})["pred"][0].numpy()
+    expected = labels.copy()
+    expected[45:] = 0
+    expected[14:20, 16:22, 2:6] = 0
+    assert np.array_equal(cleaned, expected)
+    by_size = LargestComponentd("pred", [2, 3, 4])({"pred": tensor})["pred"]
+    assert by_size[0, :45].sum() == 0
+
+
 def test_brain_structures_belong_on_their_own_sides() -> None:
     table, places = load_label_table("brain"), clean_brain_labels("pred").places
     assert places is not None
