@@ -12,7 +12,8 @@ of a folder (`*.pyt`), on slices in HU that are continued by reflection.
 
 PSNR, SSIM and RMSE are within the window: -160 to 240 HU, or 0 to the 99.5 percentile. Bias is the mean of
 restored minus true intensity in each homogeneous region. Memory is what the restoration takes at most over
-what the process held before.
+what the process held before. The last table has the noise power spectrum: that of the difference from the
+truth in even patches, before and after.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from _bm3d import bm3d
 from _measure import anonymous_peak_of
+from _noise import EDGE, HEADING, described, patches
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
@@ -181,6 +183,20 @@ def biases(restored: Slices, true: Slices, window: Window) -> list[float]:
     return found
 
 
+def even(true: Slices, window: Window) -> np.ndarray:
+    """(X, Y, slices) whether a pixel lies in a patch of the true image that is even and in the window."""
+    kept = []
+    for t in true:
+        width, height = (n // EDGE * EDGE for n in t.shape)
+        cut = t[:width, :height].reshape(width // EDGE, EDGE, height // EDGE, EDGE)
+        mean, spread = cut.mean(axis=(1, 3)), cut.std(axis=(1, 3))
+        good = (spread < (window[1] - window[0]) / 16) & (window[0] < mean) & (mean < window[1])
+        whole = np.zeros(t.shape, bool)
+        whole[:width, :height] = np.kron(good, np.ones((EDGE, EDGE), bool))
+        kept.append(whole)
+    return np.stack(kept, axis=-1)
+
+
 def row(
     name: str, restored: Slices, true: Slices, window: Window, seconds: float, note: str, memory: str = ""
 ) -> str:
@@ -220,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"| method | {columns} |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     print(row("none", noisy, true, window, 0, ""), flush=True)
+    found = {"none": noisy}
     for name in (BUNDLES[options.modality], *options.bundle):
         bundle, results = find_bundle(name, trust=True), []
         started = time.process_time()
@@ -227,15 +244,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seconds = time.process_time() - started
         said = row(bundle.name, results[0], true, window, seconds, "blind", f"{memory:.0f}")
         print(said, flush=True)
+        found[bundle.name] = results[0]
     if options.red_cnn and options.modality == "ct":
         started = time.process_time()
         restored = by_red_cnn(noisy, options.red_cnn)
         print(row("RED-CNN", restored, true, window, time.process_time() - started, "blind"), flush=True)
+        found["RED-CNN"] = restored
     for name in options.methods:
         started = time.process_time()
         restored, strength = tuned(CLASSICAL[name], noisy, true, window, sigma)
         seconds = (time.process_time() - started) / len(STRENGTHS)
         print(row(name, restored, true, window, seconds, str(strength)), flush=True)
+        found[name] = restored
+    print(f"\n{HEADING}")
+    inside = even(true, window)
+    for name, slices in found.items():
+        difference = np.stack(slices, axis=-1) - np.stack(true, axis=-1)
+        print(described(name, patches(difference, inside)))
 
 
 if __name__ == "__main__":

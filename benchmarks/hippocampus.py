@@ -52,7 +52,9 @@ def measure(name: str, data: Path, work: Path, minutes: float, size: str) -> dic
         batch_size=None if slices else BATCH, minutes=minutes, val_fraction=0, mirror=True, device="cpu",
     )  # fmt: skip
     started = time.process_time()
-    bundle = train_bundle(find_base(name, size=size if name in NETWORKS else None), subset, output, choices, data=data)
+    bundle = train_bundle(
+        find_base(name, size=size if name in NETWORKS else None), subset, output, choices, data=data
+    )
     assert bundle is not None
     trained = time.process_time()
     row = {"name": name, "size": size, "training_seconds": round(trained - started)}

@@ -18,36 +18,17 @@ from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
+from _noise import HEADING, described, patches
 from denoise import by_bundle
 
-from medvit.metrics import assess_difference, grid_pattern, noise_power, psnr
+from medvit.metrics import assess_difference, psnr
 from medvit.reports.image_quality import foreground
-
-EDGE = 16
-
-
-def patches(volume: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(patches, EDGE, EDGE) of the slices that lie wholly inside, from a grid of this edge."""
-    width, height = (n // EDGE * EDGE for n in volume.shape[:2])
-    cut = [
-        image[:width, :height].reshape(width // EDGE, EDGE, height // EDGE, EDGE, -1)
-        for image in (volume, inside)
-    ]
-    values, counted = (part.transpose(0, 2, 4, 1, 3).reshape(-1, EDGE, EDGE) for part in cut)
-    return values[counted.all(axis=(1, 2))]
 
 
 def restore(volume: np.ndarray, bundle: str) -> np.ndarray:
     """The volume restored slice by slice; what is exactly 0 stays so."""
     restored = np.stack(by_bundle(list(np.moveaxis(volume, 2, 0)), bundle), axis=-1)
     return np.where(volume == 0, 0, restored)
-
-
-def describe(name: str, noise: np.ndarray) -> None:
-    """A row: noise, pattern, and power in four bands of frequency."""
-    power = np.nanmean(noise_power(noise, 8)[1].reshape(4, 2), axis=1)
-    bands = " | ".join(f"{p:.4g}" for p in power)
-    print(f"| {name} | {noise.std():.4g} | {noise.mean():+.4g} | {grid_pattern(noise):.3g} | {bands} |")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,17 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     taken = assess_difference(series[0], restored[0], body)
     below = 100 * np.mean(restored < 0)
     print(f"{image.shape}: {taken}; {below:.1f} % of the voxels below 0")
-    print("| | noise | mean | pattern of 8 | power, 0 to 1/8 | to 1/4 | to 3/8 | to 1/2 cycles per pixel |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(HEADING)
     if len(series) == 1:
         air = ~foreground(np.sqrt(series[0])) & (series[0] > 0)
         for name, volume in (("before", series[0]), ("after", restored[0])):
-            describe(name, patches(volume, air))
+            print(described(name, patches(volume, air)))
         return
     step = 2 if len(series) > 2 else 1
     for name, volumes in (("before", series), ("after", restored)):
         pairs = zip(volumes[:-step], volumes[step:], strict=True)
-        describe(name, np.concatenate([patches((a - b) / np.sqrt(2), body) for a, b in pairs]))
+        print(described(name, np.concatenate([patches((a - b) / np.sqrt(2), body) for a, b in pairs])))
     span = float(np.percentile(series[0][body], 99.5))
     for name, volumes in (("before", series), ("after", restored)):
         scores = []
