@@ -21,11 +21,12 @@ import numpy as np
 from _noise import HEADING, described, patches
 from denoise import by_bundle
 
+from medvit.bundles import Bundle, find_bundle
 from medvit.metrics import assess_difference, psnr
 from medvit.reports.image_quality import foreground
 
 
-def restore(volume: np.ndarray, bundle: str) -> np.ndarray:
+def restore(volume: np.ndarray, bundle: Bundle) -> np.ndarray:
     """The volume restored slice by slice; what is exactly 0 stays so."""
     restored = np.stack(by_bundle(list(np.moveaxis(volume, 2, 0)), bundle), axis=-1)
     return np.where(volume == 0, 0, restored)
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     image = np.asarray(nib.load(options.image).dataobj, np.float32)
     series = np.moveaxis(image if image.ndim == 4 else image[..., None], 3, 0)
-    restored = np.stack([restore(volume, options.bundle) for volume in series])
+    bundle = find_bundle(options.bundle)
+    restored = np.stack([restore(volume, bundle) for volume in series])
     body = foreground(series.mean(axis=0))
     taken = assess_difference(series[0], restored[0], body)
     below = 100 * np.mean(restored < 0)
