@@ -176,9 +176,7 @@ def _keep_whole(labels: np.ndarray, known: _Anatomy | None) -> None:
     labels[outside] = 0
 
 
-def _shares(
-    labels: np.ndarray, pieces: np.ndarray, known: _Anatomy
-) -> list[tuple[int, int, float, float]]:
+def _shares(labels: np.ndarray, pieces: np.ndarray, known: _Anatomy) -> list[tuple[int, int, float, float]]:
     """Piece, structure, voxels and weight by place of what each piece holds of structures of known place."""
     placed = np.isin(labels, list(known.places.offsets))
     indices = np.argwhere(placed)
