@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import inspect
 import json
 import logging
@@ -242,13 +243,27 @@ def _guard(token: str, host: str, origins: Sequence[str]) -> Callable[..., Await
         if origin and origin not in origins and urlsplit(origin).netloc != request.headers.get("host"):
             sentence = f"pages of {origin} may not use this server; start it with --allow-origin {origin}"
             return JSONResponse({"detail": sentence}, 403)
-        given = request.headers.get("authorization", "").partition(" ")[2]
+        given = _given_token(request.headers.get("authorization", ""))
         log_in = request.url.path.rstrip("/") in ("/auth", "/auth/token")
         if token and not log_in and not secrets.compare_digest(given.encode(), token.encode()):
-            return JSONResponse({"detail": "log in first: the token is the password"}, 401)
+            # OHIF sends no token of its own, so the browser is told to ask for it.
+            in_browser = request.url.path.startswith(("/ohif/", "/proxy/"))
+            challenge = {"WWW-Authenticate": 'Basic realm="medvit"'} if in_browser else None
+            return JSONResponse({"detail": "log in first: the token is the password"}, 401, challenge)
         return await forward(request)
 
     return guard
+
+
+def _given_token(authorization: str) -> str:
+    """The token in a header: a bearer token (RFC 6750), or the password of RFC 7617's basic scheme."""
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return given
+    try:
+        return base64.b64decode(given).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _stop_tasks() -> None:

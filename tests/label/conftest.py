@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +114,9 @@ def wait_until_ready(process: subprocess.Popen, url: str, folder: Path, limit: f
             break
         try:
             urllib.request.urlopen(f"{url}/info/", timeout=5).close()
+            return time.monotonic() - started
+        except urllib.error.HTTPError as answer:
+            assert answer.code == 401, answer
             return time.monotonic() - started
         except OSError:
             time.sleep(0.5)
