@@ -17,7 +17,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from medvit.label import logs
 from medvit.label.application import MedvitLabelApp
-from medvit.label.errors import RequestError, not_found
+from medvit.label.errors import RequestError, file_name, not_found
 from medvit.label.versions import export
 
 infer_router = APIRouter(prefix="/infer", tags=["Infer"])
@@ -101,7 +101,7 @@ def _source(
             raise not_found("session", session_id, [])
         return Path(session.image)
     if file is not None:
-        path = folder / Path(file.filename or "image.nii.gz").name
+        path = folder / file_name(Path(file.filename or "image.nii.gz").name)
         with path.open("wb") as copy:
             shutil.copyfileobj(file.file, copy)
         return path
@@ -113,7 +113,7 @@ def _source(
 def _parsed(params: str) -> dict[str, Any]:
     try:
         parsed = json.loads(params or "{}")
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # a number can be too long for Python, too
         raise RequestError(f"params is not JSON: {error}", 400) from None
     except RecursionError:
         raise RequestError("params is nested too deeply", 400) from None

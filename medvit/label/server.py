@@ -20,10 +20,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from starlette.datastructures import UploadFile
 
 from medvit.errors import MedvitError
 from medvit.label import compat, logs
-from medvit.label.errors import not_found
+from medvit.label.errors import file_name, not_found
 from medvit.label.launch import LOOPBACK
 from medvit.studies.scratch import lasting_scratch_folder
 
@@ -167,6 +168,10 @@ def in_threads(router: Any) -> Any:
 
 def _in_thread(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
     def run(**arguments: Any) -> Any:
+        for value in arguments.values():
+            for upload in value if isinstance(value, list) else [value]:
+                if isinstance(upload, UploadFile) and upload.filename:
+                    file_name(Path(upload.filename).name)
         try:
             return asyncio.run(endpoint(**arguments))  # type: ignore[arg-type]
         except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import time
@@ -14,9 +13,8 @@ import numpy as np
 from monailabel.datastore.local import LocalDatastore
 from pydicom import Dataset
 
-from medvit.errors import MedvitError
 from medvit.label.dicom_seg import is_by_hand, read_segmentation, write_segmentation
-from medvit.label.errors import RequestError, not_found
+from medvit.label.errors import RequestError, file_name, not_found
 from medvit.label.series import SeriesFolders
 from medvit.label.tables import named_table
 from medvit.label.volumes import read_label_map
@@ -117,8 +115,17 @@ class FileStore(LocalDatastore):
         return str(series[id]) if id in series else f"{id}{ext}"
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Add an image, under a name that cannot lead out of the folder."""
-        return super().add_image(_safe(image_id), image_filename, image_info)
+        """Add an image, under a name that cannot lead out of the folder.
+
+        Raises
+        ------
+        RequestError
+            If it has another name, or is not of a format that is served.
+        """
+        suffixes = tuple(pattern.lstrip("*") for pattern in PATTERNS)
+        if not image_filename.lower().endswith(suffixes):
+            raise RequestError(f"an image is sent as {', '.join(suffixes)}, as the name of its file must say")
+        return super().add_image(file_name(image_id), image_filename, image_info)
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
@@ -133,7 +140,7 @@ class FileStore(LocalDatastore):
         self.get_image_uri(image_id)
         if label_tag == FINAL:
             self._check(image_id, label_filename, label_info)
-        return super().save_label(_safe(image_id), label_filename, _safe(label_tag), label_info)
+        return super().save_label(file_name(image_id), label_filename, file_name(label_tag), label_info)
 
     def _check(self, image_id: str, label_filename: str, label_info: dict[str, Any]) -> np.ndarray:
         study = read_study(only_study(self.study_path(image_id)))
@@ -383,9 +390,3 @@ def label_names(label_info: dict[str, Any]) -> list[str] | None:
     if not isinstance(sent, list) or not sent:
         return None
     return [str(entry.get("name", "")) for entry in sent]
-
-
-def _safe(name: str) -> str:
-    if not re.fullmatch(r"[^/\\\x00]*", name) or name.startswith("."):
-        raise MedvitError(f"{name!r} is not a name for a file; leave out slashes and leading dots")
-    return name

@@ -216,6 +216,30 @@ def test_a_label_that_is_no_label_map_is_refused(server: Server) -> None:
     assert requests.get(f"{server.url}/datastore/label/info?label=clean&tag=final", timeout=9).json() == {}
 
 
+@pytest.mark.parametrize("name", ["..", "a\0b.nii.gz", "x" * 300 + ".nii.gz", ".nii.gz"])
+def test_an_upload_whose_name_cannot_be_a_file_is_refused_and_leaves_nothing(
+    name: str, server: Server
+) -> None:
+    content = (Path(server.studies) / "noise.nii.gz").read_bytes()
+    folders = [server.folder / "tmp", Path(server.studies)]
+    before = [sorted(folder.rglob("*")) for folder in folders]
+    for method, path, field in (
+        ("POST", "infer/steps", "file"), ("PUT", "datastore/image?image=up", "file"),
+        ("PUT", "datastore/label?image=clean", "label"), ("PUT", "session/", "files"),
+    ):  # fmt: skip
+        answer = requests.request(method, f"{server.url}/{path}", files={field: (name, content)}, timeout=30)
+        assert answer.status_code == 422 and "name" in answer.json()["detail"], answer.text
+    long = requests.put(
+        f"{server.url}/datastore/image?image={'x' * 300}", files={"file": ("i.nii.gz", content)}, timeout=30
+    )
+    assert long.status_code == 422 and "too long" in long.text
+    text = requests.put(
+        f"{server.url}/datastore/image?image=up", files={"file": ("i.txt", content)}, timeout=30
+    )
+    assert text.status_code == 422 and ".nii.gz" in text.json()["detail"]
+    assert [sorted(folder.rglob("*")) for folder in folders] == before
+
+
 def test_other_pages_and_other_names_are_kept_out(server: Server) -> None:
     assert (
         requests.get(f"{server.url}/info/", headers={"Origin": "https://example.org"}, timeout=9).status_code
@@ -465,6 +489,12 @@ def test_it_starts_again_with_what_was_trained_and_a_token(server: Server) -> No
             requests.post(f"{url}/auth/token", data={"username": "x", "password": "y"}, timeout=9).status_code
             == 401
         )
+        asked = requests.get(f"{url}/ohif/", timeout=9)
+        assert asked.status_code == 401 and asked.headers["www-authenticate"].startswith("Basic")
+        assert requests.get(f"{url}/ohif/", auth=("anybody", "s3cret"), timeout=9).status_code == 200
+        for wrong in ("Basic !", "Basic czNjcmV0", "Basic YTpi"):
+            header = {"Authorization": wrong}
+            assert requests.get(f"{url}/ohif/", headers=header, timeout=9).status_code == 401
         assert "s3cret" not in server.log
     finally:
         process.send_signal(signal.SIGTERM)
