@@ -178,10 +178,10 @@ def test_nothing_is_lost_when_it_is_killed(tmp_path, kills, studies):
         def send(study: int) -> None:
             paths, _ = write_series(tmp_path / f"s{study}", (8, 8, 3), seed=study)
             expected.update(result_of(str(pydicom.dcmread(p).SOPInstanceUID)) for p in paths)
-            while paths:  # what was not acknowledged is sent again
+            while True:  # until all were acknowledged
                 try:
-                    store(node, paths[:1])
-                    paths = paths[1:]
+                    store(node, paths)
+                    return
                 except PacsError:
                     time.sleep(0.1)
 
