@@ -38,7 +38,7 @@ TERMINOLOGY = RESOURCES / "SegmentationCategoryTypeModifier-MedViT.term.json"
 
 
 class MedViT(ScriptedLoadableModule):
-    """What 3D Slicer shows of the module."""
+    """The entry of the module in 3D Slicer."""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -50,7 +50,7 @@ class MedViT(ScriptedLoadableModule):
             "Segments or restores a volume with a bundle of medvit, on this computer or on a server. "
             "For research and teaching; not a medical device."
         )
-        parent.acknowledgementText = "medvit stands on MONAI."
+        parent.acknowledgementText = "medvit is built on MONAI."
         slicer.app.connect("startupCompleted()", load_terminology)
 
 
@@ -61,7 +61,7 @@ def load_terminology():
 
 @contextmanager
 def errors_shown():
-    """Show what the person at the viewer can put right; anything else goes to Slicer's log."""
+    """Show errors that the user can put right; any other goes to Slicer's log."""
     try:
         yield
     except MedViTError as error:
@@ -107,7 +107,7 @@ class MedViTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.update_buttons()
 
     def cleanup(self):
-        """End what is under way and remove its files, when Slicer closes."""
+        """Cancel the running job and remove its files, when Slicer closes."""
         self.timer.stop()
         self.removeObservers()
         self.queue.clear()
@@ -180,7 +180,7 @@ class MedViTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.show_bundle()
 
     def show_bundle(self, *_):
-        """Say what the chosen bundle does, and offer its versions."""
+        """Describe the chosen bundle, and offer its versions."""
         bundle = self._bundle()
         self.ui.bundleLabel.text = f"{bundle.task}\n{bundle.quality}".strip() if bundle else ""
         self.ui.versionComboBox.clear()
@@ -214,7 +214,7 @@ class MedViTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.job.cancel()
 
     def poll(self):
-        """Show how far the job is, and what came of it when it has ended."""
+        """Show the progress of the job, and its result when it has ended."""
         ended = self.job.wait(0.05)
         self.ui.logTextEdit.plainText = "\n".join(self.job.log[-500:])
         if not ended:
@@ -239,7 +239,7 @@ class MedViTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.report)))
 
     def update_buttons(self, *_):
-        """Enable what can be done now."""
+        """Enable the buttons that can be used now."""
         busy = self.job is not None
         ready = self._bundle() is not None and bool(self.ui.inputSelector.currentNode())
         self.ui.runButton.enabled = not busy and ready
@@ -271,7 +271,7 @@ class MedViTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return "cancelled"
 
     def _place(self, result: Result) -> str:
-        """Show a result, and say what is to be said of it."""
+        """Show a result, and return the remarks on it."""
         node = slicer.mrmlScene.GetNodeByID(self.node_id)
         if node is None:
             raise MedViTError("the volume was removed from the scene meanwhile, so its result has no place")

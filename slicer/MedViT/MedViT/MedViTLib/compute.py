@@ -1,4 +1,4 @@
-"""What the two ways to compute share: bundles to choose from, a result, and a job that can be cancelled."""
+"""Common to both engines: the bundles to choose from, a result, and a job that can be cancelled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .volume import Volume
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """A bundle, as a person chooses it: its name, what it does, how well, and its versions, newest first."""
+    """A bundle to choose: its name, its task, its measured quality, and its versions, newest first."""
 
     name: str
     task: str = ""
@@ -32,16 +32,16 @@ class Settings:
     device
         ``"cpu"`` or ``"gpu"``; empty for what the engine chooses.
     overlap
-        Share by which neighbouring windows overlap; empty for that of the bundle.
+        Fraction by which neighbouring windows overlap; empty for the default of the bundle.
     tta
         Whether to average over left-right mirrored images as well.
     version
-        Of the bundle, at a server; empty for the one that the server uses.
+        Version of the bundle at a server; empty for the one that the server uses.
 
     Raises
     ------
     MedViTError
-        If the overlap is not a share.
+        If the overlap is not a fraction from 0 to below 1.
     """
 
     device: str = ""
@@ -65,7 +65,7 @@ AS_THE_BUNDLE_HAS_IT = Settings()
 
 @dataclass(frozen=True)
 class Result:
-    """What a bundle made of a volume.
+    """The result of a bundle for a volume.
 
     Parameters
     ----------
@@ -76,11 +76,11 @@ class Result:
     volumes_ml
         Volume of each structure.
     notes
-        What was noticed about the image.
+        Remarks on the image.
     report
-        A page to read in a browser.
+        Report, as a page for a browser.
     verdict
-        The light of quality control and its first finding, such as ``"amber: ..."``.
+        Light of quality control and its first finding, such as ``"amber: ..."``.
     """
 
     volume: Volume
@@ -109,7 +109,7 @@ class Job:
     Parameters
     ----------
     compute
-        Gets the job, to tell it of progress and of how to be stopped.
+        Function that computes; it gets the job, to report progress and to say how it can be stopped.
     """
 
     def __init__(self, compute: Callable[[Job], Any]) -> None:
@@ -125,18 +125,18 @@ class Job:
         self._thread = threading.Thread(target=self._run, name="MedViT", daemon=True)
 
     def start(self) -> Job:
-        """Begin."""
+        """Start the computation."""
         self._thread.start()
         return self
 
     def report(self, stage: str, share: float | None = None) -> None:
-        """Say what is going on, and which share of it is done, 0 to 1."""
+        """Report the present stage, and the fraction of it that is done, 0 to 1."""
         self.stage, self.share = stage, share
         if share is None:
             self.log.append(stage)
 
     def cancel(self) -> None:
-        """End the computation; what it waits for is stopped at once."""
+        """Cancel the computation at once, whatever it waits for."""
         with self._lock:
             self._cancelled = True
             stop = self._stop
@@ -145,7 +145,7 @@ class Job:
 
     @contextmanager
     def stoppable(self, stop: Callable[[], None]) -> Iterator[None]:
-        """While something is under way that `stop` ends, from any thread.
+        """Have `stop` called if the job is cancelled during the block, from any thread.
 
         Raises
         ------
@@ -168,12 +168,12 @@ class Job:
             raise Cancelled
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the end, and say whether it came."""
+        """Wait for the end, and return whether it came."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def result(self) -> Any:
-        """What a job that has ended computed.
+        """The result of a job that has ended.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""A Python environment of its own for medvit, beside that of 3D Slicer: installed, upgraded, its versions."""
+"""A Python environment for medvit, separate from that of 3D Slicer: installation, upgrade and versions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Environment:
     Parameters
     ----------
     folder
-        Made by `install`.
+        Folder of the environment, made by `install`.
     variables
         Environment variables of the processes that are started, without those that 3D Slicer sets for itself.
     """
@@ -67,7 +67,7 @@ class Environment:
             ) from None
 
     def install(self, source: str, job: Job) -> dict[str, str]:
-        """Make the environment unless it is there, install or upgrade medvit, and give the versions.
+        """Create the environment unless it exists, install or upgrade medvit, and return the versions.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""A local installation of medvit: its command in a process of its own, with progress and cancel."""
+"""A local installation of medvit: its command as a process that reports progress and can be cancelled."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class LocalEngine:
     executable
         Path of the command, or its name where it is on the path.
     environment
-        Of the process. Inside 3D Slicer that is the one from before its start, since the libraries that it
-        puts on the path would be loaded by medvit's Python as well.
+        Environment variables of the process. Inside 3D Slicer, pass those from before its start: medvit's
+        Python would otherwise load the libraries that Slicer puts on the path.
     """
 
     def __init__(self, executable: str = "medvit", environment: Mapping[str, str] | None = None) -> None:
@@ -64,7 +64,7 @@ class LocalEngine:
     def run(
         self, bundle: str, volume: Volume, folder: Path, job: Job, settings: Settings = AS_THE_BUNDLE_HAS_IT
     ) -> Result:
-        """Run a bundle by ``medvit run``; what it writes stays in `folder`.
+        """Run a bundle by ``medvit run``; all output stays in `folder`.
 
         Raises
         ------
@@ -112,7 +112,7 @@ def _versions(bundle: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _follow(process: subprocess.Popen[bytes], job: Job) -> str:
-    """Read what a process says until it ends, and pass its progress on; give the end of what it said."""
+    """Read the output of a process to its end, pass progress on, and return the last part of the output."""
     assert process.stderr is not None
     said = ""
     with process.stderr as stream:
@@ -160,7 +160,7 @@ def _measurements(path: Path) -> dict[str, Any]:
 
 
 def _last_line(said: str, code: int) -> str:
-    """The sentence that a process ended with."""
+    """The last sentence of a process."""
     if code < 0:
         return f"medvit was ended by signal {-code}; if that was for want of memory, crop the volume"
     lines = [line.strip() for line in said.splitlines() if line.strip()]

@@ -50,7 +50,7 @@ def write_nifti(path: Path, volume: Volume) -> Path:
 
 
 def read_nifti(content: bytes, name: str) -> Volume:
-    """A volume from the bytes of a ``.nii`` or ``.nii.gz`` that medvit or a server of it wrote.
+    """A volume from the bytes of a ``.nii`` or ``.nii.gz`` file that medvit or one of its servers wrote.
 
     Raises
     ------

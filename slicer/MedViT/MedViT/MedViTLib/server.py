@@ -25,9 +25,9 @@ class ServerEngine:
     Parameters
     ----------
     address
-        Such as ``http://127.0.0.1:8000``.
+        Address of the server, such as ``http://127.0.0.1:8000``.
     token
-        That the server was started with.
+        Token with which the server was started.
     patience
         Seconds that an inference may take.
 
@@ -66,7 +66,7 @@ class ServerEngine:
     def run(
         self, bundle: str, volume: Volume, folder: Path, job: Job, settings: Settings = AS_THE_BUNDLE_HAS_IT
     ) -> Result:
-        """Send a volume for inference and wait for what comes back.
+        """Send a volume for inference and wait for the result.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class ServerEngine:
         return response.headers, content
 
     def _refusal(self, status: int, content: bytes) -> str:
-        """The sentence that a server refuses with, or what can be said without one."""
+        """The sentence with which a server refuses, or one of our own if it gives none."""
         try:
             detail = json.loads(content)["detail"]
         except (ValueError, KeyError, TypeError):
@@ -158,7 +158,7 @@ def _bundle_info(name: str, model: dict[str, Any]) -> BundleInfo:
 
 
 def _params(settings: Settings) -> dict[str, Any]:
-    """The options that were set, by the names that the server knows them by."""
+    """The options that were set, under the names by which the server knows them."""
     device = {"gpu": "cuda"}.get(settings.device, settings.device)
     overlap = float(settings.overlap) if settings.overlap else None
     params = {"device": device, "version": settings.version, "overlap": overlap, "tta": settings.tta or None}

@@ -32,7 +32,7 @@ def save(ui: Any, node: Any) -> None:
 
 
 def restore(ui: Any, node: Any) -> None:
-    """Make the choices that a parameter node holds; what it does not hold stays as it is."""
+    """Restore the choices that a parameter node holds; all others stay as they are."""
     for name, widget, attribute in CHOICES:
         text = node.GetParameter(name)
         if text:

@@ -1,4 +1,4 @@
-"""A subset of the structures of a bundle, as a person writes it down."""
+"""A subset of the structures of a bundle, as a user types it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .volume import Volume
 
 
 def wanted(text: str, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """The labels that a list with commas names; all of them where it is empty.
+    """The labels named in a list with commas; all labels if it is empty.
 
     A name without its side means both: ``hippocampus`` is ``left hippocampus`` and ``right hippocampus``.
 
     Raises
     ------
     MedViTError
-        If a name is none of the bundle's.
+        If the bundle has no structure of a name.
     """
     names = [" ".join(name.lower().split()) for name in text.split(",") if name.strip()]
     chosen = set()

@@ -1,4 +1,4 @@
-"""Colour and standard terminology of each structure, from the file that 3D Slicer itself offers them by."""
+"""Colour and standard terminology of each structure, from the terminology file that 3D Slicer loads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Terminology:
     Parameters
     ----------
     path
-        A ``.term.json``.
+        A ``.term.json`` file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,6 +81,6 @@ class Terminology:
 
 
 def _code(code: dict[str, Any]) -> str:
-    """Scheme, value and meaning; the characters that separate them cannot be within."""
+    """Scheme, value and meaning; they must not contain the characters that separate them."""
     parts = (code.get(key, "") for key in ("CodingSchemeDesignator", "CodeValue", "CodeMeaning"))
     return "^".join(re.sub(r"[~^]", " ", part) for part in parts)

@@ -21,7 +21,7 @@ class Volume:
     affine
         4x4, voxel index to RAS+ millimetres; MRML calls it IJKToRAS.
     name
-        Of the volume in the scene.
+        Name of the volume in the scene.
 
     Raises
     ------
