@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from medvit.metrics.difference import Difference
 from medvit.reports.display import NORMAL_AXIS, PLANES, Display, Plane, to_grey
@@ -18,6 +19,8 @@ Role = Literal["before", "after", "difference", "inconsistency"]
 
 # Where slices are cut, as shares of the volume from head to feet.
 _AXIAL = (0.3, 0.5, 0.7)
+# Standard deviation in voxels of the filter that takes noise out of a deviation from measured slices.
+_NOISE_FREE = 1.5
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,29 @@ class Restoration:
             return None
         after, before = (float(np.sqrt(np.mean(np.square(m)))) for m in self.inconsistency)
         return before, after
+
+
+def contradiction(image: np.ndarray, inconsistency: np.ndarray, mask: np.ndarray) -> float:
+    """Deviation of an estimate from the measured slices, noise apart, as a share of the spread of the image.
+
+    Parameters
+    ----------
+    image, inconsistency
+        (X, Y, Z) estimate on a finer grid, and the slices that it would give minus the measured ones.
+    mask
+        Voxels that count.
+
+    Returns
+    -------
+    float
+        Root of the mean squared smoothed deviation over the standard deviation of the image; 0 where nothing
+        counts.
+    """
+    spread = float(image[mask].std(dtype=np.float64)) if mask.any() else 0.0
+    if spread == 0:
+        return 0.0
+    smooth = gaussian_filter(inconsistency.astype(np.float32), _NOISE_FREE)[mask]
+    return float(np.sqrt(np.square(smooth, dtype=np.float64).mean())) / spread
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from medvit.errors import MedvitError
 from medvit.metrics.difference import assess_difference
 from medvit.reports.brain import BrainTotals, brain_totals, pair_totals
-from medvit.reports.comparison import Comparison, Restoration, compare
+from medvit.reports.comparison import Comparison, Restoration, compare, contradiction
 from medvit.reports.dates import parse_date
 from medvit.reports.display import Display, prepare
 from medvit.reports.earlier import EarlierLabels, NotAligned, place_earlier
@@ -299,16 +299,17 @@ def make_report(
     measurements = measure(label_map, grid, table, image, modality=modality, confidence=confidence)
     measured = label_map if len(table) or image is None else foreground(image)
     quality = assess_image(image, measured, grid) if image is not None else None
-    restoration, taken = None, None
+    restoration, taken, contradicted = None, None, 0.0
     if restored_from is not None and image is not None and quality is not None:
         if restored_from.shape != grid.shape:
             raise MedvitError(f"the image before has shape {restored_from.shape}, but its grid {grid.shape}")
         before = assess_image(restored_from, measured, grid)
         taken = None if inconsistency else assess_difference(restored_from, image, measured > 0)
         restoration = Restoration(before, quality, restored_from, inconsistency, taken)
+        contradicted = contradiction(image, inconsistency[0], measured > 0) if inconsistency else 0.0
     flags = check_quality(
         measurements, grid, quality, modality=modality, expected_modalities=expected_modalities,
-        forced=forced, difference=taken,
+        forced=forced, difference=taken, contradicted=contradicted,
     )  # fmt: skip
     report = StudyReport(
         study_id, facts, grid, image, label_map, table, measurements, flags, quality,

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 
 from medvit.reports import (
@@ -20,7 +22,9 @@ from medvit.reports import (
     to_json,
 )
 from medvit.reports.quality import Flag, traffic_light
-from medvit.studies.study import Grid
+from medvit.reports.report import report_restored
+from medvit.studies.study import Grid, LoadedStudy, Series
+from medvit.transforms.through_plane import refinement_of
 from tests.reports.phantom import BRAIN, head, ras_affine
 
 Change = Callable[[np.ndarray, np.ndarray], None]
@@ -271,3 +275,23 @@ def test_a_restoration_that_harms_turns_the_light() -> None:
     assert restored_flags(lambda noisy, clean: 0.85 * clean) == {"intensity_shift": "serious"}
     darker = restored_flags(lambda noisy, clean: clean - 0.01 * clean.max())
     assert list(darker) == ["out_of_range"]
+
+
+def estimated_flags(change: Callable[[np.ndarray], np.ndarray], noise: float) -> dict[str, str]:
+    """Level of each finding on an estimate between slices of 4 mm, a changed true head."""
+    clean, _, _ = head()
+    true = np.asarray(clean, np.float32)[..., : clean.shape[2] // 4 * 4]
+    slices = true.reshape(*true.shape[:2], -1, 4).mean(axis=3)
+    slices = np.abs(slices + np.random.default_rng(0).normal(0, noise * clean.max(), slices.shape))
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    image = MetaTensor(torch.from_numpy(slices.astype(np.float32))[None], affine=torch.from_numpy(affine))
+    study = LoadedStudy("case", (Series((), "memory"),), image=image, grid=Grid(slices.shape, affine))
+    report = report_restored(study, change(true), refinement_of(study).grid, facts={"modality": "MR"})
+    return {flag.code: flag.level for flag in report.flags if flag.code == "contradicts_slices"}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_an_estimate_that_contradicts_its_slices_turns_the_light(noise: float) -> None:
+    assert estimated_flags(lambda true: true, noise) == {}
+    assert estimated_flags(lambda true: 0.7 * true, noise) == {"contradicts_slices": "serious"}
+    assert "contradicts_slices" in estimated_flags(lambda true: gaussian_filter(true, 3.0), noise)
