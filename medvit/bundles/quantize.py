@@ -19,7 +19,7 @@ from medvit.bundles.workflow import OpenBundle, open_bundle
 from medvit.bundles.write import card, refuse_existing, to_json, write_bundle
 from medvit.errors import MedvitError
 from medvit.inference.backends import CompiledNetwork, require
-from medvit.inference.conversion import openvino_model, whole_output, write_openvino
+from medvit.inference.conversion import converted, write_openvino
 from medvit.studies import LabelTable, Study, find_studies, safe_name, sha256_of, write_label_map
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def quantize_bundle(
     MissingExtraError
         If OpenVINO or NNCF is not installed.
     MedvitError
-        If the bundle restores images, no study is found, or a structure of more than `LEAST_ML` loses more
+        If the bundle restores images, OpenVINO cannot run its network, no study is found, or a structure of more than `LEAST_ML` loses more
         than `MOST_LOSS` of its Dice.
     """
     require("openvino")
@@ -125,9 +125,12 @@ def quantize_bundle(
 def _quantized(opened: OpenBundle, windows: Sequence[Tensor], keep: Sequence[str]) -> Any:
     """The network as an `openvino.Model` in 8-bit integers."""
     import nncf
+    import openvino
 
     single = [window[i : i + 1] for window in windows for i in range(len(window))]
-    model = openvino_model(whole_output(opened.part("network")), single[0])
+    # By way of the cache, which tries a network in a process of its own and refuses it in one sentence.
+    made = converted(opened.part("network"), single[0].shape[1:], "openvino")
+    model = openvino.Core().read_model(str(made.file))
     nncf.set_log_level(logging.ERROR)
     return nncf.quantize(
         model,

@@ -48,7 +48,7 @@ class ConversionError(MedvitError):
 
 
 class _FullResolution(nn.Module):
-    """The first output of a network, in eval mode."""
+    """A network without its deep supervision."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -56,11 +56,6 @@ class _FullResolution(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         return first_level(self.network(windows))
-
-
-def whole_output(network: nn.Module) -> nn.Module:
-    """`network` in eval mode without its deep supervision, ready for conversion."""
-    return _FullResolution(network).eval()
 
 
 def cache_folder() -> Path:
@@ -214,7 +209,7 @@ def _convert_into(folder: Path, network: nn.Module, shape: Sequence[int], backen
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    whole = whole_output(network)
+    whole = _FullResolution(network).eval()
     try:
         with warnings.catch_warnings():
             # The exporters of torch warn of their own internals.

@@ -15,8 +15,8 @@ from medvit.bundles import Bundle, export_bundle, open_bundle, quantize, segment
 from medvit.bundles.quantize import Scores, quantize_bundle
 from medvit.cli.app import app
 from medvit.errors import MedvitError, MissingExtraError
-from medvit.inference import backends
-from medvit.inference.conversion import openvino_model
+from medvit.inference import backends, conversion
+from medvit.inference.conversion import ConversionError, openvino_model
 from tests.bundles.test_export import small_copy
 
 
@@ -29,6 +29,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     config["evaluator"].pop("postprocessing")
     file.write_text(json.dumps(config))
     return made
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +109,13 @@ def test_what_cannot_be_quantised_is_refused(
     monkeypatch.setattr(backends, "installed", lambda backend: False)
     with pytest.raises(MissingExtraError, match=r"medvit\[openvino\]"):
         quantize_bundle(bundle, [head], tmp_path / "made")
+
+
+def test_a_network_that_ends_the_process_of_openvino_is_refused(
+    bundle: Bundle, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "_TRIAL", "import os; os.kill(os.getpid(), 11)")
+    monkeypatch.setattr(conversion, "_compiled", type(conversion._compiled)())
+    with pytest.raises(ConversionError, match="OpenVINO cannot run .*use the backend torch"):
+        quantize_bundle(bundle, [head], tmp_path / "out", windows=1)
+    assert not (tmp_path / "out").exists()
