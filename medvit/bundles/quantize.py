@@ -93,8 +93,8 @@ def quantize_bundle(
     MissingExtraError
         If OpenVINO or NNCF is not installed.
     MedvitError
-        If the bundle restores images, OpenVINO cannot run its network, no study is found, or a structure of more than `LEAST_ML` loses more
-        than `MOST_LOSS` of its Dice.
+        If the bundle restores images, OpenVINO cannot run its network, no study is found, or a structure of
+        more than `LEAST_ML` loses more than `MOST_LOSS` of its Dice.
     """
     require("openvino")
     folder = Path(output)

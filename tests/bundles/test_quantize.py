@@ -116,6 +116,6 @@ def test_a_network_that_ends_the_process_of_openvino_is_refused(
 ) -> None:
     monkeypatch.setattr(conversion, "_TRIAL", "import os; os.kill(os.getpid(), 11)")
     monkeypatch.setattr(conversion, "_compiled", type(conversion._compiled)())
-    with pytest.raises(ConversionError, match="OpenVINO cannot run .*use the backend torch"):
+    with pytest.raises(ConversionError, match=r"OpenVINO cannot run .*use the backend torch"):
         quantize_bundle(bundle, [head], tmp_path / "out", windows=1)
     assert not (tmp_path / "out").exists()
