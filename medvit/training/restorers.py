@@ -177,6 +177,8 @@ def _begin(
             "$@train#trainer.run()", "$training.save_weights(@best.restored(), @weights)",
         ],
     }  # fmt: skip
+    # Over the last fifth of a short training, lest the average hold mostly what it began with.
+    train["ema"]["momentum"] = f"$max({train['ema']['momentum']}, min(0.1, 5 / (@epochs * @epoch_length)))"
     train["train"]["handlers"] = [
         {"_target_": "medvit.training.NanGuard"},
         {"_target_": "ValidationHandler", "validator": "@validate#evaluator", "epoch_level": True,

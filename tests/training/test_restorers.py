@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medvit.bundles import Bundle, find_bundle
+from medvit.bundles import Bundle, find_bundle, open_bundle
 from medvit.cli.app import app
 from medvit.errors import MedvitError
 from medvit.runs import run_bundle
@@ -123,6 +123,8 @@ def test_the_command_takes_a_stated_degradation(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     made = Bundle(tmp_path / "mine")
     assert made.facts["trained"]["degradation"] == "rician:0.02:0.1"
+    parts = {steps: open_bundle(made, "train", epochs=1, epoch_length=steps) for steps in (1, 200, 10_000)}
+    assert [parts[n].part("ema#momentum") for n in parts] == [0.1, 0.025, 0.002]
 
 
 def test_a_network_by_name_becomes_a_denoiser_without_regions(tmp_path: Path) -> None:
