@@ -147,10 +147,9 @@ def show_summary(
     if interrupted:
         say("Interrupted; finished studies are kept. Repeat the same command to continue.", "bold red")
     elif any(outcome.code == "disk-full" for outcome in failures):
-        say(
-            f"The disk is full: {total - len(outcomes)} studies were not begun; free space, then resume.",
-            "bold red",
-        )
+        left = total - len(outcomes)
+        unbegun = f"; studies that were not begun: {left}" if left else ""
+        say(f"The disk is full{unbegun}. Free space, then resume.", "bold red")
     red = sum(outcome.light == "red" for outcome in done)
     incomplete = sum(bool(outcome.missing) for outcome in done)
     but = [f"{red} red" if red else "", f"{incomplete} without all outputs" if incomplete else ""]
