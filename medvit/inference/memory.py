@@ -58,6 +58,13 @@ def freed_memory_kept() -> Iterator[None]:
                 library.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Return what is kept and not in use to the system, so that gaps between arrays do not add up."""
+    library = _allocator()
+    if library is not None and _users:
+        library.malloc_trim(0)
+
+
 def share_one_arena() -> None:
     """Let threads that start from now on allocate where the main thread does.
 

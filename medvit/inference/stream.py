@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medvit.errors import MedvitError, StudyError
+from medvit.inference.memory import give_back
 from medvit.inference.predict import InferenceReport, Predictor, SkipRule
 from medvit.inference.windows import Volume, WindowPlan, pad
 
@@ -198,6 +199,7 @@ class SlabStream:
             answered.append(slab.sums.sum())
             yield slab
             self.accumulator.next_layer()
+            give_back()
         self._refuse_infinite(read, answered)
 
     def _refuse_infinite(self, read: list[Tensor], answered: list[Tensor]) -> None:

@@ -42,6 +42,14 @@ def test_memory_is_given_back_at_the_end() -> None:
     assert resident() < before + 50
 
 
+def test_gaps_are_given_back_on_the_way() -> None:
+    with memory.freed_memory_kept():
+        before = resident()
+        torch.empty(200 * MEGABYTE // 4).fill_(1)
+        memory.give_back()
+        assert resident() < before + 50
+
+
 def test_an_inner_block_does_not_end_the_outer_one() -> None:
     with memory.freed_memory_kept():
         plain = faults_of()
