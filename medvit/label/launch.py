@@ -103,6 +103,7 @@ def serve(
         studies if remote else str(Path(studies).resolve()),
     ]
     command += ["--host", host, "--port", str(port), "--workspace", str(folder or workspace())]
+    command += ["--parent", str(os.getpid())]
     command += [part for model in models for part in ("--models", model)] + ["--trust"] * trust
     command += ["--amp", amp, "--backend", backend] + ["--tf32"] * tf32
     command += [f"--query={part}" for part in query] + [f"--allow-origin={origin}" for origin in origins]

@@ -13,6 +13,8 @@ import secrets
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,6 +43,8 @@ def main() -> int:
     logging.getLogger("timeloop").addFilter(lambda _: False)
     # Uvicorn raises the signal again once it has ended, and only an ordinary end cleans up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if arguments.parent and os.name == "posix":
+        threading.Thread(target=_end_with, args=(arguments.parent,), daemon=True).start()
     # All temporary files go there, MONAI Label's own too; a killed server's are removed at the next start.
     tempfile.tempdir = os.environ["TMPDIR"] = str(lasting_scratch_folder())
     workspace = arguments.workspace.resolve()
@@ -58,6 +62,13 @@ def main() -> int:
         return 1
     uvicorn.run(app, host=arguments.host, port=arguments.port, log_config=None, access_log=False)
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """End when the process that started this one is gone, even if it was killed."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def configure(arguments: argparse.Namespace, workspace: Path) -> None:
@@ -300,6 +311,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--query", action="append", default=[])
     parser.add_argument("--allow-origin", action="append", default=[])
     parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--parent", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.host not in LOOPBACK and not os.environ.get("MEDVIT_LABEL_TOKEN"):
         parser.error("a server that others can reach needs a token")

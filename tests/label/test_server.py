@@ -501,6 +501,18 @@ def test_it_starts_again_with_what_was_trained_and_a_token(server: Server) -> No
         process.wait(30)
 
 
+def test_it_ends_with_the_command_that_started_it(tmp_path: Path) -> None:
+    write_cases(tmp_path / "studies")
+    bundle = make_bundle(tmp_path / "steps")
+    with running(tmp_path, tmp_path / "studies", "--models", str(bundle), "--trust") as started:
+        children = psutil.Process(started.process.pid).children(recursive=True)
+        started.process.kill()
+        _, alive = psutil.wait_procs(children, timeout=60)
+        for child in alive:
+            child.kill()
+        assert children and not alive
+
+
 @pytest.mark.parametrize("fault", ["gap", "weights"])
 def test_it_does_not_start_with_a_bundle_that_would_be_wrong(fault: str, tmp_path: Path) -> None:
     if fault == "gap":
