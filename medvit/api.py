@@ -356,9 +356,16 @@ def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "i
         raise MedvitError("the affine must be an invertible 4x4 matrix of finite numbers")
     if voxels.dtype.kind not in "biuf":
         raise MedvitError(f"an image has real numbers as voxels, not {voxels.dtype}; give magnitudes")
+    if voxels.ndim not in (3, 4):
+        raise MedvitError(
+            f"an image has three axes, or four with several images; this one has shape {voxels.shape}"
+        )
     voxels = voxels[None] if voxels.ndim == 3 else voxels
-    if voxels.ndim != 4 or not np.isfinite(voxels).all():
-        raise MedvitError(f"an image has three axes and finite values; this one has shape {voxels.shape}")
+    if bad := voxels.size - int(np.count_nonzero(np.isfinite(voxels))):
+        raise MedvitError(
+            f"{bad} of {voxels.size} voxels are NaN or infinite; "
+            "replace them by the number that means 'no signal' in this image"
+        )
     grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), matrix)
     name = safe_name(name)
     study = Study(name, (Series((), "memory"),) * len(voxels))

@@ -148,7 +148,7 @@ def test_a_restorer_gives_an_image() -> None:
         (lambda s, v: medvit.Segmenter(BRAIN, structures=""), "names no structure"),
         (lambda s, v: s(v + 1j, AFFINE), "real numbers"),
         (lambda s, v: s(nib.Nifti1Image(np.stack([v, v], -1), AFFINE)), "one volume"),
-        (lambda s, v: s(np.where(v > 800, np.nan, v), AFFINE), "finite values"),
+        (lambda s, v: s(np.where(v > 800, np.nan, v), AFFINE), "voxels are NaN or infinite; replace them"),
         (lambda s, v: s({"image": v}), "builtins.dict is not an image"),
         (lambda s, v: medvit.Segmenter(BRAIN, overlpa=0.1), r"no option 'overlpa' \(did you mean 'overlap'"),
         (lambda s, v: medvit.Segmenter(BRAIN, overlap=1.5), "overlap"),
