@@ -152,7 +152,8 @@ def check_quality(
     if forced:
         flags.insert(0, Flag("forced", "serious", values={"why": forced}))
     rank = {"serious": 0, "warning": 1, "info": 2}
-    return tuple(sorted(flags, key=lambda flag: rank[flag.level]))
+    # Nothing that was found in an image without content is worth a word before that.
+    return tuple(sorted(flags, key=lambda flag: (flag.code not in ("forced", "flat_image"), rank[flag.level])))
 
 
 def _findings(measurements: Measurements) -> Iterator[Flag]:

@@ -136,6 +136,15 @@ def test_each_fault_is_named(change: Change, code: str, level: str) -> None:
     assert (code, level) in {(flag.code, flag.level) for flag in flags_after(change)}
 
 
+def test_an_image_without_content_is_the_first_finding() -> None:
+    def draw_in_nothing(image: np.ndarray, labels: np.ndarray) -> None:
+        enlarge_the_head(image, labels)
+        flatten(image, labels)
+
+    assert flags_after(enlarge_the_head)[0].code == "intracranial_volume"
+    assert flags_after(draw_in_nothing)[0].code == "flat_image"
+
+
 def test_a_ventricle_may_lie_in_parts() -> None:
     def separate_a_horn(image: np.ndarray, labels: np.ndarray) -> None:
         labels[2:6, 2:6, 2:6] = value("left lateral ventricle")
