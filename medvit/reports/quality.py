@@ -153,7 +153,9 @@ def check_quality(
         flags.insert(0, Flag("forced", "serious", values={"why": forced}))
     rank = {"serious": 0, "warning": 1, "info": 2}
     # Nothing that was found in an image without content is worth a word before that.
-    return tuple(sorted(flags, key=lambda flag: (flag.code not in ("forced", "flat_image"), rank[flag.level])))
+    return tuple(
+        sorted(flags, key=lambda flag: (flag.code not in ("forced", "flat_image"), rank[flag.level]))
+    )
 
 
 def _findings(measurements: Measurements) -> Iterator[Flag]:
