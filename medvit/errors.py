@@ -5,10 +5,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class MedvitError(Exception):
     """Something that the person who called medvit can put right."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception calls its class with its message when it is unpickled, which fails where a constructor
+        # takes something else; the process that waits for a worker would then wait for ever.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[MedvitError], args: tuple[Any, ...], attributes: dict[str, Any]) -> MedvitError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class StudyError(MedvitError):
@@ -42,14 +55,6 @@ class StudyError(MedvitError):
         where = f"{self.path}: " if self.path is not None else ""
         tag = f" [{self.tag}]" if self.tag else ""
         return f"{where}{self.what}{tag}{'; ' + self.do if self.do else ''} ({self.code})"
-
-    def __reduce__(self) -> tuple:
-        # Exceptions with keyword arguments do not survive the trip between processes by default.
-        return _rebuild, (self.code, self.what, self.path, self.do, self.tag)
-
-
-def _rebuild(code: str, what: str, path: Path | None, do: str, tag: str) -> StudyError:
-    return StudyError(code, what, path=path, do=do, tag=tag)
 
 
 class WeightsError(MedvitError):
