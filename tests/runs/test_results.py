@@ -133,8 +133,11 @@ def test_monai_bundle_run_is_the_same_runner(
 def test_a_run_that_is_interrupted_says_what_is_kept(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom tests.runs.standin import StandIn, make_studies, run\n"
+        "import signal\nimport sys\nfrom pathlib import Path\n"
+        "from tests.runs.standin import StandIn, make_studies, run\n"
         "if __name__ == '__main__':\n"
+        # A shell's background job ignores the signal, and hands that down to the tests.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    found = make_studies(Path(sys.argv[1]), {'a': 'ok 0 a', 'b': 'ok 60 b'})\n"
         "    sys.exit(run(StandIn(Path(sys.argv[2])), found, workers=1))\n"
     )
