@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.options import BundleName, Output, Studies, Trust, fit_settings, inference_settings
+from medvit.cli.options import PATIENT, BundleName, Output, Studies, Trust, fit_settings, inference_settings
 from medvit.cli.talk import Answer, answering, sharing
 from medvit.exits import NOTHING_TO_DO
 from medvit.runs.options import checked_priors
@@ -26,6 +26,7 @@ def run(
     prior: Annotated[
         list[str] | None,
         typer.Option(
+            rich_help_panel=PATIENT,
             help="measurements.json of an earlier study to compare with, or FILE@YYYY-MM-DD where it states "
             "no date; may be repeated.",
             callback=lambda paths: checked_priors(paths or ()),
@@ -33,11 +34,19 @@ def run(
     ] = None,
     age: Annotated[
         float | None,
-        typer.Option(min=0, max=120, help="Age in years at the time of the study, for norms."),
+        typer.Option(
+            min=0, max=120, rich_help_panel=PATIENT, help="Age in years at the time of the study, for norms."
+        ),
     ] = None,
-    sex: Annotated[str | None, typer.Option(metavar="F|M", help="Sex of the patient, for norms.")] = None,
+    sex: Annotated[
+        str | None,
+        typer.Option(metavar="F|M", rich_help_panel=PATIENT, help="Sex of the patient, for norms."),
+    ] = None,
     date: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM-DD", help="Date of the study; the report shows it.")
+        str | None,
+        typer.Option(
+            metavar="YYYY-MM-DD", rich_help_panel=PATIENT, help="Date of the study; the report shows it."
+        ),
     ] = None,
     trust: Trust = False,
     *,

@@ -16,6 +16,11 @@ from medvit.runs import options as checks
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
 
+# Headings of groups of options in the help.
+PATIENT = "The patient and earlier studies"
+NETWORKS = "How the network runs"
+RESULTS = "What is written"
+
 Studies = Annotated[
     list[str],
     typer.Argument(
@@ -41,6 +46,7 @@ Output = Annotated[
 Device = Annotated[
     str,
     typer.Option(
+        rich_help_panel=NETWORKS,
         help=f"Device to compute on: {checks.DEVICES}.",
         callback=checks.checked_device,
         autocompletion=words("auto", "cpu", "cuda", "cuda:0", "cuda:1", "gpu", "mps"),
@@ -51,16 +57,21 @@ Amp = Annotated[
     typer.Option(
         metavar="bf16|fp16|off",
         autocompletion=words(*checks.PRECISIONS),
+        rich_help_panel=NETWORKS,
         help="Compute networks in half precision: quicker on a GPU, but some voxels get another label.",
     ),
 ]
 Tf32 = Annotated[
-    bool, typer.Option("--tf32", help="Let an NVIDIA GPU round the factors of float32 products.")
+    bool,
+    typer.Option(
+        "--tf32", rich_help_panel=NETWORKS, help="Let an NVIDIA GPU round the factors of float32 products."
+    ),
 ]
 Backend = Annotated[
     str,
     typer.Option(
         metavar="|".join(checks.BACKENDS),
+        rich_help_panel=NETWORKS,
         help="Engine that runs the networks on a CPU; auto takes OpenVINO where it was found to be quicker.",
     ),
 ]
@@ -95,63 +106,98 @@ def inference_settings(
     overlap: Annotated[
         float | None,
         typer.Option(
+            rich_help_panel=NETWORKS,
             help="Share by which neighbouring windows overlap, from 0 to below 1.",
             callback=checks.checked_overlap,
         ),
     ] = None,
-    tta: Annotated[bool, typer.Option(help="Average over left-right mirrored images as well.")] = False,
+    tta: Annotated[
+        bool, typer.Option(rich_help_panel=NETWORKS, help="Average over left-right mirrored images as well.")
+    ] = False,
     bias_correction: Annotated[
         bool,
-        typer.Option("--bias-correction", help="Even out the brightness of head MR first (N4)."),
+        typer.Option(
+            "--bias-correction",
+            rich_help_panel=NETWORKS,
+            help="Even out the brightness of head MR first (N4).",
+        ),
     ] = False,
-    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
-    pdf: Annotated[bool, typer.Option(help="Write report.pdf.")] = False,
+    report: Annotated[bool, typer.Option(rich_help_panel=RESULTS, help="Write report.html.")] = True,
+    pdf: Annotated[bool, typer.Option(rich_help_panel=RESULTS, help="Write report.pdf.")] = False,
     dicom: Annotated[
-        bool, typer.Option(help="Write DICOM SEG, SR and PDF for studies that came as DICOM.")
+        bool,
+        typer.Option(
+            rich_help_panel=RESULTS, help="Write DICOM SEG, SR and PDF for studies that came as DICOM."
+        ),
     ] = False,
     dicom_anyway: Annotated[
         bool,
-        typer.Option("--dicom-anyway", help="Write DICOM results of red studies as well."),
+        typer.Option(
+            "--dicom-anyway", rich_help_panel=RESULTS, help="Write DICOM results of red studies as well."
+        ),
     ] = False,
     anonymous: Annotated[
-        bool, typer.Option("--deidentify", help="Remove from the DICOM results what could identify a person.")
+        bool,
+        typer.Option(
+            "--deidentify",
+            rich_help_panel=RESULTS,
+            help="Remove from the DICOM results what could identify a person.",
+        ),
     ] = False,
     seg_type: Annotated[
-        SegType, typer.Option(help="Kind of DICOM segmentation; auto takes the smaller one.")
+        SegType,
+        typer.Option(rich_help_panel=RESULTS, help="Kind of DICOM segmentation; auto takes the smaller one."),
     ] = SegType.auto,
     rtstruct: Annotated[
-        bool, typer.Option("--rtstruct", help="Write a DICOM RT structure set beside the segmentation.")
+        bool,
+        typer.Option(
+            "--rtstruct",
+            rich_help_panel=RESULTS,
+            help="Write a DICOM RT structure set beside the segmentation.",
+        ),
     ] = False,
     structures: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,NAME,...",
+            rich_help_panel=RESULTS,
             help="Only these structures in label map, tables, report and DICOM; a name without its side "
             "stands for both.",
             autocompletion=complete_structures,
         ),
     ] = None,
     separate: Annotated[
-        bool, typer.Option("--separate", help="Write a mask of each structure into structures/ as well.")
+        bool,
+        typer.Option(
+            "--separate",
+            rich_help_panel=RESULTS,
+            help="Write a mask of each structure into structures/ as well.",
+        ),
     ] = False,
     fast: Annotated[
         bool,
         typer.Option(
             "--fast",
+            rich_help_panel=NETWORKS,
             help="Overlap windows by a quarter instead of a half: quicker, less accurate at their edges. "
             "It does nothing for bundles that overlap by a quarter anyway, such as segformer3d_brain.",
         ),
     ] = False,
-    viewer: Annotated[bool, typer.Option(help="Put an interactive viewer into report.html.")] = False,
+    viewer: Annotated[
+        bool, typer.Option(rich_help_panel=RESULTS, help="Put an interactive viewer into report.html.")
+    ] = False,
     language: Annotated[
         str,
         typer.Option(
+            rich_help_panel=RESULTS,
             help="Language of the reports: en, de or fr.",
             callback=checks.checked_language,
             autocompletion=complete_languages,
         ),
     ] = "en",
-    show_patient: Annotated[bool, typer.Option(help="Name the patient in the reports.")] = False,
+    show_patient: Annotated[
+        bool, typer.Option(rich_help_panel=RESULTS, help="Name the patient in the reports.")
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
