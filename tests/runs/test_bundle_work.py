@@ -47,6 +47,6 @@ def test_the_brain_bundle_over_a_cohort(tmp_path: Path) -> None:
     assert (output / "cohort.csv").read_text().count("\n") == 4
     (output / "b" / "labels.nii.gz").write_bytes(b"cut off")
     assert run_cohort(bundle, [str(tmp_path / "in")], output, workers=1, time_limit=900.0) == 3
-    assert list(json.loads((output / "run.json").read_text())["redone"]) == ["b"]
+    assert list(json.loads((output / "run.json").read_text())["runs"][-1]["redone"]) == ["b"]
     assert _tree(output) == first
     assert read_status(output).done == 2
