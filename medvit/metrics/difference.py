@@ -10,8 +10,10 @@ from scipy.ndimage import convolve, gaussian_filter, gaussian_gradient_magnitude
 
 # Slices that are examined, spread evenly over the volume; more would not change the figures noticeably.
 _MOST_SLICES = 40
-# Immerkaer's mask, which constant and evenly rising brightness leave at 0.
-_LAPLACIANS = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+# Immerkaer's mask: the difference of two Laplacians, blind to slopes and to steps along one direction. Its
+# answers to white noise have the standard deviation of the noise times `NOISE_GAIN`.
+_MASK = np.array(((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0)), np.float32)
+NOISE_GAIN = 6.0
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,21 @@ def grid_pattern(noise: ArrayLike, period: int = 8) -> float:
     return float(np.sqrt(max(0.0, phases.mean(axis=0).var() - by_chance)))
 
 
+def noise_answers(image: NDArray[np.float32], normal: int = 2) -> NDArray[np.float32]:
+    """Answers of Immerkaer's mask within each slice of an image (X, Y) or (X, Y, Z), absolute values.
+
+    Parameters
+    ----------
+    normal
+        The axis along which slices follow each other; of no account in two dimensions.
+    """
+    mask = _MASK if image.ndim == 2 else np.expand_dims(_MASK, normal)
+    return np.abs(convolve(image, mask, mode="nearest"))
+
+
 def _noise_estimate(image: np.ndarray, counted: np.ndarray) -> float:
-    mask = _LAPLACIANS.reshape(3, 3, *[1] * (image.ndim - 2))
-    answers = np.abs(convolve(image, mask, mode="nearest")[counted])
-    return float(np.sqrt(np.pi / 2) * answers.mean(dtype=np.float64) / np.linalg.norm(_LAPLACIANS))
+    answers = noise_answers(image)[counted]
+    return float(np.sqrt(np.pi / 2) * answers.mean(dtype=np.float64) / NOISE_GAIN)
 
 
 def _share_beyond(before: np.ndarray, after: np.ndarray) -> float:

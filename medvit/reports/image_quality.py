@@ -8,13 +8,11 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from medvit.metrics.difference import NOISE_GAIN, noise_answers
 from medvit.studies.study import Grid
 
 # Fewer labelled voxels than this do not allow an estimate.
 ENOUGH = 500
-
-# Immerkaer's mask: the difference of two Laplacians, blind to slopes and to steps along one direction.
-_MASK = np.array(((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0)), np.float32)
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,8 @@ def _noise(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float:
     # The rim is left out: there the mask meets the edge of the head.
     inner = ndimage.binary_erosion(masks[::step], np.ones((1, 3, 3)))
     inner = inner if np.count_nonzero(inner) >= ENOUGH else masks[::step]
-    answers = ndimage.convolve(slices[::step], _MASK[None], mode="nearest")[inner]
-    return float(1.4826 * np.median(np.abs(answers)) / np.linalg.norm(_MASK)) if answers.size else 0.0
+    answers = noise_answers(slices[::step], normal=0)[inner]
+    return float(1.4826 * np.median(answers) / NOISE_GAIN) if answers.size else 0.0
 
 
 def _slice_axis(shape: tuple[int, ...], grid: Grid) -> int:
