@@ -20,6 +20,7 @@ from medvit.bundles.write import card, refuse_existing, to_json, write_bundle
 from medvit.errors import MedvitError
 from medvit.inference.backends import CompiledNetwork, require
 from medvit.inference.conversion import converted, write_openvino
+from medvit.metrics import dice
 from medvit.studies import LabelTable, Study, find_studies, safe_name, sha256_of, write_label_map
 
 if TYPE_CHECKING:
@@ -190,25 +191,16 @@ def _dice(
     table: LabelTable, before: np.ndarray, after: np.ndarray, drawn: np.ndarray, voxel_ml: float
 ) -> dict[str, Scores]:
     """Dice of each structure that is drawn."""
-    most = int(max(before.max(), after.max(), drawn.max(), *(s.file_value for s in table))) + 1
-
-    def counts(labels: np.ndarray) -> np.ndarray:
-        return np.bincount(labels.ravel(), minlength=most)
-
-    volume = counts(drawn)
-    overlaps = []
-    for labels in (before, after):
-        common = counts(np.where(labels == drawn, drawn, 0))
-        overlaps.append(2 * common / np.maximum(counts(labels) + volume, 1))
-    return {
-        s.name: Scores(
-            float(overlaps[0][s.file_value]),
-            float(overlaps[1][s.file_value]),
-            float(volume[s.file_value] * voxel_ml),
-        )
-        for s in table
-        if volume[s.file_value]
-    }
+    found = {}
+    for structure in table:
+        reference = drawn == structure.file_value
+        if reference.any():
+            found[structure.name] = Scores(
+                dice(before == structure.file_value, reference),
+                dice(after == structure.file_value, reference),
+                float(reference.sum() * voxel_ml),
+            )
+    return found
 
 
 def _loss(lost: Mapping[str, Scores]) -> str:
