@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
-import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform
+from monai.transforms import Compose
 
 from medvit.errors import StudyError
 from medvit.studies.study import Grid, LoadedStudy
@@ -17,9 +12,10 @@ from medvit.transforms.load_study import LoadStudyd
 from medvit.transforms.restoration import ScaleToUnitd
 from medvit.transforms.through_plane import (
     INTERPOLATED,
-    REFINEMENT,
+    Refined,
     Refinement,
     SliceStack,
+    across,
     file_of,
     refinement_of,
 )
@@ -85,16 +81,16 @@ def refinement_to(study: LoadedStudy, grid: Grid) -> Refinement:
         refinement = pixel_refinement_of(study, factors.pop())
         if refinement.grid.matches(grid):
             return refinement
-    return refinement_of(study, grid.spacing[int(np.argmax(np.round(study.grid.spacing, 3)))])
+    return refinement_of(study, grid.spacing[across(study.grid)])
 
 
-class RefinePixelsd(MapTransform):
+class RefinePixelsd(Refined):
     """Images of coarse pixels on a finer grid in the plane of their slices, zero-filled.
 
     Parameters
     ----------
     keys
-        Images (1, X, Y, Z), whose studies stand beside them as `LoadStudyd` leaves them.
+        As `Refined` takes them.
     factor
         Pixels of the finer grid along the edge of a coarse one.
     """
@@ -103,15 +99,9 @@ class RefinePixelsd(MapTransform):
         super().__init__(keys)
         self.factor = factor
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The sample with images (1, X', Y', Z')."""
-        sample = dict(data)
-        for key in self.key_iterator(sample):
-            image = sample[key]
-            refinement = pixel_refinement_of(sample[f"{key}_study"], self.factor)
-            meta = {**image.meta, "affine": torch.from_numpy(refinement.grid.affine), REFINEMENT: refinement}
-            sample[key] = MetaTensor(refinement.refined(image.as_tensor()), meta=meta)
-        return sample
+    def refinement(self, study: LoadedStudy) -> Refinement:
+        """The refinement of coarse pixels, see `pixel_refinement_of`."""
+        return pixel_refinement_of(study, self.factor)
 
 
 def prepare_coarse_pixels(

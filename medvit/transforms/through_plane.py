@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -246,6 +247,11 @@ class Refinement:
         return difference
 
 
+def across(grid: Grid) -> int:
+    """The axis across thick slices: that of the largest spacing, of equal ones the first."""
+    return int(np.argmax(np.round(grid.spacing, 3)))
+
+
 def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
     """The refinement of a study of thick slices to a volume with voxels of `spacing` mm.
 
@@ -258,7 +264,7 @@ def refinement_of(study: LoadedStudy, spacing: float = 1.0) -> Refinement:
         If the slices are not thick, or their pixels are too coarse.
     """
     grid = study.grid
-    axis = int(np.argmax(np.round(grid.spacing, 3)))
+    axis = across(grid)
     step = grid.spacing[axis]
     rest = [a for a in range(3) if a != axis]
     if step < _LEAST_STEP * spacing or grid.shape[axis] < 2:
@@ -308,13 +314,42 @@ def file_of(study: Study) -> Any:
     return study.series[0].paths[0] if study.series[0].paths else None
 
 
-class RefineSlicesd(MapTransform):
-    """Images of thick slices on a finer grid, with the distance of each voxel from its slice.
+class Refined(MapTransform, ABC):
+    """Images on a finer grid, with the `Refinement` that took them there in their meta data.
 
     Parameters
     ----------
     keys
         Images (1, X, Y, Z), whose studies stand beside them as `LoadStudyd` leaves them.
+    """
+
+    @abstractmethod
+    def refinement(self, study: LoadedStudy) -> Refinement:
+        """The refinement of a study."""
+
+    def channels(self, refined: Tensor, refinement: Refinement) -> Tensor:
+        """The input of the network, (C, X', Y', Z'), from the refined image (1, X', Y', Z')."""
+        return refined
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with images (C, X', Y', Z')."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            image = sample[key]
+            refinement = self.refinement(sample[f"{key}_study"])
+            channels = self.channels(refinement.refined(image.as_tensor()), refinement)
+            meta = {**image.meta, "affine": torch.from_numpy(refinement.grid.affine), REFINEMENT: refinement}
+            sample[key] = MetaTensor(channels, meta=meta)
+        return sample
+
+
+class RefineSlicesd(Refined):
+    """Images of thick slices on a finer grid, with the distance of each voxel from its slice.
+
+    Parameters
+    ----------
+    keys
+        As `Refined` takes them; images become (2, X', Y', Z').
     spacing
         Distance of the finer grid's voxels, in mm.
     """
@@ -323,19 +358,15 @@ class RefineSlicesd(MapTransform):
         super().__init__(keys)
         self.spacing = spacing
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The sample with images (2, X', Y', Z')."""
-        sample = dict(data)
-        for key in self.key_iterator(sample):
-            image = sample[key]
-            refinement = refinement_of(sample[f"{key}_study"], self.spacing)
-            refined = refinement.refined(image.as_tensor())
-            shape = [-1 if a == refinement.axis else 1 for a in range(3)]
-            distances = torch.from_numpy(refinement.stack.distances()).to(refined).reshape(shape)
-            stacked = torch.cat([refined, distances.expand(refined.shape[1:])[None]])
-            meta = {**image.meta, "affine": torch.from_numpy(refinement.grid.affine)}
-            sample[key] = MetaTensor(stacked, meta={**meta, REFINEMENT: refinement})
-        return sample
+    def refinement(self, study: LoadedStudy) -> Refinement:
+        """The refinement of thick slices, see `refinement_of`."""
+        return refinement_of(study, self.spacing)
+
+    def channels(self, refined: Tensor, refinement: Refinement) -> Tensor:
+        """The refined image, and the distance of each voxel from its slice."""
+        shape = [-1 if a == refinement.axis else 1 for a in range(3)]
+        distances = torch.from_numpy(refinement.stack.distances()).to(refined).reshape(shape)
+        return torch.cat([refined, distances.expand(refined.shape[1:])[None]])
 
 
 def prepare_thick_slices(
