@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ time.perf_counter = time.process_time
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from _hippocampi import case_ids, make_room, note, predictions, read_journal, write_subset  # noqa: E402
 
 from medvit.bundles import Bundle, open_bundle  # noqa: E402
 from medvit.datasets import find_cases, read_manifest  # noqa: E402
@@ -39,13 +39,11 @@ OWN_WINDOW = {"SwinUNETR": (64, 64, 64)}
 def measure(name: str, data: Path, work: Path, minutes: float, size: str) -> dict[str, Any]:
     """Train one network or bundle and score it on the held-out cases."""
     content = json.loads((data / "dataset.json").read_text())
-    ids = sorted(Path(case["image"]).name.split(".")[0] for case in content["training"])
+    ids = sorted(case_ids(content))
     held_out = set(ids[4::5])
-    listed = [c for c in content["training"] if Path(c["image"]).name.split(".")[0] not in held_out]
     subset, output = work / "subset.json", work / name
-    subset.write_text(json.dumps(content | {"training": listed, "numTraining": len(listed)}))
-    for left in (output, output.with_name(f"{name}.training")):
-        shutil.rmtree(left, ignore_errors=True)
+    write_subset(content, set(ids) - held_out, subset)
+    make_room(output)
     slices = name in SLICEWISE
     choices = Choices(
         spacing=(1.0, 1.0, 1.0), patch_size=None if slices else OWN_WINDOW.get(name, WINDOW),
@@ -66,22 +64,17 @@ def scores(bundle: Bundle, data: Path, held_out: set[str]) -> dict[str, Any]:
     """Mean Dice and bias of the mean volume (%) of each structure in the held-out cases."""
     manifest = read_manifest(data / "dataset.json")
     opened = open_bundle(bundle, device="$torch.device('cpu')")
-    network, inferer = opened.part("network").eval(), opened.part("inferer")
     cases = [case for case in find_cases(manifest, data) if case.id in held_out]
     whole = WholeCases(cases, manifest, opened.part("preprocessing"))
     assert manifest.labels is not None
     rows = []
-    for number in range(len(whole)):
-        item = whole[number]
-        with torch.no_grad():
-            labels = inferer(item["image"][None], network).squeeze().numpy()
-        drawn = item["label"][0].numpy()
+    for labels, drawn in predictions(opened, (whole[number] for number in range(len(whole)))):
         masks = [(labels == structure.value, drawn == structure.value) for structure in manifest.labels]
         rows.append([(dice(*pair), pair[0].sum(), pair[1].sum()) for pair in masks])
     means = np.mean(rows, axis=0)
     names = [structure.name for structure in manifest.labels]
     return {
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": sum(p.numel() for p in opened.part("network").parameters()),
         "dice": dict(zip(names, means[:, 0].tolist(), strict=True)),
         "bias": dict(zip(names, (100 * (means[:, 1] / means[:, 2] - 1)).tolist(), strict=True)),
     }
@@ -101,8 +94,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.work.mkdir(parents=True, exist_ok=True)
     journal = arguments.work / "journal.jsonl"
-    lines = journal.read_text().splitlines() if journal.is_file() else []
-    done = {row["name"] for row in map(json.loads, lines)}
+    done = {row["name"] for row in read_journal(journal)}
     for name in arguments.networks:
         if name not in done:
             try:
@@ -112,8 +104,7 @@ def main() -> None:
             except MedvitError as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 continue
-            with journal.open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
+            note(journal, row)
     print(journal.read_text())
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _hippocampi import make_room, note, predictions, read_journal, write_subset
 
 from medvit.bundles import Bundle, find_bundle, open_bundle
 from medvit.datasets import Case, find_cases, read_manifest
@@ -66,8 +66,7 @@ class Study:
 
     def done(self) -> list[dict[str, Any]]:
         """The trainings that were measured."""
-        lines = self.journal.read_text().splitlines() if self.journal.is_file() else []
-        return [json.loads(line) for line in lines]
+        return read_journal(self.journal)
 
     def encoder(self, start: str) -> Path:
         """The encoder that was pre-trained on all images but those to test on."""
@@ -87,11 +86,9 @@ class Study:
         steps = self.steps + (self.pretraining if longer else 0)
         base = find_base(BASE, from_scratch=from_scratch, pretrained=self.encoder(start) if start else None)
         chosen = {case.id for case in self.drawn(count, draw)}
-        listed = [c for c in self.content["training"] if Path(c["image"]).name.split(".")[0] in chosen]
         subset, output = self.folder / "subset.json", self.folder / "bundle"
-        subset.write_text(json.dumps(self.content | {"training": listed, "numTraining": len(listed)}))
-        for left in (output, output.with_name("bundle.training")):
-            shutil.rmtree(left, ignore_errors=True)
+        write_subset(self.content, chosen, subset)
+        make_room(output)
         choices = Choices(
             spacing=(1.0, 1.0, 1.0), patch_size=WINDOW, epochs=1, epoch_length=steps, batch_size=BATCH,
             val_fraction=0, patience=0, seed=draw, device="cpu",
@@ -101,8 +98,7 @@ class Study:
         assert bundle is not None
         seconds = time.process_time() - started
         row = {"arm": arm, "cases": count, "draw": draw, "steps": steps, "cpu_seconds": round(seconds)}
-        with self.journal.open("a") as stream:
-            stream.write(json.dumps(row | self.scores(bundle)) + "\n")
+        note(self.journal, row | self.scores(bundle))
 
     def drawn(self, count: int, draw: int) -> list[Case]:
         """The labelled cases of a draw; a larger number contains the smaller ones."""
@@ -112,16 +108,12 @@ class Study:
     def scores(self, bundle: Bundle) -> dict[str, dict[str, list[float]]]:
         """Dice and HD95 (mm) of each structure in each test case."""
         opened = open_bundle(bundle, device="$torch.device('cpu')")
-        network, inferer = opened.part("network").eval(), opened.part("inferer")
         if not self.prepared:
             whole = WholeCases(self.test, self.manifest, opened.part("preprocessing"))
             self.prepared = [whole[number] for number in range(len(whole))]
         assert self.manifest.labels is not None
         found: dict[str, dict[str, list[float]]] = {"dice": defaultdict(list), "hd95": defaultdict(list)}
-        for item in self.prepared:
-            with torch.no_grad():
-                labels = inferer(item["image"][None], network).squeeze().numpy()
-            reference = item["label"][0].numpy()
+        for labels, reference in predictions(opened, self.prepared):
             for structure in self.manifest.labels:
                 masks = labels == structure.value, reference == structure.value
                 found["dice"][structure.name].append(dice(*masks))
