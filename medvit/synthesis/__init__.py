@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "low_dose_ct": ["Scan", "low_dose"],
         "restoration": ["LowDoseSlices", "NoisyMRSlices", "RestorationDataset"],
         "thick_slices": ["CoarsePixels", "ThickSlices"],
+        "borders": ["BorderWeights"],
         "atlas": ["Anatomy", "HeadMap", "brain_anatomy", "read_head_map"],
         "dataset": [
             "SyntheticBatches",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medvit.synthesis.acquisition import acquire, normalise, resized
 from medvit.synthesis.atlas import Anatomy, HeadMap
+from medvit.synthesis.borders import BorderWeights
 from medvit.synthesis.draw import Draw
 from medvit.synthesis.heads import HeadBank
 from medvit.synthesis.settings import SynthesisSettings
@@ -41,6 +42,8 @@ class Synthesizer:
         self._swapped_sides = torch.arange(len(anatomy.table) + 1, dtype=torch.uint8)
         for left, right in anatomy.table.pairs():
             self._swapped_sides[left.value], self._swapped_sides[right.value] = right.value, left.value
+        weights = self.settings.border_weights
+        self._redrawn = BorderWeights(anatomy.table, weights) if weights else None
 
     def __call__(self, head: HeadMap, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One sample: `batch` of a single head, without the axis of the batch."""
@@ -78,6 +81,8 @@ class Synthesizer:
         for number, is_mirrored in enumerate(mirrored.tolist()):
             if is_mirrored:
                 target[number] = swapped[target[number].long()]
+        if self._redrawn is not None:
+            target = self._redrawn(target)
         image, removed = self._paint(bank, which, points, target, draw)
         self._deface(points - centre, target, removed, draw)
         image = acquire(image, draw, self.settings)

@@ -44,6 +44,9 @@ class SynthesisSettings:
         Largest strength of the bias field (log), of the noise (share of the range), of log gamma.
     texture, shading
         Largest standard deviation within a tissue voxel by voxel, and of smooth changes (share of the range).
+    border_weights
+        Structure, without its side, to the weight with which `BorderWeights` draws its borders in the target
+        anew; the image keeps those of the label map.
     """
 
     shape: tuple[int, int, int] = (80, 96, 80)
@@ -76,6 +79,7 @@ class SynthesisSettings:
     gamma: float = 0.4
     texture: float = 0.08
     shading: float = 0.15
+    border_weights: dict[str, float] = field(default_factory=dict)
 
     def without(self, *faults: str) -> SynthesisSettings:
         """The same with each of the named settings at 0."""

@@ -9,7 +9,7 @@ import pytest
 
 from medvit.bundles import installed_bundles
 from medvit.bundles.templates import overlay, resolve
-from medvit.bundles.write import SPECIFICATION, bundle_files, to_json, write_bundle
+from medvit.bundles.write import SPECIFICATION, bundle_files, main, to_json, write_bundle
 from medvit.errors import MedvitError
 
 WRITTEN = [b for b in installed_bundles() if (b.path / SPECIFICATION).is_file()]
@@ -67,3 +67,8 @@ def test_a_bundle_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (bundle.path / "docs/README.md").read_text() == "text"
     with pytest.raises(MedvitError, match="give a folder that does not exist"):
         write_bundle(tmp_path / "mine", save, lambda _: {})
+
+
+def test_a_folder_without_a_specification_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no bundle\.json in .*nothing"):
+        main([str(tmp_path / "nothing")])

@@ -233,3 +233,14 @@ def test_every_structure_of_the_table_has_a_tissue_to_learn_from() -> None:
     learnt = set(ANATOMY.structure_of.values()) - {0}
     assert learnt == {s.value for s in ANATOMY.table}
     assert max(SHAPE) < 256
+
+
+def test_border_weights_change_the_target_and_not_the_image(head: HeadMap) -> None:
+    still = {**STILL, "texture": 0.05}
+    image, target = sample(head, **still)
+    same_image, redrawn = sample(head, **still, border_weights={"cerebral white matter": 0.5})
+    assert torch.equal(image, same_image)
+    white = [value("left cerebral white matter"), value("right cerebral white matter")]
+    before, after = (torch.isin(t, torch.tensor(white, dtype=torch.uint8)) for t in (target, redrawn))
+    assert 0.5 < after.sum() / before.sum() < 0.98
+    assert torch.equal(after & ~before, torch.zeros_like(after))
