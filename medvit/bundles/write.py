@@ -200,7 +200,9 @@ def main(folders: Sequence[str] = ()) -> None:
     files = [Path(folder).resolve() / SPECIFICATION for folder in folders]
     missing = [folder for folder, file in zip(folders, files, strict=True) if not file.is_file()]
     if missing:
-        raise SystemExit(f"no {SPECIFICATION} in {', '.join(missing)}: give folders of bundles, or none for all")
+        raise SystemExit(
+            f"no {SPECIFICATION} in {', '.join(missing)}: give folders of bundles, or none for all"
+        )
     for file in files or sorted((Path(__file__).parents[2] / "bundles").glob(f"*/{SPECIFICATION}")):
         specification = json.loads(file.read_text(encoding="utf-8"))
         write_files(file.parent, bundle_files(file.parent.name, specification))

@@ -20,9 +20,9 @@ class BorderWeights:
     """Another protocol's borders for a target: each voxel near one goes by a weighted vote around it.
 
     Raters of different protocols put the border of a structure in different places. Label maps of one can
-    teach another's borders, as far as these are parallel: every label in the neighbourhood of a voxel votes for
-    itself with a Gaussian weight times the weight of its structure, and the label with the most votes gets
-    the voxel. At a flat border towards a structure of weight 1, a structure of weight w ends where its
+    teach another's borders, as far as these are parallel: every label in the neighbourhood of a voxel votes
+    for itself with a Gaussian weight times the weight of its structure, and the label with the most votes
+    gets the voxel. At a flat border towards a structure of weight 1, a structure of weight w ends where its
     share of the neighbourhood is 1 / (1 + w), so it recedes if w < 1 and advances if w > 1. A border between
     structures of equal weights stays, and so does every border between structures of weight 1.
 

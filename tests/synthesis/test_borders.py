@@ -1,4 +1,4 @@
-"""Borders move between structures of different weights, by the distance that the weights say, and nowhere else."""
+"""Borders move between structures of different weights, as far as the weights say, and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from medvit.synthesis import BorderWeights
 TABLE = load_label_table("brain")
 WHITE, CAUDATE, PUTAMEN, VENTRICLE = (
     TABLE.by_name[name].value
-    for name in ("left cerebral white matter", "left caudate nucleus", "left putamen", "left lateral ventricle")
+    for name in (
+        "left cerebral white matter",
+        "left caudate nucleus",
+        "left putamen",
+        "left lateral ventricle",
+    )
 )
 
 
@@ -72,7 +77,8 @@ def test_batches_are_independent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"), [({"caudat": 0.5}, "no structures of table brain: caudat"), ({"putamen": 0}, "above 0")]
+    ("weights", "said"),
+    [({"caudat": 0.5}, "no structures of table brain: caudat"), ({"putamen": 0}, "above 0")],
 )
 def test_weights_that_cannot_be_are_refused(weights: dict[str, float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
