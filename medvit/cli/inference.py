@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medvit.cli.monai_import import import_monai_for
 from medvit.cli.options import PATIENT, BundleName, Output, Studies, Trust, fit_settings, inference_settings
 from medvit.cli.talk import Answer, answering, sharing
 from medvit.exits import NOTHING_TO_DO
@@ -107,8 +108,9 @@ def cohort(
 
 
 def _begin(bundle: Bundle) -> None:
-    # The next call imports torch, which takes seconds.
+    # The next calls import torch, which takes seconds.
     typer.echo(f"{bundle.name} {bundle.version}: looking for studies", err=True)
+    import_monai_for(bundle)
 
 
 def _record(output: Path, exit_code: int) -> Answer:

@@ -127,7 +127,7 @@ def measure(evaluator: StudyEvaluator, studies: Sequence[Annotated], classes: in
     for study in studies:
         image = study.image[None].to(evaluator.state.device)
         prediction = evaluator.inferer(image, evaluator.network)
-        labels = evaluator.postprocess({"pred": prediction[0], "image": study.image})["pred"]
+        labels = evaluator.pipeline.postprocessing({"pred": prediction[0], "image": study.image})["pred"]
         truth = torch.from_numpy(study.truth.astype(np.int64))
         score = dice(torch.as_tensor(labels)[None].cpu().long(), truth[None, None])
         scores.append(torch.as_tensor(score).flatten())

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm as normal
+from scipy.special import ndtr
 
 from medvit.reports.patient import Sex
 
@@ -90,7 +90,7 @@ class Norm:
 
     def percentile(self, volume_ml: float) -> float:
         """Share of healthy adults with a smaller volume, in per cent."""
-        return 100 * float(normal.cdf(self.z(volume_ml)))
+        return 100 * float(ndtr(self.z(volume_ml)))
 
 
 @cache

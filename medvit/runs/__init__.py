@@ -5,7 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "bundle_work": ["BundleWork", "EvaluatorWork"],
+        "bundle_work": ["BundleWork", "PipelineWork"],
         "claims": ["claim"],
         "cluster": ["ClusterExecutor"],
         "dataset": ["StudyDataset", "StudyItem", "study_loader"],
@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "journal": ["Journal"],
         "listener": ["BundleProcess", "Listener", "Route", "listen", "read_routes"],
         "outcome": ["StudyOutcome"],
+        "pipeline": ["StudyPipeline"],
         "plan": ["RunPlan"],
         "run": ["run_cohort", "run_work"],
         "serial": ["SerialExecutor", "finish", "run_bundle", "run_studies"],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from medvit.bundles import OpenBundle
     from medvit.inference import InferenceReport
     from medvit.runs.dataset import StudyDataset
-    from medvit.runs.evaluator import StudyEvaluator
+    from medvit.runs.pipeline import StudyPipeline
     from medvit.runs.folder import StudyWriter
 
 # Receives the number of finished windows of a study, and the number of all.
@@ -34,21 +34,21 @@ class StoppedError(MedvitError):
 
 
 @dataclass
-class EvaluatorWork:
-    """Processes studies with the evaluator of a configuration.
+class PipelineWork:
+    """Processes studies with the pipeline of a configuration.
 
     Studies may come from several threads: one is read while another is inferred and a third one written, but
     no stage works on two at a time, so that memory stays bounded.
 
     Parameters
     ----------
-    evaluator, dataset
-        Evaluator and dataset of the configuration, with network and writer.
+    pipeline, dataset
+        Pipeline and dataset of the configuration, with network and writer.
     output_dir
         Absolute folder of the results.
     """
 
-    evaluator: StudyEvaluator
+    pipeline: StudyPipeline
     dataset: StudyDataset
     output_dir: Path
     preload: tuple[str, ...] = ()
@@ -68,9 +68,9 @@ class EvaluatorWork:
         MedvitError
             If the configuration has no writer.
         """
-        if self.evaluator.writer is None:
-            raise MedvitError("the evaluator has no writer; a run needs one, or its results would be lost")
-        return self.evaluator.writer
+        if self.pipeline.writer is None:
+            raise MedvitError("the configuration has no writer; a run needs one, or its results would be lost")
+        return self.pipeline.writer
 
     def check(self) -> None:
         """Refuse a precision or a backend that the device lacks.
@@ -80,7 +80,7 @@ class EvaluatorWork:
         MedvitError
             If it does.
         """
-        self.evaluator.inferer.execution.check(self.device)
+        self.pipeline.inferer.execution.check(self.device)
 
     def open(self) -> None:
         """Start to watch the inference with the network, which the configuration has loaded.
@@ -91,7 +91,7 @@ class EvaluatorWork:
             As `check` does.
         """
         self.check()
-        self.evaluator.inferer.watch = self._after_windows
+        self.pipeline.inferer.watch = self._after_windows
 
     def made_by(self) -> dict[str, Any]:
         """Bundle, configuration, weights and settings."""
@@ -101,7 +101,7 @@ class EvaluatorWork:
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
-        return self.evaluator.state.device
+        return self.pipeline.device
 
     def watch_windows(self, listener: WindowListener) -> None:
         """Tell `listener` about each window that is done."""
@@ -115,7 +115,7 @@ class EvaluatorWork:
         """Free the GPU memory that the network holds besides its weights."""
         from medvit.inference.graphs import release_recordings
 
-        release_recordings(self.evaluator.network)
+        release_recordings(self.pipeline.network)
 
     def perform(self, study: Study, outcome: StudyOutcome) -> None:
         """Read, infer and write `study`."""
@@ -131,10 +131,10 @@ class EvaluatorWork:
                 raise StudyError("input-changed", what, path=study.path, do="run it again")
             self.writer.foresee(item.study, outcome)
         with self._inferring:
-            prediction = self.evaluator.infer(item)
+            prediction = self.pipeline.infer(item)
         with self._finishing:
             self._check_stopped()
-            self.evaluator.finish(item, prediction)
+            self.pipeline.finish(item, prediction)
 
     def _check_stopped(self) -> None:
         if self._stopped.is_set():
@@ -167,9 +167,9 @@ class BundleWork:
     output_dir: Path
     overrides: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
-    preload: tuple[str, ...] = field(default=("medvit.runs.evaluator",), init=False, repr=False)
+    preload: tuple[str, ...] = field(default=("medvit.runs.pipeline",), init=False, repr=False)
     _configuration: OpenBundle | None = field(default=None, init=False, repr=False)
-    _opened: EvaluatorWork | None = field(default=None, init=False, repr=False)
+    _opened: PipelineWork | None = field(default=None, init=False, repr=False)
     _made_by: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def find(self, inputs: Sequence[str | Path]) -> Found:
@@ -192,14 +192,16 @@ class BundleWork:
         """Load the network."""
         import torch
 
+        from medvit.runs.pipeline import StudyPipeline
+
         if self.threads:
             torch.set_num_threads(min(self.threads, torch.get_num_threads()))
         opened = self._configuration = self._configuration or self._configured([])
-        self._opened = EvaluatorWork(opened.part("evaluator"), opened.part("dataset"), self.output_dir)
+        self._opened = PipelineWork(StudyPipeline.of(opened), opened.part("dataset"), self.output_dir)
         self._opened.open()
 
     @property
-    def opened(self) -> EvaluatorWork:
+    def opened(self) -> PipelineWork:
         """The work with its network, once that is loaded."""
         assert self._opened is not None, "a worker opens its work first"
         return self._opened
@@ -207,7 +209,7 @@ class BundleWork:
     @property
     def network(self) -> nn.Module:
         """The network, once it is loaded."""
-        return self.opened.evaluator.network
+        return self.opened.pipeline.network
 
     @property
     def device(self) -> torch.device:
@@ -240,15 +242,15 @@ class BundleWork:
         self.opened.perform(study, outcome)
 
     def watch_windows(self, listener: WindowListener) -> None:
-        """Same as in `EvaluatorWork`, once it is open."""
+        """Same as in `PipelineWork`, once it is open."""
         self.opened.watch_windows(listener)
 
     def stop(self) -> None:
-        """Same as in `EvaluatorWork`, once it is open."""
+        """Same as in `PipelineWork`, once it is open."""
         self.opened.stop()
 
     def close(self) -> None:
-        """Same as in `EvaluatorWork`, once it is open."""
+        """Same as in `PipelineWork`, once it is open."""
         self.opened.close()
 
     def __getstate__(self) -> dict[str, Any]:

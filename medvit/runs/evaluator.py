@@ -1,4 +1,4 @@
-"""The evaluator of a bundle: one study at a time, each on its own."""
+"""The evaluator of a bundle's configuration, which takes studies one by one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from torch import nn
 
-from medvit.bundles.segmentation import finish, infer, unchanged
+from medvit.bundles.segmentation import unchanged
 from medvit.inference.engine import WindowEngine
 from medvit.runs.dataset import StudyItem
 from medvit.runs.folder import StudyWriter
 from medvit.runs.outcome import StudyOutcome
-from medvit.studies import LoadedStudy
+from medvit.runs.pipeline import StudyPipeline
 
 
 class StudyEvaluator(SupervisedEvaluator):
@@ -27,19 +26,10 @@ class StudyEvaluator(SupervisedEvaluator):
 
     Parameters
     ----------
-    device
-        Device on which the network runs.
+    device, network, inferer, postprocessing, writer
+        Same as in `medvit.runs.StudyPipeline`.
     val_data_loader
         `StudyItem`s; a loader that yields them, or a `StudyDataset` itself.
-    network
-        Network with its weights.
-    inferer
-        Inferer that returns (B, 1, X, Y, Z) on the grid of the study.
-    postprocessing
-        Dictionary transform of the result under ``"pred"``; ``"image"`` is what the inferer saw of the study,
-        ``"source"`` the image as it was read.
-    writer
-        Writer of the results; `None` keeps results in memory (`last_prediction`).
     val_handlers
         Ignite handlers, as with MONAI's evaluator.
     """
@@ -62,47 +52,12 @@ class StudyEvaluator(SupervisedEvaluator):
             val_handlers=val_handlers,
             decollate=False,
         )
-        self.inferer: WindowEngine = inferer
-        self.postprocess = postprocessing or unchanged
-        self.writer = writer
-        self.outcomes: list[StudyOutcome] = []
-        self.last_prediction: MetaTensor | None = None
+        self.pipeline = StudyPipeline(
+            self.state.device, network, inferer, postprocessing or unchanged, writer
+        )
 
     def _iteration(self, engine: Engine, item: StudyItem) -> StudyOutcome:  # type: ignore[override]
-        self.outcomes.append(self.process(item))
+        self.pipeline.finish(item, self.pipeline.infer(item))
         self.state.output = item.outcome
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return item.outcome
-
-    def process(self, item: StudyItem) -> StudyOutcome:
-        """Take one study from its preprocessed image to its written results."""
-        self.finish(item, self.infer(item))
-        return item.outcome
-
-    def infer(self, item: StudyItem) -> MetaTensor | None:
-        """The inferer's result (1, X, Y, Z); `None` if there is none; the outcome says why."""
-        if item.image is None:
-            return None
-        try:
-            with item.outcome.timed("infer"):
-                prediction = infer(item.image, self.network, self.inferer, self.state.device)
-                item.outcome.details = self.inferer.report.as_dict() | {"device": str(self.state.device)}
-            return prediction
-        except Exception as error:
-            item.outcome.fail(error)
-            return None
-
-    def finish(self, item: StudyItem, prediction: MetaTensor | None) -> None:
-        """Post-process and write the result of a study."""
-        self.last_prediction = None
-        if prediction is None or item.image is None or not isinstance(item.study, LoadedStudy):
-            return
-        try:
-            with item.outcome.timed("postprocess"):
-                prediction = finish(item.study, item.image, prediction, self.postprocess)
-                self.last_prediction = prediction
-            if self.writer is not None:
-                with item.outcome.timed("write"):
-                    self.writer.write(item.study, prediction, item.outcome)
-        except Exception as error:
-            item.outcome.fail(error)

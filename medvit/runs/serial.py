@@ -6,18 +6,20 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medvit.bundles import Bundle
 from medvit.errors import MedvitError
-from medvit.runs.bundle_work import BundleWork, EvaluatorWork
+from medvit.runs.bundle_work import BundleWork, PipelineWork
 from medvit.runs.dataset import StudyDataset
 from medvit.runs.dispatch import Executor
-from medvit.runs.evaluator import StudyEvaluator
 from medvit.runs.progress import RunProgress
 from medvit.runs.run import run_work
 from medvit.runs.work import Attempt, attempt
 from medvit.studies import Found, Study
+
+if TYPE_CHECKING:
+    from medvit.runs.evaluator import StudyEvaluator
 
 
 class SerialExecutor:
@@ -33,7 +35,7 @@ class SerialExecutor:
         Display that is told of stages and windows.
     """
 
-    def __init__(self, work: BundleWork | EvaluatorWork, progress: RunProgress) -> None:
+    def __init__(self, work: BundleWork | PipelineWork, progress: RunProgress) -> None:
         self._work, self._progress = work, progress
         work.open()
         work.watch_windows(progress.window)
@@ -104,7 +106,7 @@ def run_studies(evaluator: StudyEvaluator, dataset: StudyDataset, output_dir: st
     int
         Same as in `medvit.runs.run_work`.
     """
-    work = EvaluatorWork(evaluator, dataset, Path(output_dir).absolute())
+    work = PipelineWork(evaluator.pipeline, dataset, Path(output_dir).absolute())
     return _run(work, dataset.found)
 
 
@@ -114,7 +116,7 @@ def finish(exit_code: int) -> None:
         sys.exit(exit_code)
 
 
-def _run(work: BundleWork | EvaluatorWork, found: Found, **options: Any) -> int:
+def _run(work: BundleWork | PipelineWork, found: Found, **options: Any) -> int:
     patients = {study.patient.get("id") or study.id for study in found.studies}
     stated = work.writer.options
     if len(patients) > 1 and (stated.priors or stated.age is not None or stated.sex):

@@ -1,0 +1,100 @@
+"""A quick import of MONAI for the commands that infer with bundles of medvit's own components.
+
+``import monai`` loads every module of MONAI, and with them optional packages such as Ignite, pandas and
+Matplotlib: more CPU seconds than a small study takes.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medvit.bundles import Bundle
+
+# MONAI does without them where they are missing; nothing that medvit calls in it needs them.
+_LEFT_OUT = (
+    "ignite", "itk", "jsonschema", "matplotlib", "pandas", "pydicom", "requests", "scipy.signal",
+    "scipy.sparse", "skimage", "sklearn", "tensorboard", "tifffile",
+)  # fmt: skip
+# Components of MONAI that need none of these packages.
+_TRANSFORMS = {"Compose", "Orientationd", "ScaleIntensityRanged", "ScaleIntensityRangePercentilesd"}
+_IMPORT = re.compile(r"\$(from medvit(\.\w+)* import \w+|import torch)")
+
+
+def import_monai_for(bundle: Bundle) -> None:
+    """Import the part of MONAI that the inference workflow of a bundle needs, if that is known to suffice.
+
+    It suffices if the configuration names medvit's components, some of MONAI's transforms and nothing else.
+    Otherwise, or if MONAI has been imported already, nothing is done. It is for a process that does nothing
+    but infer: MONAI's functions that need a package in `_LEFT_OUT` fail in it.
+
+    Parameters
+    ----------
+    bundle
+        The bundle to infer with.
+    """
+    if "monai" in sys.modules or not _needs_little(bundle):
+        return
+    with _without_optional_packages(), _without_walking_packages():
+        # The first module that MONAI itself imports: its modules import each other in a circle.
+        import monai.apps  # noqa: F401
+        import monai.bundle
+        import monai.inferers
+        import monai.utils.module  # noqa: F401
+
+
+def _needs_little(bundle: Bundle) -> bool:
+    try:
+        config = json.loads(bundle.config("inference").read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return all(_is_known(key, text) for key, text in _texts(config))
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The strings in a configuration, each with the key under which it stands."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _texts(entry, name)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _texts(entry, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _is_known(key: str, text: str) -> bool:
+    if key == "_target_":
+        return text.startswith("medvit.") or text in _TRANSFORMS
+    return "import" not in text or _IMPORT.fullmatch(text) is not None
+
+
+@contextmanager
+def _without_optional_packages() -> Iterator[None]:
+    """Let the import of packages in `_LEFT_OUT` fail; those that are imported already stay."""
+    hidden = [name for name in _LEFT_OUT if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextmanager
+def _without_walking_packages() -> Iterator[None]:
+    """Let MONAI find no modules of its own to load ahead."""
+    found = pkgutil.walk_packages
+    pkgutil.walk_packages = lambda *_, **__: iter(())  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        pkgutil.walk_packages = found
+        if "monai.utils.module" in sys.modules:
+            sys.modules["monai.utils.module"].walk_packages = found  # type: ignore[attr-defined]
