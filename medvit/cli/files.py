@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medvit.cli.completion import words
+from medvit.cli.monai_import import import_monai_for
 from medvit.cli.options import Output, Trust
 from medvit.cli.talk import Answer, answering
 from medvit.errors import MedvitError
@@ -32,7 +33,9 @@ def check(
     if len(studies) > 1 and is_bundle(studies[0]):
         from medvit.bundles import check_for, find_bundle
 
-        checked = check_for(find_bundle(studies[0], trust=trust), checked_inputs(studies[1:]))
+        bundle = find_bundle(studies[0], trust=trust)
+        import_monai_for(bundle)
+        checked = check_for(bundle, checked_inputs(studies[1:]))
     else:
         from medvit.studies.check import check_studies
 

@@ -69,7 +69,9 @@ class PipelineWork:
             If the configuration has no writer.
         """
         if self.pipeline.writer is None:
-            raise MedvitError("the configuration has no writer; a run needs one, or its results would be lost")
+            raise MedvitError(
+                "the configuration has no writer; a run needs one, or its results would be lost"
+            )
         return self.pipeline.writer
 
     def check(self) -> None:
