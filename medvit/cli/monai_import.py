@@ -43,7 +43,7 @@ def import_monai_for(bundle: Bundle) -> None:
         return
     with _without_optional_packages(), _without_walking_packages():
         # The first module that MONAI itself imports: its modules import each other in a circle.
-        import monai.apps  # noqa: F401
+        import monai.apps
         import monai.bundle
         import monai.inferers
         import monai.utils.module  # noqa: F401

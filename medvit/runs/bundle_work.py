@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from medvit.bundles import OpenBundle
     from medvit.inference import InferenceReport
     from medvit.runs.dataset import StudyDataset
-    from medvit.runs.pipeline import StudyPipeline
     from medvit.runs.folder import StudyWriter
+    from medvit.runs.pipeline import StudyPipeline
 
 # Receives the number of finished windows of a study, and the number of all.
 WindowListener = Callable[[int, int], None]
