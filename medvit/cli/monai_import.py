@@ -91,7 +91,7 @@ def _without_optional_packages() -> Iterator[None]:
 def _without_walking_packages() -> Iterator[None]:
     """Let MONAI find no modules of its own to load ahead."""
     found = pkgutil.walk_packages
-    pkgutil.walk_packages = lambda *_, **__: iter(())  # type: ignore[assignment]
+    pkgutil.walk_packages = lambda *_, **__: iter(())
     try:
         yield
     finally:
