@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+import torch
 
-from medvit.transforms.through_plane import SliceStack
+from medvit.transforms.through_plane import SliceStack, upsampled_non_locally
 
 # Samples to the finer grid, along the axes that become finer: slices along their normal, or pixels along both
 # axes of a slice.
 Stacks = Mapping[int, SliceStack]
 Upsampler = Callable[[np.ndarray, Stacks], np.ndarray]
-
-# Rounds of non-local upsampling by their strength, as a share of the image's range, after Manjon et al.
-_STRENGTHS = (0.08, 0.04, 0.02, 0.01)
-_REACH, _PATCH = 2, 3
 
 
 def applied(weights: Callable[[SliceStack], np.ndarray], image: np.ndarray, stacks: Stacks) -> np.ndarray:
@@ -56,18 +52,9 @@ def back_projected(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
 
 
 def non_local(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
-    """Non-local upsampling: like patches lend each other detail, and the measured samples are kept.
-
-    References
-    ----------
-    Manjon et al.: Non-local MRI upsampling, Medical Image Analysis 14, 2010.
-    """
-    image = back_projected(samples, stacks)
-    for strength in _STRENGTHS:
-        image = _non_local_mean(image.astype(np.float32), strength)
-        missing = samples - applied(SliceStack.acquire, image, stacks)
-        image = image + back_projected(missing, stacks)
-    return image
+    """Non-local upsampling, see `medvit.transforms.non_local`."""
+    image = upsampled_non_locally(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), stacks)
+    return image.numpy()
 
 
 METHODS: Mapping[str, Upsampler] = {
@@ -96,19 +83,3 @@ def _kernel(stack: SliceStack, kernel: Callable[[np.ndarray], np.ndarray], reach
     for column, slice_number in enumerate(own):
         weights[:, slice_number] += values[:, column]
     return weights
-
-
-def _non_local_mean(image: np.ndarray, strength: float) -> np.ndarray:
-    """The mean of the voxels around, each weighted by how like its patch is."""
-    total, weight = image.copy(), np.ones_like(image)
-    padded = np.pad(image, _REACH, mode="symmetric")
-    steps = range(-_REACH, _REACH + 1)
-    for shift in ((i, j, k) for i in steps for j in steps for k in steps if (i, j, k) != (0, 0, 0)):
-        moved = padded[
-            tuple(slice(_REACH + s, _REACH + s + n) for s, n in zip(shift, image.shape, strict=True))
-        ]
-        distance = uniform_filter((moved - image) ** 2, _PATCH, mode="nearest")
-        share = np.exp(-distance / strength**2)
-        total += share * moved
-        weight += share
-    return total / weight

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "body_phantom": ["BodyPhantom"],
         "low_dose_ct": ["Scan", "low_dose"],
         "restoration": ["LowDoseSlices", "NoisyMRSlices", "RestorationDataset"],
-        "thick_slices": ["CoarsePixels", "ThickSlices"],
+        "thick_slices": ["CoarsePixels", "RefinedPlanes", "ThickSlices"],
         "borders": ["BorderWeights"],
         "atlas": ["Anatomy", "HeadMap", "brain_anatomy", "read_head_map"],
         "dataset": [

@@ -169,8 +169,7 @@ class RestorationDataset(SeededDataset):
     Parameters
     ----------
     source
-        Generator of a degraded and a clean slice (H, W). A degraded slice (2, H, W) already has its second
-        channel, and is never turned, because its axes differ.
+        Generator of a degraded and a clean slice (H, W).
     length
         Slices of an epoch.
     sample_shape
@@ -207,15 +206,12 @@ class RestorationDataset(SeededDataset):
         """
         generator = self.generator(self.number(index))
         degraded, clean = self.source(generator)
-        guided = degraded.ndim == 3
-        image = degraded.clone() if guided else degraded[None].clone()
-        if not guided and self.window:
+        image = degraded[None].clone()
+        if self.window:
             image = add_region_channel(image, self.window)
         image[0] /= self.unit
         pair = torch.cat([image, clean[None] / self.unit])
-        crops = [self._crop(pair, generator) for _ in range(self.samples)]
-        if not guided:
-            crops = [_turned(crop, generator) for crop in crops]
+        crops = [_turned(self._crop(pair, generator), generator) for _ in range(self.samples)]
         return [{"image": crop[:-1].contiguous(), "label": crop[-1:].contiguous()} for crop in crops]
 
     def _crop(self, pair: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pairs of coarse and sharp images for super-resolution: thick slices across, or coarse pixels within."""
+"""Pairs of coarse and sharp images for super-resolution: thick slices, or coarse pixels within slices."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from medvit.studies import Study, find_studies, read_study
 from medvit.synthesis.atlas import brain_anatomy, read_head_map
 from medvit.synthesis.generator import Synthesizer
 from medvit.synthesis.restoration import FAULTS, choose, log_uniform
+from medvit.synthesis.seeded import SeededDataset
 from medvit.synthesis.settings import SynthesisSettings
-from medvit.transforms.through_plane import SliceStack, along
+from medvit.transforms.through_plane import SliceStack, along, network_input, refined_along
 
 
-class SharpPlanes(ABC):
-    """Planes of sharp images, and what a coarse acquisition shows of them on a finer grid.
+class SharpBlocks(ABC):
+    """Blocks of sharp images, and what a coarse acquisition shows of them on a finer grid.
 
-    Sharp images are generated heads in any contrast, and planes of real images, whose intensities are
+    Sharp images are blocks of generated heads in any contrast, and of real images, whose intensities are
     remapped at random in half of the samples.
 
     Parameters
@@ -37,30 +38,30 @@ class SharpPlanes(ABC):
     share
         Share of the samples that show a real image.
     size
-        Pixels along both edges of a plane.
+        Voxels along each edge of a block.
     spacings
-        Edges of a pixel in mm to choose from. Slices are as thick in pixels as in mm at 1 mm.
+        Edges of a voxel in mm to choose from. Slices are as thick in voxels as in mm at 1 mm.
     noise
         Range of the noise's standard deviation in the coarse image, as a share of the brightest tissue; half
         of the samples have none.
     """
+
+    # Axes along which a network sees planes of a block.
+    plane_axes: tuple[int, ...]
 
     def __init__(
         self,
         label_maps: Sequence[str | Path],
         images: str | Path = "",
         share: float = 0.5,
-        size: int = 112,
+        size: int = 48,
         spacings: Sequence[float] = (0.8, 1.0, 1.2),
-        noise: tuple[float, float] = (0.005, 0.06),
+        noise: tuple[float, float] = (0.005, 0.08),
     ) -> None:
         anatomy = brain_anatomy()
-        settings = SynthesisSettings(texture=0.03, translation=40.0, blur=0.3).without(*FAULTS)
-        shapes = [(1, size, size), (size, 1, size), (size, size, 1)]
+        settings = SynthesisSettings(texture=0.03, translation=60.0, blur=0.3).without(*FAULTS)
         self.synthesizers = [
-            Synthesizer(anatomy, replace(settings, shape=shape, spacing=s))
-            for s in spacings
-            for shape in shapes
+            Synthesizer(anatomy, replace(settings, shape=(size, size, size), spacing=s)) for s in spacings
         ]
         self.heads = [read_head_map(path, anatomy) for path in label_maps]
         self.images = [_scaled(study) for study in find_studies(images).studies] if images else []
@@ -69,16 +70,15 @@ class SharpPlanes(ABC):
 
     @abstractmethod
     def acquired(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """The input of a network: what the acquisition shows of a plane, on the grid of the plane."""
+        """What a network sees of an acquisition of a block, on the grid of the block, see `network_input`."""
 
     def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The input of a network, and the sharp plane, (size, size). The brightest tissue is about 1."""
+        """The input (C, X, Y, Z) and the sharp block (X, Y, Z). The brightest tissue is about 1."""
         real = bool(torch.rand(1, generator=generator) < self.share)
         clean = self._real(generator) if real else self._generated(generator)
-        flips = [axis for axis in (0, 1) if torch.rand(1, generator=generator) < 0.5]
+        clean = clean.permute(torch.randperm(3, generator=generator).tolist())
+        flips = [axis for axis in range(3) if torch.rand(1, generator=generator) < 0.5]
         clean = clean.flip(flips)
-        if torch.rand(1, generator=generator) < 0.5:
-            clean = clean.T
         return self.acquired(clean, generator), clean
 
     def _noisy(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -91,80 +91,117 @@ class SharpPlanes(ABC):
 
     def _generated(self, generator: torch.Generator) -> Tensor:
         synthesizer = choose(self.synthesizers, generator)
-        return synthesizer(choose(self.heads, generator), generator)[0].reshape(self.size, self.size)
+        return synthesizer(choose(self.heads, generator), generator)[0][0]
 
     def _real(self, generator: torch.Generator) -> Tensor:
-        image = choose(self.images, generator)
-        axis = int(torch.randint(3, (1,), generator=generator))
-        middle = image.shape[axis]
-        # The outer quarter of a head is skin and air.
-        number = middle // 8 + int(torch.randint(max(middle * 3 // 4, 1), (1,), generator=generator))
-        plane = _mirrored(image.select(axis, number), self.size, generator)
-        return _recoloured(plane, generator) if torch.rand(1, generator=generator) < 0.5 else plane
+        block = _mirrored(choose(self.images, generator), self.size, generator)
+        return _recoloured(block, generator) if torch.rand(1, generator=generator) < 0.5 else block
 
 
-class ThickSlices(SharpPlanes):
-    """Planes across thick slices: one axis of the slices' own and, as the last axis, their normal.
+class ThickSlices(SharpBlocks):
+    """Blocks of thick slices, whose normal is the last axis.
 
     Parameters
     ----------
     args, options
-        As of `SharpPlanes`.
+        As of `SharpBlocks`.
     steps
-        Range of the distance between slices, in pixels.
+        Range of the distance between slices, in voxels.
     """
+
+    plane_axes = (0, 1)
 
     def __init__(self, *args: Any, steps: tuple[float, float] = (1.5, 7.0), **options: Any) -> None:
         super().__init__(*args, **options)
         self.steps = steps
 
     def acquired(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """(2, H, W): the plane on the finer grid, and how far each pixel is from the nearest slice.
-
-        Distances are those of `SliceStack.distances`.
-        """
+        """(4, X, Y, Z): the slices on the finer grid."""
         chance = torch.rand(3, generator=generator).tolist()
         step = log_uniform(self.steps, generator)
-        size = clean.shape[1]
+        size = clean.shape[2]
         count = max(4, math.floor(size / step))
         # At any offset, not where the grid of a study would begin: offsets depend on the numbers of slices.
         first = step / 2 - 0.5 + chance[0] * max(size - count * step, 0)
         thickness = step * (0.7 + 0.3 * min(2 * chance[1], 1) + 0.2 * max(2 * chance[1] - 1, 0))
         true = SliceStack(count, step, thickness, size, 1.0, first, "box" if chance[2] < 0.5 else "gauss")
-        slices = self._noisy(along(true.acquire(), clean, 1), generator)
+        slices = self._noisy(along(true.acquire(), clean, 2), generator)
         # The profile of a real study is unknown, so the estimate always takes it as even.
-        assumed = replace(true, profile="box")
-        refined = along(assumed.refine(), slices, 1)
-        distances = torch.from_numpy(assumed.distances()).float().expand_as(refined)
-        return torch.stack([refined, distances])
+        return network_input(slices, {2: replace(true, profile="box")})
 
 
-class CoarsePixels(SharpPlanes):
+class CoarsePixels(SharpBlocks):
     """Slices of which the lower spatial frequencies alone are measured along both axes.
 
     Parameters
     ----------
     args, options
-        As of `SharpPlanes`.
+        As of `SharpBlocks`.
     factor
         Edge of a coarse pixel in pixels of the sharp image, whose edge is a multiple of it.
     """
 
+    plane_axes = (2,)
+
     def __init__(self, *args: Any, factor: int = 2, **options: Any) -> None:
         super().__init__(*args, **options)
         if self.size % factor:
-            raise ValueError(f"a plane of {self.size} pixels has no whole number of pixels {factor} wide")
+            raise ValueError(f"a block of {self.size} voxels has no whole number of pixels {factor} wide")
         count = self.size // factor
-        self.stack = SliceStack(count, factor, factor, self.size, 1.0, 0.0, "kspace")
+        stack = SliceStack(count, factor, factor, self.size, 1.0, 0.0, "kspace")
+        self.stacks = {0: stack, 1: stack}
 
     def acquired(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """(H, W): the coarse slice, zero-filled."""
-        for axis in (0, 1):
-            clean = along(self.stack.acquire(), clean, axis)
-        coarse = self._noisy(clean, generator)
-        for axis in (0, 1):
-            coarse = along(self.stack.refine(), coarse, axis)
-        return coarse
+        """(3, X, Y, Z): the coarse slices on the finer grid; they follow each other along the last axis."""
+        coarse = refined_along(SliceStack.acquire, clean, self.stacks)
+        return network_input(self._noisy(coarse, generator), self.stacks)
+
+
+class RefinedPlanes(SeededDataset):
+    """Planes cut from blocks, each block a function of the seed and its index.
+
+    Parameters
+    ----------
+    source
+        Blocks of sharp images.
+    length
+        Blocks of an epoch.
+    sample_shape
+        Pixels of a plane; the whole plane of a block by default.
+    samples
+        Planes cut from one block.
+    seed
+        Seed of the random numbers; each seed gives different blocks.
+    """
+
+    def __init__(
+        self,
+        source: SharpBlocks,
+        length: int,
+        sample_shape: Sequence[int] | None = None,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(length, seed)
+        self.source, self.samples = source, samples
+        self.sample_shape = tuple(sample_shape or (source.size, source.size))
+
+    def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
+        """``image`` (C, *sample_shape), what a network sees, and ``label``, (1, *sample_shape)."""
+        generator = self.generator(self.number(index))
+        degraded, clean = self.source(generator)
+        block = torch.cat([degraded, clean[None]])
+        planes = [self._plane(block, generator) for _ in range(self.samples)]
+        return [{"image": plane[:-1].contiguous(), "label": plane[-1:].contiguous()} for plane in planes]
+
+    def _plane(self, block: Tensor, generator: torch.Generator) -> Tensor:
+        axis = choose(self.source.plane_axes, generator) + 1
+        plane = block.select(axis, int(torch.randint(block.shape[axis], (1,), generator=generator)))
+        for a, part in enumerate(self.sample_shape, 1):
+            first = int(torch.randint(plane.shape[a] - part + 1, (1,), generator=generator))
+            plane = plane.narrow(a, first, part)
+        return plane
 
 
 def _scaled(study: Study) -> Tensor:
@@ -174,21 +211,21 @@ def _scaled(study: Study) -> Tensor:
     return image / bright
 
 
-def _mirrored(plane: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """A plane cut or mirrored at its edges to a square, from a random place."""
-    for axis in (0, 1):
-        while plane.shape[axis] < size:
-            plane = torch.cat([plane, plane.flip(axis)], dim=axis)
-        first = int(torch.randint(plane.shape[axis] - size + 1, (1,), generator=generator))
-        plane = plane.narrow(axis, first, size)
-    return plane
+def _mirrored(block: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """A block cut or mirrored at its faces to a cube, from a random place."""
+    for axis in range(3):
+        while block.shape[axis] < size:
+            block = torch.cat([block, block.flip(axis)], dim=axis)
+        first = int(torch.randint(block.shape[axis] - size + 1, (1,), generator=generator))
+        block = block.narrow(axis, first, size)
+    return block
 
 
-def _recoloured(plane: Tensor, generator: torch.Generator) -> Tensor:
+def _recoloured(block: Tensor, generator: torch.Generator) -> Tensor:
     """The same shapes in another contrast: intensities through a smooth random curve from 0 up."""
     knots = torch.rand(5, generator=generator)
     knots[0] = 0.1 * knots[0]
     curve = F.interpolate(knots[None, None], size=256, mode="linear", align_corners=True)[0, 0]
-    position = plane.clamp(0, 1.2) / 1.2 * 254
+    position = block.clamp(0, 1.2) / 1.2 * 254
     lower = position.long()
     return torch.lerp(curve[lower], curve[lower + 1], position - lower)

@@ -85,7 +85,7 @@ def refinement_to(study: LoadedStudy, grid: Grid) -> Refinement:
 
 
 class RefinePixelsd(Refined):
-    """Images of coarse pixels on a finer grid in the plane of their slices, zero-filled.
+    """Images of coarse pixels on a finer grid in the plane of their slices.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def prepare_coarse_pixels(
     Parameters
     ----------
     keys
-        Key of the study, and then of its image (1, X, Y, Z) on the finer grid.
+        Key of the study, and then of its image (3, X, Y, Z) on the finer grid, see `network_input`.
     limits, unit
         As `ScaleToUnitd` takes them.
     factor

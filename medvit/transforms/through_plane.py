@@ -19,6 +19,7 @@ from torch import Tensor
 from medvit.errors import StudyError
 from medvit.studies.study import Grid, LoadedStudy, Study
 from medvit.transforms.load_study import LoadStudyd
+from medvit.transforms.non_local import non_local_mean, non_local_upsample
 from medvit.transforms.restoration import ScaleToUnitd
 
 Profile = Literal["box", "gauss", "kspace"]
@@ -35,6 +36,8 @@ _COARSEST_PIXEL = 1.5
 _LIKELY_THICKNESS = (0.3, 2.0)
 # From this ratio of shown to acquired pixels on, a scanner has interpolated; partial k-space stays below.
 INTERPOLATED = 1.5
+# Strength of the non-local mean that shows a network what is noise.
+_SMOOTHING = 0.1
 # Key of the meta data that holds the `Refinement` of an image.
 REFINEMENT = "refinement"
 # Each round brings the slices of the estimate closer to the measured ones; after ten, little changes.
@@ -155,6 +158,44 @@ def along(weights: np.ndarray, image: Tensor, axis: int) -> Tensor:
     return (image.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
 
 
+def refined_along(
+    weights: Callable[[SliceStack], np.ndarray], image: Tensor, stacks: Mapping[int, SliceStack]
+) -> Tensor:
+    """`image` (..., X, Y, Z) with the weights that a function has for the samples along each axis."""
+    for axis, stack in stacks.items():
+        image = along(weights(stack), image, axis - 3)
+    return image
+
+
+def upsampled_non_locally(samples: Tensor, stacks: Mapping[int, SliceStack]) -> Tensor:
+    """Samples (X, Y, Z) on the finer grid by non-local upsampling, see `medvit.transforms.non_local`."""
+    return non_local_upsample(
+        samples,
+        lambda some: refined_along(SliceStack.refine, some, stacks),
+        lambda image: refined_along(SliceStack.acquire, image, stacks),
+    )
+
+
+def network_input(samples: Tensor, stacks: Mapping[int, SliceStack]) -> Tensor:
+    """What a super-resolution network sees of samples (X, Y, Z), with the distances along a single axis.
+
+    Returns
+    -------
+    Tensor
+        (3 or 4, X', Y', Z'): the non-local upsampling, to which the network adds; the same smoothed, which
+        shows what is noise; the back-projection, which shows what was measured; and, if one axis alone
+        becomes finer, the distances of `SliceStack.distances` along it.
+    """
+    image = upsampled_non_locally(samples, stacks)
+    refined = refined_along(SliceStack.refine, samples, stacks)
+    channels = [image, non_local_mean(image, _SMOOTHING), refined]
+    if len(stacks) == 1:
+        ((axis, stack),) = stacks.items()
+        shape = [-1 if a == axis else 1 for a in range(3)]
+        channels.append(torch.from_numpy(stack.distances()).to(image).reshape(shape).expand(image.shape))
+    return torch.stack(channels)
+
+
 @dataclass(frozen=True)
 class Refinement:
     """From the thick slices of a study, or from coarse pixels, to a finer grid with the same axes.
@@ -196,12 +237,8 @@ class Refinement:
             image = along(weights, image, axis - 3)
         return image
 
-    def refined(self, image: Tensor) -> Tensor:
-        """The input of the network: the measured slices on the finer grid, see `SliceStack.refine`."""
-        return self.estimated(self.slices(image))
-
     def estimated(self, slices: Tensor) -> Tensor:
-        """`refined`, of slices whose pixels have the finer grid's size already."""
+        """Slices with pixels of the finer grid's size on that grid, by back-projection."""
         return self._along(SliceStack.refine, slices)
 
     def interpolated(self, image: Tensor) -> Tensor:
@@ -213,9 +250,7 @@ class Refinement:
         return self._along(SliceStack.acquire, image)
 
     def _along(self, weights: Callable[[SliceStack], np.ndarray], image: Tensor) -> Tensor:
-        for axis, stack in self.stacks.items():
-            image = along(weights(stack), image, axis - 3)
-        return image
+        return refined_along(weights, image, self.stacks)
 
     def describe(self) -> str:
         """A sentence on the assumptions, for the reader of the result."""
@@ -315,21 +350,18 @@ def file_of(study: Study) -> Any:
 
 
 class Refined(MapTransform, ABC):
-    """Images on a finer grid, with the `Refinement` that took them there in their meta data.
+    """Images on a finer grid as a network sees them, with their `Refinement` in the meta data.
 
     Parameters
     ----------
     keys
-        Images (1, X, Y, Z), whose studies stand beside them as `LoadStudyd` leaves them.
+        Images (1, X, Y, Z), whose studies stand beside them as `LoadStudyd` leaves them; they become
+        (C, X', Y', Z'), see `network_input`.
     """
 
     @abstractmethod
     def refinement(self, study: LoadedStudy) -> Refinement:
         """The refinement of a study."""
-
-    def channels(self, refined: Tensor, refinement: Refinement) -> Tensor:
-        """The input of the network, (C, X', Y', Z'), from the refined image (1, X', Y', Z')."""
-        return refined
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The sample with images (C, X', Y', Z')."""
@@ -337,7 +369,7 @@ class Refined(MapTransform, ABC):
         for key in self.key_iterator(sample):
             image = sample[key]
             refinement = self.refinement(sample[f"{key}_study"])
-            channels = self.channels(refinement.refined(image.as_tensor()), refinement)
+            channels = network_input(refinement.slices(image.as_tensor())[0], refinement.stacks)
             meta = {**image.meta, "affine": torch.from_numpy(refinement.grid.affine), REFINEMENT: refinement}
             sample[key] = MetaTensor(channels, meta=meta)
         return sample
@@ -349,7 +381,7 @@ class RefineSlicesd(Refined):
     Parameters
     ----------
     keys
-        As `Refined` takes them; images become (2, X', Y', Z').
+        As `Refined` takes them; images get four channels.
     spacing
         Distance of the finer grid's voxels, in mm.
     """
@@ -362,12 +394,6 @@ class RefineSlicesd(Refined):
         """The refinement of thick slices, see `refinement_of`."""
         return refinement_of(study, self.spacing)
 
-    def channels(self, refined: Tensor, refinement: Refinement) -> Tensor:
-        """The refined image, and the distance of each voxel from its slice."""
-        shape = [-1 if a == refinement.axis else 1 for a in range(3)]
-        distances = torch.from_numpy(refinement.stack.distances()).to(refined).reshape(shape)
-        return torch.cat([refined, distances.expand(refined.shape[1:])[None]])
-
 
 def prepare_thick_slices(
     keys: str, limits: tuple[float, float], unit: float | None = None, spacing: float = 1.0
@@ -377,7 +403,7 @@ def prepare_thick_slices(
     Parameters
     ----------
     keys
-        Key of the study, and then of its image (2, X, Y, Z) on the finer grid: intensities, distances.
+        Key of the study, and then of its image (4, X, Y, Z) on the finer grid, see `network_input`.
     limits, unit
         As `ScaleToUnitd` takes them.
     spacing

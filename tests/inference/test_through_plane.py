@@ -11,7 +11,7 @@ from medvit.errors import StudyError
 from medvit.inference import InPlaneRestorer, ThroughPlaneRestorer
 from medvit.studies.study import Grid, LoadedStudy, Series
 from medvit.transforms.in_plane import pixel_refinement_of, prepare_coarse_pixels
-from medvit.transforms.through_plane import prepare_thick_slices, refinement_of
+from medvit.transforms.through_plane import prepare_thick_slices, refinement_of, upsampled_non_locally
 
 
 def _study(axis: int) -> LoadedStudy:
@@ -32,15 +32,17 @@ def test_the_last_axis_of_every_plane_is_the_normal(axis: int) -> None:
     seen = set()
 
     def network(planes: torch.Tensor) -> torch.Tensor:
-        assert planes.shape[3] == 20 and torch.equal(planes[:, 1, 0], planes[:, 1, -1])
+        assert planes.shape[3] == 20 and torch.equal(planes[:, 3, 0], planes[:, 3, -1])
         seen.add(planes.shape[2])
         return planes[:, :1]
 
     restored = ThroughPlaneRestorer((None, None))(image[None], network)[0]
     assert seen == expected
     refinement = refinement_of(study)
-    wanted = refinement.refined(study.image.as_tensor())
-    torch.testing.assert_close(restored.as_tensor(), wanted, rtol=1e-4, atol=1e-2)
+    unit = float(image.meta["intensity_unit"])
+    samples = refinement.slices(study.image.as_tensor())[0] / unit
+    wanted = unit * upsampled_non_locally(samples, refinement.stacks)
+    torch.testing.assert_close(restored[0].as_tensor(), wanted, rtol=1e-4, atol=1e-2)
     np.testing.assert_allclose(restored.affine.numpy(), refinement.grid.affine)
 
 
@@ -77,11 +79,12 @@ def test_a_network_within_slices_sees_their_plane_and_keeps_what_was_measured() 
     prepared = prepare_coarse_pixels("image", (0.0, 1e9))({"image": study})["image"]
 
     def network(planes: torch.Tensor) -> torch.Tensor:
-        assert planes.shape[1:] == (1, 16, 20)
-        return planes + 0.1
+        assert planes.shape[1:] == (3, 16, 20)
+        return planes[:, :1] + 0.1
 
     plain, kept = (InPlaneRestorer((None, None), consistent=c)(prepared[None], network) for c in (0.0, 1.0))
-    wanted = pixel_refinement_of(study).refined(voxels[None])
     unit = float(prepared.meta["intensity_unit"])
+    stacks = pixel_refinement_of(study).stacks
+    wanted = unit * upsampled_non_locally(voxels / unit, stacks)[None]
     torch.testing.assert_close(plain[0].as_tensor(), wanted + 0.1 * unit, rtol=1e-4, atol=1e-2)
     torch.testing.assert_close(kept[0].as_tensor(), wanted, rtol=1e-3, atol=1.0)

@@ -102,14 +102,14 @@ def make_refiner(folder: Path) -> Path:
     _write(folder, 1, inferer, pred, {"modality": ["MR"], "restoration": "super-resolved"}, {})
     file = folder / "configs" / "inference.json"
     config = json.loads(file.read_text())
-    network = {"_target_": "torch.nn.Conv2d", "in_channels": 2, "out_channels": 1, "kernel_size": 1}
+    network = {"_target_": "torch.nn.Conv2d", "in_channels": 4, "out_channels": 1, "kernel_size": 1}
     config |= {"spacing": 1.0, "network_def": network}
     config["preprocessing"] = {
         "_target_": "medvit.transforms.prepare_thick_slices",
         "keys": "image", "limits": [0.0, 1e9], "spacing": "@spacing",
     }  # fmt: skip
     file.write_text(json.dumps(config))
-    state = {"weight": torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1), "bias": torch.zeros(1)}
+    state = {"weight": torch.tensor([1.0, 0.0, 0.0, 0.0]).reshape(1, 4, 1, 1), "bias": torch.zeros(1)}
     torch.save(state, folder / "models" / "model.pt")
     return folder
 

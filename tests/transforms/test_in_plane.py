@@ -53,7 +53,7 @@ def test_pixels_are_halved_in_the_plane_alone(spacing: tuple[float, float, float
     np.testing.assert_allclose(refinement.grid.spacing, edges)
     np.testing.assert_allclose(refinement.grid.affine[:3, 3], study.grid.affine[:3, 3])
     image = study.image.as_tensor()
-    fine = refinement.refined(image)
+    fine = refinement.estimated(image)
     assert fine.shape[1:] == refinement.grid.shape
     torch.testing.assert_close(refinement.acquired(fine), image, atol=1e-2, rtol=0)
     assert refinement.inconsistency(fine, image).abs().max() < 1e-2
@@ -67,12 +67,15 @@ def test_the_way_to_a_grid_is_found_again() -> None:
         assert found.grid.matches(refinement.grid) and set(found.stacks) == set(refinement.stacks)
 
 
-def test_the_input_of_a_network_is_zero_filled() -> None:
+def test_the_input_of_a_network_shows_the_measured_pixels() -> None:
     study = _study((6, 8, 10), (2.0, 2.0, 5.0))
     image = prepare_coarse_pixels("image", (0.0, 1e9), 1.0)({"image": study})["image"]
-    assert image.shape == (1, 12, 16, 10)
+    assert image.shape == (3, 12, 16, 10)
     np.testing.assert_allclose(image.affine.diagonal()[:3], [1, 1, 5])
-    assert image.mean() == pytest.approx(float(study.image.mean()), rel=1e-3)
+    refined = pixel_refinement_of(study).estimated(study.image.as_tensor())
+    torch.testing.assert_close(image[2:].as_tensor(), refined, rtol=1e-4, atol=1e-5)
+    for shown in image:
+        assert shown.mean() == pytest.approx(float(study.image.mean()), rel=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_interpolated_pixels_are_named() -> None:
 def test_inconsistency_tells_where_an_image_contradicts_the_slices() -> None:
     study = _study(np.ones((10, 10, 6)), (1, 1, 4.0))
     refinement, source = refinement_of(study), study.image.as_tensor()
-    estimate = refinement.refined(source)
+    estimate = refinement.estimated(source)
     assert refinement.inconsistency(estimate, source).abs().max() < 1e-5
     wrong = estimate.clone()
     wrong[..., 8:12] += 0.5
@@ -130,8 +130,13 @@ def test_a_network_is_given_the_image_and_the_distances_on_the_finer_grid() -> N
     study = _study(np.random.default_rng(2).random((10, 12, 7)), (1, 1, 3.0))
     sample = RefineSlicesd("image")({"image": study.image, "image_study": study})
     image = sample["image"]
-    assert image.shape == (2, 10, 12, 21) and image.meta["refinement"].axis == 2
-    np.testing.assert_allclose(image[1, 0, 0, :3].numpy(), [-0.25, 0, 0.25], atol=1e-6)
+    assert image.shape == (4, 10, 12, 21) and image.meta["refinement"].axis == 2
+    sharp, smooth, refined, distances = image.numpy()
+    np.testing.assert_allclose(distances[0, 0, :3], [-0.25, 0, 0.25], atol=1e-6)
+    measured, stack = study.image[0].numpy(), refinement_of(study).stack
+    np.testing.assert_allclose(refined, measured @ stack.refine().T, atol=1e-5)
+    np.testing.assert_allclose(sharp @ stack.acquire().T, measured, atol=0.02)
+    assert smooth.std() < sharp.std() - 0.002 and smooth.mean() == pytest.approx(sharp.mean(), abs=0.02)
     np.testing.assert_allclose(image.affine.numpy(), refinement_of(study).grid.affine)
 
 

@@ -53,7 +53,7 @@ def test_the_recipe_trains_and_its_bundle_runs(
         config_file=str(folder / "configs/train.json"), workflow_type="train", bundle_root=str(folder),
         dataset_dir=str(tmp_path / "maps"), output_dir=str(tmp_path / "out"), logging_file=False,
         device="$torch.device('cpu')", num_workers=0, epochs=1, epoch_length=2, val_interval=1, val_length=1,
-        slice_shape=48, sample_shape=[32, 32],
+        block_shape=24, samples=2,
     )  # fmt: skip
     workflow.initialize()
     workflow.run()
