@@ -174,6 +174,15 @@ def pretrain(
     start: Annotated[
         str, typer.Option("--from", help="Start from the bundle's weights, or from scratch.")
     ] = "weights",
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Recipe (workflows/reproduce/*.json) whose network, window, spacing and scaling replace the "
+            "bundle's; with --from scratch.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option(help="Continue a pre-training that was interrupted.")] = False,
@@ -188,7 +197,7 @@ def pretrain(
     choices = PretrainingChoices(
         steps=steps, minutes=minutes, batch_size=batch_size, learning_rate=learning_rate,
         task=task, mask_ratio=mask_ratio, cell=cell, patch_size=patch_size, start=start, seed=seed,
-        device=device,
+        device=device, recipe=str(recipe or ""),
     )  # fmt: skip
     file = pretrain_bundle(found, studies, output, choices, resume=resume)
     return Answer({"file": str(file), **asdict(read_encoder(file)[1])})

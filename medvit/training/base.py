@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,51 @@ from medvit.training.network import is_lateral, network_definition
 
 # Edges of the window where no bundle states one: over slices, and over volumes.
 _WINDOWS = {2: (128, 128), 3: (64, 64, 64)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a pre-training takes from a recipe, a file that changes the training of a bundle.
+
+    Parameters
+    ----------
+    name
+        Name of the file, without its suffix.
+    network
+        Configuration of the network.
+    window
+        Edges of the windows in voxels.
+    spacing
+        Edges of a voxel in mm; ``None`` for those of the bundle.
+    scaling
+        Configuration of the transform that scales intensities; ``None`` for that of the bundle alone.
+    """
+
+    name: str
+    network: dict[str, Any]
+    window: tuple[int, ...]
+    spacing: list[float] | None
+    scaling: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """The recipe of a file such as those in ``workflows/reproduce``.
+
+        Raises
+        ------
+        MedvitError
+            If it cannot be read, or does not state a network and the size of its patches.
+        """
+        try:
+            stated = json.loads(Path(path).read_text(encoding="utf-8"))
+            scaling = stated.get("window")
+            return cls(
+                Path(path).stem, dict(stated["network_def"]), tuple(stated["patch_size"]),
+                stated.get("spacing"), scaling if isinstance(scaling, dict) else None,
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"{path}: is not a recipe with a network_def and a patch_size ({error!r})"
+            raise MedvitError(what) from None
 
 
 @dataclass(frozen=True)
@@ -65,6 +111,12 @@ class Base:
         window = tuple(n if n > 0 else 64 for n in edges[-axes:])
         weights = None if from_scratch else bundle
         return cls(bundle.name, network_definition(bundle), window, slicewise, is_lateral(bundle), weights)
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> Base:
+        """The network of a recipe, with random weights."""
+        slicewise = len(recipe.window) == 2
+        return cls(recipe.name, recipe.network, recipe.window, slicewise, lateral=False)
 
     @classmethod
     def of_network(cls, network: str, size: str = "small") -> Base:

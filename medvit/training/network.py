@@ -17,6 +17,7 @@ from medvit.errors import MedvitError
 from medvit.networks import LateralSegmenter
 from medvit.networks.published import read_checkpoint
 from medvit.studies.labels import LabelTable, Structure
+from medvit.training.encoder_file import readout_names
 
 _LATERAL = "medvit.networks.LateralSegmenter"
 
@@ -71,6 +72,12 @@ def unsided(table: LabelTable) -> list[str]:
 def build(definition: Mapping[str, Any]) -> nn.Module:
     """The network of a configuration, freshly initialised."""
     return ConfigParser({"network": copy.deepcopy(dict(definition))}).get_parsed_content("network")
+
+
+def readout_of(definition: Mapping[str, Any], channels: int, window: Sequence[int]) -> set[str]:
+    """Names of the entries of a network that depend on its number of classes."""
+    both = (build(fitted(definition, channels, classes, window)) for classes in (2, 3))
+    return readout_names(*both)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from medvit.bundles import Bundle, open_bundle
 from medvit.errors import MedvitError
 from medvit.networks.published import read_checkpoint
 from medvit.studies import write_json
-from medvit.training.base import Base
+from medvit.training.base import Base, Recipe
 from medvit.training.encoder_file import PretrainingHeader, save_encoder
 from medvit.training.gradients import clipped_gradients, half_precision
 from medvit.training.masking import MaskedWindows, WindowSampler
@@ -62,6 +62,8 @@ class PretrainingChoices:
         ``"weights"``: continue from the bundle's weights; ``"scratch"``: from random ones.
     watch_fraction
         Share of the patients whose studies are kept apart to watch the error.
+    recipe
+        File of a recipe whose network, window, spacing and scaling of intensities are taken.
     seed
         Seed of all random numbers.
     device
@@ -78,6 +80,7 @@ class PretrainingChoices:
     patch_size: tuple[int, ...] | None = None
     start: str = "weights"
     watch_fraction: float = 0.1
+    recipe: str = ""
     seed: int = 0
     device: str = "auto"
 
@@ -92,6 +95,8 @@ class PretrainingChoices:
             raise MedvitError(f"--cell must be 2 voxels or more, not {self.cell}")
         if self.start not in ("weights", "scratch"):
             raise MedvitError(f"--from must be weights or scratch, not {self.start!r}")
+        if self.recipe and self.start == "weights":
+            raise MedvitError("the bundle's weights do not fit the network of a --recipe: add --from scratch")
 
 
 def pretrain_bundle(
@@ -166,10 +171,11 @@ class _Run:
         self, bundle: Bundle, choices: PretrainingChoices, path: Path, work: Path, console: Console
     ) -> None:
         self.bundle, self.choices, self.path, self.work, self.console = bundle, choices, path, work, console
-        base = Base.of_bundle(bundle)
+        self.recipe = Recipe.read(choices.recipe) if choices.recipe else None
+        base = Base.of_recipe(self.recipe) if self.recipe else Base.of_bundle(bundle)
         self.window = tuple(choices.patch_size or base.window)
         if len(self.window) != len(base.window):
-            raise MedvitError(f"--patch-size takes {len(base.window)} edges for the network of {bundle.name}")
+            raise MedvitError(f"--patch-size takes {len(base.window)} edges for the network of {base.name}")
         self.device = device_named(choices.device)
         self.base = base
         self.step, self.seconds = 0, 0.0
@@ -184,7 +190,7 @@ class _Run:
             if any(before[k] != v for k, v in settings.items() if k not in kept):
                 raise MedvitError(f"{self.work} was begun with other settings; resume it with the same ones")
         self.work.mkdir(parents=True, exist_ok=True)
-        self.prepared = prepare_images(self.bundle, inputs, self.work, self.console)
+        self.prepared = prepare_images(self.bundle, inputs, self.work, self.console, self.recipe)
         write_json(self.work / "settings.json", settings)
         torch.manual_seed(self.choices.seed)
         channels = int(np.load(self.prepared.files[0], mmap_mode="r").shape[0])
@@ -316,10 +322,12 @@ class _Run:
 
     def finish(self) -> None:
         """Write the encoder, its header and the page."""
-        spacing = open_bundle(self.bundle).stated("spacing")
+        recipe = self.recipe
+        spacing = recipe.spacing if recipe else None
+        spacing = spacing or open_bundle(self.bundle).stated("spacing")
         header = PretrainingHeader(
             network=self.definition,
-            base=self.bundle.name,
+            base=self.base.name,
             start=self.choices.start,
             task=self.task.words,
             mask_ratio=self.task.mask_ratio,

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
 from rich.console import Console
 
 from medvit.bundles import Bundle, open_bundle
@@ -16,6 +18,7 @@ from medvit.datasets.splits import drawn_patients
 from medvit.errors import MedvitError
 from medvit.studies import read_study
 from medvit.studies.study import Study
+from medvit.training.base import Recipe
 
 LEAST_STUDIES = 5
 _LABEL_VALUES = 64
@@ -37,16 +40,24 @@ class PreparedImages:
         return [f for f, p in both if p not in watched], [f for f, p in both if p in watched]
 
 
-def prepare_images(bundle: Bundle, inputs: Sequence[str], folder: Path, console: Console) -> PreparedImages:
+def prepare_images(
+    bundle: Bundle, inputs: Sequence[str], folder: Path, console: Console, recipe: Recipe | None = None
+) -> PreparedImages:
     """The studies as arrays in a folder; files that are not images to learn from are left out and named.
+
+    A bundle prepares them; a recipe may state another spacing, and how intensities are scaled in the end.
 
     Raises
     ------
     MedvitError
         If the studies mix modalities, or fewer than five are left.
     """
-    opened = open_bundle(bundle, input=list(inputs))
+    stated = {"spacing": recipe.spacing} if recipe and recipe.spacing else {}
+    opened = open_bundle(bundle, input=list(inputs), **stated)
     dataset, transform = opened.part("dataset"), opened.part("preprocessing")
+    if recipe and recipe.scaling:
+        scaling = ConfigParser({"scaling": recipe.scaling}).get_parsed_content("scaling")
+        transform = Compose([transform, scaling])
     found = dataset.found
     for refused in found.refused:
         console.print(f"left out: {refused.error}", markup=False, soft_wrap=True)

@@ -28,9 +28,9 @@ from medvit.training.case_facts import survey
 from medvit.training.configuration import WORKFLOWS, specification
 from medvit.training.costs import measure
 from medvit.training.documents import Outcome, go_on, licence_note, metadata_section, readme
-from medvit.training.encoder_file import load_encoder, readout_names
+from medvit.training.encoder_file import load_encoder
 from medvit.training.history import keep_history
-from medvit.training.network import CarriedOver, build, carry_over, fitted
+from medvit.training.network import CarriedOver, build, carry_over, readout_of
 from medvit.training.plan import Choices, Plan, make_plan
 from medvit.training.windows import smaller_window
 from medvit.training.workspace import Workspace
@@ -209,8 +209,7 @@ def _pretrained(network: nn.Module, base: Base, encoder: Path, plan: Plan) -> st
     """Fill all but the readout from a pre-trained encoder; what it is, in a sentence."""
     inner = network.network if isinstance(network, LateralSegmenter) else network
     channels = int(plan.network.get("network", plan.network)["in_channels"])
-    both = (build(fitted(base.network, channels, classes, plan.window)) for classes in (2, 3))
-    readout = readout_names(*both)
+    readout = readout_of(base.network, channels, plan.window)
     matched, header = load_encoder(inner, encoder, readout=readout)
     rest = f"from {base.name}" if base.weights_of is not None else "new"
     part = "the rest" if header.prefixes else "the readout"

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from medvit.bundles import Bundle
 from medvit.cli.app import app
 from medvit.errors import MedvitError, WeightsError
-from medvit.networks import SegFormer3D
+from medvit.networks import CSwinUNETR, SegFormer3D
 from medvit.training import PretrainingChoices, find_base, pretrain_bundle, pretraining
 from medvit.training.encoder_file import load_encoder, read_encoder, readout_names
 from medvit.training.masking import MaskedWindows, WindowSampler, masked_l1
+from medvit.training.recipes import start_from
 from tests.label.phantoms import make_bundle
 
 SMALL = {
@@ -230,3 +231,46 @@ def test_the_command_pre_trains(base: Bundle, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0
     assert read_encoder(tmp_path / "e.safetensors")[1].start == "scratch"
+
+
+def test_a_recipe_gives_the_network_and_its_training_starts_from_the_encoder(
+    base: Bundle, tmp_path: Path
+) -> None:
+    definition = {
+        "_target_": "medvit.networks.CSwinUNETR", "in_channels": 3, "out_channels": 2, "feature_size": 4,
+        "depths": [1, 1, 1, 1], "num_heads": [2, 2, 2, 2], "stripe_widths": [1, 1, 1, 1],
+        "strides": [[2, 2, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]], "thick_slices": True,
+    }  # fmt: skip
+    scaling = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True}
+    stated = {"network_def": definition, "patch_size": [64, 64, 8], "spacing": [2.0, 2.0, 4.0]}
+    recipe = tmp_path / "prostate.json"
+    recipe.write_text(json.dumps(stated | {"window": scaling}))
+    inputs = [str(write_studies(tmp_path / "in"))]
+    path = tmp_path / "e.safetensors"
+    choices = PretrainingChoices(steps=2, batch_size=1, cell=4, start="scratch", recipe=str(recipe))
+    seen: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        batch = WindowSampler.batch
+
+        def watched(self: WindowSampler, step: int, size: int) -> MaskedWindows:
+            seen.append(torch.cat([volume.flatten() for volume in self.volumes]).float())
+            return batch(self, step, size)
+
+        patch.setattr(WindowSampler, "batch", watched)
+        pretrain_bundle(base, inputs, path, choices)
+    assert abs(float(seen[0].mean())) < 0.1 and float(seen[0].std()) == pytest.approx(1, abs=0.2)
+    state, header = read_encoder(path)
+    assert (header.base, header.window, header.spacing) == ("prostate", [64, 64, 8], [2.0, 2.0, 4.0])
+
+    network = CSwinUNETR(**{k: v for k, v in definition.items() if k != "_target_"})
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    after = start_from(network, path).state_dict()
+    assert {name for name in after if torch.equal(after[name], before[name])} >= set(before) - set(state)
+    name = next(name for name, value in state.items() if after[name].shape != value.shape)
+    torch.testing.assert_close(after[name].unflatten(1, (3, -1)).sum(1), state[name])
+
+    with pytest.raises(MedvitError, match="add --from scratch"):
+        PretrainingChoices(recipe=str(recipe))
+    recipe.write_text("{}")
+    with pytest.raises(MedvitError, match="is not a recipe with a network_def"):
+        pretrain_bundle(base, inputs, tmp_path / "f.safetensors", choices)

@@ -11,6 +11,8 @@ from torch import nn
 
 from medvit.networks import load_weights, read_checkpoint
 from medvit.training import save_weights
+from medvit.training.encoder_file import load_encoder, read_encoder
+from medvit.training.network import readout_of
 
 
 def start_from(network: Any, checkpoint: str | Path = "") -> nn.Module:
@@ -22,8 +24,9 @@ def start_from(network: Any, checkpoint: str | Path = "") -> nn.Module:
         One of `medvit.networks`.
     checkpoint
         Weights in medvit's layout or in that of the network's authors, told apart by their names; or the
-        ImageNet weights of a vision transformer (``.npz``), of which TransUNet takes what it shares. Empty
-        for random weights.
+        ImageNet weights of a vision transformer (``.npz``), of which TransUNet takes what it shares; or an
+        encoder from ``medvit pretrain`` (``.safetensors``), which fills all but the readout. Empty for random
+        weights.
 
     Raises
     ------
@@ -34,6 +37,10 @@ def start_from(network: Any, checkpoint: str | Path = "") -> nn.Module:
         return network
     if Path(checkpoint).suffix == ".npz":
         network.load_npz(checkpoint)
+    elif Path(checkpoint).suffix == ".safetensors":
+        header = read_encoder(checkpoint)[1]
+        readout = readout_of(header.network, int(header.network["in_channels"]), header.window)
+        load_encoder(network, checkpoint, readout=readout)
     elif set(read_checkpoint(checkpoint)) == set(network.state_dict()):
         load_weights(network, checkpoint)
     else:
