@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,17 @@ import numpy as np
 import torch
 
 from medvit.bundles import OpenBundle
+from medvit.metrics import dice
 
 
 def case_ids(content: dict[str, Any]) -> list[str]:
     """Ids of the labelled cases of a ``dataset.json``, in its order."""
     return [_id(case) for case in content["training"]]
+
+
+def held_out_of(ids: Iterable[str]) -> set[str]:
+    """Every fifth case in order of ids."""
+    return set(sorted(ids)[4::5])
 
 
 def write_subset(content: dict[str, Any], ids: Collection[str], file: Path) -> None:
@@ -44,6 +50,29 @@ def predictions(
         with torch.no_grad():
             labels = inferer(sample["image"][None], network).squeeze().numpy()
         yield labels, sample["label"][0].numpy()
+
+
+def mean_scores(
+    pairs: Iterable[tuple[np.ndarray, ...]], structures: Mapping[str, int]
+) -> dict[str, dict[str, float]]:
+    """Mean Dice and bias of the mean volume (%) of each structure.
+
+    Parameters
+    ----------
+    pairs
+        Predicted and drawn label map of each case.
+    structures
+        Values by name.
+    """
+    rows = []
+    for predicted, drawn in pairs:
+        masks = [(predicted == value, drawn == value) for value in structures.values()]
+        rows.append([(dice(a, b), a.sum(), b.sum()) for a, b in masks])
+    means = np.mean(rows, axis=0)
+    return {
+        "dice": dict(zip(structures, means[:, 0].tolist(), strict=True)),
+        "bias": dict(zip(structures, (100 * (means[:, 1] / means[:, 2] - 1)).tolist(), strict=True)),
+    }
 
 
 def read_journal(file: Path) -> list[dict[str, Any]]:

@@ -19,14 +19,21 @@ from typing import Any
 # Before the trainings' modules are imported: they read the clock by this name.
 time.perf_counter = time.process_time
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from _hippocampi import case_ids, make_room, note, predictions, read_journal, write_subset  # noqa: E402
+from _hippocampi import (  # noqa: E402
+    case_ids,
+    held_out_of,
+    make_room,
+    mean_scores,
+    note,
+    predictions,
+    read_journal,
+    write_subset,
+)
 
 from medvit.bundles import Bundle, open_bundle  # noqa: E402
 from medvit.datasets import find_cases, read_manifest  # noqa: E402
 from medvit.errors import MedvitError  # noqa: E402
-from medvit.metrics import dice  # noqa: E402
 from medvit.training import Choices, find_base, train_bundle  # noqa: E402
 from medvit.training.architectures import NETWORKS, SLICEWISE  # noqa: E402
 from medvit.training.cases import WholeCases  # noqa: E402
@@ -39,10 +46,10 @@ OWN_WINDOW = {"SwinUNETR": (64, 64, 64)}
 def measure(name: str, data: Path, work: Path, minutes: float, size: str) -> dict[str, Any]:
     """Train one network or bundle and score it on the held-out cases."""
     content = json.loads((data / "dataset.json").read_text())
-    ids = sorted(case_ids(content))
-    held_out = set(ids[4::5])
+    ids = set(case_ids(content))
+    held_out = held_out_of(ids)
     subset, output = work / "subset.json", work / name
-    write_subset(content, set(ids) - held_out, subset)
+    write_subset(content, ids - held_out, subset)
     make_room(output)
     slices = name in SLICEWISE
     choices = Choices(
@@ -67,17 +74,10 @@ def scores(bundle: Bundle, data: Path, held_out: set[str]) -> dict[str, Any]:
     cases = [case for case in find_cases(manifest, data) if case.id in held_out]
     whole = WholeCases(cases, manifest, opened.part("preprocessing"))
     assert manifest.labels is not None
-    rows = []
-    for labels, drawn in predictions(opened, (whole[number] for number in range(len(whole)))):
-        masks = [(labels == structure.value, drawn == structure.value) for structure in manifest.labels]
-        rows.append([(dice(*pair), pair[0].sum(), pair[1].sum()) for pair in masks])
-    means = np.mean(rows, axis=0)
-    names = [structure.name for structure in manifest.labels]
-    return {
-        "parameters": sum(p.numel() for p in opened.part("network").parameters()),
-        "dice": dict(zip(names, means[:, 0].tolist(), strict=True)),
-        "bias": dict(zip(names, (100 * (means[:, 1] / means[:, 2] - 1)).tolist(), strict=True)),
-    }
+    pairs = predictions(opened, (whole[number] for number in range(len(whole))))
+    parameters = sum(p.numel() for p in opened.part("network").parameters())
+    structures = {structure.name: structure.value for structure in manifest.labels}
+    return {"parameters": parameters} | mean_scores(pairs, structures)
 
 
 def main() -> None:

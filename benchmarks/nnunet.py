@@ -1,11 +1,13 @@
-"""nnU-Net v2 on a data set in the Decathlon's layout, on the CPU, with the same held-out cases as medvit's.
+"""nnU-Net v2 on the hippocampi of the Decathlon, on one thread of a CPU, held out like medvit's.
 
-    python benchmarks/nnunet.py Task04_Hippocampus WORK --epochs 8 --steps 25
+    python benchmarks/nnunet.py Task04_Hippocampus WORK --minutes 20
 
 It makes an environment of its own in WORK with nnunetv2 from PyPI, which shares nothing with medvit's, writes
-the data set in nnU-Net's layout there (links to the images), holds out every fifth case, plans, trains
-`epochs` times `steps` optimiser steps of nnU-Net's own plan, and predicts the held-out cases. Dice, volumes
-and CPU seconds go to the terminal. nnU-Net's own 1,000 epochs of 250 steps are days on a CPU.
+the data set in nnU-Net's layout there (links to the images), and lets nnU-Net plan, preprocess, train and
+predict. Training is nnU-Net's own for its plan ``3d_fullres``, but for the number and length of its epochs:
+as many steps as fit into the CPU time, with its learning rate falling to the end. Every fifth case is held
+out, as in `benchmarks/hippocampus.py`; the last weights count. Predictions are averaged over mirror images, as
+nnU-Net does by default.
 """
 
 from __future__ import annotations
@@ -17,28 +19,20 @@ import resource
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
+from _hippocampi import case_ids, held_out_of, mean_scores
+
+from medvit.studies.formats import read_label_map
 
 NAME = "Dataset004_Hippocampus"
-# Runs in nnU-Net's own environment.
-DRIVER = """
-import sys, torch
-from nnunetv2.run.run_training import get_trainer_from_args
-torch.set_num_threads(1)
-trainer = get_trainer_from_args(sys.argv[1], "3d_fullres", 0, device=torch.device("cpu"))
-trainer.num_epochs, trainer.num_iterations_per_epoch = int(sys.argv[2]), int(sys.argv[3])
-trainer.num_val_iterations_per_epoch = 1
-trainer.run_training()
-trainer.perform_actual_validation(False)
-print(trainer.output_folder)
-"""
+PLAN = ("-d", "4", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
 
 
-def lay_out(data: Path, work: Path) -> dict[str, list[str]]:
+def lay_out(data: Path, work: Path) -> tuple[dict[str, int], list[str]]:
     """Write the raw data set and the split in nnU-Net's layout.
 
     Parameters
@@ -50,93 +44,80 @@ def lay_out(data: Path, work: Path) -> dict[str, list[str]]:
 
     Returns
     -------
-    dict
-        Ids of the cases to ``train`` on and of those held out, ``val``: every fifth in order of ids.
+    dict, list
+        Values by the names of the structures, and ids of the held-out cases.
     """
     listed: dict[str, Any] = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
-    raw = work / "raw" / NAME
-    ids = sorted(f.name.removesuffix(".nii.gz") for f in (data / "imagesTr").glob("[!.]*.nii.gz"))
-    for folder in ("imagesTr", "labelsTr"):
+    ids, raw = sorted(case_ids(listed)), work / "raw" / NAME
+    for folder, channel in (("imagesTr", "_0000"), ("labelsTr", "")):
         (raw / folder).mkdir(parents=True, exist_ok=True)
         for case in ids:
-            link = raw / folder / f"{case}{'_0000' if folder == 'imagesTr' else ''}.nii.gz"
+            link = raw / folder / f"{case}{channel}.nii.gz"
             link.unlink(missing_ok=True)
             link.symlink_to((data / folder / f"{case}.nii.gz").resolve())
+    values = {name: int(value) for value, name in listed["labels"].items()}
     described = {
-        "channel_names": listed["modality"],
-        "labels": {name: int(value) for value, name in listed["labels"].items()},
-        "numTraining": len(ids),
+        "channel_names": listed["modality"], "labels": values, "numTraining": len(ids),
         "file_ending": ".nii.gz",
-    }
+    }  # fmt: skip
     (raw / "dataset.json").write_text(json.dumps(described), encoding="utf-8")
-    held_out = ids[4::5]
-    split = {"train": [case for case in ids if case not in held_out], "val": held_out}
+    held_out = held_out_of(ids)
+    split = {"train": [case for case in ids if case not in held_out], "val": sorted(held_out)}
     preprocessed = work / "preprocessed" / NAME
     preprocessed.mkdir(parents=True, exist_ok=True)
     (preprocessed / "splits_final.json").write_text(json.dumps([split]), encoding="utf-8")
-    return split
+    return {name: value for name, value in values.items() if value}, split["val"]
 
 
-def score(predicted: Path, drawn: Path, cases: list[str]) -> list[dict[str, float]]:
-    """Mean Dice and mean error of the volume of each label over the cases."""
-    rows = []
-    for case in cases:
-        a, b = (np.asarray(nib.load(f / f"{case}.nii.gz").dataobj) for f in (predicted, drawn))  # type: ignore[attr-defined]
-        rows.append(
-            [
-                (
-                    2 * ((a == k) & (b == k)).sum() / max((a == k).sum() + (b == k).sum(), 1),
-                    (a == k).sum(),
-                    (b == k).sum(),
-                )
-                for k in range(1, int(b.max()) + 1)
-            ]
-        )
-    means = np.mean(rows, axis=0)
-    return [{"dice": float(d), "volume_error": float(v / w - 1)} for d, v, w in means]
+def environment(work: Path) -> Path:
+    """The folder of the programs of nnU-Net's environment, which is made if there is none."""
+    binaries = work / "environment" / "bin"
+    if not (binaries / "nnUNetv2_plan_and_preprocess").exists():
+        torch = f"torch=={version('torch').partition('+')[0]}"
+        venv.create(work / "environment", with_pip=True)
+        subprocess.run([binaries / "python", "-m", "pip", "install", "-q", "nnunetv2", torch], check=True)
+    return binaries
+
+
+def measure(data: Path, work: Path, minutes: float) -> dict[str, Any]:
+    """Figures of a training from its preprocessing to the scores."""
+    structures, held_out = lay_out(data, work)
+    binaries, figures = environment(work), work / "figures.json"
+    variables = os.environ | {
+        **{f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")},
+        "OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f",
+    }  # fmt: skip
+    started = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run([binaries / "nnUNetv2_plan_and_preprocess", *PLAN], variables)
+    planned = resource.getrusage(resource.RUSAGE_CHILDREN)
+    driver = Path(__file__).with_name("_nnunet_train.py")
+    run([binaries / "python", driver, NAME, str(minutes), figures], variables)
+    row: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))
+    predicted = Path(row.pop("predictions"))
+    pairs = (
+        tuple(read_label_map(folder / f"{case}.nii.gz").array for folder in (predicted, data / "labelsTr"))
+        for case in held_out
+    )
+    seconds = planned.ru_utime + planned.ru_stime - started.ru_utime - started.ru_stime
+    row["inference_seconds"] /= len(held_out)
+    return {"name": "nnU-Net v2", "preprocessing_seconds": seconds} | row | mean_scores(pairs, structures)
+
+
+def run(command: Sequence[str | Path], variables: dict[str, str]) -> None:
+    """Run a command of nnU-Net; what it says goes to the error stream."""
+    subprocess.run(list(command), env=variables, check=True, stdout=sys.stderr)
 
 
 def main() -> None:
-    """Lay out, plan, train, score."""
+    """Print the figures as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("data", type=Path, help="folder of Task04 with its dataset.json")
+    parser.add_argument("work", type=Path, help="folder for the environment, the data and the results")
+    parser.add_argument("--minutes", type=float, default=20, help="CPU minutes of training")
     chosen = parser.parse_args()
-    work = chosen.work.absolute()
-    split = lay_out(chosen.data, work)
-    binaries = work / "environment" / "bin"
-    if not (binaries / "nnUNetv2_train").exists():
-        venv.create(work / "environment", with_pip=True)
-        subprocess.run([binaries / "python", "-m", "pip", "install", "-q", "nnunetv2"], check=True)
-    folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
-    environment = (
-        os.environ | folders | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
-    )
-    plan = [
-        binaries / "nnUNetv2_plan_and_preprocess",
-        "-d",
-        "4",
-        "-c",
-        "3d_fullres",
-        "-np",
-        "1",
-        "-npfp",
-        "1",
-    ]
-    subprocess.run(plan, env=environment, check=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    train = [binaries / "python", "-c", DRIVER, NAME, str(chosen.epochs), str(chosen.steps)]
-    subprocess.run(train, env=environment, check=True, stdout=sys.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    [folder] = (work / "results" / NAME).glob("*/fold_0/validation")
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(f"training and prediction: {seconds:.0f} CPU s")
-    for label, figures in enumerate(score(folder, chosen.data / "labelsTr", split["val"]), start=1):
-        print(f"label {label}: Dice {figures['dice']:.3f}, volume {100 * figures['volume_error']:+.1f} %")
+    print(json.dumps(measure(chosen.data, chosen.work.absolute(), chosen.minutes)))
 
 
 if __name__ == "__main__":
