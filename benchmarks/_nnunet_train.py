@@ -6,6 +6,7 @@ python _nnunet_train.py DATASET MINUTES FIGURES.json
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -49,6 +50,8 @@ def main() -> None:
     """Train until the time is over and the learning rate at its end, and predict the held-out cases."""
     dataset, minutes, figures = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
+    # No processes for augmentation. The planning, which comes before, takes at least one.
+    os.environ["nnUNet_n_proc_DA"] = "0"
     torch.manual_seed(0)
     step = seconds_of_a_step(dataset)
     trainer = new_trainer(dataset)

@@ -6,8 +6,8 @@ It makes an environment of its own in WORK with nnunetv2 from PyPI, which shares
 the data set in nnU-Net's layout there (links to the images), and lets nnU-Net plan, preprocess, train and
 predict. Training is nnU-Net's own for its plan ``3d_fullres``, but for the number and length of its epochs:
 as many steps as fit into the CPU time, with its learning rate falling to the end. Every fifth case is held
-out, as in `benchmarks/hippocampus.py`; the last weights count. Predictions are averaged over mirror images, as
-nnU-Net does by default.
+out, as in `benchmarks/hippocampus.py`; the last weights count. Predictions are averaged over mirror
+images, as nnU-Net does by default.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def measure(data: Path, work: Path, minutes: float) -> dict[str, Any]:
     binaries, figures = environment(work), work / "figures.json"
     variables = os.environ | {
         **{f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")},
-        "OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f",
+        "OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f",
     }  # fmt: skip
     started = resource.getrusage(resource.RUSAGE_CHILDREN)
     run([binaries / "nnUNetv2_plan_and_preprocess", *PLAN], variables)
