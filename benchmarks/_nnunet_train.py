@@ -51,7 +51,7 @@ def main() -> None:
     dataset, minutes, figures = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
     # No processes for augmentation. The planning, which comes before, takes at least one.
-    os.environ["nnUNet_n_proc_DA"] = "0"
+    os.environ.update(nnUNet_n_proc_DA="0")
     torch.manual_seed(0)
     step = seconds_of_a_step(dataset)
     trainer = new_trainer(dataset)
