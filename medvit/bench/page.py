@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from medvit.bench import icbm, own, synthetic
@@ -74,8 +75,8 @@ new bundle costs only its own time; remove the folder after a change of the code
 """
 
 
-def write_page(output_dir: Path, rows: Sequence[Row], date: str) -> None:
-    """Write ``bench.md`` and ``images/bench_*.png``."""
+def write_page(output_dir: Path, rows: Sequence[Row], date: str, command: str) -> None:
+    """Write ``bench.md`` and ``images/bench_*.png``; `command` is what gives them again."""
     pictures = {
         "bench_time.png": (
             draw_quality_over_time,
@@ -89,7 +90,7 @@ def write_page(output_dir: Path, rows: Sequence[Row], date: str) -> None:
         for name, (draw, says) in pictures.items()
         if draw(output_dir / "images" / name, rows)
     ]
-    lines = [*_head(rows, date), *_overview(rows), "", *shown]
+    lines = [*_head(rows, date, command), *_overview(rows), "", *shown]
     for group in groups_of(rows):
         lines += _group(rows, group)
     lines += _failures(rows)
@@ -99,18 +100,13 @@ def write_page(output_dir: Path, rows: Sequence[Row], date: str) -> None:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _head(rows: Sequence[Row], date: str) -> Iterator[str]:
+def _head(rows: Sequence[Row], date: str, command: str) -> Iterator[str]:
     yield from ("# The brain bundles on one bench", "")
     yield (
         'Bundles that segment the structures of the label table "brain", on the same studies. Measured, not'
         " quoted; written by"
     )
-    yield from (
-        "```",
-        "medvit bench brain -o docs --work out/bench --atlases ATLASES --label-maps LABEL_MAPS \\",
-        "    --manual HEADS --peer brainchop=FOLDER",
-        "```",
-    )
+    yield from ("```", *wrap(command, 100, subsequent_indent="    ", break_on_hyphens=False), "```")
     costs = next((row.costs for row in rows if row.costs), None)
     facts = [date] if date else []
     if costs:

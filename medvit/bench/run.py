@@ -127,7 +127,7 @@ def bench_brain(
         If there are no bundles or no studies, or an input cannot be used.
     """
     options = options or BenchOptions()
-    bundles = brain_bundles() if bundles is None else bundles
+    chosen, bundles = bundles or (), brain_bundles() if bundles is None else bundles
     work_dir = work_dir or output_dir / "bench_work"
     console = Console(stderr=True)
     table = load_label_table(TABLE)
@@ -141,9 +141,34 @@ def bench_brain(
         _say(console, rows[-1])
     tables.write_csv(output_dir / "bench.csv", rows)
     tables.write_json(output_dir / "bench.json", rows, options.date)
-    page.write_page(output_dir, rows, options.date)
+    page.write_page(output_dir, rows, options.date, _command(options, chosen, peers))
     console.print(f"the table: {output_dir / 'bench.md'}", markup=False, soft_wrap=True)
     return SOME_FAILED if any(row.error or row.failures for row in rows) else ALL_WELL
+
+
+def _command(options: BenchOptions, bundles: Sequence[Bundle], peers: Sequence[Peer]) -> str:
+    """The command that gives the same page, with placeholders for folders."""
+    parts = ["medvit bench brain -o OUT"]
+    folders = {"atlases": "ATLASES", "label_maps": "LABEL_MAPS", "data": "DATA", "manual": "MANUAL"}
+    for name, placeholder in folders.items():
+        if getattr(options, name) is not None:
+            parts.append(f"--{name.replace('_', '-')} {placeholder}")
+    if options.label_maps is not None and options.held_out != BenchOptions.held_out:
+        parts += [f"--held-out {part}" for part in options.held_out]
+    if options.protocol is not None:
+        parts.append(f"--protocol {Path(options.protocol).name}")
+    if options.manual_cases is not None:
+        parts.append(f"--manual-cases {options.manual_cases}")
+    parts += [f"--bundle {bundle.name}" for bundle in bundles]
+    parts += [f"--peer {peer.name}=FOLDER" for peer in peers]
+    stated = {
+        "rounds": options.rounds,
+        "device": options.device,
+        "amp": options.amp,
+        "backend": options.backend,
+    }
+    parts += [f"--{name} {value}" for name, value in stated.items() if value != getattr(BenchOptions, name)]
+    return " ".join([*parts, *(["--tf32"] if options.tf32 else [])])
 
 
 def bench_one(
@@ -256,7 +281,19 @@ def _studies(table: LabelTable, options: BenchOptions, folder: Path, console: Co
         studies += own_studies(table, options.data)
     if options.manual is not None:
         studies += manual_studies(table, options.manual, options.protocol, options.manual_cases)
+    _check_apart(studies)
     return studies
+
+
+def _check_apart(studies: Sequence[BenchStudy]) -> None:
+    """Refuse two studies of one id: one's label map would be compared with the other's reference."""
+    seen: dict[str, BenchStudy] = {}
+    for study in studies:
+        if other := seen.get(study.id):
+            raise MedvitError(
+                f"{other.image} and {study.image} would share the folder {study.id}; give one another name"
+            )
+        seen[study.id] = study
 
 
 def _label_map(folder: Path, study: str) -> Path:

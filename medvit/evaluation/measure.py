@@ -133,7 +133,7 @@ def measure_pair(
         sides = (prediction, reference)
         names = [", ".join(r.name for r in side.segments or side.names or known) for side in sides]
         what = f"has no structure in common with its reference ({names[0]}; reference: {names[1]})"
-        do = "give a label table with the names of the segments (--labels)"
+        do = "give a label table (--labels) that names the structures as the other side does"
         raise StudyError("no-common-structure", what, path=pair.prediction, do=do)
     return scores
 

@@ -13,6 +13,8 @@ from medvit.studies.files import safe_name
 from medvit.studies.formats import IMAGE_SUFFIXES, READABLE, format_of
 from medvit.studies.found import LeftOut, Refused
 
+# Code of the failure of a reference that has nothing to be compared with.
+NO_PREDICTION = "no-prediction"
 # Suffix of nnU-Net for a study's first channel, by which a run may have named its result.
 _FIRST_CHANNEL = "_0000"
 # The name of every restored image that a run writes.
@@ -156,7 +158,7 @@ def _file(path: Path, image: bool) -> Path:
 def _fault(name: str, predictions: list[Path], references: list[Path]) -> StudyError:
     if not predictions:
         what, do = "has no prediction of its name", "run the study, or remove its reference"
-        return StudyError("no-prediction", what, path=references[0], do=do)
+        return StudyError(NO_PREDICTION, what, path=references[0], do=do)
     several = predictions if len(predictions) > 1 else references
     what = f"is one of {len(several)} label maps of the study {name}"
     return StudyError("several-label-maps", what, path=several[0], do="keep only one of them")

@@ -18,7 +18,7 @@ from medvit.errors import MedvitError, StudyError
 from medvit.evaluation.images import measure_images
 from medvit.evaluation.measure import Options, StudyScores, measure_pair
 from medvit.evaluation.page import SHOWN, write_page
-from medvit.evaluation.pairing import find_pairs
+from medvit.evaluation.pairing import NO_PREDICTION, find_pairs
 from medvit.evaluation.structures import IGNORE, read_regions
 from medvit.evaluation.summary import (
     LEVEL,
@@ -35,6 +35,7 @@ from medvit.studies.files import atomic_path, write_json
 from medvit.studies.found import LeftOut, Refused
 
 SCHEMA_VERSION = "1.1"
+_LISTED = 3  # studies that lack a prediction are named one by one up to here
 _PRINTED = ("dice", "surface_dice", "hd95_mm", "ece", "psnr_db", "ssim", "rmse", "bias")
 
 
@@ -211,12 +212,24 @@ def _show(done: Evaluation, output: Path | str | None) -> None:
     for one in done.scores:
         for note in one.notes:
             console.print(f"{one.study}: {note}", markup=False, soft_wrap=True)
-    for r in done.refused:
-        console.print(f"FAILED {r.id}: {r.error}", style="red", markup=False, soft_wrap=True)
+    for line in _failures(done.refused):
+        console.print(f"FAILED {line}", style="red", markup=False, soft_wrap=True)
     where = f": {Path(output) / 'evaluation.html'}" if output is not None else ""
     count = len(done.scores)
     compared = f"{count} of {count + len(done.refused)} studies compared{where}"
     console.print(compared, markup=False, soft_wrap=True)
+
+
+def _failures(refused: Sequence[Refused]) -> Iterator[str]:
+    """A line for each failure, but one for all references that lack a prediction, if there are many."""
+    lacking = [r.id for r in refused if r.error.code == NO_PREDICTION]
+    together = len(lacking) > _LISTED
+    for r in refused:
+        if not (together and r.error.code == NO_PREDICTION):
+            yield f"{r.id}: {r.error}"
+    if together:
+        named = f"{', '.join(lacking[:_LISTED])} and {len(lacking) - _LISTED} more"
+        yield f"{named}: have no prediction of their name; run the studies, or remove their references"
 
 
 def _figure(value: float, digits: int) -> str:

@@ -26,7 +26,7 @@ def scores(study: str, left: float, right: float, hd95: float = 2.0) -> StudySco
 
 
 def page_of(folder: Path, *rows: Row) -> str:
-    write_page(folder, rows, "")
+    write_page(folder, rows, "", "medvit bench brain -o OUT")
     return (folder / "bench.md").read_text()
 
 

@@ -60,6 +60,32 @@ def content(folder: Path) -> dict:
     return json.loads((folder / "out" / "bench.json").read_text())
 
 
+def test_the_page_names_the_command_that_gives_it(benched: tuple[Path, list[Bundle], int]) -> None:
+    page = (benched[0] / "out" / "bench.md").read_text()
+    said = " ".join(page.split("```")[1].split())
+    bundles = "--bundle segformer3d_brain --bundle broken_brain"
+    inputs = "--label-maps LABEL_MAPS --held-out head"
+    assert said == f"medvit bench brain -o OUT {inputs} {bundles} --rounds 1 --device cpu"
+
+
+def test_studies_whose_results_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    cases = []
+    for name in ("a 1", "a_1"):
+        image, label = (f"{name}{end}.nii.gz" for end in ("", "_seg"))
+        for file in (image, label):
+            nib.save(nib.Nifti1Image(np.full((4, 4, 4), 59, np.int16), np.eye(4)), tmp_path / file)
+        cases.append({"id": name, "image": image, "label": label})
+    manifest = tmp_path / "mine.json"
+    manifest.write_text(json.dumps({"labels": {"59": "any"}, "cases": cases}))
+    options = BenchOptions(manual=manifest, protocol="neuromorphometrics")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "template_study", no_template)
+        with pytest.raises(
+            MedvitError, match=r"a 1\.nii\.gz and .*a_1\.nii\.gz would share the folder manual_a_1"
+        ):
+            run.bench_brain(tmp_path / "out", options, bundles=[coarse_bundle(tmp_path)])
+
+
 def test_the_figures_are_those_of_the_metrics(benched: tuple[Path, list[Bundle], int]) -> None:
     folder, _, _ = benched
     entry = content(folder)["bundles"][0]

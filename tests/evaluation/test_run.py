@@ -73,6 +73,17 @@ def test_a_failure_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert "not compared" in (tmp_path / "out" / "evaluation.csv").read_text()
 
 
+def test_many_references_without_a_prediction_take_one_line(tmp_path: Path) -> None:
+    pred, ref = write_cohort(tmp_path, studies=1)
+    for number in range(5, 9):
+        save(ref / f"case_{number}.nii.gz", two_balls())
+    (pred / "case_0" / "labels.nii.gz").write_bytes(b"not an image")
+    done = CliRunner().invoke(app, ["evaluate", str(pred), str(ref)])
+    failed = [line for line in done.output.splitlines() if line.startswith("FAILED")]
+    assert done.exit_code == 3 and len(failed) == 2 and failed[0].startswith("FAILED case_0: ")
+    assert failed[1].startswith("FAILED case_5, case_6, case_7 and 1 more: have no prediction")
+
+
 def test_everything_fails_and_nothing_is_there(tmp_path: Path) -> None:
     pred, ref = write_cohort(tmp_path, studies=1)
     (tmp_path / "empty").mkdir()
