@@ -25,6 +25,8 @@ _AIR_HU, _AIR_SHARE = (-1100.0, -900.0), 0.01
 _NEGATIVE = -200.0
 # A head without air around it: the quartiles of brain in Hounsfield units, and bone far above.
 _BRAIN_HU, _BRAIN_SPREAD, _BONE_HU = (20.0, 55.0), 15.0, 150.0
+# Share of voxels of one value from which an image shows nothing; a brain in the widest field has 1 % left.
+_BLANK_SHARE = 0.999
 # Words by which DICOM's Body Part Examined and descriptions name a body part.
 _BODY_PARTS = (
     "ABDOMEN", "ANKLE", "ARM", "BLADDER", "BRAIN", "BREAST", "CARDIAC", "CHEST", "CSPINE", "ELBOW",
@@ -70,7 +72,7 @@ class Scope:
 
 @dataclass
 class Gate:
-    """Refuses a study outside of a bundle's scope, or marks it where the refusal is overruled.
+    """Refuses a blank study or one outside of a bundle's scope, or marks it where that is overruled.
 
     Parameters
     ----------
@@ -93,17 +95,17 @@ class Gate:
         Raises
         ------
         StudyError
-            If the study is known to lie outside of the bundle's scope.
+            If the study shows nothing, or is known to lie outside of the bundle's scope.
         """
         if forced_reason(study):
             return study
-        reason = next(mismatches(self.scope, study), "")
+        blank = blankness(study.image.numpy()) if isinstance(study, LoadedStudy) else ""
+        reason = blank or next(mismatches(self.scope, study), "")
         notes = list(_doubts(self.scope, study)) if isinstance(study, LoadedStudy) else []
         if reason and not self.force:
-            do = "choose another bundle, or go on with --force, which marks every output"
-            raise StudyError(
-                "outside-scope", reason, path=study.path if study.series[0].paths else None, do=do
-            )
+            code, do = ("blank", "export it again") if blank else ("outside-scope", "choose another bundle")
+            do = f"{do}, or go on with --force, which marks every output"
+            raise StudyError(code, reason, path=study.path if study.series[0].paths else None, do=do)
         if reason:
             notes.append(f"{FORCED}{reason}")
         return replace(study, notes=(*study.notes, *notes))
@@ -112,6 +114,23 @@ class Gate:
 def forced_reason(study: Study) -> str:
     """Why the gate refused a study that was forced through it; empty for any other."""
     return next((note.removeprefix(FORCED) for note in study.notes if note.startswith(FORCED)), "")
+
+
+def blankness(image: np.ndarray) -> str:
+    """Why an image shows nothing, as a clause; empty for any other.
+
+    Parameters
+    ----------
+    image
+        Channels first.
+    """
+    for number, values in enumerate(image, 1):
+        low = float(values.min())
+        common = max((low, 0.0), key=lambda value: np.count_nonzero(values == value))
+        where = f"channel {number}" if len(image) > 1 else "nearly every voxel"
+        if np.count_nonzero(values == common) > _BLANK_SHARE * values.size:
+            return f"shows nothing: {where} has the value {common:g}"
+    return ""
 
 
 def mismatches(scope: Scope, study: Study) -> Iterator[str]:
@@ -147,12 +166,15 @@ def _field_of_view(scope: Scope, study: Study) -> Iterator[str]:
     if shape is None or spacing is None:
         return
     longest = max(n * mm for n, mm in zip(shape, spacing, strict=True))
+    thinnest = min(n * mm for n, mm in zip(shape, spacing, strict=True))
     part = scope.body_parts[0].lower() if scope.body_parts else "study"
     if max(spacing) > scope.coarsest_mm:
         yield (
             f"has voxels of {max(spacing):.4g} mm, and the bundle needs {scope.coarsest_mm:g} mm or less; "
             "the header may state another unit"
         )
+    if min(shape) == 1 and thinnest < scope.field_of_view_mm[0]:
+        yield "is a single slice, and the bundle needs a volume"
     if longest > scope.field_of_view_mm[1]:
         yield (
             f"is {longest:.0f} mm long, and a {part} is scanned within {scope.field_of_view_mm[1]:g} mm: "
@@ -163,7 +185,7 @@ def _field_of_view(scope: Scope, study: Study) -> Iterator[str]:
 def _doubts(scope: Scope, study: LoadedStudy) -> Iterator[str]:
     """Remarks on a study that is let through."""
     shortest = min(n * mm for n, mm in zip(study.grid.shape, study.grid.spacing, strict=True))
-    if shortest < scope.field_of_view_mm[0]:
+    if min(study.grid.shape) > 1 and shortest < scope.field_of_view_mm[0]:
         yield f"The field of view is only {shortest:.0f} mm in one direction, which shows a part of the head."
 
 

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 
 from medvit.bundles import Gate, find_bundle
-from medvit.bundles.gate import FORCED, Scope, forced_reason, mismatches
+from medvit.bundles.gate import FORCED, Scope, blankness, forced_reason, mismatches
 from medvit.errors import StudyError
 from medvit.studies.study import Grid, LoadedStudy, Series, Study
 
@@ -63,6 +63,7 @@ def test_a_head_in_mr_passes_without_a_note() -> None:
         (BRAIN, study(stripped_head_ct()), "values of a CT in Hounsfield units"),
         (BRAIN, study(spacing=30.0, shape=(8, 8, 8)), "voxels of 30 mm"),
         (BRAIN, study(spacing=9.0, shape=(120, 20, 20)), "is 1080 mm long, and a head is scanned within 340"),
+        (BRAIN, study(spacing=1.0, shape=(180, 180, 1)), "is a single slice, and the bundle needs a volume"),
         (CT, study(), "not a CT in Hounsfield units"),
         (CT, study(modality="MR"), "is MR, and the bundle is for CT"),
     ],
@@ -77,6 +78,31 @@ def test_a_known_mismatch_is_refused_in_one_sentence(bundle: Path, wrong: Study,
     assert words in forced_reason(forced)
     # A study that was forced through is not asked again.
     assert Gate(bundle)(forced) is forced
+
+
+def spots(n: int, background: float = 0.0) -> np.ndarray:
+    """A volume of 27,000 voxels, `n` of which differ from the background."""
+    values = np.full(27_000, background)
+    values[:n] = np.random.default_rng(0).uniform(100, 200, n)
+    return values.reshape(30, 30, 30)
+
+
+@pytest.mark.parametrize(
+    ("values", "common"), [(spots(0), "0"), (spots(0, 7), "7"), (spots(20), "0"), (spots(26, -1024), "-1024")]
+)
+def test_a_blank_image_is_refused(values: np.ndarray, common: str) -> None:
+    with pytest.raises(
+        StudyError, match=f"shows nothing: nearly every voxel has the value {common};"
+    ) as error:
+        Gate(BRAIN)(study(values))
+    assert error.value.code == "blank"
+    assert "export it again" in str(error.value)
+    assert "shows nothing" in forced_reason(Gate(BRAIN, force=True)(study(values)))
+
+
+def test_a_small_object_in_a_wide_field_is_not_blank() -> None:
+    assert Gate(BRAIN)(study(spots(270))).notes == ()
+    assert blankness(np.stack([spots(270), spots(0)])) == "shows nothing: channel 2 has the value 0"
 
 
 def test_a_ct_passes_the_gate_of_a_ct_bundle() -> None:

@@ -118,7 +118,7 @@ def test_labels_lie_on_the_grid_of_the_study(shape: tuple[int, ...], axes: str, 
         )
         image = image.as_reoriented(turn)
     nib.save(image, tmp_path / "study.nii.gz")
-    run([tmp_path / "study.nii.gz"], tmp_path / "out")
+    run([tmp_path / "study.nii.gz"], tmp_path / "out", force=True)  # single slices too
     labels = nib.load(next((tmp_path / "out").rglob("labels.nii.gz")))
     assert labels.shape == image.shape
     assert labels.get_data_dtype() == np.uint8
