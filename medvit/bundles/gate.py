@@ -72,7 +72,7 @@ class Scope:
 
 @dataclass
 class Gate:
-    """Refuses a blank study or one outside of a bundle's scope, or marks it where that is overruled.
+    """Refuses a blank study or one outside a bundle's scope, or marks it where that is overruled.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Gate:
         Raises
         ------
         StudyError
-            If the study shows nothing, or is known to lie outside of the bundle's scope.
+            If the study shows nothing, or is known to lie outside the bundle's scope.
         """
         if forced_reason(study):
             return study

@@ -90,7 +90,7 @@ def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides:
     Raises
     ------
     StudyError
-        If the study cannot be read, or lies outside of the bundle's scope.
+        If the study cannot be read, or lies outside the bundle's scope.
     MedvitError
         If the bundle cannot be opened.
 

@@ -102,7 +102,7 @@ def verify_backend(
     from medvit.inference.graphs import first_level
 
     if checked_backend(backend) == "torch":
-        raise MedvitError("the others are compared with torch itself; give another backend")
+        raise MedvitError("torch is the reference for the others; give another backend")
     require(backend)
     opened = open_bundle(bundle, device="$torch.device('cpu')")
     network = opened.part("network")
@@ -147,7 +147,7 @@ def windows_of(opened: OpenBundle, inputs: Sequence[Study | str | Path], most: i
     Raises
     ------
     StudyError
-        If a study cannot be read, or lies outside of the bundle's scope.
+        If a study cannot be read, or lies outside the bundle's scope.
     MedvitError
         If no window holds an image.
     """

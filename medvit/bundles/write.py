@@ -103,7 +103,7 @@ def write_bundle(
 def refuse_existing(folder: Path) -> None:
     """Raise `MedvitError` if the folder for a bundle already holds something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise MedvitError(f"{folder} is there already: give a folder that does not exist")
+        raise MedvitError(f"{folder} exists already: give a folder that does not exist")
 
 
 def write_files(folder: Path, contents: Contents) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.completion import words
+from medvit.cli.completion import complete_bundles, words
 from medvit.cli.options import BundleName, Output, Spacing, Trust, WindowSize
 from medvit.cli.talk import Answer, answering
 
@@ -60,7 +60,14 @@ def _quality(bundle: Bundle) -> list[str]:
 
 
 @answering
-def info(bundle: BundleName) -> Answer:
+def info(
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Name of an installed bundle, or a bundle folder.", autocompletion=complete_bundles
+        ),
+    ],
+) -> Answer:
     """Show a bundle's purpose, input, measured quality and labels."""
     from medvit.bundles import find_bundle
 

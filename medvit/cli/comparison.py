@@ -27,7 +27,7 @@ def evaluate(
         typer.Option(
             "--output",
             "-o",
-            help="Folder for CSV, JSON and the page. Default: print.",
+            help="Folder for CSV, JSON and the page. Default: print only.",
             callback=lambda folder: folder if folder is None else checked_output(folder),
         ),
     ] = None,
@@ -84,15 +84,19 @@ def brain(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="Meaning of their values: neuromorphometrics, freesurfer or a JSON file."),
+        typer.Option(
+            help="Meaning of the manual label values: neuromorphometrics, freesurfer or a JSON file."
+        ),
     ] = None,
     manual_cases: Annotated[
-        int | None, typer.Option(min=1, help="How many of them to use. Default: all.")
+        int | None, typer.Option(min=1, help="Number of manually segmented studies to use. Default: all.")
     ] = None,
     peers: Annotated[
         list[str] | None,
         typer.Option(
-            "--peer", metavar="NAME=FOLDER", help="Published network to run too (brainchop); may be repeated."
+            "--peer",
+            metavar="NAME=FOLDER",
+            help="Published network to compare with (brainchop); may be repeated.",
         ),
     ] = None,
     bundles: Annotated[
@@ -107,7 +111,7 @@ def brain(
     amp: Amp = "off",
     tf32: Tf32 = False,
     backend: Backend = "torch",
-    date: Annotated[str, typer.Option(help="Date that the page states.")] = "",
+    date: Annotated[str, typer.Option(help="Date shown on the page.")] = "",
     trust: Trust = False,
 ) -> Answer:
     """Run the brain bundles on the template, on synthetic and on your own studies: tables and plots."""
@@ -146,7 +150,10 @@ def restore(
     ] = None,
     factor: Annotated[
         int | None,
-        typer.Option(min=2, help="Voxels between centres of slices. Default: 4; of pixels --in-plane: 2."),
+        typer.Option(
+            min=2,
+            help="Voxels between the centres of slices; with --in-plane, of pixels. Default: 4; of pixels 2.",
+        ),
     ] = None,
     thickness: Annotated[
         float | None, typer.Option(min=0.5, help="Thickness of a slice in voxels. Default: the factor.")
@@ -161,10 +168,10 @@ def restore(
     ] = None,
     segmenter: Annotated[
         str | None,
-        typer.Option(help="Bundle whose label maps of the results are compared with that of the truth."),
+        typer.Option(help="Bundle that segments results and truth; their label maps are compared."),
     ] = None,
     in_plane: Annotated[
-        bool, typer.Option("--in-plane", help="Make the pixels of slices coarse, not the slices thick.")
+        bool, typer.Option("--in-plane", help="Make the pixels of slices coarse instead of the slices thick.")
     ] = False,
     device: Device = "auto",
     trust: Trust = False,

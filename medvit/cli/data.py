@@ -32,7 +32,9 @@ def check_command(
         ),
     ],
     folder: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    headers: Annotated[bool, typer.Option("--headers", help="Read no voxels.")] = False,
+    headers: Annotated[
+        bool, typer.Option("--headers", help="Check headers only, without reading voxels.")
+    ] = False,
 ) -> Answer:
     """Compare a folder with its manifest: what is missing, wrong in shape, or mislabelled."""
     found = check_dataset(read_manifest(manifest), folder, voxels=not headers, progress=_show)

@@ -50,7 +50,7 @@ def quantize(
     windows: Annotated[int, typer.Option(min=1, help="Number of windows to calibrate on.")] = 32,
     keep: Annotated[
         list[str] | None,
-        typer.Option(metavar="REGEX", help="Operations that stay in float32, by name; may be repeated."),
+        typer.Option(metavar="REGEX", help="Operations to keep in float32, by name; may be repeated."),
     ] = None,
     trust: Trust = False,
     force: Annotated[

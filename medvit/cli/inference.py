@@ -86,7 +86,7 @@ def cohort(
         typer.Option(min=1.0, metavar="SECONDS", help="Longest time that a study may take."),
     ] = None,
     retries: Annotated[
-        int, typer.Option(min=0, help="Number of further attempts after a failure that may pass.")
+        int, typer.Option(min=0, help="Number of further attempts after a failure that may be temporary.")
     ] = 1,
     trust: Trust = False,
     *,

@@ -52,13 +52,13 @@ def train(
     spacing: Spacing = None,
     patch_size: WindowSize = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Largest number of epochs. Default: 100, for a restorer 20.")
+        int | None, typer.Option(min=1, help="Largest number of epochs. Default: 100, or 20 for a restorer.")
     ] = None,
     epoch_length: Annotated[
         int | None, typer.Option(min=1, help="Number of optimiser steps in an epoch.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Time for the whole training, used to the end; instead of --epochs.")
+        float | None, typer.Option(help="Time for the whole training, used in full; instead of --epochs.")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Number of windows in a step. Default: depends on their size.")
@@ -72,11 +72,12 @@ def train(
     ] = False,
     val_fraction: Annotated[float, typer.Option(help="Share of the patients to validate on.")] = 0.2,
     folds: Annotated[
-        int, typer.Option(min=0, help="Number of folds: a bundle for each, and their ensemble.")
+        int, typer.Option(min=0, help="Number of folds: one bundle for each, and their ensemble.")
     ] = 0,
     fold: Annotated[int | None, typer.Option(min=0, help="Train only this fold.")] = None,
     patience: Annotated[
-        int, typer.Option(min=0, help="Number of epochs without gain after which to stop; 0 never stops.")
+        int,
+        typer.Option(min=0, help="Number of epochs without improvement after which to stop; 0 for never."),
     ] = 20,
     mirror: Annotated[bool | None, typer.Option(help="Mirror windows left to right.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
@@ -84,7 +85,9 @@ def train(
     scratch: Annotated[
         Path | None, typer.Option(help="Folder for prepared cases, about 3 bytes for each voxel.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option(help="Leave broken cases out instead of refusing.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option(help="Leave out broken cases instead of refusing to train.")
+    ] = False,
     degrade: Annotated[
         str,
         typer.Option(
@@ -149,12 +152,13 @@ def pretrain(
     bundle: BundleName,
     studies: Studies,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File of the encoder, named .safetensors.", metavar="FILE")
+        Path,
+        typer.Option("--output", "-o", help="File for the encoder, ending in .safetensors.", metavar="FILE"),
     ],
     steps: Annotated[int, typer.Option(min=1, help="Number of optimiser steps.")] = 1000,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Time for the training, used to the end; instead of --steps."),
+        typer.Option(min=0.01, help="Time for the training, used in full; instead of --steps."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of windows in a step.")] = 2,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 5e-4,
@@ -167,12 +171,12 @@ def pretrain(
     ] = "masked",
     mask_ratio: Annotated[
         float | None,
-        typer.Option(help="Share that is masked. Default: 0.6, for mae 0.75."),
+        typer.Option(help="Share that is masked. Default: 0.6, or 0.75 for mae."),
     ] = None,
     cell: Annotated[int, typer.Option(help="Edge of a masked cell in voxels.")] = 8,
     patch_size: WindowSize = None,
     start: Annotated[
-        str, typer.Option("--from", help="Start from the bundle's weights, or from scratch.")
+        str, typer.Option("--from", help="Starting point: weights (those of the bundle) or scratch.")
     ] = "weights",
     recipe: Annotated[
         Path | None,

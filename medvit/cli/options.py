@@ -72,7 +72,7 @@ Backend = Annotated[
     typer.Option(
         metavar="|".join(checks.BACKENDS),
         rich_help_panel=NETWORKS,
-        help="Engine that runs the networks on a CPU; auto takes OpenVINO where it was found to be quicker.",
+        help="Engine that runs the networks on a CPU; auto takes OpenVINO where that was measured quicker.",
     ),
 ]
 
@@ -107,19 +107,22 @@ def inference_settings(
         float | None,
         typer.Option(
             rich_help_panel=NETWORKS,
-            help="Share by which neighbouring windows overlap, from 0 to below 1.",
+            help="Overlap of neighbouring windows, as a share from 0 to below 1.",
             callback=checks.checked_overlap,
         ),
     ] = None,
     tta: Annotated[
-        bool, typer.Option(rich_help_panel=NETWORKS, help="Average over left-right mirrored images as well.")
+        bool,
+        typer.Option(
+            rich_help_panel=NETWORKS, help="Average with the prediction for the image mirrored left to right."
+        ),
     ] = False,
     bias_correction: Annotated[
         bool,
         typer.Option(
             "--bias-correction",
             rich_help_panel=NETWORKS,
-            help="Even out the brightness of head MR first (N4).",
+            help="Correct uneven brightness of head MR first (N4).",
         ),
     ] = False,
     report: Annotated[bool, typer.Option(rich_help_panel=RESULTS, help="Write report.html.")] = True,
@@ -141,7 +144,7 @@ def inference_settings(
         typer.Option(
             "--deidentify",
             rich_help_panel=RESULTS,
-            help="Remove from the DICOM results what could identify a person.",
+            help="Remove everything that could identify a person from the DICOM results.",
         ),
     ] = False,
     seg_type: Annotated[
@@ -179,8 +182,8 @@ def inference_settings(
         typer.Option(
             "--fast",
             rich_help_panel=NETWORKS,
-            help="Overlap windows by a quarter instead of a half: quicker, less accurate at their edges. "
-            "It does nothing for bundles that overlap by a quarter anyway, such as segformer3d_brain.",
+            help="Overlap windows by a quarter instead of a half: quicker, but less accurate at their edges. "
+            "It has no effect on bundles that overlap by a quarter anyway, such as segformer3d_brain.",
         ),
     ] = False,
     viewer: Annotated[
@@ -210,7 +213,7 @@ def inference_settings(
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Accept studies outside of the bundle's scope; every output is marked."),
+        typer.Option("--force", help="Accept studies outside the bundle's scope; every output is marked."),
     ] = False,
 ) -> dict[str, Any]:
     """Settings of `medvit run` and `medvit cohort`, and the configuration values they set, by identifier."""

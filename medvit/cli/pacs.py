@@ -45,7 +45,7 @@ def _certificates(
         Path | None,
         typer.Option(
             envvar="MEDVIT_PACS_CA_FILE",
-            help="PEM file of the authority behind the other's certificate.",
+            help="PEM file of the authority that signed the other side's certificate.",
         ),
     ] = None,
     certificate: Annotated[
@@ -54,7 +54,9 @@ def _certificates(
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option(envvar="MEDVIT_PACS_KEY", help="PEM file of its key, if that is in a file of its own."),
+        typer.Option(
+            envvar="MEDVIT_PACS_KEY", help="PEM file of its private key, if that is a separate file."
+        ),
     ] = None,
 ) -> Access:
     return Access(ca_file=ca_file, certificate=certificate, key=key)
@@ -64,7 +66,7 @@ def _certificates(
 def _access(
     user: Annotated[str, typer.Option(envvar="MEDVIT_PACS_USER", help="User of a DICOMweb service.")] = "",
     password: Annotated[
-        str, typer.Option(envvar="MEDVIT_PACS_PASSWORD", help="Password; better set in the environment.")
+        str, typer.Option(envvar="MEDVIT_PACS_PASSWORD", help="Password; safer when set in the environment.")
     ] = "",
     token: Annotated[
         str, typer.Option(envvar="MEDVIT_PACS_TOKEN", help="Bearer token, instead of a user.")
@@ -144,7 +146,7 @@ def move(
 @sharing(_certificates)
 def listen(
     output: Output,
-    bundle: Annotated[str, typer.Argument(help="Installed bundle to run; or give --rules.")] = "",
+    bundle: Annotated[str, typer.Argument(help="Installed bundle to run; otherwise give --rules.")] = "",
     rules: Annotated[
         Path | None,
         typer.Option(exists=True, help="JSON file of bundles and the series that each one takes."),
@@ -162,7 +164,7 @@ def listen(
     ] = 11112,
     title: Title = "MEDVIT",
     sender: Annotated[
-        list[str] | None, typer.Option(help="AE title that may send to us; may be repeated.")
+        list[str] | None, typer.Option(help="AE title that may send to this node; may be repeated.")
     ] = None,
     send_to: Annotated[
         str, typer.Option(help="Node that gets the results, as TITLE@host:port[+tls].", metavar="NODE")
@@ -174,7 +176,7 @@ def listen(
         bool,
         typer.Option(
             "--tls",
-            help="Take TLS only, with --certificate and, to check those of callers, --ca-file.",
+            help="Accept TLS only, with --certificate; with --ca-file, check the callers' certificates.",
         ),
     ] = False,
     keep: Annotated[float, typer.Option(min=0, help="Days to keep the images of finished studies.")] = 7.0,

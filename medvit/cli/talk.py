@@ -107,7 +107,7 @@ def _talk(
     ] = False,
 ) -> Talk:
     if quiet and verbose:
-        raise MedvitError("--quiet and --verbose are opposites; leave one out")
+        raise MedvitError("--quiet and --verbose are opposites; leave out one of them")
     return Talk(quiet, verbose, as_json)
 
 

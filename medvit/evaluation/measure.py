@@ -145,7 +145,9 @@ def _regions_known(prediction: Side, reference: Side) -> tuple[ScoredStructure, 
         for side in sides:
             if not (side.names or side.segments) and any(other.segments for other in sides):
                 what = "has values without names, which cannot be matched to the segments of the other side"
-                raise StudyError("no-names", what, path=side.path, do="name them by a label table (--labels)")
+                raise StudyError(
+                    "no-names", what, path=side.path, do="name them with a label table (--labels)"
+                )
         return named
     return regions_of_values(prediction.values | reference.values)
 

@@ -154,7 +154,7 @@ def evaluate(
     if options.window is not None and (
         labels is not None or options.lesions or options.centreline or options.probabilities
     ):
-        raise MedvitError("a window compares images; leave out what label maps are scored by")
+        raise MedvitError("a window compares images; leave out the options for label maps")
     regions = read_regions(labels) if labels is not None else None
     if ignored := [region for region in regions or () if region.name == IGNORE]:
         regions = tuple(region for region in regions or () if region.name != IGNORE)

@@ -299,7 +299,7 @@ class RestorationInferer(WindowEngine):
         network
             The network, or several whose outputs are averaged.
         target
-            Grid to which the result goes, by linear interpolation; 0 outside of the image. ``None`` for the
+            Grid to which the result goes, by linear interpolation; 0 outside the image. ``None`` for the
             image's own grid.
         to_units
             From the network's output to the study's intensities: the inverse of the scaling that the image

@@ -70,7 +70,7 @@ def lesion_candidates(
     Raises
     ------
     ValueError
-        If the map has not three axes, or values outside of 0 to 1.
+        If the map has not three axes, or values outside 0 to 1.
 
     References
     ----------

@@ -141,7 +141,7 @@ class _OverlappingCrossAttention(nn.Module):
         n, heads, margin = self.window, self.num_heads, (self.wide - self.window) // 2
         query, keys = self.qkv(x).split((c, 2 * c), dim=-1)
         query = windows_of(query, n)
-        # Positions outside of the image have keys and values of zero, and take part in the softmax.
+        # Positions outside the image have keys and values of zero, and take part in the softmax.
         keys = F.pad(keys, (0, 0, margin, margin, margin, margin))
         keys = keys.unfold(1, self.wide, n).unfold(2, self.wide, n)  # (B, rows, columns, 2C, wide, wide)
         keys = keys.flatten(0, 2)

@@ -204,7 +204,7 @@ def open_checkpoint(path: str | Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+            raise WeightsError(f"{path}: not a complete safetensors file ({error}); fetch it again") from None
     try:
         with torch.serialization.safe_globals(_PLAIN_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)

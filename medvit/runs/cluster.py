@@ -58,7 +58,7 @@ class ClusterExecutor:
         try:
             self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise MedvitError(f"{address}: no Dask scheduler answers ({error})") from error
+            raise MedvitError(f"no Dask scheduler answers at {address} ({error})") from error
         self._work, self._time_limit, self._resources = work, time_limit, resources
         self._running: set[Any] = set()
 

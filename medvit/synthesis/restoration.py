@@ -78,7 +78,7 @@ class NoisyMRSlices:
 
     The magnitude of a complex signal with normal noise in both parts is Rician. Half of the slices have noise
     that varies smoothly, as parallel imaging leaves it, half have noise with a grain, as interpolation of
-    k-space leaves it, and in some everything outside of the head is exactly 0, as after masking.
+    k-space leaves it, and in some everything outside the head is exactly 0, as after masking.
 
     The target is the magnitude to be expected of a scan with a share of the noise. So air stays a little
     above 0, as in any magnitude image, and a network does not learn values around 0 for it, half of which

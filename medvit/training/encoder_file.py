@@ -104,13 +104,13 @@ def read_encoder(path: str | Path) -> tuple[dict[str, Tensor], PretrainingHeader
             text = (file.metadata() or {}).get(_HEADER)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a sound safetensors file ({error})") from error
+        raise WeightsError(f"{path}: not a valid safetensors file ({error})") from error
     if text is None:
         raise WeightsError(f"{path}: was not written by medvit pretrain, so nothing says what it holds")
     try:
         return tensors, PretrainingHeader(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path}: its header cannot be read; write it anew with this version") from error
+        raise WeightsError(f"{path}: its header cannot be read; write it again with this version") from error
 
 
 def readout_names(network: nn.Module, wider: nn.Module) -> set[str]:

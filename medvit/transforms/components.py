@@ -153,7 +153,7 @@ def largest_components(
 
 
 def _keep_whole(labels: np.ndarray, known: _Anatomy | None) -> None:
-    """Make what lies outside of the labelled whole background, in place."""
+    """Make everything outside the labelled whole background, in place."""
     pieces, count = ndimage.label(labels)
     if count < 2:
         return

@@ -44,7 +44,7 @@ def pixel_refinement_of(study: LoadedStudy, factor: int = 2) -> Refinement:
         what = f"the pixels of its slices are {words} mm wide, too fine to be made finer"
         raise StudyError("fine-pixels", what, path=file_of(study), do="use the study as it is")
     if max(edges) > _PIXELS[1]:
-        what = f"the pixels of its slices are {words} mm wide, coarser than those that were learned from"
+        what = f"the pixels of its slices are {words} mm wide, coarser than those of the training"
         raise StudyError("coarse-pixels", what, path=file_of(study), do="give a series with finer pixels")
     shown = max(grid.shape[a] for a in rest)
     acquired = int(study.series[0].facts.get("acquisition_matrix") or 0)

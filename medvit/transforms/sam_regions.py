@@ -80,7 +80,7 @@ class SamRegions:
             raise MissingExtraError("the region source 'sam'", "sam") from error
         if not (self.weights / "config.json").is_file():
             raise WeightsError(
-                f"{self.weights}: no SAM model here; give the folder that holds its config.json"
+                f"{self.weights}: holds no SAM model; give the folder that holds its config.json"
             )
         try:
             load: Any = transformers.SamModel.from_pretrained
@@ -88,10 +88,12 @@ class SamRegions:
                 self.weights, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise WeightsError(f"{self.weights}: no SAM model for transformers ({error})") from error
+            raise WeightsError(
+                f"{self.weights}: is not a SAM model that transformers can load ({error})"
+            ) from error
         if report["missing_keys"]:
             missing = ", ".join(sorted(report["missing_keys"])[:3])
-            raise WeightsError(f"{self.weights}: not a whole SAM model, it lacks {missing}")
+            raise WeightsError(f"{self.weights}: not a complete SAM model: it lacks {missing}")
         return model.to(self.device).eval()
 
     @torch.no_grad()

@@ -104,7 +104,7 @@ def test_what_cannot_be_quantised_is_refused(
     with pytest.raises(MedvitError, match="restores images"):
         quantize_bundle(find_bundle("rat_mr_denoise"), [head], tmp_path / "made")
     (tmp_path / "there").write_text("")
-    with pytest.raises(MedvitError, match="is there already"):
+    with pytest.raises(MedvitError, match="exists already"):
         quantize_bundle(bundle, [head], tmp_path / "there")
     monkeypatch.setattr(backends, "installed", lambda backend: False)
     with pytest.raises(MissingExtraError, match=r"medvit\[openvino\]"):

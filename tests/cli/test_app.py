@@ -121,14 +121,13 @@ def test_a_wheel_carries_the_bundles(tmp_path: Path) -> None:
     listed = json.loads(medvit("list", "--json", cwd=empty, env=environment).stdout)
     assert all(str(site) in b["path"] for b in listed)
     assert listed
-    nib.save(
-        nib.Nifti1Image(np.ones((20, 20, 20), np.float32), np.diag([4.0, 4, 4, 1])), empty / "scan.nii.gz"
-    )
+    ramp = np.arange(8000, dtype=np.float32).reshape(20, 20, 20)
+    nib.save(nib.Nifti1Image(ramp, np.diag([4.0, 4, 4, 1])), empty / "scan.nii.gz")
     done = medvit(
         "run", "segformer3d_brain", "scan.nii.gz", "-o", "out", "--no-report", "--device", "cpu",
         cwd=empty, env=environment,
     )  # fmt: skip
-    # A block without a structure is red, which the exit code counts.
+    # A ramp without a structure is red, which the exit code counts.
     assert done.returncode == 3, done.stderr
     assert "1 of 1 studies done (1 red)" in done.stdout
     assert (empty / "out" / "scan" / "labels.nii.gz").is_file()

@@ -116,7 +116,8 @@ def test_a_broken_study_says_what_is_wrong(tmp_path: Path) -> None:
 def test_uncertainty_is_entropy_in_nats(tmp_path: Path) -> None:
     channels = {"0": "background", "1": "a", "2": "b", "3": "c"}
     clean, noise = tmp_path / "clean.nii.gz", tmp_path / "noise.nii.gz"
-    nib.save(nib.Nifti1Image(np.ones((12, 14, 16), np.float32), np.eye(4)), clean)
+    ones = np.linspace(0.9999, 1.0001, 12 * 14 * 16, dtype=np.float32).reshape(12, 14, 16)
+    nib.save(nib.Nifti1Image(ones, np.eye(4)), clean)
     random = np.random.default_rng(0).uniform(0, 3, (12, 14, 16)).astype(np.float32)
     nib.save(nib.Nifti1Image(random, np.eye(4)), noise)
     bundle = served(make_bundle(tmp_path / "four", table="", channel_def=channels), tmp_path)

@@ -183,7 +183,7 @@ def test_broken_weights_are_one_sentence(restorer: Path, tmp_path: Path) -> None
     broken = restorer / "models" / "model.safetensors"
     broken.write_bytes(b"\x20\0\0\0\0\0\0\0{ not whole")
     study = write_image(tmp_path / "study.nii.gz")
-    with pytest.raises(MedvitError, match=r"model\.safetensors: not a whole safetensors file"):
+    with pytest.raises(MedvitError, match=r"model\.safetensors: not a complete safetensors file"):
         run_bundle(Bundle(restorer), [study], tmp_path / "out", checkpoint=str(broken))
 
 

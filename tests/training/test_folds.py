@@ -71,7 +71,7 @@ def test_folds_become_bundles_a_table_and_an_ensemble_that_runs(tmp_path: Path) 
     assert all((network.networks[1].state_dict()[name] == value).all() for name, value in own.items())
     assert run_bundle(ensemble, [data.parent / "case1_0000.nii.gz"], tmp_path / "run", report=False) == 0
     assert np.asarray(nib.load(tmp_path / "run" / "case1_0000" / "labels.nii.gz").dataobj).any()
-    with pytest.raises(MedvitError, match="is there already"):
+    with pytest.raises(MedvitError, match="exists already"):
         train_folds(base, data, output, Choices(**QUICK, folds=2))
 
 

@@ -155,7 +155,7 @@ def test_another_network_is_refused_and_stays_as_it_was(encoder: Path, tmp_path:
     with pytest.raises(WeightsError, match="was not written by medvit pretrain"):
         read_encoder(tmp_path / "other.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"no")
-    with pytest.raises(WeightsError, match="not a sound safetensors file"):
+    with pytest.raises(WeightsError, match="not a valid safetensors file"):
         read_encoder(tmp_path / "broken.safetensors")
 
 

@@ -219,7 +219,7 @@ def test_memory_that_runs_out_is_said_with_what_to_try(
 def test_an_existing_folder_is_not_touched(data: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    with pytest.raises(MedvitError, match="is there already"):
+    with pytest.raises(MedvitError, match="exists already"):
         train_bundle(base_bundle(tmp_path / "base"), data, tmp_path / "mine", Choices(**QUICK))
     assert [p.name for p in tmp_path.glob("mine*")] == ["mine"]
 

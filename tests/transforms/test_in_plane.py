@@ -82,7 +82,7 @@ def test_the_input_of_a_network_shows_the_measured_pixels() -> None:
     ("spacing", "facts", "words"),
     [
         ((1.0, 1.0, 5.0), {}, "too fine to be made finer"),
-        ((3.0, 3.0, 5.0), {}, "coarser than those that were learned from"),
+        ((3.0, 3.0, 5.0), {}, "coarser than those of the training"),
         (
             (2.0, 2.0, 5.0),
             {"acquisition_matrix": 4},

@@ -151,7 +151,7 @@ def test_sam_without_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_sam_through_transformers(tmp_path: Path) -> None:
     """A small SAM of random weights, saved and read as published ones are."""
     transformers = pytest.importorskip("transformers", reason="needs medvit[sam]")
-    with pytest.raises(WeightsError, match="no SAM model here"):
+    with pytest.raises(WeightsError, match="holds no SAM model"):
         _ = SamRegions(tmp_path).model
     frame = {"image_size": 64, "patch_size": 8}
     vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "output_channels": 16}
@@ -183,5 +183,5 @@ def test_sam_through_transformers(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"lacks mask_decoder\.iou_token\.weight"):
         _ = SamRegions(tmp_path).model
     file.write_bytes(b"nothing")
-    with pytest.raises(WeightsError, match="no SAM model for transformers"):
+    with pytest.raises(WeightsError, match="not a SAM model that transformers can load"):
         _ = SamRegions(tmp_path).model

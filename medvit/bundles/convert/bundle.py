@@ -92,7 +92,7 @@ def _complete(
     if not settings.intensity:
         missing.append("--intensity percentile|zscore|window:LOW:HIGH (of the training)")
     if missing or roi is None:
-        raise MedvitError(f"{checkpoint}: the weights do not tell all; give {', '.join(missing)}")
+        raise MedvitError(f"{checkpoint}: the weights do not determine everything; give {', '.join(missing)}")
     labels = label_table(settings.labels)
     _check_labels(found, settings, len(parse_label_table(labels)))
     return Conversion(found, settings, checkpoint, labels, spacing, roi)
@@ -152,7 +152,7 @@ def _build(found: Deduction) -> nn.Module:
     try:
         return network(**found.arguments)
     except (ValueError, TypeError) as error:
-        raise MedvitError(f"{found.target} cannot be built as told: {error}") from error
+        raise MedvitError(f"{found.target} cannot be built with these arguments: {error}") from error
 
 
 def _fill(network: Any, state: StateDict, found: Deduction) -> None:

@@ -149,8 +149,8 @@ def intensity_transform(intensity: str) -> dict[str, Any]:
         low, high, mean, std = 0.0, 0.0, 0.0, 0.0
     if kind != "window" or not low < high or std <= 0:
         raise MedvitError(
-            f"--intensity {intensity}: it is percentile, zscore, zscore:nonzero, window:LOW:HIGH or "
-            "window:LOW:HIGH:MEAN:STD"
+            "--intensity takes percentile, zscore, zscore:nonzero, window:LOW:HIGH or "
+            f"window:LOW:HIGH:MEAN:STD, not {intensity!r}"
         )
     return {
         "_target_": "ScaleIntensityRanged", "keys": "@image_key", "a_min": low, "a_max": high,
@@ -169,14 +169,14 @@ def label_table(labels: str) -> dict[str, Any]:
     if not labels.endswith(".json"):
         names = [name.strip() for name in labels.split(",")]
         if not all(names) or len(set(names)) < len(names):
-            raise MedvitError(f"--labels {labels}: give names, all of them different")
+            raise MedvitError(f"--labels {labels}: give names that differ from each other")
         return {"name": "labels", "structures": [{"name": name} for name in names]}
     try:
         content = json.loads(Path(labels).read_text(encoding="utf-8"))
         return {"name": Path(labels).stem, **content, "structures": list(content["structures"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MedvitError(
-            f"{labels}: no label table, which is JSON with 'structures', a list of entries with a 'name'"
+            f"{labels}: is not a label table, but needs JSON with 'structures', entries with a 'name'"
         ) from error
 
 
@@ -191,5 +191,5 @@ def axis_order(orientation: str) -> tuple[int, int, int]:
     axes = {direction: axis for axis, pair in enumerate(("LR", "PA", "IS")) for direction in pair}
     order = tuple(axes.get(direction, -1) for direction in orientation)
     if sorted(order) != [0, 1, 2]:
-        raise MedvitError(f"--orientation {orientation}: it names three directions, such as RAS or SPL")
+        raise MedvitError(f"--orientation takes three directions, such as RAS or SPL, not {orientation!r}")
     return order[0], order[1], order[2]

@@ -91,5 +91,7 @@ def checked_tables(
     """
     for name, tables in own.items():
         if name in state and not any(torch.equal(state[name].to(table), table) for table in tables):
-            raise WeightsError(f"the checkpoint does not fit {network}: {name} is of other windows")
+            raise WeightsError(
+                f"the checkpoint does not fit {network}: {name} belongs to another window size"
+            )
     return tuple(name for name in own if name in state)

@@ -32,7 +32,7 @@ from monai.transforms import (
 from medvit.training.recipes.intensity import ForegroundIntensity
 from medvit.training.recipes.transforms import ManifestLabelsd, SlicesFirstd
 
-# Room around a patch, so that turning and shrinking it does not bring in what lies outside of the image.
+# Room around a patch, so that turning and shrinking it does not bring in what lies outside the image.
 _MARGIN = 1.2
 # Patches this much flatter than wide are turned within their slices alone.
 _FLAT = 3

@@ -157,9 +157,9 @@ def test_a_plan_in_the_checkpoint_needs_no_words(tmp_path: Path) -> None:
         ("mambaclinix_aniso", {"roi": (30, 16, 8)}, "divisible by"),
         ("mambaclinix_aniso", {"intensity": "window:5:1"}, "window:LOW:HIGH"),
         ("mambaclinix_aniso", {"orientation": "RSX"}, "three directions"),
-        ("mambaclinix_aniso", {"labels": "none.json"}, "no label table"),
+        ("mambaclinix_aniso", {"labels": "none.json"}, "is not a label table"),
         ("transunet_small", {"arguments": {"num_heads": 4, "colour": 1}}, "no argument colour"),
-        ("transunet_small", {"arguments": {"num_heads": 5}}, "cannot be built as told"),
+        ("transunet_small", {"arguments": {"num_heads": 5}}, "cannot be built with these arguments"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_and_nothing_is_left(
