@@ -174,7 +174,7 @@ def test_what_is_missing_or_wrong_is_said_and_nothing_is_left(
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     case = case_named("mambaclinix_aniso")
     (tmp_path / "kept").touch()
-    with pytest.raises(MedvitError, match="there already"):
+    with pytest.raises(MedvitError, match="exists already"):
         convert_checkpoint(case.network, case.save(tmp_path), tmp_path, case.conversion())
 
 
