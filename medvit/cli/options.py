@@ -112,11 +112,13 @@ def inference_settings(
         ),
     ] = None,
     tta: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            rich_help_panel=NETWORKS, help="Average with the prediction for the image mirrored left to right."
+            "--tta/--no-tta",
+            rich_help_panel=NETWORKS,
+            help="Average with the prediction for the image mirrored left to right. Default: as the bundle says.",
         ),
-    ] = False,
+    ] = None,
     bias_correction: Annotated[
         bool,
         typer.Option(
@@ -229,7 +231,7 @@ def inference_settings(
         raise MedvitError(f"{' and '.join(idle)} would do nothing without --dicom; give it as well")
     overrides: dict[str, Any] = {
         "resume": resume, "overwrite": overwrite,
-        "tta": tta, "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
+        "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
         "language": language, "show_patient": show_patient, "force": force,
         **checks.execution_settings(amp, tf32, backend),
     }  # fmt: skip
@@ -249,6 +251,8 @@ def inference_settings(
         overrides["writer#options#dicom_anyway"] = True
     if overlap is not None:
         overrides["overlap"] = overlap
+    if tta is not None or fast:
+        overrides["tta"] = bool(tta)
     if bias_correction:
         overrides["bias_correction"] = True
     return overrides

@@ -54,6 +54,13 @@ def test_run_and_cohort_set_a_bundle_alike(monkeypatch: pytest.MonkeyPatch) -> N
     assert SETTINGS.items() <= cohort.items()
 
 
+def test_mirrored_passes_are_the_bundles_own_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "tta" not in settings_of("run", monkeypatch)
+    assert settings_of("run", monkeypatch, "--tta")["tta"] is True
+    for option in ("--no-tta", "--fast"):
+        assert settings_of("run", monkeypatch, option)["tta"] is False
+
+
 def test_what_depends_on_the_bundle_is_set_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for verb in ("run", "cohort"):
         seen = settings_of(
