@@ -116,7 +116,7 @@ def inference_settings(
         typer.Option(
             "--tta/--no-tta",
             rich_help_panel=NETWORKS,
-            help="Average with the prediction for the image mirrored left to right. Default: as the bundle says.",
+            help="Average with the prediction for the image mirrored left to right. Default: the bundle's.",
         ),
     ] = None,
     bias_correction: Annotated[
