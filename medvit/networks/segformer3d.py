@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medvit.networks.layers import cpu_blocks, pyramid
 from medvit.networks.layers.detail import DetailReadout, DetailStem
 from medvit.networks.published import PublishedNetwork, StateDict, renamed
 
@@ -32,7 +33,18 @@ def _norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:
     raise ValueError(f"norm must be 'batch' or 'group', not {kind!r}")
 
 
+def _convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """(B, D, H, W, C) to (B, D', H', W', C')."""
+    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out such a block, not a condition)
+        if cpu_blocks.apply(x, conv.weight):
+            return _channels_last(cpu_blocks.convolve(conv, _channels_first(x)))
+    return _channels_last(conv(_channels_first(x)))
+
+
 def _upsample(x: Tensor, size: list[int]) -> Tensor:
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if cpu_blocks.apply(x, x):
+            return pyramid.upsampled(x, size)
     return F.interpolate(x, size=size, mode="trilinear", align_corners=False)
 
 
@@ -46,7 +58,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, H, W, in) to (B, D', H', W', dim)."""
-        return self.norm(_channels_last(self.proj(_channels_first(x))))
+        return self.norm(_convolve(self.proj, x))
 
 
 class EfficientAttention(nn.Module):
@@ -81,7 +93,7 @@ class EfficientAttention(nn.Module):
         """(B, D, H, W, C) to the same shape."""
         source = x
         if self.reduce is not None and self.reduce_norm is not None:
-            source = self.reduce_norm(_channels_last(self.reduce(_channels_first(x))))
+            source = self.reduce_norm(_convolve(self.reduce, x))
         key, value = self.key_value(source).chunk(2, dim=-1)
         attended = F.scaled_dot_product_attention(
             self._heads(self.query(x)), self._heads(key), self._heads(value), scale=self.scale
@@ -174,6 +186,10 @@ class Fusion(nn.Module):
         """Levels (B, D_i, H_i, W_i, C_i), finest first, to (B, width, D_1, H_1, W_1)."""
         # The kernel's columns stand coarsest level first, as published.
         kernels = self.mix.weight.flatten(1).chunk(len(levels), dim=1)[::-1]
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if cpu_blocks.apply(levels[0], self.mix.weight):
+                summed = pyramid.fused(levels, self.project, self.project_norm, kernels)
+                return F.relu_(self.mix_norm(_channels_first(summed)))
         size = list(levels[0].shape[1:4])
         fused = torch.zeros(())
         # Module lists of one length, which TorchScript walks through without `strict`.
@@ -188,13 +204,9 @@ class MLPHead(nn.Module):
 
     def __init__(
         self,
-        dims: Sequence[int],
-        width: int,
-        out_channels: int,
-        dropout: float,
-        norm: Literal["batch", "group"],
-        stride: int,
-    ) -> None:
+        dims: Sequence[int], width: int, out_channels: int, dropout: float,
+        norm: Literal["batch", "group"], stride: int,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.stride = stride
         self.fuse = Fusion(dims, width, norm)
@@ -203,7 +215,9 @@ class MLPHead(nn.Module):
 
     def forward(self, levels: list[Tensor], size: list[int]) -> Tensor:
         """Levels of the encoder to logits (B, out_channels, *size)."""
-        logits = self.readout(self.dropout(self.fuse(levels)))
+        fused = _channels_last(self.dropout(self.fuse(levels)))
+        # A product over channels-last memory; as a convolution it takes torch's slow kernel on a CPU.
+        logits = _channels_first(F.linear(fused, self.readout.weight.flatten(1), self.readout.bias))
         # The finest token i is centred on voxel stride * i, so a grid that reaches past the image is cropped.
         reach = [n * self.stride for n in logits.shape[2:]]
         d, h, w = size
@@ -219,12 +233,8 @@ class DetailHead(DetailReadout):
 
     def __init__(
         self,
-        dims: Sequence[int],
-        width: int,
-        stem_width: int,
-        out_channels: int,
-        norm: Literal["batch", "group"],
-    ) -> None:
+        dims: Sequence[int], width: int, stem_width: int, out_channels: int, norm: Literal["batch", "group"],
+    ) -> None:  # fmt: skip
         super().__init__(width, stem_width, out_channels)
         self.fuse = Fusion(dims, width, norm)
 

@@ -161,7 +161,7 @@ class SwinUNETR(monai_swin.SwinUNETR):
         x = join(self.decoder3, x, encode(self.encoder3, maps[1]))
         x = join(self.decoder2, x, encode(self.encoder2, maps[0]))
         x = join(self.decoder1, x, encode(self.encoder1, image))
-        return cpu_blocks.convolve(self.out.conv, x) if lean else self.out(x)
+        return cpu_blocks.convolve(self.out.conv.conv, x) if lean else self.out(x)
 
     def _swin_maps(self, image: Tensor) -> list[Tensor]:
         """The patches and the results of the four stages, as (B, C, ...) in channels-last memory."""

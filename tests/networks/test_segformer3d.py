@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from medvit.errors import WeightsError
 from medvit.networks import SegFormer3D
+from medvit.networks.layers import pyramid
 from tests.networks.checks import exports_to_onnx, traces_and_exports, trains
 from tests.networks.goldens import golden
 
@@ -54,6 +59,26 @@ def test_the_detail_head_resolves_single_voxels() -> None:
         logits = network.eval()(image)
         rough.append(float(logits.diff(dim=-1).std() / logits.std()))
     assert rough[1] > 0.8 > 0.4 > rough[0], "neighbouring voxels differ only where the head resolves them"
+
+
+@pytest.mark.parametrize("build", [partial(small, decoder_dim=64), detailed])
+@pytest.mark.parametrize("size", [(64, 48, 40), (52, 64, 34)])
+def test_inference_on_a_cpu_computes_the_plain_form(
+    build: Callable[[], SegFormer3D], size: tuple[int, ...]
+) -> None:
+    network = build().eval()
+    for part in network.modules():
+        if isinstance(part, nn.LayerNorm | nn.BatchNorm3d | nn.GroupNorm):
+            nn.init.normal_(part.weight, 1, 0.3)
+            nn.init.normal_(part.bias, 0, 0.3)
+        if isinstance(part, nn.BatchNorm3d):
+            part.running_mean, part.running_var = torch.randn(len(part.weight)), torch.rand(len(part.weight))
+    image = torch.randn(2, 1, *size)
+    plain = network(image).detach()
+    with torch.no_grad(), mock.patch.object(pyramid, "fused", wraps=pyramid.fused) as quick:
+        found = network(image)
+    assert quick.called
+    assert float((found - plain).abs().max()) < 1e-5 * float(plain.max() - plain.min())
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -54,16 +54,15 @@ def join(block: Any, x: Tensor, skip: Tensor) -> Tensor:
 def _residual(block: Any, x: Tensor) -> Tensor:
     """`UnetResBlock`: two normalised convolutions added to the input or its normalised projection."""
     slope = block.lrelu.negative_slope
-    y = _normalise_(convolve(block.conv1, x), block.norm1.eps, slope)
-    y = _normalise_(convolve(block.conv2, y), block.norm2.eps)
+    y = _normalise_(convolve(block.conv1.conv, x), block.norm1.eps, slope)
+    y = _normalise_(convolve(block.conv2.conv, y), block.norm2.eps)
     if block.downsample:
-        x = _normalise_(convolve(block.conv3, x), block.norm3.eps)
+        x = _normalise_(convolve(block.conv3.conv, x), block.norm3.eps)
     return F.leaky_relu_(y.add_(x), slope)
 
 
-def convolve(layer: Any, x: Tensor) -> Tensor:
-    """MONAI's `Convolution` without norm or activation; (B, C, *size), any memory layout."""
-    conv = layer.conv
+def convolve(conv: Any, x: Tensor) -> Tensor:
+    """A convolution of (B, C, *size), in any memory layout, to channels-last memory."""
     x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     return torch.mkldnn_convolution(
         x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
