@@ -21,7 +21,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from medvit.errors import MedvitError
-from medvit.exits import ALL_WELL
+from medvit.exits import ALL_WELL, INTERRUPTED
 from medvit.runs.options import SILENT
 
 
@@ -122,11 +122,15 @@ def answering(verb: Callable[..., Answer | None]) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         talk: Talk = given.pop("talk")
-        with talk.during() as say:
-            if "say" in parameters:
-                answer = verb(**given, say=say)
-            elif (answer := verb(**given)) is not None:
-                say(answer)
+        try:
+            with talk.during() as say:
+                if "say" in parameters:
+                    answer = verb(**given, say=say)
+                elif (answer := verb(**given)) is not None:
+                    say(answer)
+        except KeyboardInterrupt:  # typer would end without a word
+            typer.echo("medvit: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
         if answer is not None:
             talk.end(answer)
             raise typer.Exit(answer.exit_code)
