@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Outcome:
     """A result with what medvit says of it; on the grid of the input, unless the bundle refines it.
 
@@ -43,6 +43,10 @@ class _Outcome:
 
     result: Result
     writer: StudyWriter
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.result.voxels.shape))
+        return f"{type(self).__name__}({self.result.study.id!r}, {size} voxels, by {self.result.bundle.name})"
 
     @property
     def affine(self) -> np.ndarray:
@@ -107,7 +111,7 @@ class _Outcome:
         return to_json(self.report)["quality"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SegmentedImage(_Outcome):
     """A label map on the grid of the input, with names, volumes and findings."""
 
@@ -139,7 +143,7 @@ class SegmentedImage(_Outcome):
         return self.labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RestoredImage(_Outcome):
     """A restored image in the intensities of the input; super-resolution gives it a finer grid."""
 
@@ -229,6 +233,9 @@ class Segmenter:
         self._opened.part("network")
         # The inferer reports on its last study, and a second study at once would need twice the memory.
         self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"Segmenter({self.bundle.name!r}, device={str(self._opened.part('device'))!r})"
 
     def __call__(
         self, image: Any, affine: np.ndarray | None = None, *, name: str = "image"

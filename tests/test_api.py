@@ -62,6 +62,8 @@ def test_a_result_tells_names_volumes_and_findings(segmenter: medvit.Segmenter, 
     assert result.volumes_ml["cerebrospinal fluid"] == pytest.approx(expected)
     assert result.light == "red"
     assert "intracranial volume" in result.findings[0].lower()
+    assert repr(result) == f"SegmentedImage('head', 20 x 22 x 24 voxels, by {BRAIN})"
+    assert repr(segmenter) == f"Segmenter({BRAIN!r}, device='cpu')"
 
 
 def test_results_lie_where_the_input_lies(segmenter: medvit.Segmenter, head: Path) -> None:
