@@ -6,9 +6,8 @@ import ast
 import importlib.util
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(str(importlib.util.find_spec("medvit").origin)).parent  # type: ignore[union-attr]
 # Ground first; a package imports from itself and from what stands before it.
@@ -19,12 +18,11 @@ FLOORS = (
 )  # fmt: skip
 
 
-def modules() -> Iterator[tuple[Path, ast.Module]]:
-    for file in sorted(ROOT.rglob("*.py")):
-        yield file.relative_to(ROOT), ast.parse(file.read_text(encoding="utf-8"))
-
-
-MODULES = list(modules())
+@cache
+def modules() -> tuple[tuple[Path, ast.Module], ...]:
+    """Every module of the package by its path; parsed by the first test, not by whoever collects them."""
+    files = sorted(ROOT.rglob("*.py"))
+    return tuple((file.relative_to(ROOT), ast.parse(file.read_text(encoding="utf-8"))) for file in files)
 
 
 def package_of(path: Path) -> str:
@@ -41,25 +39,24 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("medvit."))
 
 
-@pytest.mark.parametrize("package", FLOORS)
-def test_a_package_imports_only_downward(package: str) -> None:
+def test_a_package_imports_only_downward() -> None:
+    floor = {package: number for number, package in enumerate(FLOORS)} | {"__init__": len(FLOORS)}
     upward = {
         f"{path}: {name}"
-        for path, tree in MODULES
-        if package_of(path) == package
+        for path, tree in modules()
         for name in imports(tree)
-        if FLOORS.index(name) > FLOORS.index(package)
+        if floor[name] > floor[package_of(path)]
     }
     assert not upward
 
 
 def test_every_package_has_its_floor() -> None:
-    assert {package_of(path) for path, _ in MODULES} - {"__init__"} == set(FLOORS)
+    assert {package_of(path) for path, _ in modules()} - {"__init__"} == set(FLOORS)
 
 
 def test_a_class_has_its_name_alone() -> None:
     places: dict[str, list[str]] = defaultdict(list)
-    for path, tree in MODULES:
+    for path, tree in modules():
         if path.parts[0] != "networks":  # one architecture a file; their blocks have the papers' names
             for node in tree.body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
@@ -70,7 +67,7 @@ def test_a_class_has_its_name_alone() -> None:
 def test_no_module_is_named_like_a_function_in_it() -> None:
     alike = [
         str(path)
-        for path, tree in MODULES
+        for path, tree in modules()
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and node.name == path.stem
     ]
@@ -80,7 +77,7 @@ def test_no_module_is_named_like_a_function_in_it() -> None:
 def test_no_configuration_of_an_installed_bundle_is_opened_but_by_the_opener() -> None:
     openers = {
         str(path)
-        for path, tree in MODULES
+        for path, tree in modules()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr == "read_config"
     }

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "truth": ["RestoreOptions"],
         "run": ["BenchOptions", "bench_brain"],
         "studies": ["BenchStudy", "Reference", "compare"],
-        "synthetic": ["Recipe", "synthetic_studies"],
+        "synthetic": ["Acquisition", "synthetic_studies"],
         "icbm": ["template_study"],
     },
 )

@@ -21,13 +21,13 @@ from medvit.studies.study import Grid
 GROUP = "synthetic, held out"
 _FIELD_OF_VIEW = (160, 192, 160)  # margin around the brain in mm
 _SEED = 20
-# Settings that would remove a part of the reference, or that are not part of the recipe.
+# Settings that would remove a part of the reference, or that are not part of the acquisition.
 _NOT = ("skull_strip", "deface", "crop", "wrap", "thick_slices", "ringing", "motion", "zero")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Acquisition of a head.
+class Acquisition:
+    """Contrast and resolution in which a synthetic head is acquired.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Recipe:
         return f"{self.contrast}_{self.spacing:g}x{self.spacing:g}x{self.spacing * self.thickness:g}mm"
 
 
-RECIPES = (Recipe("T1", 1.0), Recipe("T2", 1.0, thickness=5), Recipe("FLAIR", 2.0))
+ACQUISITIONS = (Acquisition("T1", 1.0), Acquisition("T2", 1.0, thickness=5), Acquisition("FLAIR", 2.0))
 
 
 def synthetic_studies(
@@ -58,9 +58,9 @@ def synthetic_studies(
     folder: Path,
     *,
     held_out: Sequence[str],
-    recipes: Sequence[Recipe] = RECIPES,
+    acquisitions: Sequence[Acquisition] = ACQUISITIONS,
 ) -> list[BenchStudy]:
-    """Each held-out head in each recipe; the same on every machine, and made only once.
+    """Each held-out head in each acquisition; the same on every machine, and made only once.
 
     Parameters
     ----------
@@ -84,27 +84,27 @@ def synthetic_studies(
     studies = []
     for number, path in enumerate(find_label_maps(label_maps, include=held_out)):
         made_from = {"label_map": sha256_of(path), "seed": _SEED + number, "medvit": __version__}
-        for recipe in recipes:
-            name = f"{stem_of(path)}_{recipe.name}"
+        for acquisition in acquisitions:
+            name = f"{stem_of(path)}_{acquisition.name}"
             image, labels = folder / f"{name}.nii.gz", folder / f"{name}_seg.nii.gz"
-            record, key = folder / f"{name}.json", key_of(made_from | asdict(recipe))
+            record, key = folder / f"{name}.json", key_of(made_from | asdict(acquisition))
             if not (is_current(record, key) and image.is_file() and labels.is_file()):
-                _make(path, recipe, _SEED + number, image, labels)
-                write_record(record, key, {"label_map": path.name, "recipe": asdict(recipe)})
+                _make(path, acquisition, _SEED + number, image, labels)
+                write_record(record, key, {"label_map": path.name, "acquisition": asdict(acquisition)})
             studies.append(BenchStudy(name, image, (Reference(GROUP, labels, structures, structures),)))
     return studies
 
 
-def _make(label_map: Path, recipe: Recipe, seed: int, image_path: Path, labels_path: Path) -> None:
+def _make(label_map: Path, acquisition: Acquisition, seed: int, image_path: Path, labels_path: Path) -> None:
     import torch
 
     from medvit.synthesis import SynthesisSettings, Synthesizer, brain_anatomy, read_head_map
 
     anatomy = brain_anatomy()
     settings = SynthesisSettings(
-        shape=tuple(round(length / recipe.spacing) for length in _FIELD_OF_VIEW),
-        spacing=recipe.spacing,
-        contrasts={recipe.contrast: 1.0},
+        shape=tuple(round(length / acquisition.spacing) for length in _FIELD_OF_VIEW),
+        spacing=acquisition.spacing,
+        contrasts={acquisition.contrast: 1.0},
         translation=4.0,
         flip=0.0,
     ).without(*_NOT)
@@ -113,10 +113,10 @@ def _make(label_map: Path, recipe: Recipe, seed: int, image_path: Path, labels_p
         v[0].numpy() for v in Synthesizer(anatomy, settings)(read_head_map(label_map, anatomy), generator)
     )
     # A thick slice averages its content, but the labels drawn on it follow its middle.
-    n = recipe.thickness
+    n = acquisition.thickness
     image = image.reshape(*image.shape[:2], -1, n).mean(axis=-1)
     labels = labels[..., n // 2 :: n]
-    steps = np.array([recipe.spacing, recipe.spacing, recipe.spacing * n])
+    steps = np.array([acquisition.spacing, acquisition.spacing, acquisition.spacing * n])
     affine = np.diag([*steps, 1.0])
     affine[:3, 3] = -steps * (np.array(image.shape) - 1) / 2
     grid = Grid(image.shape, affine)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvit.bench import BenchOptions, Recipe, run
+from medvit.bench import BenchOptions, Acquisition, run
 from medvit.bench.studies import BenchStudy
 from medvit.bench.synthetic import GROUP, synthetic_studies
 from medvit.bundles import Bundle
@@ -28,7 +28,7 @@ from medvit.studies.labels import load_label_table
 from tests.phantoms import coarse_bundle, write_head
 
 TABLE = load_label_table("brain")
-RECIPES = (Recipe("T1", 4.0), Recipe("T2", 4.0, thickness=2))
+ACQUISITIONS = (Acquisition("T1", 4.0), Acquisition("T2", 4.0, thickness=2))
 OPTIONS = BenchOptions(held_out=("head",), rounds=1, device="cpu", date="a day")
 
 
@@ -51,7 +51,7 @@ def benched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Bundle
 
 def bench(patch: pytest.MonkeyPatch, folder: Path, bundles: list[Bundle]) -> int:
     patch.setattr(run, "template_study", no_template)
-    patch.setattr(run, "synthetic_studies", partial(synthetic_studies, recipes=RECIPES))
+    patch.setattr(run, "synthetic_studies", partial(synthetic_studies, acquisitions=ACQUISITIONS))
     options = BenchOptions(**vars(OPTIONS) | {"label_maps": folder / "maps"})
     return run.bench_brain(folder / "out", options, bundles=bundles, work_dir=folder / "work")
 
@@ -96,7 +96,7 @@ def test_the_figures_are_those_of_the_metrics(benched: tuple[Path, list[Bundle],
         "hd95_mm": [],
         "volume_off_percent": [],
     }
-    for recipe in RECIPES:
+    for recipe in ACQUISITIONS:
         study = f"head_1_{recipe.name}"
         found = nib.load(folder / "work" / "segformer3d_brain" / study / "labels.nii.gz")
         drawn = nib.load(folder / "work" / "studies" / f"{study}_seg.nii.gz")
@@ -112,7 +112,7 @@ def test_the_figures_are_those_of_the_metrics(benched: tuple[Path, list[Bundle],
         finite = [v for v in values if np.isfinite(v)]
         mean = entry["structures"][GROUP][name][metric][0]
         assert mean == pytest.approx(np.mean(finite), abs=1e-4) if finite else mean is None
-    assert set(entry["studies"][GROUP]) == {f"head_1_{r.name}" for r in RECIPES}
+    assert set(entry["studies"][GROUP]) == {f"head_1_{r.name}" for r in ACQUISITIONS}
 
 
 def test_costs_are_of_the_timed_study(benched: tuple[Path, list[Bundle], int]) -> None:
@@ -176,7 +176,7 @@ def test_other_weights_are_another_bundle(
     benched: tuple[Path, list[Bundle], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder, (working, _), _ = benched
-    image = folder / "work" / "studies" / f"head_1_{RECIPES[0].name}.nii.gz"
+    image = folder / "work" / "studies" / f"head_1_{ACQUISITIONS[0].name}.nii.gz"
     copy = Bundle(tmp_path / working.name)
     shutil.copytree(working.path, copy.path, ignore=shutil.ignore_patterns("runs", "eval"))
     asked = refused_studies(monkeypatch)
@@ -196,7 +196,7 @@ def test_weights_that_cannot_be_loaded_are_a_row_with_the_reason(
     copy = Bundle(tmp_path / "bundle")
     shutil.copytree(working.path, copy.path, ignore=shutil.ignore_patterns("runs", "eval"))
     copy.weights.write_bytes(b"no weights at all")
-    study = BenchStudy("a", folder / "work" / "studies" / f"head_1_{RECIPES[0].name}.nii.gz", ())
+    study = BenchStudy("a", folder / "work" / "studies" / f"head_1_{ACQUISITIONS[0].name}.nii.gz", ())
     row = run.bench_one(copy, [study], tmp_path / "work", OPTIONS)
     assert row.error.startswith("the workers cannot begin: model.pt: ")
     assert row.scores == {} and row.costs is None
