@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvit.bench import BenchOptions, Acquisition, run
+from medvit.bench import Acquisition, BenchOptions, run
 from medvit.bench.studies import BenchStudy
 from medvit.bench.synthetic import GROUP, synthetic_studies
 from medvit.bundles import Bundle
