@@ -175,10 +175,12 @@ def palette(display: Display) -> np.ndarray:
 
 def blend(base: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Grey picture with labels filled translucently and outlined in full colour: (rows, columns, 3) uint8."""
-    rgb = np.repeat(base[..., None], 3, axis=2).astype(np.float32)
-    inside = labels > 0
-    strength = np.where(inside, np.where(_outline(labels), 0.95, FILL), 0.0)[..., None]
-    return (rgb * (1 - strength) + colors[labels] * strength + 0.5).astype(np.uint8)
+    # The colours of each label for each grey value, inside and on its outline: a few thousand, not each pixel.
+    strength = np.array([FILL, 0.95]).repeat(len(colors))
+    strength[:: len(colors)] = 0  # the background
+    grey = np.arange(256)[:, None, None]
+    blended = grey * (1 - strength[:, None]) + np.tile(colors, (2, 1)) * strength[:, None] + 0.5
+    return blended.astype(np.uint8)[base, labels + len(colors) * _outline(labels)]
 
 
 def _outline(labels: np.ndarray) -> np.ndarray:
