@@ -43,7 +43,7 @@ def _convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
 
 def _upsample(x: Tensor, size: list[int]) -> Tensor:
     if not torch.jit.is_scripting():  # noqa: SIM102
-        if cpu_blocks.apply(x, x):
+        if pyramid.apply(x, x):
             return pyramid.upsampled(x, size)
     return F.interpolate(x, size=size, mode="trilinear", align_corners=False)
 
@@ -187,9 +187,9 @@ class Fusion(nn.Module):
         # The kernel's columns stand coarsest level first, as published.
         kernels = self.mix.weight.flatten(1).chunk(len(levels), dim=1)[::-1]
         if not torch.jit.is_scripting():  # noqa: SIM102
-            if cpu_blocks.apply(levels[0], self.mix.weight):
+            if pyramid.apply(levels[0], self.mix.weight):
                 summed = pyramid.fused(levels, self.project, self.project_norm, kernels)
-                return F.relu_(self.mix_norm(_channels_first(summed)))
+                return F.relu_(_channels_first(pyramid.normalised(self.mix_norm, summed)))
         size = list(levels[0].shape[1:4])
         fused = torch.zeros(())
         # Module lists of one length, which TorchScript walks through without `strict`.

@@ -1,7 +1,6 @@
 """Levels of a pyramid joined for inference in float32 on a CPU, as products of small matrices.
 
-`cpu_blocks.apply` says where these functions may be used. They give the numbers of the plain form to within
-rounding, and have no gradient of use.
+They give the numbers of the plain form to within rounding, and have no gradient of use.
 """
 
 from __future__ import annotations
@@ -12,6 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from medvit.networks.layers import cpu_blocks
+
+
+def apply(x: Tensor, weight: Tensor) -> bool:
+    """Whether to use these functions: for inference on a CPU, by torch or by the engine of an export."""
+    return torch.compiler.is_exporting() or cpu_blocks.apply(x, weight)
 
 
 def fused(
@@ -43,6 +49,15 @@ def fused(
         for x, linear, norm, kernel in zip(levels, project, norms, kernels, strict=True)
     )
     return add_upsampled_(finest, others)
+
+
+def normalised(norm: nn.Module, x: Tensor) -> Tensor:
+    """A norm of (B, D, H, W, C) maps; a batch norm reads them as they lie, so that an export moves nothing."""
+    if isinstance(norm, nn.BatchNorm3d) and not norm.training:
+        rows = x.flatten(0, 3)
+        found = F.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return found.view(x.shape)
+    return norm(x.movedim(-1, 1)).movedim(1, -1)
 
 
 def upsampled(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -93,8 +108,11 @@ def mixed_narrow(x: Tensor, project: Any, norm: Any, kernel: Tensor) -> Tensor:
         (..., out).
     """
     weight, bias = (part - part.mean(0) for part in (project.weight, project.bias))
-    factor = torch.linalg.qr(torch.cat([weight, bias[:, None]], 1), mode="r").R
-    lengths = F.linear(x, factor[:, :-1], factor[:, -1])
+    if torch.compiler.is_exporting():  # engines know no factorisation
+        lengths = F.linear(x, weight, bias)
+    else:
+        factor = torch.linalg.qr(torch.cat([weight, bias[:, None]], 1), mode="r").R
+        lengths = F.linear(x, factor[:, :-1], factor[:, -1])
     scale = (lengths.square().sum(-1, keepdim=True) / len(weight) + norm.eps).rsqrt()
     gained = kernel * norm.weight
     return torch.addcmul(kernel @ norm.bias, F.linear(x, gained @ weight, gained @ bias), scale)
