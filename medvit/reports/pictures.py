@@ -175,7 +175,7 @@ def palette(display: Display) -> np.ndarray:
 
 def blend(base: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Grey picture with labels filled translucently and outlined in full colour: (rows, columns, 3) uint8."""
-    # The colours of each label for each grey value, inside and on its outline: a few thousand, not each pixel.
+    # The colours of each label for each grey value, inside and on its outline: fewer than there are pixels.
     strength = np.array([FILL, 0.95]).repeat(len(colors))
     strength[:: len(colors)] = 0  # the background
     grey = np.arange(256)[:, None, None]

@@ -52,7 +52,7 @@ def fused(
 
 
 def normalised(norm: nn.Module, x: Tensor) -> Tensor:
-    """A norm of (B, D, H, W, C) maps; a batch norm reads them as they lie, so that an export moves nothing."""
+    """A norm of (B, D, H, W, C) maps; a batch norm reads them as they lie, without a copy in an export."""
     if isinstance(norm, nn.BatchNorm3d) and not norm.training:
         rows = x.flatten(0, 3)
         found = F.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
