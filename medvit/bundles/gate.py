@@ -127,9 +127,11 @@ def blankness(image: np.ndarray) -> str:
     for number, values in enumerate(image, 1):
         low = float(values.min())
         common = max((low, 0.0), key=lambda value: np.count_nonzero(values == value))
-        where = f"channel {number}" if len(image) > 1 else "nearly every voxel"
-        if np.count_nonzero(values == common) > _BLANK_SHARE * values.size:
-            return f"shows nothing: {where} has the value {common:g}"
+        count = np.count_nonzero(values == common)
+        if count > _BLANK_SHARE * values.size:
+            voxels = "every voxel" if count == values.size else "nearly every voxel"
+            where = f" of channel {number}" if len(image) > 1 else ""
+            return f"shows nothing: {voxels}{where} has the value {common:g}"
     return ""
 
 
