@@ -147,5 +147,7 @@ def _pictures(sheet: Sheet, content: Content) -> None:
 
 
 def _provenance(sheet: Sheet, content: Content) -> None:
-    sheet.heading(content.words["provenance"])
-    sheet.pairs(content.provenance())
+    rows = list(content.provenance())
+    # All on one page: a page of its own for the last row would look like a mistake.
+    sheet.heading(content.words["provenance"], sheet.height_of_pairs(rows))
+    sheet.pairs(rows)

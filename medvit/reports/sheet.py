@@ -118,9 +118,9 @@ class Sheet(FPDF):
             WIDTH - indent, height, self.printable(text), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT
         )
 
-    def heading(self, text: str) -> None:
-        """Title of a section, never at the foot of a page."""
-        self.need(30)
+    def heading(self, text: str, below: float = 16.0) -> None:
+        """Title of a section, on the page of the `below` mm that follow it."""
+        self.need(14 + below)
         self.ln(3)
         self.paragraph(text, 12, bold=True)
         self.set_draw_color(ACCENT)
@@ -157,6 +157,11 @@ class Sheet(FPDF):
             MARGIN + WIDTH - left, 4.6, self.printable(beside), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT
         )
         self.ln(2)
+
+    def height_of_pairs(self, rows: Iterable[tuple[str, str]]) -> float:
+        """Height that `pairs` takes for these rows."""
+        self._style(8.5)
+        return sum(4.5 * self._line_count(self.printable(text), WIDTH - 52) for _, text in rows)
 
     def pairs(self, rows: Iterable[tuple[str, str]]) -> None:
         """Headings on the left, texts on the right."""

@@ -106,7 +106,10 @@ def test_a_blank_image_is_refused(values: np.ndarray, words: str) -> None:
 
 def test_a_small_object_in_a_wide_field_is_not_blank() -> None:
     assert Gate(BRAIN)(study(spots(270))).notes == ()
-    assert blankness(np.stack([spots(270), spots(0)])) == "shows nothing: every voxel of channel 2 has the value 0"
+    assert (
+        blankness(np.stack([spots(270), spots(0)]))
+        == "shows nothing: every voxel of channel 2 has the value 0"
+    )
 
 
 def test_a_ct_passes_the_gate_of_a_ct_bundle() -> None:
