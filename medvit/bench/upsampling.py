@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from medvit.transforms.through_plane import SliceStack, upsampled_non_locally
+from medvit.transforms.through_plane import SliceStack, network_input, upsampled_non_locally
 
 # Samples to the finer grid, along the axes that become finer: slices along their normal, or pixels along both
 # axes of a slice.
@@ -57,6 +57,11 @@ def non_local(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
     return image.numpy()
 
 
+def denoised(samples: np.ndarray, stacks: Stacks) -> np.ndarray:
+    """Non-local upsampling and a non-local mean of a fixed strength, as super-resolution networks see it."""
+    return network_input(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), stacks)[1].numpy()
+
+
 METHODS: Mapping[str, Upsampler] = {
     "linear": linear,
     "cubic B-spline": cubic,
@@ -64,6 +69,7 @@ METHODS: Mapping[str, Upsampler] = {
     "zero-filling": zero_filled,
     "back-projection": back_projected,
     "non-local": non_local,
+    "non-local, denoised": denoised,
 }
 
 

@@ -23,7 +23,10 @@ _LEFT_OUT = (
     "scipy.sparse", "skimage", "sklearn", "tensorboard", "tifffile",
 )  # fmt: skip
 # Components of MONAI that need none of these packages.
-_TRANSFORMS = {"Compose", "Orientationd", "ScaleIntensityRanged", "ScaleIntensityRangePercentilesd"}
+_TRANSFORMS = {
+    "Compose", "Orientationd", "ScaleIntensityRanged", "ScaleIntensityRangePercentilesd",
+    "ThresholdIntensityd",
+}  # fmt: skip
 _IMPORT = re.compile(r"\$(from medvit(\.\w+)* import \w+|import torch)")
 
 

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "drsformer": ["DRSformer"],
         "duoformer": ["DuoFormer"],
         "ensemble": ["Ensemble"],
-        "guided": ["GuidedRestorer"],
+        "blended": ["BlendedRestorer"],
         "hat": ["HAT"],
         "paratranscnn": ["ParaTransCNN"],
         "lateral": ["LateralSegmenter"],

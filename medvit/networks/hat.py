@@ -196,7 +196,8 @@ class HAT(PublishedNetwork):
     Parameters
     ----------
     in_channels
-        Channels of the image and of the result. The mean of natural images is taken off three channels.
+        Channels of the image and of the result. The mean of natural images is taken off three channels,
+        unless `residual`.
     upscale
         Factor between the sides of the result and those of the image: 1 (restoration), 3 or a power of two.
     embed_dim
@@ -272,7 +273,8 @@ class HAT(PublishedNetwork):
             "overlap_ratio": overlap_ratio, "mlp_ratio": mlp_ratio, "qkv_bias": qkv_bias,
             "resi_connection": resi_connection,
         }  # fmt: skip
-        self.register_buffer("mean", rgb_mean(in_channels), persistent=False)
+        mean = torch.zeros(1, in_channels, 1, 1) if residual else rgb_mean(in_channels)
+        self.register_buffer("mean", mean, persistent=False)
         self.conv_first = nn.Conv2d(in_channels, embed_dim, 3, padding=1)
         self.patch_embed = _PatchNorm(embed_dim) if patch_norm else None
         if absolute_position:

@@ -53,7 +53,7 @@ class SharpBlocks(ABC):
         self,
         label_maps: Sequence[str | Path],
         images: str | Path = "",
-        share: float = 0.5,
+        share: float = 0.6,
         size: int = 48,
         spacings: Sequence[float] = (0.8, 1.0, 1.2),
         noise: tuple[float, float] = (0.005, 0.08),
@@ -172,6 +172,11 @@ class RefinedPlanes(SeededDataset):
         Planes cut from one block.
     seed
         Seed of the random numbers; each seed gives different blocks.
+
+    Raises
+    ------
+    ValueError
+        If a plane would be larger than a block.
     """
 
     def __init__(
@@ -186,6 +191,8 @@ class RefinedPlanes(SeededDataset):
         super().__init__(length, seed)
         self.source, self.samples = source, samples
         self.sample_shape = tuple(sample_shape or (source.size, source.size))
+        if max(self.sample_shape) > source.size:
+            raise ValueError(f"planes of {self.sample_shape} pixels do not fit blocks {source.size} wide")
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
         """``image`` (C, *sample_shape), what a network sees, and ``label``, (1, *sample_shape)."""

@@ -46,6 +46,16 @@ def test_block_means_tell_a_shift_from_noise() -> None:
     assert blocks(noise, target) < 1.3 * plain(noise, target)
 
 
+def test_edges_count_what_moves_within_a_pixel_or_two() -> None:
+    target = torch.zeros(2, 2, 24, 24)
+    flat, line = torch.full_like(target, 0.5), torch.zeros_like(target)
+    line[..., 12] = 0.5 * 24
+    plain, edges = CharbonnierLoss(0.0), CharbonnierLoss(0.0, edge_weight=1.0)
+    assert plain(line, target).item() == pytest.approx(plain(flat, target).item())
+    assert edges(flat, target).item() == pytest.approx(plain(flat, target).item(), rel=1e-4)
+    assert edges(line, target) > 1.5 * plain(line, target)
+
+
 def test_batch_mates_weigh_unless_told_otherwise() -> None:
     target, regions = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2, dtype=torch.long)
     output = torch.tensor([1.0, 4.0])[:, None, None, None].expand(2, 1, 2, 2)

@@ -62,6 +62,8 @@ def test_planes_across_slices_end_with_their_normal(label_map: Path) -> None:
         distances = plane["image"][3]
         assert torch.equal(distances, distances[:1].expand(16, 20))
         assert (distances.diff(dim=1) > 0).float().mean() > 0.3
+    with pytest.raises(ValueError, match="do not fit blocks 24 wide"):
+        RefinedPlanes(source, 1, (16, 25))
     again = RefinedPlanes(source, 1, (16, 20), samples=6, seed=2)[0]
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(dataset[0], again, strict=True))
 
