@@ -67,12 +67,15 @@ class Result:
 
     @property
     def volumes_ml(self) -> dict[str, float]:
-        """Volume of each structure in millilitres; empty for a restored image."""
+        """Volume of each structure in millilitres; empty for a restored image.
+
+        Structures that stand for others, such as those of a side where no side is known, are left out.
+        """
         if self.table is None:
             return {}
         counts = np.bincount(self.voxels.ravel(), minlength=len(self.table) + 1)
         ml = self.grid.voxel_volume / 1000
-        return {s.name: float(counts[s.value] * ml) for s in self.table}
+        return {s.name: float(counts[s.value] * ml) for s in self.table.shown(np.flatnonzero(counts))}
 
 
 def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides: Any) -> Result:

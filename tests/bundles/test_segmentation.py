@@ -9,15 +9,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from medvit.bundles import check_for, find_bundle, open_bundle, segment
-from medvit.bundles.segmentation import prepare
+from medvit.bundles.segmentation import Result, prepare
 from medvit.errors import StudyError
 from medvit.runs import run_bundle
 from medvit.studies import only_study, read_study
+from medvit.studies.study import Grid, LoadedStudy
 from tests.phantoms import COARSE
 
 BUNDLE = find_bundle("segformer3d_brain")
+GRID = Grid((6, 5, 4), np.diag([1.0, 1.0, 1.2, 1.0]))
 
 
 def write(path: Path, values: np.ndarray) -> Path:
@@ -46,6 +49,20 @@ def test_the_result_is_what_a_run_writes(head: Path, tmp_path: Path) -> None:
     for structure in BUNDLE.label_table:
         expected = (written == structure.value).sum() * 0.064
         assert result.volumes_ml[structure.name] == pytest.approx(expected)
+
+
+def test_volumes_are_of_the_structures_that_a_study_can_have() -> None:
+    """A crop of which no side is known has no volume of 0 for each side."""
+    labels = np.zeros((6, 5, 4), np.uint8)
+    labels[:3] = 1
+    study = LoadedStudy("crop", (), image=MetaTensor(torch.zeros(1, 6, 5, 4)), grid=GRID)
+    result = Result(study, labels, GRID, find_bundle("segformer3d_hippocampus"))
+    ml = GRID.voxel_volume / 1000
+    assert result.volumes_ml == {"hippocampal head": pytest.approx(60 * ml), "hippocampal body and tail": 0.0}
+    labels[labels == 1] = 4
+    left = {name for name, volume in result.volumes_ml.items() if volume}
+    assert left == {find_bundle("segformer3d_hippocampus").label_table.structures[3].name}
+    assert len(result.volumes_ml) == 4
 
 
 def test_a_forced_study_is_marked_in_every_output(ct: Path, tmp_path: Path) -> None:
