@@ -54,8 +54,8 @@ CONTRADICTED = (0.15, 0.3)
 # Smaller changes, as a share of the image's standard deviation, take nothing out that a reader could miss.
 NEGLIGIBLE = 0.01
 # Share of the estimated noise in what is taken out. Heads without added noise, or with 2 % in a T1, have 0.22
-# to 0.28, with 5 % 0.59 and more. A perfect restoration of a phantom has 0.42, and so has a perfusion series of
-# coarse voxels that restoration makes worse by 3 to 5 dB (0.40 to 0.43): no limit tells these two apart.
+# to 0.28, with 5 % 0.59 and more. A perfect restoration of a phantom has 0.42, as has a perfusion series in
+# coarse voxels that it makes worse by 3 to 5 dB (0.40 to 0.43): no limit tells these two apart.
 LITTLE_NOISE = 0.4
 # A CT in HU has values below that of water; values beyond these bounds are not HU.
 HU_RANGE = (-4096.0, 32767.0)
