@@ -221,7 +221,7 @@ def test_the_zoos_export_gives_what_the_network_gives(bundle: Bundle, tmp_path: 
     exports = bundle.facts["exports"]
     # The trace is checked below, on another image; torch's own check would trace it once more.
     by_tracing = {"use_trace": True, "converter_kwargs": {"check_trace": False}}
-    traced: dict[str, Any] = by_tracing if exports["torchscript"] == "trace" else {}
+    traced = by_tracing if exports["torchscript"] == "trace" else {}
     assert not traced or "exclude_verify_torchscript_list" in (bundle.path / "docs/README.md").read_text()
     shape = [1, channels(bundle)[0], *smallest_input(bundle)]
     ckpt_export(
