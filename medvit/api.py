@@ -31,7 +31,7 @@ _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True, repr=False)
 class _Outcome:
-    """A result with what medvit says of it; on the grid of the input, unless the bundle refines it.
+    """A result and its assessment, on the grid of the input unless the bundle refines it.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class _Outcome:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What reader and gate decided and a person should know."""
+        """Decisions of the reader and the gate that a person should know."""
         return self.result.study.notes
 
     @cached_property
@@ -70,7 +70,7 @@ class _Outcome:
 
     @property
     def findings(self) -> list[str]:
-        """What a reader should doubt, worst first, each in one English sentence."""
+        """Reasons for doubt, the most serious first, each in one English sentence."""
         return [flag["seen"] for flag in self._quality["flags"]]
 
     def to_nibabel(self) -> Nifti1Image:
@@ -154,7 +154,7 @@ class RestoredImage(_Outcome):
 
 
 class Segmenter:
-    """A bundle whose network stays loaded; one call a study, from any number of threads.
+    """A bundle whose network stays loaded: one call per study, from any number of threads.
 
     Parameters
     ----------
@@ -169,12 +169,12 @@ class Segmenter:
     tf32
         Whether a GPU may round the factors of float32 products to 10 bits.
     backend
-        What runs the network on a CPU: ``"torch"``, ``"openvino"``, ``"onnxruntime"`` or ``"auto"``.
+        Engine that runs the network on a CPU: ``"torch"``, ``"openvino"``, ``"onnxruntime"`` or ``"auto"``.
     structures
         Only these structures in labels, names, volumes and what `save` writes; a name without its side stands
-        for both sides. Findings still go by the whole label map.
+        for both sides. Findings still refer to the whole label map.
     separate
-        Whether `save` writes a mask of each structure as well.
+        Whether `save` also writes a mask of each structure.
     options
         Values of the bundle's configuration by identifier, such as ``overlap``, ``tta`` or ``force``.
 
@@ -270,8 +270,8 @@ class Segmenter:
     ) -> Iterator[SegmentedImage | RestoredImage | Exception]:
         """Segment or restore studies one after another, in their order.
 
-        While one is inferred, the next is read and the one before it finished; at most three studies are in
-        memory.
+        While the network runs on one, the next is read and the previous one is finished; at most three
+        studies are in memory.
 
         Parameters
         ----------

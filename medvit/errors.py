@@ -25,7 +25,7 @@ def _rebuild(kind: type[MedvitError], args: tuple[Any, ...], attributes: dict[st
 
 
 class StudyError(MedvitError):
-    """A study that cannot be read, or not without the risk of a wrong answer.
+    """A study that cannot be read, or only at the risk of a wrong answer.
 
     Parameters
     ----------

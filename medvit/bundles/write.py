@@ -1,6 +1,6 @@
 """Bundles written from a specification: shipped, converted and trained ones alike, whole or not at all.
 
-``python -m medvit.bundles.write [FOLDER...]`` writes the configurations of bundles anew: those of a checkout,
+``python -m medvit.bundles.write [FOLDER...]`` rewrites the configurations of bundles: those of a checkout,
 or those whose folders are given.
 """
 

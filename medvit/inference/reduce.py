@@ -1,6 +1,6 @@
 """Reducers: from the class maps of a block of voxels to labels or one statistic.
 
-A reducer is made anew for each block. It is given all class maps at once (`reduce`), or one after the other
+A new reducer is made for each block. It is given all class maps at once (`reduce`), or one after the other
 (`update`, then `finish`), when it keeps nothing class-sized.
 """
 

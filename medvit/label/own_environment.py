@@ -41,7 +41,7 @@ def requirements() -> Path:
 
 
 def make_environment(say: Callable[[str], None] = print) -> Path:
-    """Make the environment anew and return its folder.
+    """Build the environment from scratch and return its folder.
 
     torch, MONAI and medvit are those of the running environment; only MONAI Label and what it imports are
     installed.

@@ -289,7 +289,7 @@ class DFormer(PublishedNetwork):
     the axis. There the results are equal. Here any size is accepted: incomplete groups are padded and the
     padding is masked as key on all three axes (the class forgets depth), odd grids are padded before
     merging and cropped after expanding. As in the class, a grid with H below the group is one group.
-    The kind of attention is chosen anew for the grid of every call; the authors' class changes for good
+    The kind of attention is chosen for the grid of every call; the authors' class changes for good
     on its first small volume.
 
     Export: the size of the volume is fixed by the example, for it fixes the groups; the batch is not.

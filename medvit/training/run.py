@@ -1,4 +1,4 @@
-"""`medvit train`: survey, plan, training and bundle, with a work folder to resume from beside the result."""
+"""`medvit train`: survey, plan, training and bundle, with a work folder beside the result from which to resume."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _images(conversion: Conversion) -> dict[str, str]:
 
 
 def readme(conversion: Conversion, name: str, checkpoint_sha256: str) -> str:
-    """Content of ``docs/README.md``: the origin of the weights, what was told and what was assumed."""
+    """Content of ``docs/README.md``: the origin of the weights, what was stated and what was assumed."""
     found, settings = conversion.found, conversion.settings
     size = " x ".join(map(str, conversion.roi))
     grid = (

@@ -120,7 +120,7 @@ class WindowedPSNR:
     window: tuple[float, float]
 
     def __call__(self, restored: np.ndarray, reference: np.ndarray) -> float:
-        """Of two images (X, Y, Z)."""
+        """The score of two images (X, Y, Z)."""
         width = self.window[1] - self.window[0]
         values = np.array(
             [psnr(a, b, data_range=width) for a, b in _slices(restored, reference, self.window)]
@@ -135,7 +135,7 @@ class WindowedSSIM:
     window: tuple[float, float]
 
     def __call__(self, restored: np.ndarray, reference: np.ndarray) -> float:
-        """Of two images (X, Y, Z)."""
+        """The score of two images (X, Y, Z)."""
         width = self.window[1] - self.window[0]
         pairs = _slices(restored, reference, self.window)
         return float(np.mean([ssim(a, b, data_range=width) for a, b in pairs]))
@@ -148,7 +148,7 @@ class WindowedRMSE:
     window: tuple[float, float]
 
     def __call__(self, restored: np.ndarray, reference: np.ndarray) -> float:
-        """Of two images (X, Y, Z)."""
+        """The score of two images (X, Y, Z)."""
         return float(np.mean([rmse(a, b) for a, b in _slices(restored, reference, self.window)]))
 
 
