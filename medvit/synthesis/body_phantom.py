@@ -1,4 +1,4 @@
-"""Random CT slices of synthetic bodies, so that a network learns tissue edges and textures without patients."""
+"""Random CT slices of synthetic bodies, from which a network learns edges and textures without patients."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Source = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 
 class LowDoseSlices:
-    """Slices of synthetic bodies at full dose, and what a scan at a random dose, size and kernel shows of them.
+    """Slices of synthetic bodies at full dose, and scans of them at a random dose, size and kernel.
 
     The full dose has noise of its own, as real scans have. A network that learns from such pairs
     preserves the noise of the full dose, and with it the finest detail.

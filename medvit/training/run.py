@@ -1,4 +1,4 @@
-"""`medvit train`: survey, plan, training and bundle, with a work folder beside the result from which to resume."""
+"""`medvit train`: survey, plan, training and bundle, with a work folder beside the result for resuming."""
 
 from __future__ import annotations
 
