@@ -44,8 +44,8 @@ _METHOD = """
   those of `medvit evaluate`. Means are over the structures of a study, then over studies; in brackets the
   95 % bootstrap interval over studies, where there are two or more. A structure that was not found has Dice
   0 and no finite distance: it is in no mean of HD95, and is counted behind it ("missed").
-- Seconds: median of {rounds} rounds on `{study}` after one to warm up, the whole workflow except loading
-  of the network. CPU seconds are those of all threads together. Each bundle runs in a process of its own; peak
+- Seconds: median of {rounds} rounds on `{study}` after one to warm up, the whole workflow except the loading
+  of the network. CPU seconds are those of all threads together. Each bundle runs in its own process; peak
   memory is the total of this process, Python and libraries included.{busy}
 - GFLOPs: 10^9 multiplications and additions, counted by `torch.utils.flop_counter` on the plain path of the
   network, in one window and in all windows of `{study}`. Convolutions, matrix products and attention are
