@@ -33,12 +33,16 @@ def _norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:
     raise ValueError(f"norm must be 'batch' or 'group', not {kind!r}")
 
 
-def _convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
-    """(B, D, H, W, C) to (B, D', H', W', C')."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out such a block, not a condition)
-        if cpu_blocks.apply(x, conv.weight):
-            return _channels_last(cpu_blocks.convolve(conv, _channels_first(x)))
-    return _channels_last(conv(_channels_first(x)))
+class ChannelsLastConv3d(nn.Conv3d):
+    """A convolution whose feature maps are channels-last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W, in) to (B, D', H', W', out)."""
+        x = _channels_first(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out such a block, not a condition)
+            if cpu_blocks.apply(x, self.weight):
+                return _channels_last(cpu_blocks.convolve(self, x))
+        return _channels_last(self._conv_forward(x, self.weight, self.bias))
 
 
 def _upsample(x: Tensor, size: list[int]) -> Tensor:
@@ -53,12 +57,12 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, kernel_size: int, stride: int, padding: int) -> None:
         super().__init__()
-        self.proj = nn.Conv3d(in_channels, dim, kernel_size, stride, padding)
+        self.proj = ChannelsLastConv3d(in_channels, dim, kernel_size, stride, padding)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, H, W, in) to (B, D', H', W', dim)."""
-        return self.norm(_convolve(self.proj, x))
+        return self.norm(self.proj(x))
 
 
 class EfficientAttention(nn.Module):
@@ -86,14 +90,14 @@ class EfficientAttention(nn.Module):
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.reduce = nn.Conv3d(dim, dim, reduction, reduction) if reduction > 1 else None
+        self.reduce = ChannelsLastConv3d(dim, dim, reduction, reduction) if reduction > 1 else None
         self.reduce_norm = nn.LayerNorm(dim) if reduction > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, H, W, C) to the same shape."""
         source = x
         if self.reduce is not None and self.reduce_norm is not None:
-            source = self.reduce_norm(_convolve(self.reduce, x))
+            source = self.reduce_norm(self.reduce(x))
         key, value = self.key_value(source).chunk(2, dim=-1)
         attended = F.scaled_dot_product_attention(
             self._heads(self.query(x)), self._heads(key), self._heads(value), scale=self.scale
