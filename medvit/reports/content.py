@@ -367,9 +367,10 @@ class Content:
 
     def surface(self) -> Figure | None:
         """The surface rendering, where there is one."""
-        if self.report.surface is None:
+        surface = self.report.surface
+        if surface is None:
             return None
-        return Figure(self.report.surface, self.words["surface_caption"], self.words["surface_alt"])
+        return Figure(surface, self.words[f"{surface.kind}_caption"], self.words["surface_alt"])
 
     def picture_notes(self) -> list[str]:
         """How to read the pictures."""

@@ -29,7 +29,7 @@ class Picture:
     pixels
         (rows, columns, 3) uint8.
     kind
-        A plane, ``"montage"`` or ``"surface"``.
+        A plane, ``"montage"``, or ``"surface"``, which is ``"surfaces"`` with a second row.
     index
         Slice, counted from 1 in display order (from the patient's right, front or head); 0 for no slice.
     values

@@ -48,7 +48,8 @@ def render_surface(display: Display, size: int = 320, max_voxels: float = 3e6) -
     small = _keep(labels, _small_structures(labels, display.table))
     if small.any() and (labels != small).any():
         rows.append(_row(*_thin(small, spacing, max_voxels), palette(display), size))
-    return Picture(np.concatenate(rows), "surface", values=tuple(int(v) for v in np.unique(labels) if v))
+    kind = "surface" if len(rows) == 1 else "surfaces"
+    return Picture(np.concatenate(rows), kind, values=tuple(int(v) for v in np.unique(labels) if v))
 
 
 def _keep(labels: np.ndarray, values: list[int]) -> np.ndarray:

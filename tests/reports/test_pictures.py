@@ -140,6 +140,7 @@ def test_the_surface_shows_left_where_each_view_has_it() -> None:
     labels[24:36, 12:28, 12:28] = BRAIN.by_name["right amygdala"].value
     picture = render_surface(prepare(labels, Grid(labels.shape, ras_affine(2.0, labels.shape)), BRAIN, None))
     assert picture is not None
+    assert picture.kind == "surface"
     left, front, above = np.split(picture.pixels[:320], 3, axis=1)
     assert centre_of(front, LEFT.color)[1] > 0.55  # face to face: the patient's left is on the right
     assert centre_of(above, LEFT.color)[1] < 0.45  # from above with the face upwards: on the left
@@ -155,4 +156,5 @@ def test_fluid_does_not_hide_the_brain() -> None:
     _, labels, grid = head()
     picture = render_surface(prepare(labels, grid, BRAIN, None))
     assert picture is not None
+    assert (picture.kind, picture.pixels.shape[:2]) == ("surfaces", (640, 960))
     assert BRAIN.by_name["cerebrospinal fluid"].value not in picture.values
