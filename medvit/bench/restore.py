@@ -58,12 +58,8 @@ class RestoreWork:
     ----------
     output_dir
         Absolute folder of the studies' folders.
-    options
-        How studies are made coarse.
-    bundles
-        Super-resolution bundles to compare.
-    device
-        Device of the bundles.
+    options, bundles, device
+        Same as in `bench_restore`.
     """
 
     output_dir: Path
