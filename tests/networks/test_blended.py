@@ -20,10 +20,10 @@ class _Adds(nn.Module):
 
 
 def _noisy(deviation: float, seed: int = 0) -> Tensor:
-    """Tissue with an edge in air, (1, 1, 256, 32), and normal noise everywhere."""
-    tissue = torch.zeros(1, 1, 256, 32)
-    tissue[..., 8:248, 8:24] = 0.5
-    tissue[..., 8:128, 8:24] = 0.6
+    """Tissue with an edge in air, (1, 1, 256, 64), and normal noise everywhere."""
+    tissue = torch.zeros(1, 1, 256, 64)
+    tissue[..., 8:248, 8:56] = 0.5
+    tissue[..., 8:128, 8:56] = 0.6
     return tissue + deviation * torch.randn(tissue.shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -38,26 +38,28 @@ def test_the_noise_of_tissue_is_found(deviation: float) -> None:
     assert noise_along_rows(measured, torch.zeros_like(smooth)).item() == 0
 
 
-def test_the_smooth_image_comes_in_by_its_share() -> None:
+def test_the_smooth_image_comes_in_by_its_share_and_detail_away_from_air() -> None:
     sharp, smooth = _noisy(0.05, 1), _noisy(0.0)
     noise = noise_along_rows(sharp, smooth)
     image = torch.cat([sharp, smooth, sharp], dim=1)
+    clear = torch.zeros_like(sharp)
+    clear[..., 16:240, 16:48] = 1  # nine pixels and more from air
     for half_noise, wanted_share in (
         (1e-3, 1.0),
         (1e6, 0.0),
         (float(noise), 0.5),
-        (float(noise) / 2, 16 / 17),
+        (float(noise) / 2, 256 / 257),
     ):
         for residue, share in ((0.0, 0.0), (0.25, 0.0), (0.1, -0.2)):
             restored = BlendedRestorer(_Adds(residue, share, 7.0), half_noise)(image)
-            wanted = sharp + residue + (wanted_share + share) * (smooth - sharp)
+            wanted = sharp + residue * clear + (wanted_share + share) * (smooth - sharp)
             torch.testing.assert_close(restored, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_every_channel_guides_the_network() -> None:
     torch.manual_seed(0)
     hat = HAT(4, 1, 12, (1,), (2,), 8, 2, 6, 1.0, drop_path_rate=0.0, residual=True).eval()
-    image = torch.rand(1, 4, 16, 16)
+    image = 0.2 + 0.8 * torch.rand(1, 4, 16, 16)
     with torch.no_grad():
         restored = BlendedRestorer(hat)(image)
         assert restored.shape == (1, 1, 16, 16)
