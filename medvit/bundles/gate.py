@@ -104,7 +104,7 @@ class Gate:
         notes = list(_doubts(self.scope, study)) if isinstance(study, LoadedStudy) else []
         if reason and not self.force:
             code, do = ("blank", "export it again") if blank else ("outside-scope", "choose another bundle")
-            do = f"{do}, or go on with --force, which marks every output"
+            do = f"{do}, or force it (--force, in Python force=True), which marks every output"
             raise StudyError(code, reason, path=study.path if study.series[0].paths else None, do=do)
         if reason:
             notes.append(f"{FORCED}{reason}")

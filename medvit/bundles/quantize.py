@@ -114,7 +114,10 @@ def quantize_bundle(
         scores = _scores(opened, CompiledNetwork(file), studies, drawn, Path(aside))
     lost = {name: s for name, s in scores.items() if drawn and s.is_loss}
     if lost and not force:
-        raise MedvitError(f"{bundle.name} was not quantised: {_loss(lost)}; give --force to write it anyway")
+        raise MedvitError(
+            f"{bundle.name} was not quantised: {_loss(lost)}; "
+            "force it (--force, in Python force=True) to write it anyway"
+        )
 
     def contents(weights: Path) -> dict[str, str | bytes]:
         digest = sha256_of(weights.with_name(_FILE).with_suffix(".bin"))

@@ -34,6 +34,9 @@ class ImageQuality:
         Share of the voxels of the whole image whose values are finite.
     range
         Lowest and highest finite value of the whole image.
+    coherence
+        Correlation of neighbouring voxels of the whole image, along the axis with the highest: about 0 for
+        noise alone, above 0.5 for any object.
     """
 
     noise: float
@@ -42,6 +45,7 @@ class ImageQuality:
     unevenness: float
     finite: float
     range: tuple[float, float]
+    coherence: float = 1.0
 
 
 def assess_image(image: np.ndarray, label_map: np.ndarray, grid: Grid) -> ImageQuality:
@@ -59,7 +63,7 @@ def assess_image(image: np.ndarray, label_map: np.ndarray, grid: Grid) -> ImageQ
     if share == 0.0:
         return ImageQuality(0.0, 0.0, 0.0, 0.0, 0.0, (0.0, 0.0))
     known = image if share == 1.0 else np.where(finite, image, image[finite].min())
-    extremes = (float(known.min()), float(known.max()))
+    extremes, coherence = (float(known.min()), float(known.max())), _coherence(known)
     mask = label_map > 0
     if np.count_nonzero(mask) < ENOUGH:
         mask = np.ones(image.shape, bool)
@@ -70,10 +74,24 @@ def assess_image(image: np.ndarray, label_map: np.ndarray, grid: Grid) -> ImageQ
     snr = abs(mean) / noise if noise else float("inf")
     low, high = np.percentile(known[mask][:: max(1, int(mask.sum() / 1e6))], (2, 98))
     if high <= low:
-        return ImageQuality(noise, snr, 0.0, 0.0, share, extremes)
+        return ImageQuality(noise, snr, 0.0, 0.0, share, extremes, coherence)
     spread = float(high - low)
     sharpness, unevenness = _steepness(known, mask, grid) / spread, _largest_jump(known, mask) / spread
-    return ImageQuality(noise, snr, 100 * sharpness, unevenness, share, extremes)
+    return ImageQuality(noise, snr, 100 * sharpness, unevenness, share, extremes, coherence)
+
+
+def _coherence(image: np.ndarray) -> float:
+    """Highest correlation of voxels with their neighbours along one axis, over at most ~1 M voxels."""
+    step = max(1, round((image.size / 1e6) ** 0.5))
+    highest = 0.0
+    for axis in range(image.ndim):
+        rows = np.moveaxis(image, axis, -1)[::step, ::step].astype(np.float64)
+        # A few voxels far beyond the others would decide the correlation alone.
+        rows = rows.clip(*np.percentile(rows, (1, 99)))
+        first, second = rows[..., :-1].reshape(-1), rows[..., 1:].reshape(-1)
+        if first.size and first.std() > 0 and second.std() > 0:
+            highest = max(highest, float(np.corrcoef(first, second)[0, 1]))
+    return highest
 
 
 def foreground(image: np.ndarray) -> np.ndarray:

@@ -37,6 +37,8 @@ LOOSE_SHARE, LOOSE_ML = 0.03, 0.15
 FAR_OUT = 1.6
 LOW_CONFIDENCE = 0.7
 LOW_SNR = 8.0
+# Correlation of neighbouring voxels below which an image is noise alone; air around a head gives it 0.5 or more.
+INCOHERENT = 0.1
 UNEVEN = 0.1
 THICK_MM = 4.0
 FEW_SLICES = 8
@@ -153,10 +155,9 @@ def check_quality(
     if forced:
         flags.insert(0, Flag("forced", "serious", values={"why": forced}))
     rank = {"serious": 0, "warning": 1, "info": 2}
-    # Nothing that was found in an image without content is worth a word before that.
-    return tuple(
-        sorted(flags, key=lambda flag: (flag.code not in ("forced", "flat_image"), rank[flag.level]))
-    )
+    # An image without content is reported first: it makes every other finding meaningless.
+    first = ("forced", "flat_image", "noise_alone")
+    return tuple(sorted(flags, key=lambda flag: (flag.code not in first, rank[flag.level])))
 
 
 def _findings(measurements: Measurements) -> Iterator[Flag]:
@@ -291,6 +292,9 @@ def _image_findings(quality: ImageQuality, modality: str) -> Iterator[Flag]:
         yield Flag("not_finite", level, values={"percent": 100 * (1 - quality.finite)})
     if high <= low:
         yield Flag("flat_image", "serious")
+        return
+    if quality.coherence < INCOHERENT:
+        yield Flag("noise_alone", "serious")
         return
     if modality == "CT" and (low >= 0 or low < HU_RANGE[0] or high > HU_RANGE[1]):
         yield Flag("not_hounsfield", "serious", values={"low": low, "high": high})

@@ -72,7 +72,7 @@ def test_a_known_mismatch_is_refused_in_one_sentence(bundle: Path, wrong: Study,
     with pytest.raises(StudyError, match=words) as error:
         Gate(bundle)(wrong)
     assert error.value.code == "outside-scope"
-    assert "--force" in str(error.value)
+    assert "--force, in Python force=True" in str(error.value)
     forced = Gate(bundle, force=True)(wrong)
     assert [note.startswith(FORCED) for note in forced.notes] == [True]
     assert words in forced_reason(forced)

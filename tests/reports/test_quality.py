@@ -112,6 +112,10 @@ def flatten(image: np.ndarray, labels: np.ndarray) -> None:
     image[:] = 4.0
 
 
+def noise_alone(image: np.ndarray, labels: np.ndarray) -> None:
+    image[:] = np.abs(np.random.default_rng(3).normal(0, 40, image.shape))
+
+
 @pytest.mark.parametrize(
     ("change", "code", "level"),
     [
@@ -130,6 +134,7 @@ def flatten(image: np.ndarray, labels: np.ndarray) -> None:
         (darken_a_slice, "uneven_slices", "warning"),
         (lose_voxels, "not_finite", "serious"),
         (flatten, "flat_image", "serious"),
+        (noise_alone, "noise_alone", "serious"),
     ],
 )
 def test_each_fault_is_named(change: Change, code: str, level: str) -> None:
@@ -142,7 +147,12 @@ def test_an_image_without_content_is_the_first_finding() -> None:
         flatten(image, labels)
 
     assert flags_after(enlarge_the_head)[0].code == "intracranial_volume"
+    def draw_in_noise(image: np.ndarray, labels: np.ndarray) -> None:
+        enlarge_the_head(image, labels)
+        noise_alone(image, labels)
+
     assert flags_after(draw_in_nothing)[0].code == "flat_image"
+    assert flags_after(draw_in_noise)[0].code == "noise_alone"
 
 
 def test_a_ventricle_may_lie_in_parts() -> None:
@@ -213,6 +223,21 @@ def test_noise_is_measured_not_guessed() -> None:
         quality = assess_image(noisy.astype(np.float32), labels, grid)
         assert quality.noise == pytest.approx(sigma, rel=0.05)
         assert quality.snr == pytest.approx(100 / sigma, rel=0.06)
+
+
+def test_neighbours_are_related_in_objects_and_unrelated_in_noise() -> None:
+    grid = Grid((40, 40, 40), ras_affine(1.0, (40, 40, 40)))
+    everywhere = np.ones(grid.shape, np.uint8)
+    rng = np.random.default_rng(4)
+    noise = rng.normal(0, 1, grid.shape).astype(np.float32)
+    assert abs(assess_image(noise, everywhere, grid).coherence) < 0.02
+    # A half space whose step is twice the noise: variance 1 of the step, 1 of the noise, so about a half.
+    noisy = noise + np.where(np.arange(40) < 20, -1, 1)[:, None, None]
+    assert assess_image(noisy, everywhere, grid).coherence == pytest.approx(0.5, abs=0.04)
+    # One voxel that outshines all others hides neither the object nor the noise.
+    for image, expected in ((noise, 0.0), (noisy, 0.5)):
+        image[3, 4, 5] = 1e6
+        assert assess_image(image, everywhere, grid).coherence == pytest.approx(expected, abs=0.04)
 
 
 def test_blur_lowers_sharpness() -> None:
