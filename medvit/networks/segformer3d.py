@@ -26,11 +26,9 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:
-    if kind == "batch":
-        return nn.BatchNorm3d(channels)
-    if kind == "group":
-        return nn.GroupNorm(8, channels)
-    raise ValueError(f"norm must be 'batch' or 'group', not {kind!r}")
+    if kind not in ("batch", "group"):
+        raise ValueError(f"norm must be 'batch' or 'group', not {kind!r}")
+    return nn.BatchNorm3d(channels) if kind == "batch" else nn.GroupNorm(8, channels)
 
 
 class ChannelsLastConv3d(nn.Conv3d):
@@ -266,21 +264,19 @@ class SegFormer3D(PublishedNetwork):
     decoder_dropout
         Dropout before the readout.
     attention_scale
-        ``"head_dim"``, the paper's formula and the sane choice for training, or ``"heads"``, the rule of
-        the code release of April 2024. The published BraTS weights need ``"heads"``: the state dicts are
-        alike, the outputs are not.
+        ``"head_dim"`` is the paper's formula and the right choice for training. ``"heads"`` is the rule of
+        the code of April 2024, which the published BraTS weights need; their state dict does not show it.
     head
         ``"mlp"``, the published decoder, or ``"detail"``, a half-resolution stem and readout that resolve
-        structures of one or two voxels (not of the paper; no published weights).
+        structures of one or two voxels (not in the paper; no published weights).
     norm
         ``"batch"`` as published, or ``"group"``, which does not depend on the batch.
 
     Notes
     -----
-    Input (B, in_channels, D, H, W), output (B, out_channels, D, H, W). Any box is taken whose first two
-    token grids are at least `sr_ratios` wide: with the defaults every edge is 13 or longer. The authors'
-    class takes cubes only (it rebuilds grids from cube roots); on cubes the numbers are the same. Their
-    output reaches past the image where an edge is not a multiple of the first stride; here it is cropped.
+    Any box is accepted whose first two token grids are at least `sr_ratios` wide; with the defaults, edges
+    of 13 voxels or more. The authors' class accepts only cubes, on which the output is the same. Their output
+    is longer than the image where an edge is not a multiple of the first stride; here it is cropped.
 
     References
     ----------
@@ -353,9 +349,8 @@ class SegFormer3D(PublishedNetwork):
 
     def _check(self, image: Tensor) -> None:
         if image.ndim != 5 or image.shape[1] != self.in_channels:
-            raise ValueError(
-                f"SegFormer3D needs an image (B, {self.in_channels}, D, H, W), not {tuple(image.shape)}"
-            )
+            given = tuple(image.shape)
+            raise ValueError(f"SegFormer3D needs an image (B, {self.in_channels}, D, H, W), not {given}")
         grid = [int(n) for n in image.shape[2:]]
         if self.stem is not None:
             if any(n % 2 for n in grid):
