@@ -147,6 +147,7 @@ def test_an_image_without_content_is_the_first_finding() -> None:
         flatten(image, labels)
 
     assert flags_after(enlarge_the_head)[0].code == "intracranial_volume"
+
     def draw_in_noise(image: np.ndarray, labels: np.ndarray) -> None:
         enlarge_the_head(image, labels)
         noise_alone(image, labels)
