@@ -37,7 +37,7 @@ LOOSE_SHARE, LOOSE_ML = 0.03, 0.15
 FAR_OUT = 1.6
 LOW_CONFIDENCE = 0.7
 LOW_SNR = 8.0
-# Correlation of neighbouring voxels below which an image is noise alone; air around a head gives it 0.5 or more.
+# Correlation of neighbouring voxels below which an image is noise alone; a head in air has 0.5 or more.
 INCOHERENT = 0.1
 UNEVEN = 0.1
 THICK_MM = 4.0
