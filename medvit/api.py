@@ -1,4 +1,4 @@
-"""What people import: an image in, a segmentation or a restored image out, in one call.
+"""The public interface: from an image to a segmentation or a restored image in one call.
 
 Importing this module imports neither torch nor monai; the first call does.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from medvit.reports import StudyReport
     from medvit.runs import StudyWriter
 
-# LPS, in which ITK counts millimetres, from RAS.
+# From RAS to LPS, the coordinate system of ITK.
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -38,7 +38,7 @@ class _Outcome:
     result
         Study, voxels and bundle.
     writer
-        What writes a result as the command does.
+        Writer of the results, as the command uses it.
     """
 
     result: Result
@@ -55,7 +55,7 @@ class _Outcome:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Decisions of the reader and the gate that a person should know."""
+        """Decisions of the reader and the gate that the user should know."""
         return self.result.study.notes
 
     @cached_property
@@ -163,7 +163,7 @@ class Segmenter:
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"gpu"`` or ``"mps"``.
     trust
-        Run the configuration of a folder that did not come with medvit.
+        Run the configuration of a folder that was not installed with medvit.
     amp
         ``"bf16"`` or, on a GPU, ``"fp16"`` for half precision; ``"off"`` for float32.
     tf32
@@ -248,16 +248,15 @@ class Segmenter:
             Path of a file, or of a folder that holds one study; an image of nibabel or SimpleITK, a
             MetaTensor (C, X, Y, Z) or (X, Y, Z), or an array (X, Y, Z), or (C, X, Y, Z) for several images.
         affine
-            4x4, voxel index to RAS+ millimetres; needed with an array, and with nothing else.
+            4x4, voxel index to RAS+ millimetres; required with an array, refused with anything else.
         name
             Name of an image in memory, under which `save` files it.
 
         Raises
         ------
         StudyError
-            If the study cannot be read, or is not what the bundle is for.
-        MedvitError
-            If the image is of another type, or an affine is missing.
+            If the study cannot be read, or the bundle is not intended for it. MedvitError If the image is of
+            another type, or an affine is missing.
         """
         from medvit.bundles import segment
 
@@ -270,21 +269,21 @@ class Segmenter:
     ) -> Iterator[SegmentedImage | RestoredImage | Exception]:
         """Segment or restore studies one after another, in their order.
 
-        While the network runs on one, the next is read and the previous one is finished; at most three
-        studies are in memory.
+        While the network runs on one study, the next is read and the previous one is finished; at most three
+        are in memory.
 
         Parameters
         ----------
         images
-            Studies as a call takes them, but without arrays; they are taken as they are needed.
+            Studies as a call accepts them, except arrays; each is taken only when it is needed.
         return_exceptions
-            Give the exception of a study that fails in place of its result, and go on; otherwise it is
-            raised, and no further study follows.
+            Yield the exception of a failed study in place of its result and continue; otherwise it is raised,
+            and no further study is processed.
 
         Raises
         ------
         StudyError
-            If a study cannot be read, or is not what the bundle is for.
+            If a study cannot be read, or the bundle is not intended for it.
         MedvitError
             If an image is of another type.
         """
@@ -317,9 +316,9 @@ def segment(
     Parameters
     ----------
     image, affine
-        As `Segmenter.__call__` takes them.
+        Same as in `Segmenter.__call__`.
     bundle, device, options
-        As `Segmenter` takes them.
+        Same as in `Segmenter`.
 
     Raises
     ------
@@ -335,7 +334,7 @@ def segment(
 def restore(
     image: Any, bundle: str, affine: np.ndarray | None = None, *, device: str = "auto", **options: Any
 ) -> RestoredImage:
-    """Restore one image, such as a noisy one; parameters and errors as those of `segment`."""
+    """Restore one image, such as a noisy one; parameters and errors are those of `segment`."""
     result = Segmenter(bundle, device, **options)(image, affine)
     if not isinstance(result, RestoredImage):
         raise MedvitError(f"bundle {bundle} segments: use medvit.segment")
@@ -343,7 +342,7 @@ def restore(
 
 
 def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "image") -> LoadedStudy:
-    """A study from an image in memory, as `Segmenter.__call__` takes it.
+    """A study from an image in memory, of any kind that `Segmenter.__call__` accepts.
 
     Raises
     ------
@@ -355,23 +354,23 @@ def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "i
 
     voxels, own = _voxels_and_affine(image)
     if own is None and affine is None:
-        raise MedvitError("an array needs its affine: give a 4x4 matrix from voxel index to RAS+ millimetres")
+        raise MedvitError("an array needs its affine: pass a 4x4 matrix from voxel index to RAS+ millimetres")
     if own is not None and affine is not None:
         raise MedvitError(f"{type(image).__name__} has an affine of its own: leave the argument out")
     matrix = np.asarray(own if own is not None else affine, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
         raise MedvitError("the affine must be an invertible 4x4 matrix of finite numbers")
     if voxels.dtype.kind not in "biuf":
-        raise MedvitError(f"an image has real numbers as voxels, not {voxels.dtype}; give magnitudes")
+        raise MedvitError(f"voxels must be real numbers, not {voxels.dtype}; pass magnitudes")
     if voxels.ndim not in (3, 4):
         raise MedvitError(
-            f"an image has three axes, or four with several images; this one has shape {voxels.shape}"
+            f"an image has three axes, or four with channels first; this one has shape {voxels.shape}"
         )
     voxels = voxels[None] if voxels.ndim == 3 else voxels
     if bad := voxels.size - int(np.count_nonzero(np.isfinite(voxels))):
         raise MedvitError(
             f"{bad} of {voxels.size} voxels are NaN or infinite; "
-            "replace them by the number that means 'no signal' in this image"
+            "replace them by the value that means 'no signal' in this image"
         )
     grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), matrix)
     name = safe_name(name)
@@ -380,7 +379,7 @@ def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "i
 
 
 def _voxels_and_affine(image: Any) -> tuple[np.ndarray, Sequence[Any] | np.ndarray | None]:
-    """(X, Y, Z) or (C, X, Y, Z) voxels and their affine to RAS+ mm, as far as the type knows it."""
+    """(X, Y, Z) or (C, X, Y, Z) voxels and their affine to RAS+ mm, if the type has one."""
     kind = f"{type(image).__module__}.{type(image).__name__}"
     if kind.startswith("nibabel."):
         if image.ndim > 3 and set(image.shape[3:]) != {1}:
@@ -400,6 +399,6 @@ def _voxels_and_affine(image: Any) -> tuple[np.ndarray, Sequence[Any] | np.ndarr
     if isinstance(image, np.ndarray):
         return image, None
     raise MedvitError(
-        f"{kind} is not an image: give a path, an image of nibabel or SimpleITK, a MetaTensor, or an array "
+        f"{kind} is not an image: pass a path, an image of nibabel or SimpleITK, a MetaTensor, or an array "
         "with its affine"
     )

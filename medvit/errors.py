@@ -1,4 +1,4 @@
-"""The errors that a person using medvit can put right; each is one sentence that says what to do."""
+"""Errors that the user can put right; each is one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class MedvitError(Exception):
-    """Something that the person who called medvit can put right."""
+    """An error that the user can put right."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception calls its class with its message when it is unpickled, which fails where a constructor
-        # takes something else; the process that waits for a worker would then wait for ever.
+        # takes something else; the process that waits for a worker would then wait forever.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -25,18 +25,18 @@ def _rebuild(kind: type[MedvitError], args: tuple[Any, ...], attributes: dict[st
 
 
 class StudyError(MedvitError):
-    """A study that cannot be read, or only at the risk of a wrong answer.
+    """A study that cannot be read, or not without the risk of a wrong answer.
 
     Parameters
     ----------
     code
-        Stable machine-readable cause, such as ``"dicom-missing-slice"`` or ``"nifti-truncated"``.
+        Stable, machine-readable cause, such as ``"dicom-missing-slice"`` or ``"nifti-truncated"``.
     what
         What was found, in one clause without a full stop.
     path
         The file or folder at fault.
     do
-        What the person should do, in one clause without a full stop.
+        What the user should do, in one clause without a full stop.
     tag
         The DICOM attribute or NIfTI header field at fault, such as ``"ImagePositionPatient (0020,0032)"``.
     """
@@ -58,7 +58,7 @@ class StudyError(MedvitError):
 
 
 class WeightsError(MedvitError):
-    """Weights that are missing, unsafe to open, or do not fit the network they were given to."""
+    """Weights that are missing, unsafe to open, or do not fit the network."""
 
 
 class MissingExtraError(MedvitError):
@@ -69,7 +69,7 @@ class MissingExtraError(MedvitError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A bracket within a sentence that suggests the known word nearest to `word`; empty when none is near.
+    """A parenthesis that suggests the known word most similar to `word`; empty if none is similar.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The refusal behind an exception, past the wrappers that MONAI puts around it; else what started it."""
+    """The `MedvitError` behind an exception that MONAI may have wrapped; otherwise the first cause."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MedvitError):

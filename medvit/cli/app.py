@@ -20,20 +20,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# A command that hands its arguments to an app of its own, which is imported when it is called.
+# A command that passes its arguments to a separate app, which is imported when it is called.
 _SUB_APP: dict[str, Any] = {
     "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     "add_help_option": False,
 }
 
 
-# A mistyped option must not look like exit code 2, which says that there was no study to work on.
+# A mistyped option must not give exit code 2, which means that no study was found.
 next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError").exit_code = 1  # type: ignore[attr-defined]
 
 
 def main() -> None:
     """Entry point: an error that the user can put right is one sentence and exit code 1."""
-    # Studies are inferred in threads; a thread may take over what an earlier one allocated in.
+    # Studies are inferred in threads; a thread may reuse the memory of an earlier one.
     share_one_arena()
     try:
         app()
@@ -90,7 +90,7 @@ app.command()(engines.quantize)
 
 @app.command(**_SUB_APP)
 def pacs(context: typer.Context) -> None:
-    """Fetch from a PACS and store in it, over DICOMweb (`medvit pacs --help`)."""
+    """Fetch series from a PACS and store results in it, over DICOMweb or DIMSE (`medvit pacs --help`)."""
     from medvit.cli.pacs import app as pacs_app
 
     pacs_app(context.args, prog_name="medvit pacs")

@@ -1,4 +1,4 @@
-"""`medvit list`, `medvit info`, `medvit convert` and `medvit export`: bundles listed, made and exported."""
+"""`medvit list`, `medvit info`, `medvit convert` and `medvit export`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medvit.bundles import Bundle
 
 
-# Test sets that several bundles were measured on, and under what key the figure stands in `eval_metrics`.
+# Test sets on which several bundles were measured, with the key of the figure in `eval_metrics`.
 _TEST_SETS = {
     "manual labels": "dice_deep_structures_manual",
     "template": "dice_deep_structures_mni152",
@@ -126,7 +126,7 @@ def convert(
         tuple(name.strip() for name in channels.split(",") if name.strip()), parse_assignments(assign or []),
     )  # fmt: skip
     bundle = convert_checkpoint(network, checkpoint, output, settings)
-    text = f"{bundle.path} is ready; what was taken for granted stands in docs/README.md"
+    text = f"{bundle.path} is ready; its docs/README.md lists the assumptions"
     return Answer({"name": bundle.name, **bundle.summary()}, text)
 
 

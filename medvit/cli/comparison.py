@@ -1,4 +1,4 @@
-"""`medvit evaluate` and `medvit bench`: results against references, bundles against each other."""
+"""`medvit evaluate` and `medvit bench`: results against references, and bundles against each other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def evaluate(
     labels: Annotated[
         str | None,
         typer.Option(
-            metavar="TABLE", help="Label table by name, a manifest, or a JSON file with names of values."
+            metavar="TABLE", help="Name of a label table, manifest, or JSON file with names of values."
         ),
     ] = None,
     tolerance: Annotated[
@@ -46,7 +46,7 @@ def evaluate(
     ] = False,
     probabilities: Annotated[
         bool,
-        typer.Option(help="Take PRED as probability maps (4D) and score their calibration as well."),
+        typer.Option(help="Read PRED as probability maps (4D) and score their calibration as well."),
     ] = False,
     window: Annotated[
         tuple[float, float] | None,
@@ -66,10 +66,10 @@ def evaluate(
 def brain(
     output: Output,
     atlases: Annotated[
-        Path | None, typer.Option(help="Folder of atlases in MNI space, to compare the template with.")
+        Path | None, typer.Option(help="Folder of atlases in MNI space, with which the template is compared.")
     ] = None,
     label_maps: Annotated[
-        Path | None, typer.Option(help="Folder of label maps to make synthetic studies from.")
+        Path | None, typer.Option(help="Folder of label maps from which synthetic studies are made.")
     ] = None,
     held_out: Annotated[
         list[str] | None,
@@ -104,7 +104,7 @@ def brain(
         typer.Option("--bundle", help="Bundle to compare; may be repeated. Default: all brain bundles."),
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Folder for studies and label maps; what is done there is kept.")
+        Path | None, typer.Option(help="Folder for studies and label maps; finished work in it is kept.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many times the first study is timed.")] = 3,
     device: Device = "auto",
@@ -152,7 +152,7 @@ def restore(
         int | None,
         typer.Option(
             min=2,
-            help="Voxels between the centres of slices; with --in-plane, of pixels. Default: 4; of pixels 2.",
+            help="Voxels between centres of slices (default 4) or, with --in-plane, of pixels (2).",
         ),
     ] = None,
     thickness: Annotated[

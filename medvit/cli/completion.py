@@ -28,13 +28,13 @@ def complete_bundles(incomplete: str) -> list[str]:
 
 
 def complete_structures(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Structures of the bundle that was typed, after those that stand before the last comma."""
+    """Structures of the bundle that was typed, after those before the last comma."""
     from medvit.bundles.find import find_bundle
 
-    # An option that has no value yet ends the parsing early, and what was typed stays behind in `args`.
+    # An option without a value ends the parsing early, and the typed words stay in `args`.
     bundle = ctx.params.get("bundle") or next(iter(ctx.args), "")
     try:
-        # A label table is read, but nothing of the bundle is run.
+        # Only the label table is read; nothing in the bundle is run.
         table = find_bundle(bundle, trust=True).label_table
     except MedvitError:
         return []
@@ -47,7 +47,7 @@ def complete_structures(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_manifests(incomplete: str) -> list[str]:
-    """Names of the manifests that came with medvit; the shell adds files itself where there are none."""
+    """Names of the manifests that came with medvit; if none match, the shell offers files."""
     from medvit.studies.manifests.read import installed_manifests
 
     return [name for name in installed_manifests() if name.startswith(incomplete)]

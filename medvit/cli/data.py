@@ -1,4 +1,4 @@
-"""`medvit data`: the content of data sets, and checks that a folder is complete."""
+"""`medvit data`: lists data sets and checks that a folder is complete."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_command(
         bool, typer.Option("--headers", help="Check headers only, without reading voxels.")
     ] = False,
 ) -> Answer:
-    """Compare a folder with its manifest: what is missing, wrong in shape, or mislabelled."""
+    """Compare a folder with its manifest, and list what is missing, misshapen or mislabelled."""
     found = check_dataset(read_manifest(manifest), folder, voxels=not headers, progress=_show)
     return Answer(found.as_dict(), str(found), ALL_WELL if found.ok else SOME_FAILED)
 

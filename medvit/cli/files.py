@@ -1,4 +1,4 @@
-"""`medvit check` and `medvit deidentify`: studies as they lie on disk."""
+"""`medvit check` and `medvit deidentify`: files on disk, without inference."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def check(
     ],
     trust: Trust = False,
 ) -> Answer:
-    """Check the headers of studies and show which would be read or refused, and why.
+    """Check the headers of studies, and show which would be read or refused and why.
 
-    After the name of a bundle, the studies are read and held against what the bundle is for as well.
+    If a bundle comes first, the studies are also read and compared with the intended use of the bundle.
     """
     from medvit.bundles.find import is_bundle
     from medvit.runs.options import checked_inputs

@@ -1,4 +1,4 @@
-"""`medvit run`, `medvit cohort` and `medvit status`: bundles on studies."""
+"""`medvit run`, `medvit cohort` and `medvit status`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run(
     *,
     settings: dict[str, Any],
 ) -> Answer:
-    """Segment or restore studies: label maps, measurements and reports go to OUTPUT."""
+    """Segment or restore studies; write label maps, measurements and reports to OUTPUT."""
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
@@ -92,7 +92,7 @@ def cohort(
     *,
     settings: dict[str, Any],
 ) -> Answer:
-    """Segment or restore many studies, each on its own, in several processes; run it again to resume."""
+    """Segment or restore many studies in several processes; run it again to resume."""
     from medvit.bundles import find_bundle
 
     found = find_bundle(bundle, trust=trust)
@@ -125,7 +125,7 @@ def _record(output: Path, exit_code: int) -> Answer:
 def status(
     output: Annotated[Path, typer.Argument(help="Folder with the results of a run.", metavar="OUTPUT")],
 ) -> Answer:
-    """Show where a run stands: studies done, running and failed, and why, the rate and the time left."""
+    """Show the state of a run: studies done, running and failed (and why), the rate, and the time left."""
     from medvit.runs.status import read_status
 
     now = read_status(output)

@@ -1,4 +1,4 @@
-"""`medvit train`, `pretrain` and `label`: bundles that learn from one's own studies."""
+"""`medvit train`, `pretrain` and `label`: bundles that learn from your own studies."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def train(
     pretrained: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Encoder to start from, written by medvit pretrain.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Continue a training that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted training.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show the plan and its costs, measured by a few steps, and stop.")
     ] = False,
@@ -141,10 +141,10 @@ def train(
 
 
 def refuse_options(kind: str, **given: object) -> None:
-    """Refuse options that are not for a kind of bundle."""
+    """Refuse options that do not apply to a kind of bundle."""
     for name, value in given.items():
         if value:
-            raise MedvitError(f"--{name.replace('_', '-')} is not for {kind}")
+            raise MedvitError(f"--{name.replace('_', '-')} does not apply to {kind}")
 
 
 @answering
@@ -158,7 +158,7 @@ def pretrain(
     steps: Annotated[int, typer.Option(min=1, help="Number of optimiser steps.")] = 1000,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Time for the training, used in full; instead of --steps."),
+        typer.Option(min=0.01, help="Time for the training, all of which is used; instead of --steps."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of windows in a step.")] = 2,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 5e-4,
@@ -189,7 +189,7 @@ def pretrain(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option(help="Continue a pre-training that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted pre-training.")] = False,
     trust: Trust = False,
 ) -> Answer:
     """Pre-train a bundle's network on studies without labels; `medvit train --pretrained` starts from it."""
@@ -223,7 +223,7 @@ def label(
     ] = None,
     install: Annotated[
         bool,
-        typer.Option("--install", help="Install MONAI Label into an environment of its own, once, and stop."),
+        typer.Option("--install", help="Install MONAI Label once into a separate environment, and stop."),
     ] = False,
     host: Annotated[
         str, typer.Option(help="Address to bind; any other than loopback needs --token.")
@@ -237,11 +237,11 @@ def label(
     ] = None,
     query: Annotated[
         list[str] | None,
-        typer.Option(help="Series of an archive to list, such as StudyDate=2026*; may be repeated."),
+        typer.Option(help="Series of the archive to list, such as StudyDate=2026*; may be repeated."),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(help="Web viewer on another server that may use this one; may be repeated."),
+        typer.Option(help="Web viewer on another server that may access this one; may be repeated."),
     ] = None,
     trust: Trust = False,
     amp: Amp = "off",

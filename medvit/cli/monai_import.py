@@ -1,4 +1,4 @@
-"""A quick import of MONAI for the commands that infer with bundles of medvit's own components.
+"""A quick import of MONAI for commands that run bundles made of medvit's own components.
 
 ``import monai`` loads every module of MONAI, and with them optional packages such as Ignite, pandas and
 Matplotlib: more CPU seconds than a small study takes.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
 
-# MONAI does without them where they are missing; nothing that medvit calls in it needs them.
+# MONAI works without them, and nothing that medvit uses of it needs them.
 _LEFT_OUT = (
     "ignite", "itk", "jsonschema", "matplotlib", "pandas", "pydicom", "requests", "scipy.signal",
     "scipy.sparse", "skimage", "sklearn", "tensorboard", "tifffile",
@@ -34,8 +34,8 @@ def import_monai_for(bundle: Bundle) -> None:
     """Import the part of MONAI that the inference workflow of a bundle needs, if that is known to suffice.
 
     It suffices if the configuration names medvit's components, some of MONAI's transforms and nothing else.
-    Otherwise, or if MONAI has been imported already, nothing is done. It is for a process that does nothing
-    but infer: MONAI's functions that need a package in `_LEFT_OUT` fail in it.
+    Otherwise, or if MONAI has already been imported, nothing is done. Use it only in a process that does
+    nothing but infer: functions of MONAI that need a package in `_LEFT_OUT` fail there.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def import_monai_for(bundle: Bundle) -> None:
     if "monai" in sys.modules or not _needs_little(bundle):
         return
     with _without_optional_packages(), _without_walking_packages():
-        # The first module that MONAI itself imports: its modules import each other in a circle.
+        # The module that MONAI itself imports first: its modules import each other in a circle.
         import monai.apps
         import monai.bundle
         import monai.inferers
@@ -61,7 +61,7 @@ def _needs_little(bundle: Bundle) -> bool:
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The strings in a configuration, each with the key under which it stands."""
+    """The strings in a configuration, each with its key."""
     if isinstance(value, dict):
         for name, entry in value.items():
             yield from _texts(entry, name)
@@ -80,7 +80,7 @@ def _is_known(key: str, text: str) -> bool:
 
 @contextmanager
 def _without_optional_packages() -> Iterator[None]:
-    """Let the import of packages in `_LEFT_OUT` fail; those that are imported already stay."""
+    """Let the import of packages in `_LEFT_OUT` fail; those already imported stay."""
     hidden = [name for name in _LEFT_OUT if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
@@ -92,7 +92,7 @@ def _without_optional_packages() -> Iterator[None]:
 
 @contextmanager
 def _without_walking_packages() -> Iterator[None]:
-    """Let MONAI find no modules of its own to load ahead."""
+    """Keep MONAI from searching for all of its modules to load in advance."""
     found = pkgutil.walk_packages
     pkgutil.walk_packages = lambda *_, **__: iter(())
     try:

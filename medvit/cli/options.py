@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share, each with its one help text and its one check."""
+"""Arguments and options that several verbs share, each with one help text and one check."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BundleName = Annotated[
     ),
 ]
 Trust = Annotated[
-    bool, typer.Option(help="Run the configuration of a bundle folder that did not come with medvit.")
+    bool, typer.Option(help="Run the configuration of a bundle folder that was not installed with medvit.")
 ]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="Folder for the results.", callback=checks.checked_output)
@@ -58,7 +58,7 @@ Amp = Annotated[
         metavar="bf16|fp16|off",
         autocompletion=words(*checks.PRECISIONS),
         rich_help_panel=NETWORKS,
-        help="Compute networks in half precision: quicker on a GPU, but some voxels get another label.",
+        help="Compute networks in half precision: faster on a GPU, but some voxels get another label.",
     ),
 ]
 Tf32 = Annotated[
@@ -72,7 +72,7 @@ Backend = Annotated[
     typer.Option(
         metavar="|".join(checks.BACKENDS),
         rich_help_panel=NETWORKS,
-        help="Engine that runs the networks on a CPU; auto takes OpenVINO where that was measured quicker.",
+        help="Engine that runs the networks on a CPU; auto takes OpenVINO where it was measured faster.",
     ),
 ]
 
@@ -184,7 +184,7 @@ def inference_settings(
         typer.Option(
             "--fast",
             rich_help_panel=NETWORKS,
-            help="Overlap windows by a quarter instead of a half: quicker, but less accurate at their edges. "
+            help="Overlap windows by a quarter instead of a half: faster, but less accurate at their edges. "
             "It has no effect on bundles that overlap by a quarter anyway, such as segformer3d_brain.",
         ),
     ] = False,
@@ -206,7 +206,7 @@ def inference_settings(
     resume: Annotated[
         bool,
         typer.Option(
-            help="Keep studies that are done with this input and these settings, and do not try again what "
+            help="Keep studies that are done with this input and these settings, and do not retry what "
             "was refused."
         ),
     ] = True,
@@ -218,9 +218,9 @@ def inference_settings(
         typer.Option("--force", help="Accept studies outside the bundle's scope; every output is marked."),
     ] = False,
 ) -> dict[str, Any]:
-    """Settings of `medvit run` and `medvit cohort`, and the configuration values they set, by identifier."""
+    """Settings of `medvit run` and `medvit cohort`, with the configuration values they set by identifier."""
     if fast and (overlap is not None or tta):
-        raise MedvitError("--fast sets the overlap and does not mirror; leave --overlap and --tta out")
+        raise MedvitError("--fast sets the overlap and turns mirroring off; leave out --overlap and --tta")
     asked = {
         "--rtstruct": rtstruct,
         "--seg-type": seg_type is not SegType.auto,
@@ -228,7 +228,7 @@ def inference_settings(
         "--deidentify": anonymous,
     }
     if not dicom and (idle := [option for option, given in asked.items() if given]):
-        raise MedvitError(f"{' and '.join(idle)} would do nothing without --dicom; give it as well")
+        raise MedvitError(f"{' and '.join(idle)} would do nothing without --dicom; give that as well")
     overrides: dict[str, Any] = {
         "resume": resume, "overwrite": overwrite,
         "report": report, "pdf": pdf, "dicom": dicom, "deidentify": anonymous, "viewer": viewer,
@@ -259,7 +259,7 @@ def inference_settings(
 
 
 def fit_settings(bundle: Bundle, settings: dict[str, Any]) -> None:
-    """Set what depends on the bundle: the names of its structures, and the overlap for ``--fast``.
+    """Complete the settings that depend on the bundle: names of structures, and the overlap for ``--fast``.
 
     Raises
     ------

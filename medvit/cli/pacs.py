@@ -1,4 +1,4 @@
-"""`medvit pacs`: pull series from a PACS, push results to it, or listen for studies to work on."""
+"""`medvit pacs`: pull series from a PACS, push results to it, or listen for studies to process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvit.studies.access import Access, PacsError
 from medvit.studies.pacs import dicom_files, pull, push
 
 app = typer.Typer(
-    help="Fetch from a PACS and store in it, over DICOMweb or DICOM's own network protocol.",
+    help="Fetch series from a PACS and store results in it, over DICOMweb or DIMSE.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -45,7 +45,7 @@ def _certificates(
         Path | None,
         typer.Option(
             envvar="MEDVIT_PACS_CA_FILE",
-            help="PEM file of the authority that signed the other side's certificate.",
+            help="PEM file of the authority that signed the peer's certificate.",
         ),
     ] = None,
     certificate: Annotated[
@@ -54,9 +54,7 @@ def _certificates(
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option(
-            envvar="MEDVIT_PACS_KEY", help="PEM file of its private key, if that is a separate file."
-        ),
+        typer.Option(envvar="MEDVIT_PACS_KEY", help="PEM file of its private key, if in a separate file."),
     ] = None,
 ) -> Access:
     return Access(ca_file=ca_file, certificate=certificate, key=key)
@@ -84,7 +82,7 @@ def _access(
 def pull_command(
     address: Address, query: Query, output: Output, title: Title = "MEDVIT", *, access: Access
 ) -> Answer:
-    """Fetch every series that matches, each into a folder of its own."""
+    """Fetch every series that matches, each into its own folder."""
     if _is_url(address):
         folders = pull(address, _parse(query), output, access)
     else:
@@ -97,7 +95,7 @@ def pull_command(
 @answering
 @sharing(_access)
 def push_command(address: Address, files: Files, title: Title = "MEDVIT", *, access: Access) -> Answer:
-    """Store DICOM files; of a folder, all DICOM files below it."""
+    """Store DICOM files, and all DICOM files below the given folders."""
     found = dicom_files(files)
     if _is_url(address):
         count = push(address, found, access)
@@ -146,10 +144,10 @@ def move(
 @sharing(_certificates)
 def listen(
     output: Output,
-    bundle: Annotated[str, typer.Argument(help="Installed bundle to run; otherwise give --rules.")] = "",
+    bundle: Annotated[str, typer.Argument(help="Installed bundle to run, unless --rules is given.")] = "",
     rules: Annotated[
         Path | None,
-        typer.Option(exists=True, help="JSON file of bundles and the series that each one takes."),
+        typer.Option(exists=True, help="JSON file of bundles and the series that each one processes."),
     ] = None,
     modality: Annotated[str, typer.Option(help="Modality of the series to take, such as MR.")] = "",
     description: Annotated[
@@ -159,9 +157,7 @@ def listen(
     host: Annotated[
         str, typer.Option(help="Address to bind; any other than loopback needs --sender.")
     ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to bind; 0 for any that is free.")
-    ] = 11112,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0 for any free one.")] = 11112,
     title: Title = "MEDVIT",
     sender: Annotated[
         list[str] | None, typer.Option(help="AE title that may send to this node; may be repeated.")
@@ -176,7 +172,7 @@ def listen(
         bool,
         typer.Option(
             "--tls",
-            help="Accept TLS only, with --certificate; with --ca-file, check the callers' certificates.",
+            help="Accept only TLS, with --certificate; with --ca-file, check the callers' certificates.",
         ),
     ] = False,
     keep: Annotated[float, typer.Option(min=0, help="Days to keep the images of finished studies.")] = 7.0,
@@ -184,11 +180,11 @@ def listen(
     say: Callable[[Answer], None],
     access: Access,
 ) -> None:
-    """Receive studies (C-STORE), run a bundle on each that is complete, and send the results back."""
+    """Receive studies (C-STORE), run a bundle on each complete one, and send the results back."""
     if bool(bundle) == bool(rules):
         raise PacsError("give a bundle, or --rules with several")
     if host not in ("127.0.0.1", "localhost", "::1") and not sender:
-        raise PacsError(f"{host} can be reached by others, and DICOM knows no passwords; name each --sender")
+        raise PacsError(f"{host} can be reached by others, and DICOM has no passwords; name each --sender")
     receiver = dimse.Node.parse(send_to, access) if send_to else None
     context = access.server_context() if tls else None
     from medvit.bundles import find_bundle

@@ -1,6 +1,6 @@
 """Output of a verb: text for people or one JSON document, and how much else is shown.
 
-A verb returns an `Answer`; `answering` gives it ``--json``, ``-q`` and ``-v`` and says the answer.
+A verb returns an `Answer`; `answering` adds ``--json``, ``-q`` and ``-v`` and prints the answer.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Answer:
     Parameters
     ----------
     document
-        The answer for other programs, in the types of JSON.
+        The answer for other programs, in JSON types.
     text
-        The answer for people; empty where it was said on the way.
+        The answer for people; empty if it was printed on the way.
     exit_code
         See `medvit.exits`.
     why
-        Clause that says where to read why the exit code is not 0.
+        Clause on where to read why the exit code is not 0.
     """
 
     document: Any
@@ -82,14 +82,14 @@ class Talk:
             yield lambda answer: self.say(answer, out)
 
     def say(self, answer: Answer, out: TextIO) -> None:
-        """The answer in the form that is wanted."""
+        """Print the answer in the requested form."""
         if self.as_json:
             typer.echo(json.dumps(answer.document, indent=2), file=out)
         elif answer.text and not self.quiet:
             typer.echo(answer.text, file=out)
 
     def end(self, answer: Answer) -> None:
-        """Tell the user, even after a quiet verb, that it did not succeed."""
+        """Tell the user that the verb did not succeed, even if it was quiet."""
         if self.quiet and answer.exit_code != ALL_WELL:
             why = f"; {answer.why}" if answer.why else ""
             typer.echo(f"medvit: ended with exit code {answer.exit_code}{why}", err=True)
@@ -100,10 +100,10 @@ def _talk(
         bool, typer.Option("--json", help="Print one JSON document; progress goes to standard error.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors only; the exit code tells the rest.")
+        bool, typer.Option("--quiet", "-q", help="Print errors only; the exit code says the rest.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show log lines and warnings of other libraries too.")
+        bool, typer.Option("--verbose", "-v", help="Show log lines and warnings of other libraries as well.")
     ] = False,
 ) -> Talk:
     if quiet and verbose:
@@ -112,11 +112,10 @@ def _talk(
 
 
 def answering(verb: Callable[..., Answer | None]) -> Callable[..., None]:
-    """A verb that says its answer as ``--json``, ``-q`` and ``-v`` want it, and ends with its exit code.
+    """A verb with ``--json``, ``-q`` and ``-v``, which prints its answer and ends with its exit code.
 
-    A verb with a last parameter `say`, such as a server, says its answer with it before it has ended, and
-    returns an answer only to set the exit code.
-    """
+    A verb with a last parameter `say`, such as a server, prints its answer by it while it is running, and
+    returns an answer only to set the exit code."""
     parameters = signature(verb, eval_str=True).parameters
     own = [parameter for name, parameter in parameters.items() if name != "say"]
 
@@ -140,7 +139,7 @@ def answering(verb: Callable[..., Answer | None]) -> Callable[..., None]:
 
 
 def sharing(options: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that gives a verb the options of `options`, whose result becomes its last parameter."""
+    """A decorator that adds the options of `options` to a verb, whose last parameter receives the result."""
     shared = signature(options, eval_str=True).parameters
 
     def decorate(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,7 +156,7 @@ def sharing(options: Callable[..., Any]) -> Callable[[Callable[..., Any]], Calla
 
 
 def _with_signature(command: Callable[..., Any], parameters: list[Parameter]) -> Callable[..., Any]:
-    """`command` as typer is to see it: named parameters, those that are required first."""
+    """`command` with the signature that typer reads: named parameters, required ones first."""
     named = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
     named.sort(key=lambda parameter: parameter.default is not parameter.empty)
     command.__signature__ = signature(command).replace(parameters=named)  # type: ignore[attr-defined]
@@ -167,7 +166,7 @@ def _with_signature(command: Callable[..., Any], parameters: list[Parameter]) ->
 
 @contextmanager
 def _aside(other: TextIO) -> Iterator[TextIO]:
-    """Send all standard output, child processes included, to `other`; yields the real standard output."""
+    """Send all standard output, also of child processes, to `other`; yields the real standard output."""
     out = sys.stdout
     with redirect_stdout(other):
         try:
