@@ -93,6 +93,7 @@ def write_page(output_dir: Path, rows: Sequence[Row], date: str, command: str) -
     for group in groups_of(rows):
         lines += _group(rows, group)
     lines += _failures(rows)
+    lines += _red(rows)
     lines += _method(rows)
     lines += _weights(rows)
     with atomic_path(output_dir / "bench.md") as partial:
@@ -197,6 +198,17 @@ def _failures(rows: Sequence[Row]) -> Iterator[str]:
         yield from ("", "## Failures", "")
         yield from _table_head("bundle", ["study", "why"])
         for name, study, why in failed:
+            yield _line(name, [study, why.replace("|", "\\|")])
+
+
+def _red(rows: Sequence[Row]) -> Iterator[str]:
+    red = [(row.name, study, why) for row in rows for study, why in row.red.items()]
+    if red:
+        yield from ("", "## Red lights")
+        yield "Quality control would not let these results pass as they are. Their scores count above all the same."
+        yield ""
+        yield from _table_head("bundle", ["study", "finding"])
+        for name, study, why in red:
             yield _line(name, [study, why.replace("|", "\\|")])
 
 

@@ -34,6 +34,8 @@ class Row:
         Costs as `medvit.bench.work` records them; ``None`` if the timed study failed.
     failures
         Reason why a study has no scores, by its id.
+    red
+        First finding of a study with scores whose light is red, by its id.
     error
         Reason why there are no results at all; empty otherwise.
     """
@@ -46,6 +48,7 @@ class Row:
     scores: dict[str, list[StudyScores]] = field(default_factory=dict)
     costs: dict[str, Any] | None = None
     failures: dict[str, str] = field(default_factory=dict)
+    red: dict[str, str] = field(default_factory=dict)
     error: str = ""
 
     @cached_property

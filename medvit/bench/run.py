@@ -21,7 +21,7 @@ from medvit.bench.manual import manual_studies
 from medvit.bench.own import own_studies
 from medvit.bench.peers import Peer
 from medvit.bench.row import Row
-from medvit.bench.studies import BenchStudy, compare
+from medvit.bench.studies import BenchStudy, check_references, compare
 from medvit.bench.synthetic import synthetic_studies
 from medvit.bench.work import COSTS, BenchWork, Segmenting
 from medvit.bundles import Bundle, installed_bundles
@@ -31,7 +31,7 @@ from medvit.exits import ALL_WELL, INTERRUPTED, SOME_FAILED
 from medvit.runs.bundle_work import BundleWork
 from medvit.runs.done import void_mark
 from medvit.runs.options import execution_settings
-from medvit.runs.record import failures_in
+from medvit.runs.record import failures_in, red_in
 from medvit.runs.run import run_work
 from medvit.runs.workers import LocalExecutor
 from medvit.studies import Found, Refused, Study, only_study, sha256_of
@@ -119,7 +119,8 @@ def bench_brain(
     Returns
     -------
     int
-        Exit code: 0 all well, 3 a bundle failed on a study or altogether; the page says why.
+        Exit code: 0 all well, 3 a bundle failed on a study or altogether, or the light of a study is red;
+        the page says why.
 
     Raises
     ------
@@ -143,7 +144,7 @@ def bench_brain(
     tables.write_json(output_dir / "bench.json", rows, options.date)
     page.write_page(output_dir, rows, options.date, _command(options, chosen, peers))
     console.print(f"the table: {output_dir / 'bench.md'}", markup=False, soft_wrap=True)
-    return SOME_FAILED if any(row.error or row.failures for row in rows) else ALL_WELL
+    return SOME_FAILED if any(row.error or row.failures or row.red for row in rows) else ALL_WELL
 
 
 def _command(options: BenchOptions, bundles: Sequence[Bundle], peers: Sequence[Peer]) -> str:
@@ -221,6 +222,7 @@ def bench_one(
         scores,
         costs,
         {} if not scores and error else failures,
+        _red(scores, folder),
         error if not scores else "",
     )
 
@@ -248,7 +250,9 @@ def _run(work: BenchWork, studies: Sequence[BenchStudy]) -> str:
 
 def _found(study: BenchStudy) -> Study | Refused:
     try:
-        return replace(only_study(study.image), id=study.id)
+        found = only_study(study.image)
+        check_references(found, study.references)
+        return replace(found, id=study.id)
     except StudyError as error:
         return Refused(study.id, error)
 
@@ -319,6 +323,12 @@ def _scores(
     return scores, failures
 
 
+def _red(scores: dict[str, list[StudyScores]], folder: Path) -> dict[str, str]:
+    """Why the light of a study with scores is red, by its id."""
+    scored = {one.study for of_group in scores.values() for one in of_group}
+    return {study: without_folders(why) for study, why in red_in(folder).items() if study in scored}
+
+
 def _compared(study: BenchStudy, folder: Path) -> dict[str, StudyScores]:
     """Same as `compare`, but cached for the same label maps."""
     label_map, record = _label_map(folder, study.id), folder / f"{study.id}.scores.json"
@@ -345,3 +355,5 @@ def _say(console: Console, row: Row) -> None:
     console.print(f"{row.name}: Dice {'; '.join(means)}", markup=False, soft_wrap=True)
     for study, why in row.failures.items():
         console.print(f"FAILED {row.name} on {study}: {why}", style="red", markup=False, soft_wrap=True)
+    for study, why in row.red.items():
+        console.print(f"RED {row.name} on {study}: {why}", style="red", markup=False, soft_wrap=True)

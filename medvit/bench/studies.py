@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from medvit.errors import StudyError
 from medvit.evaluation.measure import Options, StudyScores, measure_pair
 from medvit.evaluation.pairing import Pair
 from medvit.evaluation.structures import ScoredStructure
+from medvit.studies import Study
+from medvit.studies.formats import read_header, series_at
+from medvit.studies.grids import describe, same_voxels
 from medvit.studies.labels import LabelTable
 
 
@@ -56,6 +60,24 @@ class BenchStudy:
 def unsided_region(table: LabelTable, *names: str) -> ScoredStructure:
     """Structures of both sides as one, under the first of `names`."""
     return ScoredStructure(names[0], tuple(s.value for s in table if s.unsided_name in names))
+
+
+def check_references(study: Study, references: Iterable[Reference]) -> None:
+    """Refuse references on another grid than the image of a study; only headers are read.
+
+    Raises
+    ------
+    StudyError
+        If the voxels differ, or a header cannot be read.
+    """
+    own = read_header(study.series[0]).grid
+    for reference in references:
+        other = read_header(series_at(reference.path)).grid
+        if not same_voxels(own, other):
+            described = describe(other) if describe(other) != describe(own) else "of equal size, but elsewhere"
+            what = f"lies on another grid ({described}) than {study.path.name} ({describe(own)})"
+            do = "bring it onto the grid of the image by nearest neighbour"
+            raise StudyError("other-grid", what, path=reference.path, do=do)
 
 
 def compare(study: str, label_map: Path, references: Iterable[Reference]) -> dict[str, StudyScores]:

@@ -53,6 +53,7 @@ def _entry(row: Row) -> dict[str, Any]:
         "weights_mb": _rounded(row.weights_mb),
         "error": row.error,
         "failures": row.failures,
+        "red": row.red,
         "costs": {name: value for name, value in (row.costs or {}).items() if name != "key"},
         "structures": {group: _by_structure(row, group) for group in row.scores},
         "volumes": {group: _volumes(row, group) for group in row.scores if group == MANUAL},

@@ -110,6 +110,9 @@ class CharbonnierLoss(_Loss):
         What is left over at the far edges counts only pixel by pixel.
     block_weight
         Weight of each size of block; pixels have 1.
+    block_eps
+        The same as `eps` for blocks, and by default equal to it. Wide, it makes one structure that is far off
+        weigh more than many that are slightly off.
     edge_weight
         Weight of the difference of edges, which the Laplacian of a Gaussian 1.5 pixels wide finds. Its
         kernel's absolute values add up to 3, so that edges and pixels weigh much the same.
@@ -135,8 +138,10 @@ class CharbonnierLoss(_Loss):
         blocks: Sequence[int] = (),
         block_weight: float = 1.0,
         edge_weight: float = 0.0,
+        block_eps: float | None = None,
     ) -> None:
         super().__init__()
+        self.block_eps = eps if block_eps is None else block_eps
         self.eps, self.blocks, self.block_weight = eps, tuple(blocks), block_weight
         self.edge_weight = edge_weight
         self.register_buffer("edges", _laplacian_of_gaussian(), persistent=False)
@@ -146,15 +151,15 @@ class CharbonnierLoss(_Loss):
         if target.shape != output.shape:
             raise ValueError(f"output {tuple(output.shape)} and target {tuple(target.shape)} differ in shape")
         error = output - target
-        loss = self._charbonnier(error)
+        loss = _charbonnier(error, self.eps)
         for edge in self.blocks:
-            loss = loss + self.block_weight * self._charbonnier(
-                F.avg_pool2d(error, [min(edge, n) for n in error.shape[-2:]])
-            )
+            means = F.avg_pool2d(error, [min(edge, n) for n in error.shape[-2:]])
+            loss = loss + self.block_weight * _charbonnier(means, self.block_eps)
         if self.edge_weight:
             found = F.conv2d(error.flatten(0, 1)[:, None], self.edges.to(error))
-            loss = loss + self.edge_weight * self._charbonnier(found)
+            loss = loss + self.edge_weight * _charbonnier(found, self.eps)
         return loss
 
-    def _charbonnier(self, error: Tensor) -> Tensor:
-        return (error.square() + self.eps**2).sqrt().mean()
+
+def _charbonnier(error: Tensor, eps: float) -> Tensor:
+    return (error.square() + eps**2).sqrt().mean()

@@ -122,6 +122,12 @@ def failures_in(output_dir: Path) -> dict[str, str]:
     return {entry["study"]: entry["error"] for entry in _read(output_dir / RECORD).get("failures", ())}
 
 
+def red_in(output_dir: Path) -> dict[str, str]:
+    """First finding of each study of an output folder whose light is red."""
+    studies = _read(output_dir / RECORD).get("studies", ())
+    return {entry["study"]: entry["finding"] for entry in studies if entry["light"] == "red"}
+
+
 def show_summary(
     output_dir: Path, outcomes: Sequence[StudyOutcome], total: int, *, interrupted: bool = False
 ) -> None:
