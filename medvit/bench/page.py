@@ -44,6 +44,9 @@ _METHOD = """
   those of `medvit evaluate`. Means are over the structures of a study, then over studies; in brackets the
   95 % bootstrap interval over studies, where there are two or more. A structure that was not found has Dice
   0 and no finite distance: it is in no mean of HD95, and is counted behind it ("missed").
+- A reference on another grid than its image is refused before inference. A result with a red light (`medvit
+  run`'s quality control) counts in every mean, is named with its finding, and ends the command with code 3;
+  peers have no such control.
 - Seconds: median of {rounds} rounds on `{study}` after one to warm up, the whole workflow except the loading
   of the network. CPU seconds are those of all threads together. Each bundle runs in its own process; peak
   memory is the total of this process, Python and libraries included.{busy}
@@ -205,7 +208,7 @@ def _red(rows: Sequence[Row]) -> Iterator[str]:
     red = [(row.name, study, why) for row in rows for study, why in row.red.items()]
     if red:
         yield from ("", "## Red lights")
-        yield "Quality control would not let these results pass as they are. Their scores count above all the same."
+        yield "Quality control does not let these results pass. Their scores count above all the same."
         yield ""
         yield from _table_head("bundle", ["study", "finding"])
         for name, study, why in red:

@@ -74,7 +74,9 @@ def check_references(study: Study, references: Iterable[Reference]) -> None:
     for reference in references:
         other = read_header(series_at(reference.path)).grid
         if not same_voxels(own, other):
-            described = describe(other) if describe(other) != describe(own) else "of equal size, but elsewhere"
+            described = (
+                describe(other) if describe(other) != describe(own) else "of equal size, but elsewhere"
+            )
             what = f"lies on another grid ({described}) than {study.path.name} ({describe(own)})"
             do = "bring it onto the grid of the image by nearest neighbour"
             raise StudyError("other-grid", what, path=reference.path, do=do)

@@ -105,6 +105,9 @@ def train(
     trust: Trust = False,
 ) -> Answer:
     """Train a network on your labelled studies; the result is a bundle that runs."""
+    from medvit.training.architectures import start_named
+
+    start_named(base, trust=trust)  # before torch is imported, which takes seconds
     from medvit.training import (
         Choices,
         Plan,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from medvit.errors import MedvitError
+from medvit.bundles.find import Bundle, find_bundle, installed_bundles, is_bundle
+from medvit.errors import MedvitError, did_you_mean
 
 Size = Literal["tiny", "small", "base"]
 
@@ -164,6 +165,29 @@ def restorer_network(name: str) -> dict[str, Any] | None:
     """The light configuration of a network that denoises axial slices, by its name in any spelling."""
     network = _named(name, RESTORERS)
     return dict(_RESTORERS[network]) if network else None
+
+
+def start_named(name: str, *, trust: bool = False) -> Bundle | None:
+    """The bundle that a training starts from; ``None`` for a network by its name.
+
+    Nothing heavy is imported for it, so that a slip is answered at once.
+
+    Raises
+    ------
+    MedvitError
+        If nothing has that name, or it is the folder of a bundle that is not trusted.
+    """
+    networks = (*NETWORKS, *RESTORERS)
+    if _named(name, networks):
+        return None
+    if not is_bundle(name):
+        bundles = [bundle.name for bundle in installed_bundles()]
+        raise MedvitError(
+            f"there is no bundle or network {name!r}{did_you_mean(name, (*networks, *bundles))}; "
+            f"networks that can be trained: {', '.join(NETWORKS)}; with --degrade {', '.join(RESTORERS)}; "
+            f"installed bundles: {', '.join(bundles) or 'none'}"
+        )
+    return find_bundle(name, trust=trust)
 
 
 def definition_of(network: str, size: str = "small") -> dict[str, Any]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medvit.bundles import Bundle, find_bundle
+from medvit.bundles import Bundle
 from medvit.errors import MedvitError
 from medvit.inference import SliceInferer, StreamingWindowInferer
 from medvit.training import inference_component
-from medvit.training.architectures import NETWORKS, SLICEWISE, definition_of, network_named
+from medvit.training.architectures import SLICEWISE, definition_of, network_named, start_named
 from medvit.training.encoder_file import read_encoder
 from medvit.training.network import is_lateral, network_definition
 
@@ -167,10 +167,9 @@ def find_base(
     network = network_named(name)
     if network is not None:
         return replace(Base.of_network(network, size or "small"), encoder=pretrained)
-    try:
-        bundle = find_bundle(name, trust=trust)
-    except MedvitError as error:
-        raise MedvitError(f"{error}; networks that can be trained: {', '.join(NETWORKS)}") from None
+    bundle = start_named(name, trust=trust)
+    if bundle is None:
+        raise MedvitError(f"{name} denoises slices, and segments nothing")
     if size is not None:
         raise MedvitError(f"--size is for a network by name; that of {bundle.name} has its size already")
     return replace(Base.of_bundle(bundle, from_scratch), encoder=pretrained)

@@ -80,3 +80,13 @@ def test_volumes_against_manual_labels(tmp_path: Path) -> None:
     limits = f"{0.5 - spread:+.2f} to {0.5 + spread:+.2f}"
     assert f"| thing | 0.800 | 0.900 | 2.00 | +17 | +0.50 | {limits} | 0.98 |" in page
     assert (tmp_path / "images" / "bench_agreement.png").stat().st_size > 5000
+
+
+def test_red_lights_are_named_beside_their_scores(tmp_path: Path) -> None:
+    row = Row(
+        "one", scores={"heads": [scores("s1", 0.5, 0.5)]}, costs=COSTS, red={"s1": "No a | b was found."}
+    )
+    page = page_of(tmp_path, row)
+    assert "| one | 1 | 0.500 |" in page
+    assert "## Red lights" in page and "| one | s1 | No a \\| b was found. |" in page
+    assert "## Red lights" not in page_of(tmp_path, Row("one", scores=row.scores, costs=COSTS))

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from medvit.bench import Acquisition, BenchOptions, run
-from medvit.bench.studies import BenchStudy
+from medvit.bench.studies import BenchStudy, Reference
 from medvit.bench.synthetic import GROUP, synthetic_studies
 from medvit.bundles import Bundle
 from medvit.errors import MedvitError, MissingExtraError
@@ -211,6 +211,44 @@ def test_an_image_that_cannot_be_read_is_a_failure_of_its_study(
     row = run.bench_one(working, [bad], tmp_path / "work", OPTIONS)
     assert row.error == "" and list(row.failures) == ["bad"] and row.scores == {}
     assert "notes.txt: holds no studies" in row.failures["bad"]
+
+
+def test_a_reference_on_another_grid_is_refused_before_inference(
+    benched: tuple[Path, list[Bundle], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, (working, _), _ = benched
+    image = folder / "work" / "studies" / f"head_1_{ACQUISITIONS[0].name}.nii.gz"
+    drawn = nib.load(image.with_name(image.name.replace(".nii.gz", "_seg.nii.gz")))
+    shifted = drawn.affine.copy()
+    shifted[0, 3] += 2
+    voxels = np.asarray(drawn.dataobj).astype(np.int16)
+    flipped = drawn.affine @ np.diag([-1, 1, 1, 1])
+    flipped[:, 3] = drawn.affine @ [drawn.shape[0] - 1, 0, 0, 1]
+    for name, array, affine in (("moved", voxels, shifted), ("turned", voxels[::-1], flipped)):
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+    asked = refused_studies(monkeypatch)
+    rows = {}
+    for name in ("moved", "turned"):
+        reference = Reference("any", tmp_path / f"{name}.nii.gz", (), ())
+        study = BenchStudy(name, image, (reference,))
+        rows[name] = run.bench_one(working, [study], tmp_path / name, OPTIONS)
+    assert asked == ["turned"]
+    assert (
+        "moved.nii.gz: lies on another grid (of equal size, but elsewhere)" in rows["moved"].failures["moved"]
+    )
+
+
+def test_red_lights_are_those_of_the_records(
+    benched: tuple[Path, list[Bundle], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, (working, _), _ = benched
+    record = json.loads((folder / "work" / working.name / "run.json").read_text())
+    red = {s["study"]: s["finding"] for s in record["studies"] if s["light"] == "red"}
+    assert red
+    assert bench(monkeypatch, folder, [working]) == run.SOME_FAILED
+    assert content(folder)["bundles"][0]["red"] == red
+    page = (folder / "out" / "bench.md").read_text()
+    assert all(f"| {working.name} | {study} | {why} |" in page for study, why in red.items())
 
 
 def refused_studies(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -64,13 +64,21 @@ def test_the_date_of_an_earlier_study_is_blamed_where_it_is_at_fault(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["segformer3d_brian", "STUDY"], "did you mean 'segformer3d_brain'?"),
-        ([BUNDLE, "nowhere.nii.gz"], "nowhere.nii.gz: does not exist"),
-        ([BUNDLE, "STUDY", "--prior", "none.json"], "none.json: not a readable measurements.json"),
-        ([BUNDLE, "STUDY", "--device", "cuda:x"], "there is no device 'cuda:x'"),
-        ([BUNDLE, "STUDY", "--structures", "amygdala,hipocampus"], "did you mean 'hippocampus'?"),
-        (["rat_ct_denoise", "STUDY", "--separate"], "rat_ct_denoise restores images and has no structures"),
-        ([BUNDLE, "STUDY", "--fast", "--overlap", "0.5"], "--fast sets the overlap"),
+        (["run", "segformer3d_brian", "STUDY"], "did you mean 'segformer3d_brain'?"),
+        (["run", BUNDLE, "nowhere.nii.gz"], "nowhere.nii.gz: does not exist"),
+        (["run", BUNDLE, "STUDY", "--prior", "none.json"], "none.json: not a readable measurements.json"),
+        (["run", BUNDLE, "STUDY", "--device", "cuda:x"], "there is no device 'cuda:x'"),
+        (["run", BUNDLE, "STUDY", "--structures", "amygdala,hipocampus"], "did you mean 'hippocampus'?"),
+        (
+            ["run", "rat_ct_denoise", "STUDY", "--separate"],
+            "rat_ct_denoise restores images and has no structures",
+        ),
+        (["run", BUNDLE, "STUDY", "--fast", "--overlap", "0.5"], "--fast sets the overlap"),
+        (
+            ["train", "SegFormr3D", "brats2021"],
+            "no bundle or network 'SegFormr3D' (did you mean 'SegFormer3D'?)",
+        ),
+        (["train", "segformer3d_brian", "brats2021"], "did you mean 'segformer3d_brain'?"),
     ],
 )
 def test_a_slip_costs_no_time(arguments: list[str], sentence: str, study: Path, tmp_path: Path) -> None:
@@ -81,7 +89,7 @@ def test_a_slip_costs_no_time(arguments: list[str], sentence: str, study: Path, 
         "import resource\nused = resource.getrusage(resource.RUSAGE_SELF)\n"
         "print(code, used.ru_utime + used.ru_stime, 'torch' in sys.modules, 'monai' in sys.modules)"
     )
-    command = [sys.executable, "-c", probe, "run", *given, "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-c", probe, *given, "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     code, seconds, *heavy = done.stdout.split()
     assert code == "1" and heavy == ["False", "False"]

@@ -36,8 +36,10 @@ def test_names_are_taken_in_any_spelling() -> None:
         find_base("DFormer", size="huge")
     with pytest.raises(MedvitError, match="there is no network 'UNet'"):
         definition_of("UNet")
-    with pytest.raises(MedvitError, match=r"no bundle 'unet'.*networks that can be trained: SegFormer3D"):
+    with pytest.raises(MedvitError, match=r"no bundle or network 'unet'.*can be trained: SegFormer3D"):
         find_base("unet")
+    with pytest.raises(MedvitError, match="HAT denoises slices"):
+        find_base("HAT")
 
 
 def test_a_bundle_lends_its_weights_unless_training_starts_from_scratch(tmp_path: Path) -> None:
