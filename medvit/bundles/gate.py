@@ -50,12 +50,16 @@ class Scope:
         Shortest and longest edge of a believable field of view; a shorter one is noted, a longer one refused.
     coarsest_mm
         Longest voxel edge that is accepted.
+    coarsest_pixel_mm
+        Limit of the second-longest edge: where two edges are longer, pixels are coarse in slices of any
+        direction.
     """
 
     modality: tuple[str, ...] = ()
     body_parts: tuple[str, ...] = ()
     field_of_view_mm: tuple[float, float] = (0.0, np.inf)
     coarsest_mm: float = np.inf
+    coarsest_pixel_mm: float = np.inf
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Scope:
@@ -67,6 +71,7 @@ class Scope:
             tuple(stated.get("body_parts", ())),
             (float(shortest), float(longest)),
             float(stated.get("coarsest_mm", np.inf)),
+            float(stated.get("coarsest_pixel_mm", np.inf)),
         )
 
 
@@ -174,6 +179,11 @@ def _field_of_view(scope: Scope, study: Study) -> Iterator[str]:
         yield (
             f"has voxels of {max(spacing):.4g} mm, and the bundle needs {scope.coarsest_mm:g} mm or less; "
             "the header may state another unit"
+        )
+    elif (pixel := sorted(spacing)[-2]) > scope.coarsest_pixel_mm:
+        yield (
+            f"has pixels of {pixel:.4g} mm, and the bundle needs {scope.coarsest_pixel_mm:g} mm or less: "
+            "in coarser ones it takes structure for noise"
         )
     if min(shape) == 1 and thinnest < scope.field_of_view_mm[0]:
         yield "is a single slice, and the bundle needs a volume"

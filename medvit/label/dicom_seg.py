@@ -12,6 +12,7 @@ from medvit.label.volumes import labels_on
 from medvit.studies import Grid, LabelTable, LoadedStudy
 from medvit.studies.dicom import seg as dicom_seg
 from medvit.studies.dicom_out import Algorithm, read_source, save_dicom, segmentation
+from medvit.studies.labels import renumbered
 
 
 def write_segmentation(
@@ -35,6 +36,8 @@ def write_segmentation(
         raise RequestError("DICOM SEG can only be made of studies that are DICOM; ask for an image instead")
     labels = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
     source = read_source(series.paths)
+    if not by_hand:  # people may have drawn any structure, and read their labels back
+        labels, table = renumbered(labels, table)
     save_dicom(segmentation(labels, study.grid, source, table, algorithm, by_hand=by_hand), path)
     return path
 

@@ -6,7 +6,7 @@ import colorsys
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
@@ -183,6 +183,26 @@ class LabelTable:
                 for s in self.structures
             ],
         }
+
+
+def renumbered(label_map: np.ndarray, table: LabelTable) -> tuple[np.ndarray, LabelTable]:
+    """A label map and its table without structures that such a study cannot show.
+
+    Parameters
+    ----------
+    label_map
+        Integers from 0 to the number of structures.
+    table
+        The structures. Those that `LabelTable.shown` leaves out are dropped, and the others renumbered
+        without a gap, as DICOM requires of segments.
+    """
+    if not any(s.group for s in table):
+        return label_map, table
+    shown = table.shown(np.unique(label_map).tolist())
+    numbers = np.zeros(len(table) + 1, label_map.dtype)
+    numbers[[s.value for s in shown]] = range(1, len(shown) + 1)
+    kept = (replace(s, value=n, stored=s.file_value) for n, s in enumerate(shown, 1))
+    return numbers[label_map], replace(table, structures=tuple(kept))
 
 
 def keep_values(label_map: np.ndarray, values: Collection[int], largest: int) -> np.ndarray:

@@ -15,18 +15,18 @@ from medvit.bundles.gate import FORCED, Scope, blankness, forced_reason, mismatc
 from medvit.errors import StudyError
 from medvit.studies.study import Grid, LoadedStudy, Series, Study
 
-BRAIN, CT = find_bundle("segformer3d_brain").path, find_bundle("rat_ct_denoise").path
+BRAIN, CT, MR = (find_bundle(n).path for n in ("segformer3d_brain", "rat_ct_denoise", "rat_mr_denoise"))
 
 
 def study(
     values: np.ndarray | None = None,
     shape: tuple[int, int, int] = (24, 28, 26),
-    spacing: float = 7.0,
+    spacing: float | tuple[float, ...] = 7.0,
     **facts: Any,
 ) -> Study:
     """A study that has been read; magnitudes such as MR has them unless `values` are given."""
     noise = np.random.default_rng(0).uniform(0, 1000, shape) if values is None else values
-    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine = np.diag([*np.broadcast_to(spacing, 3), 1.0])
     image = MetaTensor(torch.from_numpy(noise.astype(np.float32))[None], affine=torch.from_numpy(affine))
     series = Series((Path("scan.nii.gz"),), "dicom" if facts else "nifti", facts)
     return LoadedStudy("scan", (series,), image=image, grid=Grid(noise.shape, affine))
@@ -64,6 +64,7 @@ def test_a_head_in_mr_passes_without_a_note() -> None:
         (BRAIN, study(spacing=30.0, shape=(8, 8, 8)), "voxels of 30 mm"),
         (BRAIN, study(spacing=9.0, shape=(120, 20, 20)), "is 1080 mm long, and a head is scanned within 340"),
         (BRAIN, study(spacing=1.0, shape=(180, 180, 1)), "is a single slice, and the bundle needs a volume"),
+        (MR, study(spacing=(6, 3, 3)), "pixels of 3 mm, and the bundle needs 2.5 mm or less"),
         (CT, study(), "not a CT in Hounsfield units"),
         (CT, study(modality="MR"), "is MR, and the bundle is for CT"),
     ],
@@ -110,6 +111,11 @@ def test_a_small_object_in_a_wide_field_is_not_blank() -> None:
         blankness(np.stack([spots(270), spots(0)]))
         == "shows nothing: every voxel of channel 2 has the value 0"
     )
+
+
+@pytest.mark.parametrize("spacing", [(1, 6, 1), (2.4, 2.4, 2.4)])
+def test_thick_slices_of_fine_pixels_pass_whatever_their_direction(spacing: tuple[float, ...]) -> None:
+    assert Gate(MR)(study(spacing=spacing)).notes == ()
 
 
 def test_a_ct_passes_the_gate_of_a_ct_bundle() -> None:

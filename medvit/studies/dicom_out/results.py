@@ -15,7 +15,7 @@ from medvit.studies.dicom_out.rtstruct import structure_set
 from medvit.studies.dicom_out.seg import Encoding, segmentation
 from medvit.studies.dicom_out.source import read_source
 from medvit.studies.dicom_out.sr import measurement_report
-from medvit.studies.labels import LabelTable
+from medvit.studies.labels import LabelTable, renumbered
 from medvit.studies.study import Grid, Series
 
 
@@ -42,7 +42,7 @@ def write_segmentation_results(
     series
         The DICOM series that was segmented.
     label_map, grid, table, encoding
-        As `segmentation` takes them.
+        As `segmentation` takes them; without structures that such a study cannot show (`renumbered`).
     volumes
         Structure name to ml, as `measurement_report` takes them.
     algorithm
@@ -62,6 +62,7 @@ def write_segmentation_results(
         If the volumes or the report cannot be stated.
     """
     source = read_source(series.paths)
+    label_map, table = renumbered(label_map, table)
     seg = segmentation(label_map, grid, source, table, algorithm, encoding=encoding)
     objects: dict[str, Dataset] = {"seg": seg}
     objects["sr"] = measurement_report(volumes, seg, source, table, algorithm, verdict=verdict)

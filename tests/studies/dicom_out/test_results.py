@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pydicom
 import pytest
 
 from medvit.errors import MedvitError
 from medvit.studies.dicom import read, scan
+from medvit.studies.dicom.seg import read_segmentation
 from medvit.studies.dicom_out import (
     derived_series,
     read_source,
@@ -83,3 +86,22 @@ def test_kind_of_segmentation_and_contours_on_request(
         tmp_path / "empty", found, empty, series[1], table, volumes, algorithm, **more
     )
     assert [p.name for p in paths] == ["seg.dcm", "sr.dcm"]
+
+
+def test_structures_that_such_a_study_cannot_show_are_left_out(series, label_map, table, algorithm, tmp_path):
+    sides = {"left thalamus": "sides", "right thalamus": "sides", "liver": "no sides"}
+    grouped = replace(table, structures=tuple(replace(s, group=sides.get(s.name, "")) for s in table))
+    turned = np.array([0, 2, 0, 4, 4], np.uint8)[label_map]  # right thalamus and spleen
+    found, volumes = scan(series[0]).series[0], {"right thalamus": 1.5, "spleen": 2.5}
+    paths = write_segmentation_results(
+        tmp_path / "out", found, turned, series[1], grouped, volumes, algorithm, rtstruct=True
+    )
+    seg = read_segmentation(paths[0])
+    assert [s.label for s in seg.segments] == ["left thalamus", "right thalamus", "spleen"]
+    numbers = read_on_grid(paths[0], series[1])
+    np.testing.assert_array_equal(numbers, np.array([0, 2, 0, 3, 3], np.uint8)[label_map])
+    measured = pydicom.dcmread(paths[1])
+    referenced = {e.value for e in measured.iterall() if e.keyword == "ReferencedSegmentNumber"}
+    assert referenced == {2, 3}
+    rois = pydicom.dcmread(paths[2]).StructureSetROISequence
+    assert [roi.ROIName for roi in rois] == ["right thalamus", "spleen"]
