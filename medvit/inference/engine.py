@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +18,9 @@ from medvit.inference.execution import Execution, Network
 from medvit.inference.predict import Flips, InferenceReport, Predictor, SkipRule
 from medvit.inference.reduce import Reducer
 from medvit.inference.region import Region, RegionRule
-from medvit.inference.resample import Block, GridMap, map_grids, part_of_grid
+from medvit.inference.resample import GridMap, map_grids, part_of_grid
 from medvit.inference.stream import Slab, SlabStream
+from medvit.inference.terms import Terms
 from medvit.inference.windows import BlendMode, Volume, WindowPlan, as_volume, plan_windows, window_weights
 from medvit.studies.study import Grid
 
@@ -146,16 +147,18 @@ class WindowEngine(Inferer):
         offset = [before for before, _ in plan.padding]
         mapping = self._mapping(volume, seen, target, offset)
         report.windows, report.axis, report.target = len(plan), plan.axis, mapping.kind
-        predictor = Predictor(networks, self.flips, self.execution, report, "disagreement" in self.makers(1))
+        disagreement = "disagreement" in self.makers(1)
+        predictor = Predictor(networks, self.flips, self.execution, report, disagreement, in_terms=True)
         report.device = str(predictor.device)
         results: Results = {}
         blocks = 0
         copies = HostCopies(predictor.device)
         with self.execution.running(networks):
             for slab in self._stream(seen, plan, predictor, arguments):
-                channels = len(slab.sums) - predictor.disagreement
+                terms = predictor.terms
+                channels = len(terms.of_class) if terms else len(slab.sums) - disagreement
                 results = results or self._allocate(channels, shape, out, slab.sums.device)
-                blocks += self._reduce(slab, channels, mapping, results, copies)
+                blocks += self._reduce(slab, channels, terms, mapping, results, copies)
             copies.finish()
         if results and not blocks and not (seen.start and target and map_grids(volume.grid, target).meet):
             raise StudyError(
@@ -237,7 +240,13 @@ class WindowEngine(Inferer):
         return results
 
     def _reduce(
-        self, slab: Slab, channels: int, mapping: GridMap, results: Results, copies: HostCopies
+        self,
+        slab: Slab,
+        channels: int,
+        terms: Terms | None,
+        mapping: GridMap,
+        results: Results,
+        copies: HostCopies,
     ) -> int:
         """Write the results that the slab completes, and return the number of blocks."""
         blocks = 0
@@ -245,15 +254,18 @@ class WindowEngine(Inferer):
         if not (mapping.exact and all(make().scale_free for make in makers.values())):
             slab.normalise()
         if self.report.skipped:
-            certain = torch.zeros(len(slab.sums) - channels)
-            slab.fill_empty(torch.cat([self.background(channels), certain]))
+            background = self.background(channels)
+            disagreement = torch.zeros(max(len(slab.sums) - channels, 0))
+            slab.fill_empty(terms.split(background) if terms else torch.cat([background, disagreement]))
         most, whole = self.execution.block(len(slab.sums), slab.sums.device)
         for block in mapping.blocks(slab, most):
             reducers = {name: make() for name, make in makers.items()}
             if whole:
-                found = _all_at_once(block.all_maps(), reducers, channels)
+                maps = block.all_maps()
+                found = _all_at_once(terms.logits(maps) if terms else maps, reducers, channels)
             else:
-                found = _one_by_one(block, reducers, channels)
+                one_by_one = block.class_maps()
+                found = _one_by_one(terms.in_turn(one_by_one) if terms else one_by_one, reducers, channels)
             for name, values in found.items():
                 block.write(results[name], values, copies)
             blocks += 1
@@ -268,9 +280,9 @@ def _all_at_once(maps: Tensor, reducers: Mapping[str, Reducer], channels: int) -
     }
 
 
-def _one_by_one(block: Block, reducers: Mapping[str, Reducer], channels: int) -> dict[str, Tensor]:
+def _one_by_one(maps: Iterable[Tensor], reducers: Mapping[str, Reducer], channels: int) -> dict[str, Tensor]:
     """Results of a block from its class maps one at a time."""
-    for channel, values in enumerate(block.class_maps()):
+    for channel, values in enumerate(maps):
         for name, reducer in reducers.items():
             if (name == "disagreement") == (channel >= channels):
                 reducer.update(channel, values)

@@ -17,6 +17,7 @@ from medvit.inference.backends import CompiledNetwork
 from medvit.inference.conversion import ConversionError, engine
 from medvit.inference.execution import Execution, Network
 from medvit.inference.graphs import first_level, replayed
+from medvit.inference.terms import Terms
 from medvit.studies.labels import load_label_table
 
 SkipRule = Callable[[Tensor], bool | Tensor]
@@ -135,6 +136,9 @@ class Predictor:
         Where passes and time are counted.
     disagreement
         Whether a channel is added: the share of members and flips whose class is not that of the mean.
+    in_terms
+        Whether the terms of logits may be given in their place, where networks offer them; `terms` then says
+        which make the logits of each class.
 
     Raises
     ------
@@ -149,6 +153,7 @@ class Predictor:
         execution: Execution,
         report: InferenceReport,
         disagreement: bool = False,
+        in_terms: bool = False,
     ) -> None:
         for network in networks:
             if execution.compile and isinstance(network, nn.Module) and network._compiled_call_impl is None:
@@ -161,9 +166,13 @@ class Predictor:
         report.backend = next((n.backend for n in networks if isinstance(n, CompiledNetwork)), "torch")
         self._records = execution.records(self.device)
         self._idle = self._allocated()
+        # What is made for the plain call of a network, or asks it for classes, needs logits.
+        plain = disagreement or self._records or self._awaiting_engine or bool(execution.compile)
+        plain = plain or len(flips.combinations()) > 1
+        self.terms = Terms.shared(networks) if in_terms and not plain else None
 
     def __call__(self, windows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Windows (B, C, *roi_size) to logits (B, classes [+ 1], *roi_size)."""
+        """Windows (B, C, *roi_size) to logits (B, classes [+ 1], *roi_size), or to their terms."""
         started = time.perf_counter()
         windows = self.to_device(windows)
         if self._awaiting_engine:
@@ -230,7 +239,10 @@ class Predictor:
     def _member(
         self, network: Network, flip: tuple[int, ...], windows: Tensor, args: tuple, kwargs: dict
     ) -> Tensor:
-        ask = network if args or kwargs or not self._records else replayed(network, self.report.fallbacks)
+        if self.terms is not None:
+            ask = network.terms  # type: ignore[attr-defined]
+        else:
+            ask = network if args or kwargs or not self._records else replayed(network, self.report.fallbacks)
         with self.execution.autocast(self.device):
             asked = windows.flip([a + 2 for a in flip]) if flip else windows
             logits = first_level(ask(asked, *args, **kwargs))

@@ -16,6 +16,9 @@ class LateralSegmenter(nn.Module):
     x" is the structure's plus log sigmoid(-side), that of "right x" plus log sigmoid(side). The softmax of
     the result is exactly p(structure) p(side).
 
+    The logits are sums of fewer maps, its terms (see `medvit.inference.terms`), which an inferer blends in
+    their place.
+
     Parameters
     ----------
     network
@@ -37,17 +40,33 @@ class LateralSegmenter(nn.Module):
         # Kept on the host, so that neither a device nor an exporter has to be queried.
         self.needed = max(channels) + 2
         self.sides = [(value, sign) for value, sign in enumerate(signs) if sign]
+        #: For each class the indices of the terms that add up to its logit: those of the sides come first.
+        self.class_terms = tuple(
+            (2 + channel, *((int(sign > 0),) if sign else ()))
+            for channel, sign in zip(channels, signs, strict=True)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, C, ...) to logits (B, 1 + structures of the table, ...)."""
-        channels = self.network(image)
-        if channels.shape[1] != self.needed:
-            raise ValueError(f"the network gives {channels.shape[1]} channels, not the {self.needed} needed")
+        channels = self._channels(image)
         logits = channels.index_select(1, self.channel_of)
         log_left, log_right = _log_sigmoid(-channels[:, -1]), _log_sigmoid(channels[:, -1])
         for value, sign in self.sides:
             logits[:, value] += log_right if sign > 0 else log_left
         return logits
+
+    @torch.jit.unused
+    def terms(self, image: Tensor) -> Tensor:
+        """Image (B, C, ...) to the logits of left, of right, of background and of the unsided structures."""
+        channels = self._channels(image)
+        side = channels[:, -1:]
+        return torch.cat([_log_sigmoid(-side), _log_sigmoid(side), channels[:, :-1]], dim=1)
+
+    def _channels(self, image: Tensor) -> Tensor:
+        channels = self.network(image)
+        if channels.shape[1] != self.needed:
+            raise ValueError(f"the network gives {channels.shape[1]} channels, not the {self.needed} needed")
+        return channels
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:

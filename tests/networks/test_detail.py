@@ -53,6 +53,15 @@ def test_stem_and_readout_are_those_of_segformer3d() -> None:
     network.load_state_dict(shared)
 
 
+def test_the_readout_by_planes_gives_the_plain_ones_numbers() -> None:
+    torch.manual_seed(0)
+    network = DetailSegmenter(nn.Identity(), in_channels=1, out_channels=3, width=8).eval()
+    image = torch.rand(2, 1, 8, 12, 10)
+    plain = network(image)
+    with torch.no_grad():
+        assert torch.allclose(network(image), plain, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8, 7), (1, 1, 8, 8)])
 def test_what_does_not_fold_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="even edges"):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from medvit.networks.layers import cpu_blocks
 
 
 class ConvUnit(nn.Sequential):
@@ -43,7 +47,11 @@ class DetailReadout(nn.Module):
 
     def read_out(self, context: Tensor, stem: Tensor) -> Tensor:
         """The result of `forward`, callable from subclasses too, since TorchScript has no ``super()``."""
-        return unfold(self.readout(self.refine(torch.cat([context, stem], dim=1))))
+        joined = self.refine(torch.cat([context, stem], dim=1))
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out such a block, not a condition)
+            if cpu_blocks.apply(joined, self.readout.weight):
+                return unfolded_product(self.readout, joined)
+        return unfold(self.readout(joined))
 
 
 def fold(x: Tensor) -> Tensor:
@@ -58,3 +66,15 @@ def unfold(x: Tensor) -> Tensor:
     b, c, d, h, w = x.shape
     x = x.reshape(b, c // 8, 2, 2, 2, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.reshape(b, c // 8, 2 * d, 2 * h, 2 * w)
+
+
+def unfolded_product(readout: Any, x: Tensor) -> Tensor:
+    """`unfold` of a 1x1x1 convolution of (B, C, D, H, W), by planes, each of which stays in the cache."""
+    weight, bias = readout.weight.flatten(1), readout.bias[:, None]
+    b, c, d, h, w = x.shape
+    unfolded = x.new_empty(b, len(weight) // 8, 2 * d, 2 * h, 2 * w)
+    for volume, rows in zip(unfolded.view(b, -1, d, 2, h, 2, w, 2), x.reshape(b, c, d, h * w), strict=True):
+        for plane in range(d):
+            product = torch.addmm(bias, weight, rows[:, plane]).view(-1, 2, 2, 2, h, w)
+            volume[:, plane] = product.permute(0, 1, 4, 2, 5, 3)
+    return unfolded
