@@ -104,13 +104,13 @@ def _archive(folder: Path, file: Path) -> Path:
 
 def _network(opened: OpenBundle) -> nn.Module:
     """The bundle's network in eval mode, if it is one of torch."""
-    from medvit.inference.backends import TITLES, CompiledNetwork
+    from medvit.inference.backends import TITLES, compiled_in
 
     network: nn.Module = opened.part("network").eval()
-    if isinstance(network, CompiledNetwork):
+    if compiled := compiled_in(network):
         original = opened.bundle.facts.get("quantised", {}).get("from", "the bundle that it was made from")
         raise MedvitError(
-            f"the network of {opened.bundle.name} is compiled and runs by {TITLES[network.backend]} only; "
+            f"the network of {opened.bundle.name} is compiled and runs by {TITLES[compiled.backend]} only; "
             f"export {original}, or give --format bundle"
         )
     return network

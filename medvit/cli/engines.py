@@ -41,10 +41,16 @@ def quantize(
         list[str],
         typer.Option(metavar="STUDIES", help="Studies to calibrate on; may be repeated."),
     ],
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STUDIES", help="Studies to measure the loss on, instead of those; may be repeated."
+        ),
+    ] = None,
     references: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Label maps of these studies, in the bundle's values, to measure the loss."
+            metavar="FOLDER", help="Label maps of the studies to measure on, in the bundle's values."
         ),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Number of windows to calibrate on.")] = 32,
@@ -63,7 +69,7 @@ def quantize(
 
     made = quantize_bundle(
         find_bundle(bundle, trust=trust), data, output,
-        references=references, windows=windows, keep=keep or (), force=force,
+        measure=measure or (), references=references, windows=windows, keep=keep or (), force=force,
     )  # fmt: skip
     text = f"{made.path} is ready: {made.facts['quality']}; docs/README.md has each structure"
     return Answer({"name": made.name, **made.summary()}, text)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from medvit.errors import MedvitError, MissingExtraError, did_you_mean
@@ -47,6 +52,12 @@ def require(backend: str) -> None:
     """Raise `MissingExtraError` where a backend is not installed."""
     if not installed(backend):
         raise MissingExtraError(f"the backend {backend}", _NEEDS[backend][1])
+
+
+def cache_folder() -> Path:
+    """Folder of converted networks. It may be removed at any time, as may the folder ``compiled`` beside it."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "medvit" / "networks"
 
 
 class CompiledNetwork(nn.Module):
@@ -107,6 +118,35 @@ class CompiledNetwork(nn.Module):
         return make(self.file, self._threads, self.bf16)
 
 
+@contextmanager
+def _alone_with_compiled(file: Path) -> Iterator[dict[str, str]]:
+    """Options that make OpenVINO keep what it compiles, and find it in the next process; one at a time.
+
+    The folder is named by the content of both files, so that other weights at the same place are compiled
+    anew. Where nothing can be written, nothing is kept.
+    """
+    parts = [part for part in (file, file.with_suffix(".bin")) if part.is_file()]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts))
+    folder = cache_folder().with_name("compiled") / digest.hexdigest()[:32]
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        yield {}
+        return
+    try:
+        yield {"CACHE_DIR": str(folder)}
+    finally:
+        lock.release()
+
+
+def compiled_in(network: Any) -> CompiledNetwork | None:
+    """The part of a network that another engine runs, if there is one."""
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    return next((module for module in modules if isinstance(module, CompiledNetwork)), None)
+
+
 def _times(shape: Any) -> str:
     return " x ".join(map(str, shape))
 
@@ -116,13 +156,14 @@ class _OpenVINOSession:
         import openvino
 
         # By default, OpenVINO would use bfloat16 on every CPU that has instructions for it.
-        options = {
+        options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
         }
         try:
-            self.compiled = openvino.Core().compile_model(str(file), "CPU", options)
+            with _alone_with_compiled(file) as cache:
+                self.compiled = openvino.Core().compile_model(str(file), "CPU", options | cache)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise MedvitError(

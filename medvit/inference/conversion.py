@@ -25,9 +25,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import medvit.networks
 from medvit import __version__
 from medvit.errors import MedvitError, MissingExtraError
-from medvit.inference.backends import TITLES, CompiledNetwork, require
+from medvit.inference.backends import TITLES, CompiledNetwork, cache_folder, require
 from medvit.inference.execution import Network
 from medvit.inference.graphs import first_level
+from medvit.networks import LateralSegmenter
 
 OPSET = 18
 _FILES = {"openvino": "model.xml", "onnxruntime": "model.onnx"}
@@ -58,12 +59,6 @@ class _FullResolution(nn.Module):
         return first_level(self.network(windows))
 
 
-def cache_folder() -> Path:
-    """Folder in which converted networks are kept; it may be removed at any time."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "medvit" / "networks"
-
-
 def fingerprint(network: nn.Module, shape: Sequence[int], backend: str) -> str:
     """Digest that identifies a converted network: weights, arguments, code, window and versions."""
     digest = hashlib.sha256()
@@ -82,6 +77,8 @@ def fingerprint(network: nn.Module, shape: Sequence[int], backend: str) -> str:
 def engine(network: Network, shape: Sequence[int], backend: str, *, bf16: bool = False) -> Network:
     """`network` for a backend: converted, or as it is where it is compiled already.
 
+    The sides of a `LateralSegmenter` stay with torch: engines take longer for them than they save elsewhere.
+
     Raises
     ------
     MissingExtraError, ConversionError
@@ -89,6 +86,8 @@ def engine(network: Network, shape: Sequence[int], backend: str, *, bf16: bool =
     """
     if isinstance(network, CompiledNetwork):
         return network
+    if isinstance(network, LateralSegmenter):
+        return network.around(engine(network.network, shape, backend, bf16=bf16))
     if not isinstance(network, nn.Module):
         raise ConversionError(f"{TITLES[backend]} runs modules of torch only; use the backend torch")
     return converted(network, shape, backend, bf16=bf16)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from medvit.errors import MissingExtraError
-from medvit.inference.backends import CompiledNetwork
+from medvit.inference.backends import compiled_in
 from medvit.inference.conversion import ConversionError, engine
 from medvit.inference.execution import Execution, Network
 from medvit.inference.graphs import first_level, replayed
 from medvit.inference.terms import Terms
+from medvit.networks import LateralSegmenter
 from medvit.studies.labels import load_label_table
 
 SkipRule = Callable[[Tensor], bool | Tensor]
@@ -163,12 +164,14 @@ class Predictor:
         self.device = execution.device_for(networks)
         execution.check(self.device)
         self._awaiting_engine = execution.backend != "torch"
-        report.backend = next((n.backend for n in networks if isinstance(n, CompiledNetwork)), "torch")
+        compiled = next(filter(None, map(compiled_in, networks)), None)
+        report.backend = compiled.backend if compiled else "torch"
         self._records = execution.records(self.device)
         self._idle = self._allocated()
         # What is made for the plain call of a network, or asks it for classes, needs logits.
-        plain = disagreement or self._records or self._awaiting_engine or bool(execution.compile)
-        plain = plain or len(flips.combinations()) > 1
+        plain = disagreement or self._records or bool(execution.compile) or len(flips.combinations()) > 1
+        if self._awaiting_engine:
+            plain = plain or not all(isinstance(network, LateralSegmenter) for network in networks)
         self.terms = Terms.shared(networks) if in_terms and not plain else None
 
     def __call__(self, windows: Tensor, *args: Any, **kwargs: Any) -> Tensor:

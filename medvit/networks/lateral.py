@@ -28,15 +28,17 @@ class LateralSegmenter(nn.Module):
     """
 
     channel_of: Tensor
+    side_of: Tensor
 
     def __init__(self, network: nn.Module, table: str | dict[str, Any]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.table = network, table
         structures = load_label_table(table).structures
         names = list(dict.fromkeys(s.unsided_name for s in structures))
         channels = [0] + [names.index(s.unsided_name) + 1 for s in structures]
         signs = [0.0] + [{"left": -1.0, "right": 1.0, "": 0.0}[s.side] for s in structures]
         self.register_buffer("channel_of", torch.tensor(channels), persistent=False)
+        self.register_buffer("side_of", torch.tensor([int(sign) % 3 for sign in signs]), persistent=False)
         # Kept on the host, so that neither a device nor an exporter has to be queried.
         self.needed = max(channels) + 2
         self.sides = [(value, sign) for value, sign in enumerate(signs) if sign]
@@ -51,6 +53,10 @@ class LateralSegmenter(nn.Module):
         channels = self._channels(image)
         logits = channels.index_select(1, self.channel_of)
         log_left, log_right = _log_sigmoid(-channels[:, -1]), _log_sigmoid(channels[:, -1])
+        if not torch.jit.is_scripting() and _in_one(logits):
+            # Few operators, each over all classes: an engine copies all of them for each that it changes.
+            sides = torch.stack([torch.zeros_like(log_left), log_right, log_left], 1)
+            return logits + sides.index_select(1, self.side_of)
         for value, sign in self.sides:
             logits[:, value] += log_right if sign > 0 else log_left
         return logits
@@ -67,6 +73,15 @@ class LateralSegmenter(nn.Module):
         if channels.shape[1] != self.needed:
             raise ValueError(f"the network gives {channels.shape[1]} channels, not the {self.needed} needed")
         return channels
+
+    def around(self, network: nn.Module) -> "LateralSegmenter":
+        """The same structures and sides from another network, such as a compiled form of the one inside."""
+        return LateralSegmenter(network, self.table)
+
+
+@torch.jit.unused
+def _in_one(logits: Tensor) -> bool:
+    return torch.compiler.is_exporting() or not logits.is_cpu
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:

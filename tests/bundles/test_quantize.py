@@ -59,6 +59,7 @@ def test_the_command_writes_a_bundle_that_runs(bundle: Bundle, head: Path, tmp_p
     assert dice and all(row["before"] == 1 for row in dice.values())
     results = {b.name: segment(b, head) for b in (bundle, made)}
     same = results["small"].voxels == results["small_int8"].voxels
+    assert "1 study it was calibrated on" in made.facts["quality"]
     assert same.mean() > 0.9 and len(np.unique(results["small"].voxels)) > 1
     assert results["small_int8"].details["backend"] == "openvino"
     assert "| float32 | int8 |" in (target / "docs" / "README.md").read_text()
@@ -72,8 +73,10 @@ def test_a_loss_is_refused_unless_it_is_forced(
     bundle: Bundle, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lossy = {"thalamus": Scores(0.9, 0.89, 12.0), "pallidum": Scores(0.8, 0.7, 1.5)}
-    plain = openvino_model(open_bundle(bundle, device="cpu").part("network"), torch.zeros(1, 1, 32, 32, 32))
-    monkeypatch.setattr(quantize, "_quantized", lambda *_: plain)
+    whole = open_bundle(bundle, device="cpu").part("network")
+    plain = openvino_model(whole.network, torch.zeros(1, 1, 32, 32, 32))
+    asked: list[bool] = []
+    monkeypatch.setattr(quantize, "_quantized", lambda *given: asked.append(given[-1]) or plain)
     monkeypatch.setattr(quantize, "_scores", lambda *_: lossy)
     given = {"references": tmp_path, "windows": 1}
     with pytest.raises(
@@ -81,7 +84,10 @@ def test_a_loss_is_refused_unless_it_is_forced(
     ):
         quantize_bundle(bundle, [head], tmp_path / "made", **given)
     assert not (tmp_path / "made").exists()
+    asked.clear()
     made = quantize_bundle(bundle, [head], tmp_path / "made", **given, force=True)
+    # Balancing is tried where the quicker scheme loses quality.
+    assert asked == [False, True]
     assert "| thalamus | 12.0 | 0.900 | 0.890 | -1.0 |" in (made.path / "docs" / "README.md").read_text()
 
 
@@ -103,6 +109,9 @@ def test_what_cannot_be_quantised_is_refused(
 
     with pytest.raises(MedvitError, match="restores images"):
         quantize_bundle(find_bundle("rat_mr_denoise"), [head], tmp_path / "made")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MedvitError, match="no study was found in .*empty; give studies to measure on"):
+        quantize_bundle(bundle, [head], tmp_path / "made", measure=[tmp_path / "empty"])
     (tmp_path / "there").write_text("")
     with pytest.raises(MedvitError, match="exists already"):
         quantize_bundle(bundle, [head], tmp_path / "there")

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from medvit.errors import MedvitError, MissingExtraError
 from medvit.inference import Execution, Flips, SliceInferer, StreamingWindowInferer, backends, conversion
-from medvit.inference.backends import CompiledNetwork
+from medvit.inference.backends import CompiledNetwork, compiled_in
 from medvit.inference.conversion import ConversionError, converted, fingerprint
+from medvit.networks import LateralSegmenter
 
 IMAGE = torch.randn(1, 1, 24, 20, 28, generator=torch.Generator().manual_seed(0))
 ENGINES = ["openvino", "onnxruntime"]
 TRIAL = conversion._try
+TERMS = LateralSegmenter.terms
 
 
 class Network(nn.Module):
@@ -160,3 +162,51 @@ def test_processes_share_one_conversion(tmp_path: Path, trial: None) -> None:
         files = set(pool.map(_convert, [tmp_path / "shared"] * 2))
     assert len(files) == 1 and Path(files.pop()).is_file()
     assert len([p for p in (tmp_path / "shared").iterdir() if p.is_dir()]) == 1
+
+
+def test_what_openvino_compiled_is_found_by_the_next_process(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = torch.ones(1, 1, 16, 16, 16)
+    first = converted(Network(), window.shape[1:], "openvino", folder=tmp_path / "made")
+    expected = first(window)
+    (blob,) = cache.parent.glob("compiled/*/*.blob")
+    written = blob.stat().st_mtime_ns
+    assert torch.equal(CompiledNetwork(first.file)(window), expected)
+    assert blob.stat().st_mtime_ns == written
+    # Other weights in the same file are compiled anew; where nothing can be written, nothing is kept.
+    other = converted(Network(seed=1), window.shape[1:], "openvino", folder=tmp_path / "other")
+    for suffix in (".xml", ".bin"):
+        first.file.with_suffix(suffix).write_bytes(other.file.with_suffix(suffix).read_bytes())
+    assert torch.equal(CompiledNetwork(first.file)(window), other(window))
+    assert not torch.allclose(other(window), expected)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert torch.equal(CompiledNetwork(first.file)(window), other(window))
+
+
+def test_sides_stay_with_torch_around_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = LateralSegmenter(Sided(), "brain")
+    made = conversion.engine(network, (1, 16, 16, 16), "openvino")
+    assert isinstance(made, LateralSegmenter) and isinstance(made.network, CompiledNetwork)
+    assert compiled_in(made) is made.network and compiled_in(network) is None
+    window = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(made(window), network(window), rtol=1e-4, atol=1e-5)
+    found, inferer = labels(network, backend="openvino")
+    assert inferer.report.backend == "openvino"
+    assert (found != labels(network)[0]).float().mean() < 1e-3
+    asked = []
+    monkeypatch.setattr(LateralSegmenter, "terms", lambda *given: asked.append(1) or TERMS(*given))
+    StreamingWindowInferer((16, 16, 16), execution=Execution(backend="openvino"))(IMAGE, network)
+    assert asked, "fewer maps are blended with an engine as well"
+
+
+class Sided(nn.Module):
+    """Channels of a `LateralSegmenter`: background, structures without sides, and the side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv = nn.Conv3d(1, 19, 3, padding=1)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return self.conv(windows)
