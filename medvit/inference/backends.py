@@ -55,7 +55,7 @@ def require(backend: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Folder of converted networks. It may be removed at any time, as may the folder ``compiled`` beside it."""
+    """Folder of converted networks; it may be removed at any time, as may ``compiled`` beside it."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "medvit" / "networks"
 

@@ -110,7 +110,7 @@ def test_what_cannot_be_quantised_is_refused(
     with pytest.raises(MedvitError, match="restores images"):
         quantize_bundle(find_bundle("rat_mr_denoise"), [head], tmp_path / "made")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MedvitError, match="no study was found in .*empty; give studies to measure on"):
+    with pytest.raises(MedvitError, match=r"no study was found in .*empty; give studies to measure on"):
         quantize_bundle(bundle, [head], tmp_path / "made", measure=[tmp_path / "empty"])
     (tmp_path / "there").write_text("")
     with pytest.raises(MedvitError, match="exists already"):

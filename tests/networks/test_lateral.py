@@ -32,7 +32,7 @@ def _made() -> tuple[LateralSegmenter, torch.Tensor]:
 
 
 def test_a_side_adds_the_logarithm_of_its_probability() -> None:
-    network, channels = _made()
+    network, _ = _made()
     logits = network(torch.ones(1, 1, 2, 2, 2))
     structures = load_label_table("brain").structures
     assert logits.shape == (1, 1 + len(structures), 2, 2, 2)
