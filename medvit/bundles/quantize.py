@@ -273,7 +273,10 @@ def _contents(
     }
     config = json.loads(bundle.config("inference").read_text(encoding="utf-8"))
     config.pop("network_def", None)
-    compiled = {"_target_": "medvit.inference.CompiledNetwork", "file": f"$@bundle_root + '/models/{_FILE}'"}
+    compiled: dict[str, Any] = {
+        "_target_": "medvit.inference.CompiledNetwork",
+        "file": f"$@bundle_root + '/models/{_FILE}'",
+    }
     whole = opened.part("network")
     if isinstance(whole, LateralSegmenter):
         compiled = {
