@@ -255,8 +255,9 @@ class Segmenter:
         Raises
         ------
         StudyError
-            If the study cannot be read, or the bundle is not intended for it. MedvitError If the image is of
-            another type, or an affine is missing.
+            If the study cannot be read, or the bundle is not intended for it.
+        MedvitError
+            If the image is of another type, or an affine is missing.
         """
         from medvit.bundles import segment
 

@@ -13,7 +13,7 @@ from medvit.studies.labels import LabelTable
 from medvit.studies.manifests.model import Manifest
 from medvit.studies.study import Grid
 
-# In voxels, over the whole image: the precision with which headers of different formats agree.
+# In voxels over the whole image: headers of different formats agree to this precision.
 _TOLERANCE = 0.05
 
 
@@ -24,10 +24,9 @@ def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
     ----------
     path
         NIfTI, NRRD or MetaImage with the file values of the manifest; or a DICOM segmentation, or a folder
-        with one, whose segments are matched to the table by name, or else by SNOMED CT code and side.
+        with one, whose segments are matched to the table by name, or otherwise by SNOMED CT code and side.
     grid
-        Grid of the image. The label map may store its axes in another order, but its voxels must be the
-        image's.
+        Grid of the image. The label map may store its axes in another order, but must have the same voxels.
 
     Returns
     -------
@@ -43,7 +42,7 @@ def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
     segmentation = _segmentation_at(path)
     if segmentation is None:
         labels, own = _read_file(path, manifest)
-        # A file covers its image; a segmentation leaves out frames without segments.
+        # A file covers the whole image; a segmentation leaves out frames without segments.
         placed = place(labels, own, grid, _TOLERANCE) if same_voxels(own, grid, _TOLERANCE) else None
     else:
         assert manifest.labels is not None, "only segmentation data sets have label maps"
@@ -57,7 +56,7 @@ def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
 
 
 def _segmentation_at(path: Path) -> Path | None:
-    """The DICOM segmentation that `path` is or holds; `None` for files of other formats."""
+    """The DICOM segmentation at or in `path`; `None` for files of other formats."""
     from medvit.studies.dicom.seg import is_segmentation
 
     if path.is_file():

@@ -37,7 +37,7 @@ def check_dataset(
 ) -> Findings:
     """Compare the folder of a data set with its manifest.
 
-    Headers come first, so that what is missing or misplaced is known at once; voxels are read one file at a
+    Headers come first, so that missing or misplaced files are known at once. Voxels are read one file at a
     time, whatever the size of the data set.
 
     Parameters
@@ -229,9 +229,7 @@ def _check_duplicates(found: Findings, cases: Sequence[Case]) -> None:
 
 def _check_checksums(found: Findings) -> None:
     if not found.manifest.checksums:
-        found.notes.append(
-            "The manifest holds no checksums, so that no file could be compared with its source."
-        )
+        found.notes.append("The manifest has no checksums, so no file could be compared with its source.")
     absent = []
     for name, stated in found.manifest.checksums.items():
         # An archive may have been left beside the folder to which it was unpacked.
@@ -241,7 +239,7 @@ def _check_checksums(found: Findings) -> None:
             absent.append(name)
         elif _digest([at], method) != digest:
             found.add(
-                "checksum", f"does not have the {method} that its source states; fetch it again", path=at
+                "checksum", f"does not have the {method} that its source states; download it again", path=at
             )
     if absent:
         found.notes.append(f"Missing, so not compared by checksum: {', '.join(absent)}.")

@@ -19,7 +19,7 @@ SHOWN = 20  # number of problems of one kind that are printed; JSON has them all
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is missing, wrong or not as the manifest says.
+    """Something that is missing, wrong or different from the manifest.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Problem:
     what
         Finding in one clause.
     case
-        The case; empty where it concerns the data set.
+        The case; empty if the problem concerns the data set.
     path
         The file, below the folder.
     """
@@ -145,7 +145,7 @@ class Findings:
 
 
 def outside(value: Sequence[float], bounds: tuple[Sequence[float], Sequence[float]]) -> bool:
-    """Whether any component lies beyond the least or the largest, by more than rounding."""
+    """Whether any component lies below the least or above the largest by more than rounding."""
     low, high = bounds
     return any(
         (v < a and not math.isclose(v, a, rel_tol=0.01)) or (v > b and not math.isclose(v, b, rel_tol=0.01))
@@ -170,5 +170,5 @@ def _between(low: Sequence[float], high: Sequence[float]) -> str:
 
 
 def structures_of(manifest: Manifest) -> Mapping[str, int]:
-    """The value in the files of each structure, by its name."""
+    """Value of each structure in the files, by name."""
     return {s.name: value for s, value in zip(manifest.labels or (), manifest.values, strict=True)}

@@ -1,4 +1,4 @@
-"""Cases to train on and cases to validate on: by the manifest, by patient, in folds."""
+"""Cases for training and for validation: by the manifest, by patient, or in folds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from medvit.studies.manifests.cases import named_cases, why_empty
 
 VALIDATION, TEST = ("validation", "val", "valid"), ("test", "testing")
 _NNUNET_FOLDS = 5
-# Ids in which a patient comes several times: BIDS, BraTS and ACDC.
+# Forms of ids in which one patient has several cases: BIDS, BraTS and ACDC.
 _PATIENT = re.compile(r"(sub-[^_]+)_.*|(BraTS\D*\d+)-\d+|(patient\d+)_frame\d+")
 
 
 @dataclass(frozen=True)
 class Split:
-    """The labelled cases of a data set, apart for two purposes.
+    """The labelled cases of a data set, divided into training and validation.
 
     Parameters
     ----------
@@ -49,11 +49,12 @@ def split_cases(
     folds: int = 0,
     fold: int = 0,
 ) -> Split:
-    """Cases to train on and cases to validate on.
+    """Cases for training and cases for validation.
 
-    Of `folds`, the one of number `fold` is kept apart. Without them the manifest's validation split is, or
-    else a share of the patients, drawn with the seed. Ids as in BIDS, BraTS and ACDC tell which cases are of
-    one patient. Cases of a test split and cases without a label map are never used.
+    Fold number `fold` of `folds` is kept for validation. Without folds it is the validation split of the
+    manifest, or otherwise a share of the patients, drawn with the seed. Cases belong to one patient if ids in
+    the form of BIDS, BraTS or ACDC say so. Cases of a test split and cases without a label map are never
+    used.
 
     Parameters
     ----------
@@ -62,16 +63,16 @@ def split_cases(
     folder
         Folder of the data set; empty for the folder of the manifest.
     val_fraction
-        Share of patients to validate on, in [0, 1). Unless it is 0, at least one of two or more patients.
+        Share of patients for validation, in [0, 1). Unless it is 0, at least one of two or more patients.
     seed
         Seed of the draw.
     left_out
         Ids of cases not to use.
     folds
-        Number of parts of nearly equal numbers of patients, drawn with the seed from all cases, whatever
-        split they are in; 0 for none.
+        Number of parts with nearly equal numbers of patients, drawn with the seed from all cases in whatever
+        split; 0 for none.
     fold
-        Number of the part to validate on, from 0.
+        Number of the part for validation, from 0.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def _of_patients(cases: Sequence[Case], chosen: Callable[[Sequence[str]], Set[st
 
 
 def drawn_patients(patients: Iterable[str], share: float, seed: int) -> set[str]:
-    """A share of the patients, drawn with the seed; never all, and none only of a share of 0 or of one."""
+    """A share of the patients, drawn with the seed: at least one and never all, unless the share is 0."""
     people = sorted(set(patients))
     count = min(max(round(share * len(people)), 1), len(people) - 1) if share > 0 else 0
     return set(np.random.default_rng(seed).permutation(people)[:count].tolist())
@@ -137,7 +138,7 @@ def patients_of_fold(patients: Iterable[str], folds: int, fold: int, seed: int) 
 
 
 def patient_of(case_id: str) -> str:
-    """The part of a case's id that names its patient; the whole id where it does not tell.
+    """The part of a case's id that names its patient; the whole id if its form is unknown.
 
     Examples
     --------

@@ -42,12 +42,12 @@ class VolumeHeader:
 
 
 def open_volume(path: Path) -> VolumeHeader:
-    """What the headers of an image say; no voxel is read.
+    """An image's headers; no voxel is read.
 
     Raises
     ------
     StudyError
-        If it is not an image, or its headers can be read in more than one way.
+        If it is not an image, or its headers are ambiguous.
     """
     header = read_header(series_at(path))
     return VolumeHeader(path, header.grid, header.volumes)

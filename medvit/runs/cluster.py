@@ -30,7 +30,7 @@ class ClusterExecutor:
     Parameters
     ----------
     work, time_limit
-        The same arguments as of `medvit.runs.workers.Worker`.
+        Same as in `medvit.runs.workers.Worker`.
     address
         Address of the scheduler, such as ``"tcp://host:8786"``.
     resources
@@ -79,7 +79,7 @@ class ClusterExecutor:
             resources=self._resources,
         )
         result: Future[Attempt] = Future()
-        self._running.add(task)  # Dask drops a task that nobody holds
+        self._running.add(task)  # Dask drops a task to which nothing refers
 
         def settle(task: Any) -> None:
             self._running.discard(task)

@@ -67,11 +67,11 @@ class _Digests:
         return bool(self._known)
 
     def known(self, paths: Sequence[Path]) -> Known:
-        """What is known of these files."""
+        """The known digests of these files."""
         return {path: known for path in paths if (known := self._known.get(path)) is not None}
 
     def learn(self, known: Known) -> None:
-        """Take over what another process knows."""
+        """Adopt the digests that another process knows."""
         with self._lock:
             self._known.update(known)
             while len(self._known) > self._most:
@@ -94,7 +94,7 @@ def known_digests(study: Study) -> Known:
 
 
 def learn_digests(known: Known) -> None:
-    """Take over digests of files; they hold only while the files have the same size and times."""
+    """Adopt digests of files; they are valid only while the files keep their size and times."""
     _digests.learn(known)
 
 

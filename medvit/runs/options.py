@@ -78,7 +78,7 @@ def checked_overlap(overlap: float | None) -> float | None:
 def execution_settings(amp: str = "off", tf32: bool = False, backend: str = "torch") -> dict[str, Any]:
     """How networks run, as values of a bundle's configuration by identifier; nothing for the defaults.
 
-    The device has the last word on it: see `medvit.inference.Execution.check`.
+    Whether the device supports them is checked later: see `medvit.inference.Execution.check`.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def execution_settings(amp: str = "off", tf32: bool = False, backend: str = "tor
         Whether a GPU may round the factors of float32 products to 10 bits.
     backend
         What runs the networks: ``"torch"``, ``"openvino"``, ``"onnxruntime"``, or ``"auto"`` for what the
-        bundle's metadata show to be quicker and to give the same labels.
+        bundle's metadata show to be faster and to give the same labels.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def execution_settings(amp: str = "off", tf32: bool = False, backend: str = "tor
         chosen["backend"] = backend
     if not chosen:
         return {}
-    # Results that were computed otherwise say so, and are not taken for the same.
+    # Results computed with other settings say so, and do not count as equal.
     stated = {f"writer#settings#{name}": value for name, value in chosen.items()}
     execution = {"_target_": "medvit.inference.Execution", **chosen}
     if backend == "auto":
@@ -131,7 +131,7 @@ def named_structures(names: str | Sequence[str]) -> list[str]:
     """
     listed = names.split(",") if isinstance(names, str) else names
     chosen = [name.strip() for name in listed if name.strip()]
-    # An empty text too: a shell's variable that was never set must not choose everything.
+    # An empty text as well: an unset shell variable must not choose everything.
     if not chosen and (names or isinstance(names, str)):
         raise MedvitError(f"structures {names!r}: names no structure")
     return chosen
@@ -243,7 +243,7 @@ def checked_priors(paths: Iterable[str]) -> list[str]:
 
 
 def _has_driver() -> bool:
-    # Quick to find out, whereas importing torch takes seconds. AMD's devices are "cuda" too.
+    # Quick to find out, whereas importing torch takes seconds. AMD's devices count as "cuda" too.
     if os.path.exists("/dev/kfd"):  # noqa: PTH110
         return True
     try:

@@ -43,7 +43,7 @@ class StudyOutcome:
     path
         File or folder at fault, which `error` may name.
     listener
-        Function that is told of each stage that begins; stays in its process.
+        Function called with each stage that begins; stays in its process.
     """
 
     study: str

@@ -32,7 +32,7 @@ class SerialExecutor:
     work
         Work, which is opened here; an error in opening it is raised.
     progress
-        Display that is told of stages and windows.
+        Display that is informed of stages and windows.
     """
 
     def __init__(self, work: BundleWork | PipelineWork, progress: RunProgress) -> None:

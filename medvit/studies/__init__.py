@@ -1,4 +1,4 @@
-"""What a study is: find it, read it (NIfTI, DICOM), write results back."""
+"""Studies: finding them, reading them (NIfTI, DICOM) and writing results back."""
 
 import lazy_loader as lazy
 

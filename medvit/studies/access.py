@@ -102,8 +102,8 @@ class Access:
             self._load_chain(context, self.certificate, self.key or self.certificate)
 
     def _load_chain(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-        def password() -> str:  # without it, OpenSSL would ask at the terminal
-            raise PacsError(f"{key}: the key is encrypted; give a file with the key in the clear")
+        def password() -> str:  # otherwise OpenSSL would ask at the terminal
+            raise PacsError(f"{key}: the key is encrypted; give a file with the unencrypted key")
 
         try:
             context.load_cert_chain(certificate, key, password)
@@ -119,7 +119,7 @@ class Access:
             raise PacsError(f"{certificate}: holds {what}") from None
 
     def check(self, url: str) -> None:
-        """Raise `PacsError` where the settings contradict each other, are unusable or expose a secret."""
+        """Raise `PacsError` if the settings contradict each other, are unusable or expose a secret."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise PacsError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medvit.studies.formats import IMAGE_SUFFIXES
 
-# The words for one contrast; the first of each is BraTS 2023's.
+# The words for each contrast; the first is that of BraTS 2023.
 SYNONYMS = (
     ("t1n", "t1", "t1w", "t1pre"),
     ("t1c", "t1ce", "t1gd", "t1post", "t1wce"),
@@ -69,7 +69,7 @@ def split_channel(stem: str) -> tuple[str, str | None]:
 
 
 def why_not_an_image(path: Path) -> str:
-    """Why an image file should not be processed, judging by its path below the input; empty if it should."""
+    """Why an image file should not be processed, judged by its path below the input; empty if it should."""
     for folder in path.parts[:-1]:
         if folder.lower() in _LABEL_FOLDERS:
             return f"the folder {folder} holds results or label maps"
@@ -82,12 +82,12 @@ def why_not_an_image(path: Path) -> str:
 
 
 def group(images: Mapping[Path, Path]) -> dict[Path, dict[str, list[Path]]]:
-    """Images by what their paths have in common, then by channel ("" where the name tells none).
+    """Images by the common part of their paths, then by channel ("" if the name has none).
 
     Parameters
     ----------
     images
-        Each with the path below the input by which it is known.
+        Each with its path below the input.
     """
     groups: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path, known_as in images.items():

@@ -18,7 +18,7 @@ from medvit.studies.study import Grid, Study
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the headers of a study say.
+    """The facts and problems in the headers of a study.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Preflight:
     spacing
         Spacing in mm.
     orientation
-        Direction in which each voxel axis points in the patient, such as ``"RAS"``; for DICOM the plane of
+        Direction in which each voxel axis points in the patient, such as ``"RAS"``; for DICOM, the plane of
         the slices.
     problems
         Code and sentence of each reason why the study would be refused.
@@ -53,7 +53,7 @@ class Preflight:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing in the headers stands in the way of reading the study."""
+        """Whether the headers allow the study to be read."""
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Checked:
     studies
         Studies that would be read or refused; `len` and iteration refer to them.
     left_out
-        Everything else that was found, with the reason.
+        Everything else that was found, with the reason for leaving it out.
     """
 
     studies: tuple[Preflight, ...]
@@ -113,12 +113,12 @@ def check_studies(
     channels: int | Sequence[str] = 1,
     rules: Rules = ANY_SERIES,
 ) -> Checked:
-    """What each study in the input is, and every problem that its headers show; no voxel is read.
+    """The facts of each study in the input, and every problem in its headers; no voxel is read.
 
     Parameters
     ----------
     input, channels, rules
-        The same arguments as of `find_studies`.
+        Same as in `find_studies`.
 
     Raises
     ------
@@ -129,14 +129,15 @@ def check_studies(
 
 
 def check_found(found: Found, look: Callable[[Study], Study] | None = None) -> Checked:
-    """As `check_studies`, of studies that have been found.
+    """As `check_studies`, for studies that have been found.
 
     Parameters
     ----------
     found
-        Studies, and what was refused when they were looked for.
+        Studies, and those refused during the search.
     look
-        Function that checks a study whose headers pass: it raises `StudyError` or returns it with notes.
+        Function that checks a study whose headers pass: it raises `StudyError` or returns the study with
+        notes.
     """
     checked = []
     for study in found.studies:
@@ -153,7 +154,7 @@ def check_found(found: Found, look: Callable[[Study], Study] | None = None) -> C
 
 
 def check_study(study: Study) -> Preflight:
-    """What one study is, and the problems that its headers show."""
+    """The facts of one study, and the problems in its headers."""
     series = study.series[0]
     count = len(study.series)
     grids: list[Grid] = []
@@ -164,7 +165,7 @@ def check_study(study: Study) -> Preflight:
             if "problem" in one.facts:
                 problems.append((one.facts["problem_code"], one.facts["problem"]))
             if one.facts.get("tilted"):
-                what = "the slices were acquired at a tilt, and are only read if they may be resampled"
+                what = "the slices were acquired at a tilt, and are read only if resampling is allowed"
                 problems.append(("dicom-gantry-tilt", f"{one.paths[0]}: {what}"))
             notes += one.facts.get("notes", ())
             continue

@@ -203,7 +203,7 @@ def test_checksums_of_files_and_of_archives_beside_the_folder(tmp_path):
     right = "md5:" + hashlib.md5(b"archive", usedforsecurity=False).hexdigest()
     sums = {"set.tar": right, "imagesTr/ct_000_0000.nii.gz": "sha256:" + 64 * "0", "more.tar": right}
     found = check_dataset(own(tmp_path / "set", checksums=sums), tmp_path / "set")
-    assert only_problem(found)[2] == "does not have the sha256 that its source states; fetch it again"
+    assert only_problem(found)[2] == "does not have the sha256 that its source states; download it again"
     assert "Missing, so not compared by checksum: more.tar." in found.notes
     assert any("holds no checksums" in note for note in found_in(nnunet(tmp_path / "other")).notes)
 

@@ -1,4 +1,4 @@
-"""De-identification of DICOM images (PS3.15 Annex E, Basic Profile): what is not known to be safe goes."""
+"""De-identification of DICOM images (PS3.15 Annex E, Basic Profile): only what is known to be safe stays."""
 
 import lazy_loader as lazy
 

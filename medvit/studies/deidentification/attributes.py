@@ -1,4 +1,4 @@
-"""One data set without what could identify a person: attribute by attribute, nested items too."""
+"""Removal of what could identify a person, attribute by attribute, nested items included."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medvit.studies.deidentification.profile import Profile
 from medvit.studies.deidentification.terms import is_term, is_trade, meaning_of, structure_names
 
 _DATES = {"DA", "DT", "TM"}
-# Free text, names and whatever may hold either. UN is what a writer did not understand.
+# Free text, names, and whatever may hold either. UN marks what a writer did not understand.
 _UNSAFE = {
     *["AE", "AS", "LO", "LT", "OB", "OW", "OF", "OD", "OL", "OV", "PN", "SH", "ST", "UC", "UN", "UR", "UT"],
     "OB or OW",
@@ -37,12 +37,12 @@ _DOCUMENTS = ("EncapsulatedDocument", "ContentSequence", "GraphicAnnotationSeque
 
 
 def deidentify(dataset: Dataset, profile: Profile) -> Dataset:
-    """A copy of an image without what could identify a person. What the pixels show stays, faces included.
+    """A copy of an image without what could identify a person; what the pixels show stays, even faces.
 
-    Private attributes, unknown ones, overlays, names, and text that is not made of terms of the standard or
-    words of the trade go; so do bytes that are hidden beside the pixels. UIDs and the patient's name and ID
-    are replaced. Code sequences go unless their codes are in the standard; their meanings are the standard's.
-    All this holds in nested items and in the file meta information, too.
+    Removed are private and unknown attributes, overlays, names, text that does not consist of terms of the
+    standard or technical words, and bytes hidden beside the pixels. UIDs and the patient's name and ID are
+    replaced. Code sequences stay only if their codes are in the standard, and take its meanings. All this
+    applies to nested items and to the file meta information as well.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def deidentify(dataset: Dataset, profile: Profile) -> Dataset:
         cannot be told from what may be hidden beside them.
     """
     meta = getattr(dataset, "file_meta", Dataset())
-    # Files are found that hold these two in their file meta information alone.
+    # Some files hold these two only in their file meta information.
     sop_class = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
     instance = dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID")
     if not (sop_class and instance and meta.get("TransferSyntaxUID")) or "DirectoryRecordSequence" in dataset:
@@ -61,11 +61,11 @@ def deidentify(dataset: Dataset, profile: Profile) -> Dataset:
     patient = next((str(value) for value in known if value), "")
     days = 365 + int.from_bytes(profile.digest("days", patient)[:4], "big") % 3285
     with warnings.catch_warnings():
-        # pydicom's warnings quote the values that they are about.
+        # pydicom's warnings quote the values that they concern.
         warnings.simplefilter("ignore")
         result = _clean(dataset, profile, timedelta(days=days))
     result.SOPClassUID, result.SOPInstanceUID = sop_class, profile.uid(instance)
-    # What nobody is named in needs no pseudonym, and one for each file would part a series.
+    # Without a name no pseudonym is needed, and one for each file would split a series.
     pseudonym = f"anon-{profile.digest('patient', patient).hex()[:12]}" if patient else ""
     result.PatientName = result.PatientID = pseudonym
     result.SpecificCharacterSet = "ISO_IR 192"
@@ -87,13 +87,13 @@ def _table() -> dict[str, Any]:
 def _refuse_documents_and_screens(dataset: Dataset, sop_class: str, profile: Profile) -> None:
     if any(keyword in dataset for keyword in _DOCUMENTS):
         what = "is a document, whose content cannot be de-identified"
-        raise StudyError("deidentify-document", what, do="make it again from de-identified images")
+        raise StudyError("deidentify-document", what, do="create it again from de-identified images")
     burned_in = str(dataset.get("BurnedInAnnotation", ""))
     image_type = dataset.get("ImageType") or []
     screen = "SCREEN SAVE" in image_type or sop_class.startswith(_SCREENS)
     if not profile.allow_screens and (burned_in == "YES" or (screen and burned_in != "NO")):
         what = "may show names in its pixels"
-        raise StudyError("deidentify-burned-in", what, do="look at it, and allow it or leave it out")
+        raise StudyError("deidentify-burned-in", what, do="look at it, and either allow it or leave it out")
 
 
 def _clean(dataset: Dataset, profile: Profile, shift: timedelta) -> Dataset:
@@ -109,7 +109,7 @@ def _clean(dataset: Dataset, profile: Profile, shift: timedelta) -> Dataset:
 
 
 def _cleaned(dataset: Dataset, tag: Any, profile: Profile, shift: timedelta) -> DataElement | None:
-    """The element that takes the place of `dataset[tag]`, ``None`` where there shall be none."""
+    """The element that replaces `dataset[tag]`; ``None`` to remove it."""
     table = _table()
     if tag.is_private or any(first <= tag <= last for first, last in table["remove_ranges"]):
         return None
@@ -143,7 +143,7 @@ def _cleaned(dataset: Dataset, tag: Any, profile: Profile, shift: timedelta) -> 
 
 
 def _copied(dataset: Dataset, tag: Any) -> DataElement:
-    """The element as it is, but for the text that pydicom gives where a value is not what its tag says."""
+    """The element itself, unless pydicom gives text where the tag requires another type."""
     try:
         element = copy(dataset[tag])
         if element.VR in ("DS", "IS"):
@@ -152,8 +152,8 @@ def _copied(dataset: Dataset, tag: Any) -> DataElement:
     except (ValueError, TypeError, ArithmeticError, NotImplementedError, struct.error):
         sound = False
     if not sound:
-        what = "holds a value that is not of its type, and may be anything"
-        # Outside of the handler: what pydicom raises quotes the value.
+        what = "holds a value of the wrong type, which may be anything"
+        # Outside the handler, because pydicom's exception quotes the value.
         raise StudyError("deidentify-bad-value", what, tag=dictionary_keyword(tag))
     return element
 
@@ -170,7 +170,7 @@ def _blank(stays: bool, tag: Any, vr: str) -> DataElement | None:
 def _characteristic(
     dataset: Dataset, tag: Any, keyword: str, vr: str, profile: Profile
 ) -> DataElement | None:
-    """Age, sex, size and weight where they are to be kept; Patient's Sex is of type 2."""
+    """Age, sex, size and weight if they are to be kept; Patient's Sex is of type 2."""
     if not profile.keep_characteristics:
         return _blank(keyword == "PatientSex", tag, vr)
     element = _copied(dataset, tag)
@@ -180,7 +180,7 @@ def _characteristic(
 
 
 def _terms(element: DataElement, keyword: str) -> DataElement | None:
-    """The values of a coded string that are defined terms; without any, what the attribute needs at least."""
+    """The values of a coded string that are defined terms; without any, the least that is required."""
     kept = [value for value in _values(element) if is_term(value)]
     if keyword == "ImageType" and len(kept) < 2:
         kept = ["DERIVED", "SECONDARY"]
@@ -191,7 +191,7 @@ def _terms(element: DataElement, keyword: str) -> DataElement | None:
 
 
 def _trade(element: DataElement, keyword: str) -> DataElement | None:
-    """A text that is made of words of the trade; otherwise what the attribute needs at least."""
+    """A text of technical words; otherwise the least that the attribute requires."""
     values = _values(element)
     if keyword == "SegmentLabel":
         sound = all(value in structure_names() for value in values)
@@ -200,7 +200,7 @@ def _trade(element: DataElement, keyword: str) -> DataElement | None:
     if sound:
         return element
     if keyword == "RescaleType":
-        return DataElement(element.tag, element.VR, "US")  # unspecified; without a type, CT is taken for HU
+        return DataElement(element.tag, element.VR, "US")  # unspecified; CT without a type counts as HU
     if keyword in _table()["trade_needed"]:
         return DataElement(element.tag, element.VR, "REMOVED")
     return _blank(keyword in _table()["trade_empty"], element.tag, element.VR)
@@ -211,7 +211,7 @@ def _mapped(element: DataElement, profile: Profile) -> DataElement:
 
 
 def _shifted(element: DataElement, vr: str, shift: timedelta) -> DataElement | None:
-    """Dates back by `shift`, times as they are; what cannot be read as a date goes."""
+    """Dates moved back by `shift`, times unchanged; whatever cannot be read as a date is removed."""
     values = _values(element)
     if vr == "TM":
         return DataElement(element.tag, vr, [_digits(v) for v in values])
@@ -231,13 +231,13 @@ def _clean_sequence(element: DataElement, profile: Profile, shift: timedelta) ->
     for item in element.value:
         scheme, value = (str(item.get(k) or "") for k in ("CodingSchemeDesignator", "CodeValue"))
         if any(k in item for k in _CODED) and not meaning_of(scheme, value):
-            # What the standard does not know may have been written by anybody, and say anything.
+            # A code outside the standard may have been written by anybody, and may say anything.
             return None
     return DataElement(element.tag, "SQ", [_clean(item, profile, shift) for item in element.value])
 
 
 def _state_method(result: Dataset, profile: Profile) -> None:
-    """PS3.15 E.1.1 and CID 7050: state that and how the identity was removed."""
+    """State that the identity was removed, and how (PS3.15 E.1.1 and CID 7050)."""
     methods = ["113100"]
     if profile.dates == "shift":
         methods.append("113107")

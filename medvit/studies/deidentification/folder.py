@@ -1,4 +1,4 @@
-"""De-identification of files: each read behind the reader's gates, none overwritten, all of them counted."""
+"""De-identification of files: each passes the reader's checks, none is overwritten, and all are counted."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Deidentified:
     files
         The files that were written.
     left_out
-        Files that were read but not written, and why. These paths may name patients: show them to whoever
-        has the originals, and put them in no log.
+        Files that were read but not written, and why. These paths may name patients: show them only to those
+        who have the originals, and never log them.
     """
 
     files: tuple[Path, ...]
@@ -55,8 +55,8 @@ def deidentify_folder(source: Path, target: Path, profile: Profile | None = None
 def deidentify_files(paths: Sequence[Path], target: Path, profile: Profile | None = None) -> Deidentified:
     """De-identify DICOM images, into one folder a study and series named by hashes.
 
-    A file is written once: of copies the first, and of different files that state one SOPInstanceUID none
-    but the first; the others are left out. Images without UIDs of study or series get UIDs that follow from
+    A file is written once: only the first of several copies, and only the first of different files with one
+    SOPInstanceUID; the others are left out. Images without UIDs of study or series get UIDs derived from
     their patient and their folder.
 
     Raises
@@ -93,7 +93,7 @@ def _read(path: Path, profile: Profile) -> Dataset:
     Raises
     ------
     NotDicomError, StudyError
-        As the reader, and `deidentify`.
+        Under the same conditions as the reader and `deidentify`.
     """
     header = read_header(path)
     dataset, syntax = open_dataset(path)
@@ -104,7 +104,7 @@ def _read(path: Path, profile: Profile) -> Dataset:
         try:
             result = deidentify(dataset, profile)
         except RecursionError:
-            what = "sequences are nested in it more deeply than in any image"
+            what = "its sequences are nested more deeply than in any image"
             raise StudyError("dicom-nested-too-deep", what, path=path) from None
         whose = [header.text(k) for k in ("PatientID", "PatientName", "PatientBirthDate", "StudyDate")]
         for keyword, more in (("StudyInstanceUID", ""), ("SeriesInstanceUID", header.text("Modality"))):
@@ -115,7 +115,7 @@ def _read(path: Path, profile: Profile) -> Dataset:
 
 
 def _why_not(path: Path, destination: Path, written: dict[Path, Path]) -> str:
-    """Why an image may not be written to that place, or nothing."""
+    """Why an image may not be written to that place; empty if it may."""
     if destination in written:
         same = path.read_bytes() == written[destination].read_bytes()
         return f"is {'a copy of' if same else 'not the same as'} {written[destination].name}" + (

@@ -1,4 +1,4 @@
-"""Pixel data without what can be hidden in it: bytes behind the pixels, comments, and unused bits."""
+"""Removal of what can be hidden in pixel data: bytes after the pixels, comments, and unused bits."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _JPEG_BARE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 
 
 def without_hidden_text(dataset: Dataset) -> None:
-    """Take out of a data set's pixel data, in place, what is not pixels; the pixels stay as they are.
+    """Remove everything but the pixels from a data set's pixel data, in place; the pixels stay unchanged.
 
     RLE, in which the end of the data cannot be told without decoding, is decoded.
 
     Raises
     ------
     StudyError
-        If the pixel data is shorter than the header says, or cannot be told from what is hidden in it.
+        If the pixel data is shorter than the header states, or cannot be separated from hidden data.
     """
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
@@ -71,7 +71,7 @@ def _cut_to_size(dataset: Dataset) -> None:
 
 
 def _without_unused_bits(dataset: Dataset, pixels: bytes) -> bytes:
-    """Clear the bits above BitsStored, in which overlays, and so names, were once kept."""
+    """Clear the bits above BitsStored, in which overlays, and with them names, were once stored."""
     allocated, stored = dataset.BitsAllocated, dataset.BitsStored
     whole = allocated == 16 and dataset.get("HighBit") == stored - 1 and 0 < stored < 16
     if not whole or not UID(dataset.file_meta.TransferSyntaxUID).is_little_endian:
@@ -90,7 +90,7 @@ def _clean_frames(dataset: Dataset, syntax: UID) -> None:
     elif syntax in JPEG or syntax in JPEG_LS:
         clean = _jpeg
     else:
-        raise _fault(f"of the transfer syntax {syntax.name} hidden text cannot be taken out")
+        raise _fault(f"hidden text cannot be removed from pixels of the transfer syntax {syntax.name}")
     cleaned = [clean(frame) for frame in generate_frames(dataset.PixelData, number_of_frames=frames)]
     if len(cleaned) != frames:
         raise _fault(f"there are {len(cleaned)} frames of pixels where the header declares {frames}")
@@ -99,7 +99,7 @@ def _clean_frames(dataset: Dataset, syntax: UID) -> None:
 
 
 def _jpeg2000(frame: bytes) -> bytes:
-    """A codestream (ISO/IEC 15444-1 annex A) without comments and without bytes behind its end."""
+    """A codestream (ISO/IEC 15444-1 annex A) without comments and without bytes after its end."""
     if frame[:2] != b"\xff\x4f":
         raise _fault("the pixels are not a JPEG 2000 codestream")
     out, at = [frame[:2]], 2
@@ -116,8 +116,8 @@ def _jpeg2000(frame: bytes) -> bytes:
         for marker, segment in _segments(frame, at, {_SOD}):
             inside += len(segment)
             if marker == _COM:
-                # Lengths that stand elsewhere count it.
-                raise _fault("a comment stands among the compressed pixels")
+                # Lengths stated elsewhere include it.
+                raise _fault("there is a comment among the compressed pixels")
         out.append(frame[at:end])
         at = end
     if frame[at : at + 2] != bytes([0xFF, _EOC]):
@@ -136,7 +136,7 @@ def _segments(frame: bytes, at: int, until: set[int]) -> Iterator[tuple[int, byt
 
 
 def _jpeg(frame: bytes) -> bytes:
-    """A JPEG or JPEG-LS codestream without comments, application segments and bytes behind its end."""
+    """A JPEG or JPEG-LS codestream without comments, application segments and bytes after its end."""
     if frame[:2] != b"\xff\xd8":
         raise _fault("the pixels are not a JPEG codestream")
     out, at = [frame[:2]], 2

@@ -1,4 +1,4 @@
-"""`Profile`: how to de-identify, and the pseudonyms, UIDs and days that follow from its secret."""
+"""`Profile`: how to de-identify, and the pseudonyms, UIDs and date shifts derived from its secret."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Profile:
     Parameters
     ----------
     secret
-        Decides pseudonyms, new UIDs and date shifts. The same secret gives the same ones, so that further
-        studies of a patient fit; once it is thrown away nobody can go back. Default: a new one.
+        Determines pseudonyms, new UIDs and date shifts. The same secret gives the same ones, so that further
+        studies of a patient match; once it is discarded, nobody can reverse them. Default: a new one.
     dates
         ``"remove"``: the Basic Profile. ``"shift"``: by the same number of days for all studies of a
         patient, 1 to 10 years back, times of day kept (Retain Longitudinal Temporal Information with
@@ -27,7 +27,7 @@ class Profile:
     keep_characteristics
         Keep age, sex, size and weight, which SUV needs (Retain Patient Characteristics Option).
     allow_screens
-        Take images that may show text in their pixels; these are refused otherwise.
+        Accept images that may show text in their pixels; these are refused otherwise.
     """
 
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
@@ -36,15 +36,15 @@ class Profile:
     allow_screens: bool = False
 
     def digest(self, *what: str) -> bytes:
-        """32 bytes that follow from the secret and `what`."""
+        """32 bytes derived from the secret and `what`."""
         return hmac.new(self.secret, "\0".join(what).encode(), hashlib.sha256).digest()
 
     def uid(self, old: str) -> UID:
-        """The new UID for an old one; UIDs that DICOM itself defines stay."""
+        """The new UID for an old one; UIDs defined by DICOM itself stay."""
         if not old or old in UID_dictionary:
             return UID(old)
         return self.uid_of("uid", old)
 
     def uid_of(self, *what: str) -> UID:
-        """A UID that follows from the secret and `what`, derived from a UUID (PS3.5 B.2)."""
+        """A UID derived from the secret and `what` by way of a UUID (PS3.5 B.2)."""
         return UID(f"2.25.{int.from_bytes(self.digest(*what)[:16], 'big')}")

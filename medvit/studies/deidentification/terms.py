@@ -1,4 +1,4 @@
-"""Which texts are words of the standard or of the trade, and so name no one."""
+"""Recognition of texts that consist of words of the standard or technical words, and so name no one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-# Names that makers build by rule: kernels (B30f, Br40d, FC12), sequences (*tfl3d1_16ns), nuclei (1H),
+# Names that manufacturers form by rule: kernels (B30f, Br40d, FC12), sequences (*tfl3d1_16ns), nuclei (1H),
 # versions of software (VA48A) and short numbers.
 _BY_RULE = re.compile(
     r"[ABDHIJQSTU][abcflmqrsuv]?\d{2}[a-z]?|FC\d{2}"
@@ -76,12 +76,12 @@ def structure_names() -> frozenset[str]:
 
 
 def is_term(value: str) -> bool:
-    """Whether a value of VR CS is a defined term of the standard, or of a maker whose terms are public."""
+    """Whether a value of VR CS is a term of the standard, or of a manufacturer whose terms are public."""
     return value.strip() in _terms()
 
 
 def is_trade(text: str) -> bool:
-    """Whether a text is made of nothing but words of the trade, short numbers, and names built by rule."""
+    """Whether a text consists only of technical words, short numbers, and names formed by rule."""
     if _BY_RULE.fullmatch(text.strip()):
         return True
     parts = [part for part in _APART.split(text) if part]
@@ -89,5 +89,5 @@ def is_trade(text: str) -> bool:
 
 
 def meaning_of(scheme: str, value: str) -> str:
-    """The meaning that the standard gives a code, ``""`` for a code that it does not know."""
+    """The meaning of a code in the standard; ``""`` for an unknown code."""
     return _meanings().get((scheme, value), "")

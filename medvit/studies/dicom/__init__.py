@@ -1,4 +1,4 @@
-"""DICOM in: series found among files by their headers, and read as volumes that stand at their place."""
+"""DICOM input: series found by the headers of files, and read as volumes at their place in the patient."""
 
 import lazy_loader as lazy
 

@@ -1,4 +1,4 @@
-"""Packed and indexed DICOM: a zip unpacked without trust, and the files that a DICOMDIR names."""
+"""Packed and indexed DICOM: a zip, unpacked with distrust, and the files that a DICOMDIR names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unzip(path: Path, folder: Path, *, limit: int = MAX_UNPACKED_BYTES) -> list[
     folder
         Folder to unpack to; the members keep their paths below it.
     limit
-        Bytes that the members may have together.
+        Largest total size of the members, in bytes.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo], limit: int) -> None:
     def refuse(code: str, what: str) -> StudyError:
-        return StudyError(code, what, path=path, do="take it only from a source that is known to be good")
+        return StudyError(code, what, path=path, do="accept it only from a source that you trust")
 
     if len(members) > MAX_MEMBERS:
         raise refuse("zip-too-large", f"the zip holds {len(members)} files")
@@ -89,7 +89,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo], limit: int) -> No
 
 
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    """Write one member; never more than the size that was checked."""
+    """Write one member, and never more than the size that was checked."""
     target.parent.mkdir(parents=True, exist_ok=True)
     left = member.file_size
     with archive.open(member) as source, target.open("xb") as out:
@@ -101,7 +101,7 @@ def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> 
 
 
 def files_of_dicomdir(path: Path) -> list[Path]:
-    """The files that a DICOMDIR names, whether they are there or not.
+    """The files that a DICOMDIR names, whether they exist or not.
 
     Parameters
     ----------

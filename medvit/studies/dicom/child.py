@@ -1,4 +1,4 @@
-"""The process in which `isolated.read` has a series read: a request on stdin, the reply in a folder."""
+"""The process that reads a series for `isolated.read`: request on stdin, reply in a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from medvit.errors import StudyError
 from medvit.studies.dicom.reader import plan, read_planned
 
-# Address space that may be taken beyond what the volume itself needs several times over.
+# Address space allowed in addition to several times the need of the volume itself.
 MEMORY_BESIDE_VOLUME = 4 * 2**30
 
 
@@ -26,7 +26,7 @@ def _limit_memory(voxels: int) -> None:
 
 
 def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Read what is asked for; the planes go to a file in the folder, all else into the reply."""
+    """Read the requested series; the planes go to a file in the folder, everything else into the reply."""
     try:
         volume, notes = plan([Path(p) for p in request["paths"]], request["volume"])
         _limit_memory(int(np.prod(volume.stack.grid.shape)))

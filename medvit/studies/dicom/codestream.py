@@ -1,4 +1,4 @@
-"""What a compressed frame says of its own size, read from its markers before any decoder is trusted."""
+"""The size that a compressed frame states, read from its markers before any decoder is trusted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 
 @dataclass(frozen=True)
 class FrameSize:
-    """Rows, columns and samples of a frame, and bits and sign of a sample, as its codestream states them."""
+    """Rows, columns and samples of a frame, and bits and sign of a sample, as stated in its codestream."""
 
     rows: int
     columns: int
@@ -39,7 +39,7 @@ class FrameSize:
 
 
 def frame_size(frame: bytes, syntax: UID) -> FrameSize | None:
-    """The size in the codestream of a frame; ``None`` for a syntax that has no codestream of its own.
+    """The size stated in the codestream of a frame; ``None`` for a syntax without a codestream.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which planes of one series form which volume: by how they lie, what they show, what tells them apart."""
+"""Division of a series into volumes by the position, content and distinguishing marks of its planes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from medvit.studies.dicom.headers import UNCOMPRESSED, Header
 from medvit.studies.dicom.planes import Plane, frame_shape, single_plane
 from medvit.studies.dicom.stacking import Stack, ranks, stack
 
-# Orientations (direction cosines) and spacings (relative) are one to this much.
+# Orientations (direction cosines) and spacings (relative) count as equal within these.
 SAME_ORIENTATION = 2e-4
 SAME_SPACING = 1e-4
 # Cosine beyond which stacks count as parallel, and the fewest planes that may be a volume of their own.
 PARALLEL = 0.9999
 FEWEST_PLANES = 3
-# What the slices of a volume share where they state it, and how far numbers may differ (relative).
+# What the slices of a volume share if they state it, and how far numbers may differ (relative).
 _MADE_ALIKE = {
     "echo": "EchoNumbers",
     "echo time": "EchoTime",
@@ -32,7 +32,7 @@ ALIKE = 0.02
 
 @dataclass(frozen=True)
 class SeriesVolume:
-    """A stack and what tells it from the other volumes of its series.
+    """A stack, and what distinguishes it from the other volumes of its series.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Incomplete:
     Parameters
     ----------
     planes
-        The images that are there.
+        The existing images.
     label
         As in `SeriesVolume`.
     error
@@ -69,7 +69,7 @@ Labelled = tuple[str, list[Plane]]
 
 
 def aside(headers: Sequence[Header]) -> dict[str, list[Header]]:
-    """The files of a series that lie beside its images: why, to the files; not those that stand alone.
+    """The files of a series that do not belong to its volumes, by reason, unless they stand alone.
 
     Scout images always are; secondary captures, such as the dose page of a scan, where the series has
     acquired images too.
@@ -97,7 +97,7 @@ def planes_of(header: Header) -> list[Plane]:
     Raises
     ------
     StudyError
-        If the place, size or values of one are not beyond doubt.
+        If the place, size or values of a plane are in doubt.
     """
     _check_file_size(header)
     if header.has("PerFrameFunctionalGroupsSequence"):
@@ -119,12 +119,12 @@ def _check_file_size(header: Header) -> None:
 
 
 def volumes(headers: Sequence[Header]) -> list[SeriesVolume | Incomplete]:
-    """The volumes that the files of one series hold, what is `aside` left out by the caller.
+    """The volumes in the files of one series, from which the caller has removed those that are `aside`.
 
     Raises
     ------
     StudyError
-        If the files do not belong together, or one of them stands in the way of a sure answer.
+        If the files do not belong together, or one of them makes the answer uncertain.
     """
     planes = [plane for header in headers for plane in planes_of(header)]
     for keyword, what in (
@@ -138,12 +138,12 @@ def volumes(headers: Sequence[Header]) -> list[SeriesVolume | Incomplete]:
         ("StudyInstanceUID", "the series holds images of more than one study"),
         ("FrameOfReferenceUID", "the images do not share one frame of reference"),
         ("Modality", "the images are of more than one modality"),
-        ("PhotometricInterpretation", "the images do not show their values alike"),
+        ("PhotometricInterpretation", "the images do not display their values in the same way"),
         ("Units", "the values of the images are in different units"),
     ):
         _check_same(headers, keyword, what)
     for header in headers:
-        # De-identification may empty this attribute; where it is missing altogether, the file is not whole.
+        # De-identification may empty this attribute; if it is absent altogether, the file is incomplete.
         if "SeriesInstanceUID" not in header.dataset:
             raise header.fault("dicom-missing-attribute", "the attribute is missing", "SeriesInstanceUID")
     partial: list[Incomplete] = []
@@ -156,10 +156,10 @@ def volumes(headers: Sequence[Header]) -> list[SeriesVolume | Incomplete]:
 
 
 def _check_same(headers: Sequence[Header], keyword: str, what: str, *, where_stated: bool = False) -> None:
-    """All images must have one value of an attribute; or those that state one, letter case ignored."""
+    """All images, or all that state it, must have one value of an attribute, regardless of letter case."""
     values = [header.text(keyword) for header in headers]
     if where_stated:
-        # Of a name, the other ways to write it follow an equals sign, and carets may end it.
+        # In a name, other spellings follow an equals sign, and carets may end it.
         values = [value.split("=")[0].casefold().rstrip("^ ") for value in values]
     counted = [value for value in values if value or not where_stated]
     if not counted:
@@ -167,7 +167,7 @@ def _check_same(headers: Sequence[Header], keyword: str, what: str, *, where_sta
     usual = max(set(counted), key=lambda v: (counted.count(v), v))
     for header, value in zip(headers, values, strict=True):
         if value != usual and (value or not where_stated):
-            do = "put the images of each into a folder of their own, or fetch the series again"
+            do = "put the images of each into a separate folder, or fetch the series again"
             raise header.fault("dicom-mixed-series", what, keyword, do)
 
 
@@ -178,7 +178,7 @@ def _check_made_alike(planes: list[Plane]) -> None:
         for plane in stated[1:]:
             if not _alike(plane.marks[name], stated[0].marks[name]):
                 what = f"slices of one volume differ in this ({name})"
-                do = "fetch the series again, or put the images of each kind into a folder of their own"
+                do = "fetch the series again, or put the images of each kind into a separate folder"
                 raise plane.header.fault("dicom-mixed-acquisition", what, keyword, do)
 
 
@@ -189,7 +189,7 @@ def _alike(one: object, other: object) -> bool:
 
 
 def _by_geometry(label: str, planes: list[Plane]) -> list[Labelled]:
-    """Stacks of different orientation apart; a single odd image within a stack is a fault."""
+    """Separate stacks of different orientation; a single odd image within a stack is a fault."""
     clusters: list[list[Plane]] = []
     for plane in planes:
         home = next((c for c in clusters if _difference(c[0], plane) is None), None)
@@ -204,10 +204,10 @@ def _by_geometry(label: str, planes: list[Plane]) -> list[Labelled]:
             odd = cluster[0]
             keyword = _difference(clusters[0][0], odd) or "ImageOrientationPatient"
             what = "this image differs from the others of its series"
-            raise odd.header.fault("dicom-mixed-geometry", what, keyword, "take it away if it is a stray")
+            raise odd.header.fault("dicom-mixed-geometry", what, keyword, "remove it if it is a stray")
     if len(clusters) == 1:
         return [(label, planes)]
-    # Ordered and named by direction, so that the names do not depend on the order of the files.
+    # Ordered and named by direction, so that names do not depend on the order of the files.
     clusters.sort(key=lambda c: tuple(np.round(c[0].normal, 3)))
     names = [facing(c[0].normal) for c in clusters]
     return [
@@ -235,7 +235,7 @@ def _difference(one: Plane, other: Plane) -> str | None:
 
 
 def _by_kind(label: str, planes: list[Plane], partial: list[Incomplete]) -> list[Labelled]:
-    """Magnitude and phase, water and fat, ... apart, by ImageType."""
+    """Separate magnitude and phase, water and fat, ... by ImageType."""
     groups: dict[tuple[str, ...], list[Plane]] = {}
     for plane in planes:
         groups.setdefault(plane.kind, []).append(plane)
@@ -246,7 +246,7 @@ def _by_kind(label: str, planes: list[Plane], partial: list[Incomplete]) -> list
 
 
 def _by_marks(label: str, planes: list[Plane], partial: list[Incomplete]) -> list[Labelled]:
-    """Time points, echoes, ... apart, where images of one place differ in a mark."""
+    """Separate time points, echoes, ... if images of one place differ in a mark."""
     for name in planes[0].marks:
         groups = _apart(planes, name) if name != "image" else {}
         if len(groups) > 1:
@@ -260,9 +260,9 @@ def _by_marks(label: str, planes: list[Plane], partial: list[Incomplete]) -> lis
 
 
 def _by_number(label: str, planes: list[Plane], partial: list[Incomplete]) -> list[Labelled]:
-    """Volumes that only InstanceNumber tells apart: one after the other, each going through the places once.
+    """Volumes that differ only in InstanceNumber: one after the other, each with every place once.
 
-    Images that are numbered place by place stay together, since their order within a place tells nothing.
+    Images that are numbered place by place stay together, since their order within a place has no meaning.
     """
     stated = [plane.marks.get("image") for plane in planes]
     numbers = [float(number) for number in stated if number is not None]
@@ -284,7 +284,7 @@ def _by_number(label: str, planes: list[Plane], partial: list[Incomplete]) -> li
 
 
 def _apart(planes: list[Plane], name: str) -> dict[object, list[Plane]]:
-    """Planes by one mark's value, if that tells apart images that lie at one place; else one group."""
+    """Planes by the value of one mark, if that separates images at one place; otherwise one group."""
     by_place: dict[int, set[object]] = {}
     groups: dict[object, list[Plane]] = {}
     for rank, plane in zip(ranks(planes), planes, strict=True):
@@ -297,12 +297,12 @@ def _apart(planes: list[Plane], name: str) -> dict[object, list[Plane]]:
 def _complete(
     planes: list[Plane], groups: list[Labelled], keyword: str, partial: list[Incomplete]
 ) -> list[Labelled]:
-    """The volumes, of those split from one series, that are at all of its places; others go to `partial`.
+    """The volumes of a series that have images at all of its places; the others go to `partial`.
 
     Raises
     ------
     StudyError
-        If none is at all places, so that nothing tells which of them lack images.
+        If none has images at all places, so that it is unknown which of them lack images.
     """
     rank = dict(zip(map(id, planes), ranks(planes), strict=True))
     places = [{rank[id(plane)] for plane in group} for _, group in groups]
@@ -341,7 +341,7 @@ def only_volume(
     Raises
     ------
     StudyError
-        If there are several and none has the label, or it is incomplete.
+        If there are several and none has the label, or the volume is incomplete.
     """
     chosen = [volume for volume in found if volume.label == label] if len(found) > 1 else found
     if len(chosen) == 1:

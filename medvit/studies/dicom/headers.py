@@ -1,4 +1,4 @@
-"""One file's attributes: opened without trust, read without pixels, every fault a StudyError by tag."""
+"""The attributes of one file, read without pixels; every fault is a StudyError with its tag."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ _TAGS: list[BaseTag | int] = [Tag(tag) for tag in (*_KEYWORDS, CSA_CREATOR, CSA_
 
 @contextmanager
 def quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """What pydicom warns of meanwhile, for the caller to judge.
+    """The warnings that pydicom gives during the block, for the caller to judge.
 
-    Neither shown nor logged: its sentences quote the header, patient and all.
+    They are neither shown nor logged, because they quote the header and with it the patient.
     """
     logger = logging.getLogger("pydicom")
     usual = logger.propagate
@@ -110,11 +110,11 @@ class Attributes:
     path: Path
 
     def fault(self, code: str, what: str, keyword: str, do: str = "") -> StudyError:
-        """The error to raise about one attribute."""
+        """The error to raise for a fault of one attribute."""
         return StudyError(code, what, path=self.path, tag=named(keyword), do=do)
 
     def has(self, keyword: str) -> bool:
-        """Whether the attribute is there and not empty."""
+        """Whether the attribute is present and not empty."""
         element = self.dataset.get_item(keyword_dict[keyword])
         return element is not None and element.value not in (None, b"", "")
 
@@ -122,7 +122,7 @@ class Attributes:
         """The attribute as text, values joined by a backslash; ``""`` when absent, empty or undecodable."""
         try:
             return "\\".join(str(v) for v in self._values(keyword)).strip(" \0")
-        except Exception:  # an odd character set garbles a name, never an image
+        except Exception:  # an unusual character set garbles a name, never an image
             return ""
 
     def numbers(self, keyword: str, count: int | None = None) -> tuple[float, ...]:
@@ -137,7 +137,7 @@ class Attributes:
             return ()
         try:
             values = tuple(float(v) for v in self._raw_numbers(keyword))
-        except Exception:  # on damaged elements pydicom raises errors of many kinds
+        except Exception:  # pydicom raises many kinds of errors on damaged elements
             raise self.fault("dicom-bad-value", "the value is not a number", keyword) from None
         if not np.isfinite(values).all() or (count is not None and len(values) != count):
             shown = ", ".join(f"{v:g}" for v in values)
@@ -145,7 +145,7 @@ class Attributes:
         return values
 
     def _raw_numbers(self, keyword: str) -> Sequence[Any]:
-        # Decimal strings are parsed here: pydicom would warn of, or reject, texts that are merely too long.
+        # Decimal strings are parsed here, since pydicom warns of or rejects texts that are merely too long.
         element = self.dataset.get_item(keyword_dict[keyword])
         if isinstance(element, RawDataElement) and dictionary_VR(element.tag) in ("DS", "IS"):
             return (element.value or b"").decode("ascii").strip(" \0").split("\\")
@@ -164,7 +164,7 @@ class Attributes:
         return values[0] if values else None
 
     def need(self, keyword: str, count: int = 1) -> tuple[float, ...]:
-        """As `numbers`, of an attribute without which the image cannot be used."""
+        """As `numbers`, for an attribute without which the image cannot be used."""
         values = self.numbers(keyword, count)
         if not values:
             what = "the attribute is missing or empty"
@@ -172,7 +172,7 @@ class Attributes:
         return values
 
     def items(self, keyword: str) -> list[Attributes]:
-        """The items of a sequence, none when absent."""
+        """The items of a sequence; none if it is absent."""
         try:
             return [Attributes(item, self.path) for item in self._values(keyword)]
         except Exception:
@@ -181,7 +181,7 @@ class Attributes:
 
 @dataclass(frozen=True)
 class Header(Attributes):
-    """What one file says of itself, pixels aside."""
+    """The header of one file, without pixels."""
 
     syntax: UID
 
@@ -192,14 +192,14 @@ class Header(Attributes):
 
     @property
     def is_image(self) -> bool:
-        """Whether the SOP class is of images, or may be: an emptied or a maker's own one."""
+        """Whether the SOP class is an image class, or may be one: empty, or a manufacturer's own."""
         if not self.text("SOPClassUID"):
             return self.has("Rows") or self.has("Modality")
         return "Image Storage" in self.sop_class if self.sop_class else self.has("Rows")
 
     @property
     def sop_class(self) -> str:
-        """The SOP class by its name in the standard, ``""`` when it has none."""
+        """Name of the SOP class in the standard; ``""`` if it has none."""
         return UID_dictionary.get(self.text("SOPClassUID"), ("",))[0]
 
 
@@ -209,7 +209,7 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     NotDicomError
-        If the file is something else than DICOM.
+        If the file is not DICOM.
     StudyError
         If it is DICOM, but damaged, cut off, or unpacks to more than is reasonable.
     """
@@ -226,7 +226,7 @@ def read_header(path: Path) -> Header:
 
 
 class AtPixels:
-    """What tells pydicom to stop reading before the pixels, and whether it got that far."""
+    """Stops pydicom before the pixels, and notes whether it got that far."""
 
     reached = False
 
@@ -253,11 +253,11 @@ def open_dataset(
         except StudyError:
             raise
         except RecursionError:
-            what = "sequences are nested in it more deeply than in any image"
+            what = "its sequences are nested more deeply than in any image"
             raise StudyError("dicom-nested-too-deep", what, path=path, do="take the file away") from None
         except Exception as error:
             raise _damaged(path) from error
-    # pydicom gives back an empty or shortened data set, and warns, when a file ends too early.
+    # For a file that ends too early, pydicom returns an empty or shortened data set and warns.
     cut = any("end of file" in str(w.message).lower() for w in caught)
     if cut or len(dataset) == 0:
         raise _damaged(path)
@@ -265,7 +265,7 @@ def open_dataset(
 
 
 def _damaged(path: Path, what: str = "the file is cut off or damaged") -> StudyError:
-    return StudyError("dicom-damaged-file", what, path=path, do="replace it or take it away")
+    return StudyError("dicom-damaged-file", what, path=path, do="replace or remove it")
 
 
 def _check_is_dicom(path: Path) -> None:
@@ -306,7 +306,7 @@ def _guessed_syntax(dataset: Any) -> str:
 
 
 def _inflate(path: Path, meta: Dataset) -> bytes:
-    # Preamble, "DICM", and the group length element itself stand before what the group length counts.
+    # The group length does not count the preamble, "DICM" and its own element, which come first.
     start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
     with path.open("rb") as file:
         file.seek(start)
@@ -325,7 +325,7 @@ def _inflate(path: Path, meta: Dataset) -> bytes:
 
 
 def series_uid_of_damaged(path: Path) -> str:
-    """The SeriesInstanceUID of a file that ends too early, if it gets that far, else ``""``."""
+    """The SeriesInstanceUID of a file that ends too early; ``""`` if it ends before it."""
     last, passed = keyword_dict["SeriesInstanceUID"], []
 
     def is_behind(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -1,4 +1,4 @@
-"""Reading in a process of its own, so that a crash, a hang or a memory bomb ends there."""
+"""Reading in a separate process, to which a crash, a hang or a memory bomb is confined."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read(series: Series, tilt: str, timeout: float) -> tuple[np.ndarray, Grid, t
     Raises
     ------
     StudyError
-        What the child found, or that it crashed or took longer than `timeout` seconds.
+        For a fault that the child found, or if it crashed or took longer than `timeout` seconds.
     """
     request = {
         "paths": [str(path.absolute()) for path in series.paths],

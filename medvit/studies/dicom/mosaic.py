@@ -16,9 +16,9 @@ from medvit.studies.dicom.planes import Plane, single_plane
 def planes(header: Header) -> list[Plane]:
     """One plane for each tile that holds a slice.
 
-    ImagePositionPatient of a mosaic is where an image of the whole mosaic's size would start that has the
-    same centre as the first slice; the private CSA header gives the number of slices and the direction in
-    which they follow each other.
+    ImagePositionPatient of a mosaic is the corner of an image of the size of the whole mosaic and with the
+    centre of the first slice. The private CSA header gives the number of slices and the direction in which
+    they follow each other.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def planes(header: Header) -> list[Plane]:
     whole = single_plane(header)
     across = math.ceil(math.sqrt(count)) if count else 0
     if not count or len(normal) < 3 or whole.shape[0] % across or whole.shape[1] % across:
-        raise _refusal(header, "the mosaic does not say how it is to be split")
+        raise _refusal(header, "the mosaic does not say how to split it")
     if whole.thickness is None:
         raise header.fault("dicom-missing-attribute", "the value is missing", "SpacingBetweenSlices")
     rows, columns = whole.shape[0] // across, whole.shape[1] // across
@@ -73,7 +73,7 @@ def _csa_fields(header: Header) -> dict[str, tuple[str, ...]]:
     element = header.dataset.get(CSA_IMAGE_HEADER)
     data = bytes(element.value or b"") if element is not None else b""
     if creator is None or "SIEMENS CSA" not in str(creator.value) or data[:4] != b"SV10":
-        raise _refusal(header, "the mosaic lacks the private header that tells how to split it")
+        raise _refusal(header, "the mosaic lacks the private header that says how to split it")
     fields = {}
     try:
         offset, (count,) = 16, struct.unpack_from("<I", data, 8)

@@ -30,7 +30,7 @@ def planes(header: Header) -> list[Plane]:
     Raises
     ------
     StudyError
-        If the groups do not match the frames, or the place or values of one are not beyond doubt.
+        If the groups do not match the frames, or the place or values of a frame are in doubt.
     """
     frames, rows, columns = frame_shape(header)
     check_grey(header)
@@ -46,7 +46,7 @@ def planes(header: Header) -> list[Plane]:
 
 
 class _Groups:
-    """The functional groups of one frame, its own before the shared ones."""
+    """The functional groups of one frame; its own take precedence over the shared ones."""
 
     def __init__(self, header: Header, own: Attributes, shared: list[Attributes]) -> None:
         self._header = header

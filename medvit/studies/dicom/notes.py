@@ -1,4 +1,4 @@
-"""What a person should know of a volume that its headers show: nothing that stands in the way of reading."""
+"""Remarks on the headers of a volume that the user should know, and that do not prevent reading."""
 
 from __future__ import annotations
 

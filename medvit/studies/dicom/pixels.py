@@ -29,7 +29,7 @@ from medvit.studies.dicom.codestream import JPEG, JPEG2000_FAMILY, JPEG_LS, fram
 from medvit.studies.dicom.headers import IMAGE_PIXEL, Header, NotDicomError, open_dataset, quiet
 from medvit.studies.dicom.planes import Plane, frame_shape
 
-# Named, so that no other decoder that happens to be installed (one of them under the GPL) is ever used.
+# Named, so that no other installed decoder (one of which is under the GPL) is ever used.
 _PLUGINS = {
     **dict.fromkeys(JPEG2000_FAMILY, "pylibjpeg"),
     **dict.fromkeys(JPEG_LS, "pyjpegls"),
@@ -55,18 +55,18 @@ def decode(planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[str, ...]]:
     np.ndarray
         (columns, rows, planes) float32; each plane is contiguous in memory.
     tuple of str
-        What a person should know of the stored values, in sentences.
+        Remarks on the stored values, in sentences.
 
     Raises
     ------
     StudyError
-        If the pixels of one are missing, cut off, or not what the header says.
+        If the pixels of a plane are missing, cut off, or contradict the header.
     """
     rows, columns = planes[0].shape
     volume = np.empty((len(planes), rows, columns), np.float32)
     places = sorted(range(len(planes)), key=lambda i: (str(planes[i].header.path), planes[i].frame))
     oddities: Counter[str] = Counter()
-    with quiet():  # what a decoder warns of is checked here, before and after it
+    with quiet():  # the faults of which a decoder warns are checked here, before and after it
         for _, group in groupby(places, key=lambda i: planes[i].header.path):
             indices = list(group)
             header = planes[indices[0]].header
@@ -83,9 +83,9 @@ def _rescale(frame: np.ndarray, plane: Plane, out: np.ndarray) -> None:
     (top, left), (rows, columns) = plane.corner, plane.shape
     stored = frame[top : top + rows, left : left + columns]
     if abs(plane.rescale.slope) * 2.0**32 + abs(plane.rescale.intercept) > np.finfo(np.float32).max:
-        raise plane.header.fault("dicom-bad-rescale", "real values pass every limit", "RescaleSlope")
+        raise plane.header.fault("dicom-bad-rescale", "the real values are infinite", "RescaleSlope")
     if stored.dtype.itemsize <= 2:
-        # 16 bits fit float32, so only the product is rounded.
+        # float32 holds 16 bits exactly, so only the product is rounded.
         out[...] = stored
         if plane.rescale.slope != 1:
             out *= np.float32(plane.rescale.slope)
@@ -96,7 +96,7 @@ def _rescale(frame: np.ndarray, plane: Plane, out: np.ndarray) -> None:
 
 
 def _frames(header: Header, wanted: Sequence[int], oddities: Counter[str]) -> Iterator[np.ndarray]:
-    """Stored values (rows, columns) of the wanted frames of a file; what is odd about them is counted."""
+    """Stored values (rows, columns) of the wanted frames of a file; peculiarities are counted."""
     frames, rows, columns = frame_shape(header)
     stored = _bits_stored(header)
     decoder = _decoder(header)
@@ -136,14 +136,14 @@ def _check_length(dataset: Dataset, header: Header, pixels: int) -> None:
     if found < expected:
         what = f"the header declares {expected} bytes of pixels, the file holds {found}"
         raise header.fault("dicom-truncated-pixels", what, "PixelData", "fetch the file again")
-    # A few bytes may pad the file; a row of pixels or more means that size or depth are not what is declared.
+    # A few bytes may be padding; a row of pixels or more means that the declared size or depth is wrong.
     if found - expected >= int(header.need("Columns")[0]) * max(1, allocated // 8) and found - expected > 1:
         what = f"the header declares {expected} bytes of pixels, the file holds {found}"
         raise header.fault("dicom-bad-bits", what, "BitsAllocated", "export the series again")
 
 
 def _check_codestreams(dataset: Dataset, header: Header, frames: int, rows: int, columns: int) -> bool:
-    """Whether a frame's sign is not the one that the header declares, once all else is known to agree."""
+    """Whether a frame's sign differs from the header's, once everything else is known to agree."""
     allocated, signed = (int(header.need(k)[0]) for k in ("BitsAllocated", "PixelRepresentation"))
     sign_differs = False
     try:
@@ -160,7 +160,7 @@ def _check_codestreams(dataset: Dataset, header: Header, frames: int, rows: int,
             if size is not None and size.bits > allocated:
                 what = f"the compressed image has {size.bits} bits a pixel, the header allocates {allocated}"
                 raise header.fault("dicom-bad-bits", what, "BitsAllocated", "export the series again")
-            # Of JPEG 2000 alone the codestream says whether its samples are signed.
+            # Only the codestream of JPEG 2000 says whether its samples are signed.
             if size is not None and header.syntax in JPEG2000_FAMILY:
                 sign_differs |= size.signed != bool(signed)
     except StudyError:
@@ -175,9 +175,9 @@ def _check_codestreams(dataset: Dataset, header: Header, frames: int, rows: int,
 
 
 def _check_sign(frame: np.ndarray, header: Header, oddities: Counter[str]) -> None:
-    """Refuse a signed codestream whose negative values the header would make large positive ones.
+    """Refuse a signed codestream whose negative values would become large positive ones by the header.
 
-    The other way round is a known habit of encoders, which were given signed samples as bare bits.
+    The opposite is a known habit of encoders that received signed samples as plain bits.
     """
     if frame.dtype.kind == "i":
         said = "Values that the compressed image calls unsigned were taken as signed, as the header says"
@@ -229,9 +229,9 @@ def _decoded(
 
 @contextmanager
 def _overheard() -> Iterator[list[str]]:
-    """What is written to the process's standard error meanwhile.
+    """The text that is written to the standard error of the process during the block.
 
-    The JPEG library within gdcm fills up damaged images and tells of it nowhere else.
+    The JPEG library in gdcm completes damaged images and reports it nowhere else.
     """
     heard: list[str] = []
     with tempfile.TemporaryFile() as file:
@@ -280,10 +280,10 @@ def _check_range(frame: np.ndarray, header: Header, stored: int) -> None:
 
 
 def _check_maximum(frame: np.ndarray, header: Header) -> None:
-    """Compressed data can be damaged in ways that decode without complaint; the header's maximum may tell.
+    """Refuse values above the header's maximum, since damaged data may decode without an error.
 
-    Only where it must hold: a scanner's own image, compressed without loss, without padding beside it. The
-    minimum would not do: blanking out a face or a burned-in name goes below it.
+    The maximum is checked only where it must hold: in an original image, compressed without loss and without
+    padding. The minimum is unsuitable: blanking out a face or a burned-in name goes below it.
     """
     if (
         header.syntax not in _LOSSLESS

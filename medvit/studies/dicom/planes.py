@@ -1,4 +1,4 @@
-"""Every image of a file as a `Plane`: one rectangle of voxels at its place in the patient."""
+"""Every image of a file as a `Plane`: a rectangle of voxels at its place in the patient."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from medvit.errors import StudyError
 from medvit.studies.dicom.headers import Attributes, Header
 from medvit.studies.gate import BELIEVABLE_POSITION
 
-# A frame may be this wide, and a volume may have this many voxels (8 GiB as float32).
+# Largest width of a frame, and largest number of voxels of a volume (8 GiB as float32).
 MAX_EDGE = 16384
 MAX_VOXELS = 2**31
-# Pixels that are wider than this are damage or another unit.
+# Wider pixels indicate damage or another unit.
 MAX_SPACING_MM = 100.0
 
 
 @dataclass(frozen=True)
 class Rescale:
-    """The way from stored to real values.
+    """The conversion from stored to real values.
 
     Parameters
     ----------
     slope, intercept
         RescaleSlope and RescaleIntercept.
     type
-        RescaleType, what the real values are; ``""`` when the header is silent.
+        RescaleType, the meaning of the real values; ``""`` if the header states none.
     stated
-        Whether the header states a rescale at all; where it does not, stored values are taken as they are.
+        Whether the header states a rescale at all; if not, stored values are used unchanged.
     """
 
     slope: float = 1.0
@@ -40,7 +40,7 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Plane:
-    """One image of a series and where it lies.
+    """One image of a series, and its place.
 
     Parameters
     ----------
@@ -56,14 +56,14 @@ class Plane:
     spacing
         PixelSpacing: millimetres between rows, and between columns.
     thickness
-        What the header says of the step between slices, ``None`` when it is silent. Only a single slice
-        needs it; a stack's step comes from its positions.
+        Step between slices according to the header; ``None`` if it states none. Only a single slice needs it;
+        the step of a stack follows from its positions.
     rescale
         From stored to real values.
     kind
         ImageType or FrameType: planes of different kinds never form one volume.
     marks
-        What may tell the images at one position apart (time, echo, b-value, ...).
+        What may distinguish the images at one position (time, echo, b-value, ...).
     corner
         Row and column at which the plane starts in its frame; not (0, 0) in a mosaic.
     """
@@ -88,12 +88,12 @@ class Plane:
 
 
 def frame_shape(header: Header) -> tuple[int, int, int]:
-    """(frames, rows, columns) that the header declares, within sane limits.
+    """(frames, rows, columns) that the header declares, within reasonable limits.
 
     Raises
     ------
     StudyError
-        If one is missing, not positive, or larger than any image we would read.
+        If one is missing, not positive, or implausibly large.
     """
     rows, columns = int(header.need("Rows")[0]), int(header.need("Columns")[0])
     frames = int(header.number("NumberOfFrames") or 1)
@@ -107,19 +107,19 @@ def frame_shape(header: Header) -> tuple[int, int, int]:
 
 
 def check_grey(header: Header) -> None:
-    """Refuse what is not an image of one grey value a pixel.
+    """Refuse everything but images with one grey value per pixel.
 
     Raises
     ------
     StudyError
-        For colour, palettes, and a nonlinear way from stored to real values.
+        For colour, palettes, and a nonlinear conversion from stored to real values.
     """
     photometric = header.text("PhotometricInterpretation")
     if int(header.number("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         what = f"the image is in colour ({photometric or 'unknown'})"
         raise header.fault("dicom-not-grey", what, "PhotometricInterpretation", "give a grey series")
     if header.items("ModalityLUTSequence"):
-        what = "stored values become real ones by a table, which is not supported"
+        what = "stored values are converted to real ones by a table, which is not supported"
         raise header.fault("dicom-lookup-table", what, "ModalityLUTSequence")
 
 
@@ -135,7 +135,7 @@ def oriented(attributes: Attributes) -> np.ndarray:
 
 
 def positioned(attributes: Attributes) -> np.ndarray:
-    """ImagePositionPatient, which must be there and within reach of a patient."""
+    """ImagePositionPatient, which must be present and plausible for a patient."""
     position = np.array(attributes.need("ImagePositionPatient", 3))
     if np.abs(position).max() >= BELIEVABLE_POSITION:
         what = f"the position ({', '.join(f'{v:g}' for v in position)}) is implausibly far away"
@@ -144,7 +144,7 @@ def positioned(attributes: Attributes) -> np.ndarray:
 
 
 def spaced(attributes: Attributes) -> tuple[float, float]:
-    """PixelSpacing, which must be there, positive, and not larger than anything that is imaged."""
+    """PixelSpacing, which must be present, positive and plausible."""
     rows, columns = attributes.need("PixelSpacing", 2)
     if min(rows, columns) <= 0:
         what = f"the value ({rows:g}, {columns:g}) is not positive"
@@ -170,16 +170,16 @@ def rescaled(attributes: Attributes | None) -> Rescale:
     Raises
     ------
     StudyError
-        If it would make every value alike, or is half a rescale.
+        If it would make all values equal, or is incomplete.
     """
     if attributes is None:
         return Rescale()
     slope, intercept = attributes.number("RescaleSlope"), attributes.number("RescaleIntercept")
     if slope == 0:
-        what = "the value is zero, which would make every voxel alike"
+        what = "the value is zero, which would make all voxels equal"
         raise attributes.fault("dicom-bad-rescale", what, "RescaleSlope", "export the series again")
     if slope is None and intercept is not None:
-        raise attributes.fault("dicom-bad-rescale", "an intercept stands without a slope", "RescaleSlope")
+        raise attributes.fault("dicom-bad-rescale", "there is an intercept without a slope", "RescaleSlope")
     if slope is None:
         return Rescale()
     return Rescale(slope, intercept or 0.0, attributes.text("RescaleType"), stated=True)
@@ -191,7 +191,7 @@ def single_plane(header: Header) -> Plane:
     Raises
     ------
     StudyError
-        If its place, size or values are not beyond doubt.
+        If its place, size or values are in doubt.
     """
     frames, rows, columns = frame_shape(header)
     if frames > 1:
@@ -213,7 +213,7 @@ def single_plane(header: Header) -> Plane:
 
 
 def single_marks(header: Header) -> dict[str, Any]:
-    """What may tell this file's image from another at the same place."""
+    """What may distinguish this file's image from another at the same place."""
     return {
         "time": header.number("TemporalPositionIdentifier"),
         "echo": header.numbers("EchoNumbers") or None,
@@ -230,7 +230,7 @@ def single_marks(header: Header) -> dict[str, Any]:
 
 
 def _number_or_none(header: Header, keyword: str) -> float | None:
-    """The number, or none where a damaged one does no harm beyond telling nothing apart."""
+    """The number; ``None`` if it is damaged, which only means that it distinguishes nothing."""
     try:
         return header.number(keyword)
     except StudyError:
@@ -238,7 +238,7 @@ def _number_or_none(header: Header, keyword: str) -> float | None:
 
 
 def check_one_rescale(planes: list[Plane]) -> None:
-    """Refuse a stack of which some planes have a rescale and others none.
+    """Refuse a stack in which some planes have a rescale and others have none.
 
     Raises
     ------

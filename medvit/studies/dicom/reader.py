@@ -1,4 +1,4 @@
-"""A DICOM series as a volume: every doubt a refusal, every decision a note."""
+"""Reading a DICOM series as a volume: every doubt leads to a refusal, every decision to a note."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ def read(
     Parameters
     ----------
     series
-        As `scan` gives it, or any DICOM files that form one volume. ``facts["volume"]`` chooses where they
-        hold several.
+        From `scan`, or any DICOM files that form one volume. ``facts["volume"]`` selects one of several
+        volumes.
     tilt
-        What to do with a stack acquired at a gantry tilt: ``"refuse"`` it, ``"resample"`` it to a
-        right-angled grid, or ``"keep"`` the voxels with their sheared affine.
+        Treatment of a stack acquired at a gantry tilt: ``"refuse"`` it, ``"resample"`` it to a right-angled
+        grid, or ``"keep"`` the voxels with their sheared affine.
     isolate
-        Decode in a process of its own, which a hostile or damaged file may crash, hang or bloat without
-        harm to this one. Costs about half a second.
+        Decode in a separate process, so that a hostile or damaged file cannot crash, hang or bloat this one.
+        Takes about half a second.
     timeout
-        Seconds that an isolated read may take; by default one minute and two seconds a file.
+        Seconds that an isolated read may take; by default one minute plus two seconds per file.
 
     Returns
     -------
     np.ndarray
         (X, Y, Z) float32: columns, rows, and planes in the order of their positions along the planes'
         normal (the cross product of the row and column directions). HU for CT, SUV by body weight for PET
-        where the header allows, else rescaled values. MONOCHROME1 values stay as stored.
+        where the header allows, otherwise rescaled values. MONOCHROME1 values stay as stored.
     Grid
         Grid of the voxels in RAS+ millimetres.
     tuple of str
-        What was decided, in sentences.
+        Decisions of the reader, in sentences.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def read(
 
 
 def plan(paths: Sequence[Path], label: str = "") -> tuple[SeriesVolume, tuple[str, ...]]:
-    """The volume that the files form, from headers alone, and what was decided.
+    """The volume that the files form, from their headers alone, and the decisions of the reader.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def _header(path: Path) -> Header:
 def read_planned(
     volume: SeriesVolume, notes: tuple[str, ...], policy: Tilt
 ) -> tuple[np.ndarray, Grid, tuple[str, ...]]:
-    """`read`, once `plan` has told what belongs together."""
+    """`read` for the volume that `plan` found."""
     stack = volume.stack
     first = stack.planes[0].header
     if stack.tilted and policy == "refuse":
@@ -114,5 +114,5 @@ def read_planned(
         notes += (f"CT values are in {name or 'unknown units'}: the header does not say HU.",)
     if stack.tilted and policy == "resample":
         image, grid = tilt.upright(image, stack)
-        notes += (f"A gantry tilt of {tilt.angle(stack):.1f} degrees was taken out by resampling.",)
+        notes += (f"A gantry tilt of {tilt.angle(stack):.1f} degrees was removed by resampling.",)
     return image, grid, notes

@@ -1,4 +1,4 @@
-"""Files to series: which DICOM images belong together, said from headers alone."""
+"""From files to series: which DICOM images belong together, by their headers alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class SkippedFiles:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a scan found.
+    """Result of a scan.
 
     Parameters
     ----------
@@ -88,15 +88,15 @@ def scan(paths: Iterable[Path]) -> ScanResult:
     Parameters
     ----------
     paths
-        Files, of any kind; those that are not DICOM images come back as left out. A DICOMDIR stands for the
+        Files of any kind; those that are not DICOM images are reported as left out. A DICOMDIR stands for the
         files that it names.
 
     Returns
     -------
     ScanResult
-        Which files form a series never depends on names or order. A damaged file whose series cannot be
-        told belongs to all those that it lies among, so that none of them is read without it; so does a file
-        that is not DICOM but named like the images around it.
+        The series do not depend on names or order of the files. A damaged file whose series is unknown
+        belongs to every series in its folder, so that none of them is read without it; so does a file that is
+        not DICOM but named like the images around it.
     """
     headers: dict[tuple[str, ...], list[Header]] = {}
     damaged: list[tuple[Path, StudyError]] = []
@@ -128,7 +128,7 @@ def scan(paths: Iterable[Path]) -> ScanResult:
 
 
 def _expanded(paths: Iterable[Path], damaged: list[tuple[Path, StudyError]]) -> list[Path]:
-    """The files in a fixed order, those that a DICOMDIR names in its place."""
+    """The files in a fixed order, with those that a DICOMDIR names in its place."""
     files: set[Path] = set()
     for path in map(Path, paths):
         if path.name.upper() != "DICOMDIR":
@@ -142,7 +142,7 @@ def _expanded(paths: Iterable[Path], damaged: list[tuple[Path, StudyError]]) -> 
 
 
 def _no_image(header: Header) -> str:
-    """Why the file holds no image that could be part of a volume, or ``""``."""
+    """Why the file holds no image that could be part of a volume; ``""`` if it does."""
     if header.is_image:
         return ""
     return f"no image ({header.sop_class or header.text('Modality') or 'of unknown kind'})"
@@ -152,13 +152,13 @@ def _key(header: Header) -> tuple[str, ...]:
     uid = header.text("SeriesInstanceUID")
     if uid:
         return (uid,)
-    # De-identified to emptiness: one folder and series number is taken for one series, if it fits together.
+    # If de-identification removed the UID, equal folder and series number stand for one series, if they fit.
     return "", str(header.path.parent), header.text("SeriesNumber")
 
 
 @dataclass
 class _Group:
-    """The files of one series and what stands in the way of reading them."""
+    """The files of one series, and what prevents reading them."""
 
     headers: list[Header]
     damaged: list[tuple[Path, StudyError]] = field(default_factory=list)
@@ -219,12 +219,12 @@ def _facts(headers: Sequence[Header]) -> dict[str, Any]:
         except StudyError:
             facts[name] = None  # a fact less, no danger: what places or scales voxels is checked elsewhere
     try:
-        # Lines and columns of k-space, of which those not meant are 0.
+        # Lines and columns of k-space; those that do not apply are 0.
         facts["acquisition_matrix"] = max(first.numbers("AcquisitionMatrix"), default=None)
     except StudyError:
         facts["acquisition_matrix"] = None
     facts["contrast"] = first.has("ContrastBolusAgent")
-    # Identifiers only as digests: enough to tell series, studies and frames of reference apart.
+    # Identifiers only as digests: enough to distinguish series, studies and frames of reference.
     for name, tag in (
         ("series", "SeriesInstanceUID"),
         ("study", "StudyInstanceUID"),
@@ -242,7 +242,7 @@ def _facts(headers: Sequence[Header]) -> dict[str, Any]:
 def _sorted_series(
     headers: dict[tuple[str, ...], list[Header]], left_out: list[SkippedFiles]
 ) -> list[_Group]:
-    """One group for each series, without what lies beside its images."""
+    """One group for each series, without files that do not belong to its volumes."""
     groups = []
     for files in headers.values():
         beside = aside(files)
@@ -253,25 +253,25 @@ def _sorted_series(
 
 
 def _add_posing(groups: list[_Group], others: list[tuple[Path, str]]) -> Iterator[SkippedFiles]:
-    """Give each file that is not DICOM to the series whose files it is named like; others are left out."""
+    """Assign files that are not DICOM to the series whose files have similar names; others are left out."""
     named = [{(h.path.parent, _pattern(h.path)) for h in group.headers} for group in groups]
     for path, what in others:
         homes = [g for g, names in zip(groups, named, strict=True) if (path.parent, _pattern(path)) in names]
         for group in homes:
             said = f"{what}, but named like the images of a series"
-            error = StudyError("dicom-damaged-file", said, path=path, do="replace it or take it away")
+            error = StudyError("dicom-damaged-file", said, path=path, do="replace or remove it")
             group.damaged.append((path, error))
         if not homes:
             yield SkippedFiles(path, what)
 
 
 def _pattern(path: Path) -> str:
-    """The name without what counts or identifies: numbers, and hexadecimal digits of hashes."""
+    """The name without counters and identifiers: numbers, and hexadecimal digits of hashes."""
     return re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", path.name.lower())
 
 
 def _add_unnamed(groups: list[_Group]) -> None:
-    """Images that name no series stand in the way of a series among whose files they lie and might belong."""
+    """Images that name no series prevent the reading of a series in whose folder they lie and may belong."""
     for unnamed in (g for g in groups if not g.uid):
         for group in (g for g in groups if g.uid):
             for header in unnamed.headers:
@@ -290,9 +290,9 @@ def _might_belong(header: Header, headers: Sequence[Header]) -> bool:
 def _add_damaged(
     groups: list[_Group], damaged: list[tuple[Path, StudyError]]
 ) -> list[tuple[Path, StudyError]]:
-    """Give each damaged file to its series or, when that cannot be told, to each that it may be part of.
+    """Assign each damaged file to its series or, if that is unknown, to each series that it may belong to.
 
-    Those that can be part of none come back.
+    Those that can belong to none are returned.
     """
     homeless = []
     for path, error in damaged:
@@ -306,7 +306,7 @@ def _add_damaged(
 
 
 def _lies_among(path: Path, headers: Sequence[Header]) -> bool:
-    """Whether a file is in a folder of the series, or below the one that holds all its several folders."""
+    """Whether a file is in a folder of the series, or below the folder that holds all of them."""
     folders = {header.path.parent for header in headers}
     if path.parent in folders:
         return True

@@ -1,4 +1,4 @@
-"""DICOM Segmentation objects (PS3.3 A.51, A.93) read as label maps, with what their segments are."""
+"""DICOM Segmentation objects (PS3.3 A.51, A.93) read as label maps, with descriptions of their segments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Segment:
     number
         Its value in the label map.
     label
-        Segment Label (0062,0005), as whoever drew it wrote it.
+        Segment Label (0062,0005), as stored in the file.
     code
         Segmented Property Type.
     side
@@ -42,7 +42,7 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """The label with its side before it, where it does not tell the side itself."""
+        """The label, with its side in front if the label does not name the side."""
         if not self.side or re.search(rf"\b{self.side}\b", self.label.replace("_", " "), re.IGNORECASE):
             return self.label
         return f"{self.side} {self.label}"
@@ -81,14 +81,14 @@ def read_segmentation(path: Path) -> Segmentation:
     Raises
     ------
     StudyError
-        If it is none, segments overlap or are fractional, or its frames form no volume.
+        If it is not a segmentation, segments overlap or are fractional, or its frames do not form a volume.
     """
     import highdicom as hd
 
     try:
         seg = hd.seg.segread(path)
     except Exception as error:
-        what = f"is no DICOM segmentation that can be read ({error})"
+        what = f"is not a readable DICOM segmentation ({error})"
         raise StudyError("dicom-seg-unreadable", what, path=path, do="give the SEG object") from error
     segments = tuple(_segment(seg.get_segment_description(n), n) for n in sorted(seg.segment_numbers))
     try:

@@ -1,4 +1,4 @@
-"""The one test of whether a file is DICOM, by its first bytes; a module of its own to need no pydicom."""
+"""The test of whether a file is DICOM, by its first bytes; a separate module, which does not need pydicom."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ LONGEST_FIRST_ELEMENT = 2**16  # bytes; a data set begins with a short identifyi
 def starts_as_dicom(path: Path) -> bool:
     """Whether a file has the preamble of DICOM (PS3.10), or begins as a data set without one does.
 
-    Such a data set begins with an element of group 0002, or with one of the first of group 0008, in little
-    endian: explicit with two capitals for its value representation, or implicit with a short length.
+    Such a data set begins with an element of group 0002, or one of the first of group 0008, in little endian:
+    explicit, with two capitals as value representation, or implicit, with a short length.
 
     Raises
     ------

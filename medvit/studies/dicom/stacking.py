@@ -1,4 +1,4 @@
-"""Planes into a stack: ordered by position, without repeats, at even steps, with one affine."""
+"""From planes to a stack: ordered by position, without repeats, at even steps, with one affine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from medvit.studies.dicom.headers import open_dataset
 from medvit.studies.dicom.planes import MAX_SPACING_MM, MAX_VOXELS, Plane, check_one_rescale
 from medvit.studies.study import Grid
 
-# Positions are equal, and steps even, to this much.
+# Positions count as equal, and steps as even, within these.
 SAME_PLACE_MM = 0.01
 EVEN_STEP = 0.01
-# No plane may lie further from where the affine puts it: this much of a step, or of a pixel.
+# Largest distance of a plane from its place by the affine, as a share of a step or of a pixel.
 OFF_AFFINE = 0.1
-# Positions written to a tenth of a millimetre lie this far beside those that were meant.
+# Error of positions that were rounded to a tenth of a millimetre.
 ROUNDED_MM = 0.05
 
 _POSITION = "ImagePositionPatient (0020,0032)"
@@ -36,7 +36,7 @@ class Stack:
     grid
         (columns, rows, planes), RAS+ millimetres; sheared where the gantry was tilted.
     shear
-        How far each plane lies beside the one before it, in pixels along columns and rows.
+        Displacement of each plane against the one before it, in pixels along columns and rows.
     notes
         What was decided, in sentences.
     """
@@ -48,7 +48,7 @@ class Stack:
 
     @property
     def tilted(self) -> bool:
-        """Whether the planes, stacked upright, would be off by a tenth of a pixel or more at the end."""
+        """Whether the last plane, stacked upright, would be displaced by a tenth of a pixel or more."""
         return max(map(abs, self.shear)) * (len(self.planes) - 1) >= OFF_AFFINE
 
 
@@ -58,7 +58,7 @@ def heights(planes: Sequence[Plane]) -> np.ndarray:
 
 
 def ranks(planes: Sequence[Plane]) -> np.ndarray:
-    """For each plane the number of its position, counted along the normal; equal for planes at one place."""
+    """Number of each plane's position along the normal; equal for planes at one place."""
     height = heights(planes)
     order = np.argsort(height, kind="stable")
     rank = np.empty(len(planes), int)
@@ -72,8 +72,8 @@ def stack(planes: Sequence[Plane]) -> Stack:
     Raises
     ------
     StudyError
-        If two different images share a place, a slice is missing, steps are uneven, or planes lie beside
-        the line of the others.
+        If two different images share a place, a slice is missing, steps are uneven, or planes are out of line
+        with the others.
     """
     kept, notes = _without_repeats(planes)
     check_one_rescale(kept)
@@ -91,7 +91,7 @@ def stack(planes: Sequence[Plane]) -> Stack:
             raise
         step, start, deviation = nearly
         affine = _affine(kept[0], step, start)
-        notes += (f"Slices lie up to {deviation:.3f} mm beside an even grid, which was taken for exact.",)
+        notes += (f"Slices lie up to {deviation:.3f} mm off an even grid, which was taken as exact.",)
     if step @ kept[0].normal > MAX_SPACING_MM:
         what = f"slices {step @ kept[0].normal:g} mm apart do not form a volume"
         raise kept[0].header.fault("dicom-bad-spacing", what, "ImagePositionPatient")
@@ -114,14 +114,14 @@ def _affine(first: Plane, step: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def _nearly_even(planes: list[Plane]) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Step, start and largest deviation (mm) of the even grid that positions were rounded from, if any."""
+    """Step, start and largest deviation (mm) of the even grid from which positions were rounded, if any."""
     positions = np.array([plane.position for plane in planes])
     count = np.arange(len(planes))[:, None]
     step = _straightest(positions)
     rest = positions - count * step
     if not np.ptp(rest, axis=0).max() / 2 <= ROUNDED_MM + 1e-6:
         return None
-    # A slice that is missing from a fine stack must not pass for rounding.
+    # A slice missing from a fine stack must not pass for rounding.
     if step @ planes[0].normal < 8 * ROUNDED_MM:
         return None
     upright = (step @ planes[0].normal) * planes[0].normal
@@ -132,7 +132,7 @@ def _nearly_even(planes: list[Plane]) -> tuple[np.ndarray, np.ndarray, float] | 
 
 
 def _straightest(positions: np.ndarray) -> np.ndarray:
-    """For each coordinate the slope of the line that comes nearest to its farthest point, by bisection."""
+    """Slope of each coordinate's line with the smallest maximum distance from its points, by bisection."""
     count = np.arange(len(positions))[:, None]
     middle = (positions[-1] - positions[0]) / max(1, len(positions) - 1)
     low, high = middle - 2 * ROUNDED_MM, middle + 2 * ROUNDED_MM
@@ -189,17 +189,17 @@ def _check_on_affine(planes: list[Plane], affine: np.ndarray) -> None:
     if wrong.any():
         stray = planes[int(np.argmax(wrong))]
         raise stray.header.fault(
-            "dicom-uneven-spacing", "this image lies beside the line of the others", "ImagePositionPatient"
+            "dicom-uneven-spacing", "this image is out of line with the others", "ImagePositionPatient"
         )
 
 
 def _without_repeats(planes: Sequence[Plane]) -> tuple[list[Plane], tuple[str, ...]]:
-    """Planes sorted by position, of identical copies one."""
+    """Planes sorted by position, one of each set of identical copies."""
     rank = ranks(planes)
     kept: list[Plane] = []
     dropped = 0
     previous = -1
-    # Among copies the order of names decides, so that the choice does not depend on the order of the list.
+    # Among copies the first by name is kept, so that the choice does not depend on the order of the list.
     for i in sorted(range(len(planes)), key=lambda i: (rank[i], str(planes[i].header.path), planes[i].frame)):
         if rank[i] != previous:
             kept.append(planes[i])
@@ -210,7 +210,7 @@ def _without_repeats(planes: Sequence[Plane]) -> tuple[list[Plane], tuple[str, .
             what = f"this image and {kept[-1].header.path.name} differ but lie at one place"
             raise planes[i].header.fault(
                 "dicom-two-images-at-one-place", what, "ImagePositionPatient",
-                "keep one of the two, or one time point a folder",
+                "keep one of the two, or put each time point into a separate folder",
             )  # fmt: skip
     return kept, (f"Left out {dropped} copies of other files.",) if dropped else ()
 

@@ -1,4 +1,4 @@
-"""DICOM series to studies: those that the rules of a bundle ask for, several where it has channels."""
+"""From DICOM series to studies: the series that match the rules of a bundle, one for each channel."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def dicom_studies(
     names: Sequence[str],
     rules: Rules,
 ) -> Iterator[Outcome]:
-    """Whatever becomes of DICOM files.
+    """Studies, omissions and refusals from DICOM files.
 
     Parameters
     ----------
     files
-        Each with the path below the input by which it is known.
+        Each with its path below the input.
     names
         Names of the channels.
     rules
@@ -60,13 +60,13 @@ def _with_channels(studies: list[Study], names: Sequence[str], rules: Rules) -> 
 def _one_study(members: list[Study], names: Sequence[str], rules: Rules) -> Iterator[Outcome]:
     first = members[0]
     if isinstance(rules, SeriesRules) or len(rules) != len(names):
-        what = f"is DICOM, and nothing tells which of its series are the {len(names)} channels"
-        do = "give one rule a channel, or list the series of each channel in a manifest"
+        what = f"is DICOM, and it is unknown which of its series are the {len(names)} channels"
+        do = "give one rule per channel, or list the series of each channel in a manifest"
         yield Refused(first.id, StudyError("channels-unknown", what, path=first.path, do=do))
         return
     chosen = [[s for s in members if not rule.objection(s.series[0].facts)] for rule in rules]
     if faults := [f"{len(c)} for {n}" for n, c in zip(names, chosen, strict=True) if len(c) != 1]:
-        what = f"has, in one frame of reference, {' and '.join(faults)} where one series a channel is needed"
+        what = f"has, in one frame of reference, {' and '.join(faults)} where one per channel is needed"
         do = "narrow the rules down, or list the series of each channel in a manifest"
         yield Refused(first.id, StudyError("channels-missing", what, path=first.path, do=do))
         return
@@ -78,10 +78,10 @@ def _one_study(members: list[Study], names: Sequence[str], rules: Rules) -> Iter
 
 
 def _ids(found: Sequence[Series]) -> list[str]:
-    """Ids that name no patient, and are the same however the files were given: alone, or in any folder.
+    """Ids that name no patient, and do not depend on how the files were given: alone, or in any folder.
 
-    They are digests of the instances' UIDs, or else of the files' contents; where several volumes lie in the
-    same files, of what tells these apart as well.
+    They are digests of the instances' UIDs, or otherwise of the files' contents; if several volumes are in
+    the same files, also of what distinguishes these.
     """
     identities = [_identity(series) for series in found]
     times = Counter(identities)

@@ -1,4 +1,4 @@
-"""PET: what the values are, and the factor that turns activity into standardised uptake (body weight)."""
+"""PET: units of the values, and the factor from activity to standardised uptake values (body weight)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LONGEST_DELAY_S = 24 * 3600
 
 
 def units(planes: Sequence[Plane]) -> tuple[str, float]:
-    """Units of the values that a series is read in, and the factor that rescaled values are times.
+    """Units of the values of a series, and the factor by which rescaled values are multiplied.
 
-    CT is in HU where the header states a rescale and names nothing else; PET activity becomes SUV by body
-    weight where the header tells all that it takes; other modalities have no units.
+    CT is in HU if the header states a rescale and no other unit. PET activity becomes SUV by body weight if
+    the header has everything that this requires. Other modalities have no units.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def units(planes: Sequence[Plane]) -> tuple[str, float]:
 
 
 def _factor(headers: Sequence[Header]) -> float | None:
-    """Grams of body weight for each becquerel present at the reference time; ``None`` if not known."""
+    """Grams of body weight for each becquerel present at the reference time; ``None`` if unknown."""
     first = headers[0]
     tracer = next(iter(first.items("RadiopharmaceuticalInformationSequence")), None)
     if tracer is None:
@@ -76,7 +76,7 @@ def _delay(headers: Sequence[Header], tracer: Attributes, correction: str) -> fl
     scan = _moment(headers[0].text("SeriesDate"), headers[0].text("SeriesTime"))
     acquired = [_moment(h.text("AcquisitionDate"), h.text("AcquisitionTime")) for h in headers]
     known = [moment for moment in acquired if moment is not None]
-    # A series made after the scan has a time of its own, which says nothing of the decay correction.
+    # A series made after the scan has its own time, which has nothing to do with the decay correction.
     if correction != "START" or scan is None or (known and scan > min(known)):
         return None
     stamp = tracer.text("RadiopharmaceuticalStartDateTime")

@@ -1,4 +1,4 @@
-"""Stacks acquired at a tilt, brought upright: each plane moved by what it lies beside the first."""
+"""Stacks acquired at a tilt, made upright: each plane is moved by its displacement against the first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def upright(volume: np.ndarray, stack: Stack) -> tuple[np.ndarray, Grid]:
     Grid
         The same voxel size within the planes, the distance between planes along their normal.
     """
-    from scipy import ndimage  # slow to import, and a tilt is rare
+    from scipy import ndimage  # slow to import, and tilts are rare
 
     count = volume.shape[2]
     shifts = np.outer(np.arange(count), stack.shear)
@@ -35,7 +35,7 @@ def upright(volume: np.ndarray, stack: Stack) -> tuple[np.ndarray, Grid]:
     high = np.ceil(shifts.max(axis=0))
     shape = tuple(int(n + h - b) for n, h, b in zip(volume.shape[:2], high, low, strict=True))
     air = float(volume.min())
-    # Planes stay contiguous in memory, as the reader lays them out.
+    # Planes stay contiguous in memory, as from the reader.
     out = np.full((count, shape[1], shape[0]), air, np.float32).transpose(2, 1, 0)
     for k in range(count):
         offset = low - shifts[k]

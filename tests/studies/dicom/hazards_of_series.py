@@ -184,11 +184,11 @@ def positions_noted(name: str, change: Callable[[np.ndarray], np.ndarray], note:
     HAZARDS[name] = Hazard(write, note=note)
 
 
-positions_noted("52_positions_to_a_tenth", lambda p: np.round(p, 1), "beside an even grid")
+positions_noted("52_positions_to_a_tenth", lambda p: np.round(p, 1), "off an even grid")
 positions_noted(
     "52b_positions_jitter",
     lambda p: p + [[0, 0, 0.04 * (-1) ** k] for k in range(len(p))],
-    "Slices lie up to 0.040 mm beside an even grid",
+    "Slices lie up to 0.040 mm off an even grid",
 )
 changed(
     "52c_positions_jitter_too_far",

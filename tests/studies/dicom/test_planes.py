@@ -36,8 +36,8 @@ def test_directions_are_made_unit_vectors() -> None:
         (spaced, {"PixelSpacing": [0.5, 0]}, "is not positive"),
         (spaced, {"PixelSpacing": [0.5, 101]}, "implausibly large for millimetres"),
         (spaced, {"PixelSpacing": [0.5]}, "is not usable"),
-        (rescaled, {"RescaleSlope": 0, "RescaleIntercept": 0}, "make every voxel alike"),
-        (rescaled, {"RescaleIntercept": -1024}, "an intercept stands without a slope"),
+        (rescaled, {"RescaleSlope": 0, "RescaleIntercept": 0}, "make all voxels equal"),
+        (rescaled, {"RescaleIntercept": -1024}, "an intercept without a slope"),
     ],
 )
 def test_a_place_or_a_value_in_doubt_is_refused(read: Any, values: dict[str, Any], words: str) -> None:

@@ -62,14 +62,14 @@ def test_missing_and_uneven_slices_are_told_apart(planes: list[Plane]) -> None:
 
 
 def test_a_plane_beside_the_line_of_the_others_is_refused(planes: list[Plane]) -> None:
-    with pytest.raises(StudyError, match="beside the line of the others"):
+    with pytest.raises(StudyError, match="out of line with the others"):
         stack([*planes[:4], moved(planes[4], 3, 0, 0), *planes[5:]])
 
 
 def test_rounded_positions_are_taken_as_even_and_noted(planes: list[Plane]) -> None:
     shift = [0.04 * (-1) ** k for k in range(10)]
     (note,) = stack([moved(plane, 0, 0, mm) for plane, mm in zip(planes, shift, strict=True)]).notes
-    assert "beside an even grid" in note
+    assert "off an even grid" in note
 
 
 def test_a_tilted_gantry_is_told_by_its_shear(planes: list[Plane]) -> None:
