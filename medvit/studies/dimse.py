@@ -41,12 +41,12 @@ _STUDY_KEYS = (
     "StudyTime", "AccessionNumber", "StudyID", "StudyDescription", "ModalitiesInStudy",
 )  # fmt: skip
 _SERIES_KEYS = ("Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "BodyPartExamined")
-# As series are stored; the first that both sides take is used.
+# As series are stored; the first that both sides accept is used.
 _SYNTAXES = [
     ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1,
     RLELossless, DeflatedExplicitVRLittleEndian,
 ]  # fmt: skip
-# The classes that a C-GET may bring: images that are read, and results.
+# The classes that a C-GET may return: readable images, and results.
 _FETCHED = (
     *("CTImageStorage", "EnhancedCTImageStorage", "LegacyConvertedEnhancedCTImageStorage"),
     *("MRImageStorage", "EnhancedMRImageStorage", "LegacyConvertedEnhancedMRImageStorage"),
@@ -130,9 +130,9 @@ def find(node: Node, query: Mapping[str, str], *, title: str = OUR_TITLE) -> lis
     Parameters
     ----------
     node, title
-        The same arguments as of `echo`.
+        Same as in `echo`.
     query
-        DICOM keyword to value, of study or series level; ``*`` and date ranges as PS3.4 C.2.2.2 has them.
+        DICOM keyword to value, of study or series level; ``*`` and date ranges as in PS3.4 C.2.2.2.
 
     Raises
     ------
@@ -165,9 +165,9 @@ def get(node: Node, query: Mapping[str, str], folder: Path, *, title: str = OUR_
     Parameters
     ----------
     node, query, title
-        The same arguments as of `find`.
+        Same as in `find`.
     folder
-        Folder in which each series becomes a folder, as for `medvit.studies.pacs.pull`.
+        Folder in which each series becomes a folder, as in `medvit.studies.pacs.pull`.
 
     Returns
     -------
@@ -193,14 +193,14 @@ def get(node: Node, query: Mapping[str, str], folder: Path, *, title: str = OUR_
 
 
 def move(node: Node, query: Mapping[str, str], destination: str, *, title: str = OUR_TITLE) -> int:
-    """Have a node send every series that matches a query to another one, which it knows by title (C-MOVE).
+    """Make a node send every series that matches a query to another node, which it knows by title (C-MOVE).
 
     Parameters
     ----------
     node, query, title
-        The same arguments as of `find`.
+        Same as in `find`.
     destination
-        AE title of the receiver, such as that of a listener of ours.
+        AE title of the receiver, such as that of our listener.
 
     Returns
     -------
@@ -225,21 +225,21 @@ def move(node: Node, query: Mapping[str, str], destination: str, *, title: str =
 
 
 def store(node: Node, files: Iterable[Path], *, title: str = OUR_TITLE) -> int:
-    """Store DICOM files at a node (C-STORE), as they are encoded; give how many were stored.
+    """Store DICOM files at a node (C-STORE), as they are encoded; return their number.
 
     Parameters
     ----------
     node, title
-        The same arguments as of `echo`.
+        Same as in `echo`.
     files
         DICOM files.
 
     Raises
     ------
     PacsError
-        If the node cannot be used, or refused a file; the other files are stored even so.
+        If the node cannot be used, or refused a file; the other files are stored nevertheless.
     StudyError
-        If a file is not DICOM; nothing is sent then.
+        If a file is not DICOM; then nothing is sent.
     """
 
     def send(files: Sequence[Path]) -> Iterator[str]:
@@ -254,7 +254,7 @@ Contexts = Sequence[tuple[Any, Any]]
 
 
 def application(title: str) -> ApplicationEntity:
-    """An application of ours, by its AE title.
+    """Our own application, under its AE title.
 
     Raises
     ------
@@ -392,7 +392,7 @@ def _completed(answers: Iterable[tuple[Dataset, Dataset | None]], node: Node, wh
 
 
 def _batches(files: Sequence[Path]) -> Iterator[tuple[list[Path], Contexts]]:
-    """Files by what one association can carry: each class with each syntax is a context of its own."""
+    """Files in groups for one association each, in which every class with every syntax needs a context."""
     kinds: dict[tuple[str, str], list[Path]] = {}
     for file in files:
         header = read_instance(file, stop_before_pixels=True)
@@ -409,7 +409,7 @@ def _batches(files: Sequence[Path]) -> Iterator[tuple[list[Path], Contexts]]:
 
 
 def _sent(association: Association, file: Path) -> str:
-    """Send one file; why it was not stored, or nothing."""
+    """Send one file; return why it was not stored, or nothing."""
     try:
         status = association.send_c_store(file)
     except (ValueError, RuntimeError, AttributeError) as error:

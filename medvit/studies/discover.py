@@ -1,4 +1,4 @@
-"""Finding studies: any input becomes a list of studies, and what was left out is named."""
+"""Finding studies: any input becomes a list of studies, with the names of everything left out."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def find_studies(
 ) -> Found:
     """The studies in a file, a folder, a glob, a manifest, a DICOM folder or zip, or in several of these.
 
-    Only names and headers are read. A file that looks like an image is a study even if it is broken, so that
-    its reader says what is wrong with it.
+    Only names and headers are read. A file that looks like an image counts as a study even if it is broken,
+    so that its reader says what is wrong with it.
 
     Parameters
     ----------
     input
-        Folders are searched to the bottom; one with a ``dataset.json`` is read after it. Of a DICOM export,
-        each series is a study.
+        Folders are searched with all of their subfolders; one with a ``dataset.json`` is read according to
+        it. In a DICOM export, each series is a study.
     channels
-        Number of images in a study, or the contrast of each in the order of the network's channels
-        (``("t1c", "t1n", "t2w", "t2f")``). Files are brought together by the naming of nnU-Net, BraTS and
-        BIDS; a 4D file with that many volumes is a study by itself.
+        Number of images in a study, or the contrast of each in the order of the network's channels (``("t1c",
+        "t1n", "t2w", "t2f")``). Files are combined by the naming of nnU-Net, BraTS and BIDS; a 4D file with
+        that many volumes is a study by itself.
     rules
         Rules for the DICOM series that are wanted; one for each channel where there are several.
 
     Returns
     -------
     Found
-        Ids are formed from paths below the input; those of DICOM from digests of UIDs.
+        Ids are formed from paths below the input or, for DICOM, from digests of UIDs.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def find_studies(
     """
     wanted = map(str, range(channels)) if isinstance(channels, int) else channels
     names = [naming.canonical(name) for name in wanted]
-    # A command line may turn a folder named 2024 into a number.
+    # A command line may convert a folder named 2024 to a number.
     several = isinstance(input, Sequence) and not isinstance(input, str)
     given = [Path(str(path)) for path in (input if several else [input])]  # type: ignore[union-attr]
     sources = _Sources(given)
@@ -83,7 +83,7 @@ def find_studies(
     else:
         found += _assembled(images, names)
     if dicoms:
-        # What lies among DICOM files without being one may be an image that lost its content.
+        # A file among DICOM files that is not one itself may be an image that lost its content.
         folders = {path.parent for path in dicoms}
         lying = [one for one in found if isinstance(one, LeftOut) and one.path.parent in folders]
         lying = [one for one in lying if one.path in sources.files and one.path.suffix.lower() != ".zip"]
@@ -117,7 +117,7 @@ def only_study(
 
 
 def the_only(found: Found, input: str | Path | Sequence[str | Path]) -> Study:
-    """The one study that was found in the input.
+    """The only study that was found in the input.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def the_only(found: Found, input: str | Path | Sequence[str | Path]) -> Study:
 
 @dataclass
 class _Sources:
-    """What the inputs come down to: files, each with the path it is known by, and entries of manifests.
+    """The files of all inputs, each with the path by which it is known, and the entries of manifests.
 
     Files that were unpacked are shown by their place in the archive.
     """
@@ -161,11 +161,11 @@ class _Sources:
                     raise
                 if isinstance(error, StudyError):
                     self.set_aside.append(Refused(_id_of(known_below / path.name), error))
-                else:  # a JSON or CSV file that is not a manifest, as stand beside images
+                else:  # a JSON or CSV file beside images that is not a manifest
                     self.set_aside.append(LeftOut(path, str(error)))
 
     def shown(self, one: Outcome) -> Outcome:
-        """What was left out, by the path that the user knows."""
+        """Everything left out, by the path that the user knows."""
         if not isinstance(one, LeftOut):
             return one
         return replace(one, path=self.unpacked.get(one.path, one.path))
@@ -174,7 +174,7 @@ class _Sources:
         path = voxels_of(path) or path
         barred: list[StudyError] = []
         root, found = _expand(path, barred)
-        for error in barred:  # its studies are missing, but those beside it are not to blame
+        for error in barred:  # its studies are missing, but not those beside it
             below = error.path.relative_to(root) if error.path else Path()
             self.set_aside.append(Refused(_id_of(known_below / below, is_stem=True), error))
         if path.is_dir() and path / "dataset.json" in found:
@@ -220,7 +220,7 @@ class _Sources:
 
 
 def _roots(given: list[Path]) -> list[Path]:
-    # Among several inputs, what tells their folders apart goes before the paths below each.
+    # With several inputs, the distinguishing part of their folders precedes the paths below each.
     roots = [_root(path).resolve() for path in given]
     common = os.path.commonpath(roots) if roots else ""
     return [root.relative_to(common) for root in roots]
@@ -233,7 +233,7 @@ def _root(path: Path) -> Path:
 
 
 def _expand(path: Path, barred: list[StudyError]) -> tuple[Path, list[Path]]:
-    # The files meant, and the folder below which their paths tell them apart.
+    # The files of the input, and the folder below which their paths distinguish them.
     root = _root(path)
     if path.exists():
         return root, list(_walk(path, barred)) if path.is_dir() else [path]
@@ -242,7 +242,7 @@ def _expand(path: Path, barred: list[StudyError]) -> tuple[Path, list[Path]]:
 
 
 def _walk(folder: Path, barred: list[StudyError] | None = None) -> Iterator[Path]:
-    """The files below `folder`; a folder below it that cannot be searched goes to `barred`, or is refused."""
+    """The files below `folder`; a subfolder that cannot be searched goes to `barred`, or is refused."""
 
     def fail(error: OSError) -> None:
         what = f"cannot be searched: {error.strerror}"
@@ -263,11 +263,11 @@ def _walk(folder: Path, barred: list[StudyError] | None = None) -> Iterator[Path
 
 def _why_left_out(path: Path, known_as: Path, kind: str, *, named: bool) -> str:
     if "__MACOSX" in known_as.parts:
-        return "holds what macOS adds to an archive, which is not an image"
+        return "was added to an archive by macOS, and is not an image"
     if header := voxels_of(path):
         return f"holds the voxels of {header.name}"
     if path.suffix.lower() == ".zip":
-        return "is an archive; unpack it, or name it to have it read"
+        return "is an archive; unpack it, or name it explicitly"
     if not kind:
         return "is not an image"
     if path.name == "labels.nii.gz" and (path.parent / "measurements.json").is_file():
@@ -368,7 +368,7 @@ def _id_of(known_as: Path, is_stem: bool = False) -> str:
 
 
 def _with_unique_ids(found: list[Outcome]) -> Found:
-    # Without regard to case, since some file systems do not tell A from a.
+    # Regardless of case, since some file systems do not distinguish A from a.
     times = Counter(one.id.casefold() for one in found if not isinstance(one, LeftOut))
 
     def unique(study_id: str, path: Path | None) -> str:

@@ -1,4 +1,4 @@
-"""Results out as NIfTI: on the source's own grid and header, and either whole or not at all."""
+"""Writing results as NIfTI, on the source's own grid and header, and either completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SLICES_AT_ONCE = 16
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A path to write to that becomes `path` once the block ends well, and else leaves nothing behind.
+    """A path to write to that becomes `path` if the block succeeds, and otherwise leaves nothing behind.
 
     The file is written beside its destination, synced and renamed, so that a file with the final name is
     complete, even after a crash or a power cut. Its suffixes are those of `path`.
@@ -58,7 +58,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it so that they, too, last through a power cut."""
+    """Make a folder and those above it so that they, too, survive a power cut."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -66,7 +66,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """Writes `content` as JSON, whole or not at all."""
+    """Write `content` as JSON, completely or not at all."""
     with atomic_path(path) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -78,7 +78,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def safe_join(folder: Path | str, *names: str) -> Path:
-    """`names` below `folder`; refuses whatever would lead out of it, symbolic links included.
+    """The path `names` below `folder`; whatever would lead out of it is refused, symbolic links included.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def safe_join(folder: Path | str, *names: str) -> Path:
 
 
 def safe_name(text: str) -> str:
-    """`text` as the name of a file or folder that every file system takes."""
+    """`text` as the name of a file or folder that every file system accepts."""
     name = re.sub(r"[^\w.+-]+", "_", text).strip("._ ")
     return name[:120] or "study"
 
@@ -104,7 +104,7 @@ def write_label_map(
     source: LoadedStudy | NiftiHeader | Grid,
     names: Mapping[int, str] | None = None,
 ) -> Path:
-    """Writes a label map on the grid, and with the geometry fields, of the image that it was made from.
+    """Write a label map on the grid, and with the geometry fields, of the image from which it was made.
 
     Parameters
     ----------
@@ -113,8 +113,8 @@ def write_label_map(
     labels
         (X, Y, Z) of any integer type, 0 to 65535; stored as uint8 where that holds them, else as uint16.
     source
-        The study, or the header or grid of its image. A 2D image yields a 2D label map again; from formats
-        other than NIfTI a 3D one is written under the grid's affine.
+        The study, or the header or grid of its image. A 2D image yields a 2D label map; for formats other
+        than NIfTI, a 3D one is written with the affine of the grid.
     names
         Label value to name.
 
@@ -138,7 +138,7 @@ def write_label_map(
 
 
 def write_image(path: Path | str, image: np.ndarray, source: LoadedStudy | NiftiHeader | Grid) -> Path:
-    """Writes an image, such as a restoration, as float32 on the grid of the one that it was made from.
+    """Write an image, such as a restoration, as float32 on the grid of the one from which it was made.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def _header(template: NiftiHeader | None, grid: Grid, dtype: np.dtype) -> Nifti1
         header = nibabel.Nifti1Header()
         header.set_data_shape(grid.shape)
         header.set_xyzt_units("mm")
-        # A qform cannot hold a sheared grid, so it must not claim to.
+        # A qform cannot express a sheared grid, so it must not claim to.
         header.set_sform(grid.affine, code="scanner")
         header.set_qform(grid.affine, code="unknown" if is_sheared(grid.affine) else "scanner")
     else:
@@ -223,7 +223,7 @@ def _stream(file: Any, header: Any, array: np.ndarray) -> None:
 
 
 def sync(path: Path) -> None:
-    """Put a file or folder safe from a power cut; only POSIX systems can where it is open for reading."""
+    """Make a file or folder survive a power cut; only POSIX systems can do so if it is open for reading."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The formats of images: which one a file has, and its header or voxels by the one reader of that format."""
+"""Image formats: the format of a file, and its header or voxels by the reader of that format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Voxels = tuple[np.ndarray, Grid, tuple[str, ...]]
 
-# What files are called that are images by name; ".hdr" and ".vtk" only if their first bytes agree.
+# Suffixes of image files; ".hdr" and ".vtk" count only if the first bytes agree.
 SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "nifti": (".nii.gz", ".nii"),
     "itk": (".nrrd", ".nhdr", ".mha", ".mhd"),
@@ -32,12 +32,12 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
 }
 IMAGE_SUFFIXES = tuple(s for name, suffixes in SUFFIXES.items() if name != "dicom" for s in suffixes)
 READABLE = "NIfTI, DICOM, NRRD, MetaImage, Analyze or FreeSurfer"
-_BRUKER = "2dseq"  # the whole name of the files that hold Bruker's voxels
+_BRUKER = "2dseq"  # the whole name of Bruker's files of voxels
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the header of an image says, whatever its format.
+    """The facts in the header of an image of any format.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class ImageHeader:
     notes
         Decisions that the user should know.
     files
-        Every file that header and voxels are read from.
+        Every file from which header and voxels are read.
     """
 
     grid: Grid
@@ -58,7 +58,7 @@ class ImageHeader:
 
 
 def format_of(path: Path) -> str:
-    """The format of a file, one of `SUFFIXES`, by its name or else its first bytes; empty if it has none."""
+    """The format of a file, one of `SUFFIXES`, by its name or first bytes; empty if it has none."""
     name = path.name.lower()
     if name == "dicomdir":
         return "dicom"
@@ -76,7 +76,7 @@ def format_of(path: Path) -> str:
 
 
 def voxels_of(path: Path) -> Path | None:
-    """The header beside a file that holds nothing but its voxels (``.img``); ``None`` for all other files."""
+    """The header beside a file of voxels alone (``.img``); ``None`` for all other files."""
     name = path.name.lower().removesuffix(".gz")
     if not name.endswith(".img"):
         return None
@@ -106,7 +106,7 @@ def series_at(path: Path, volume: int | None = None) -> Series:
 
 
 def read_header(series: Series) -> ImageHeader:
-    """What the header of a series says; no voxel is read.
+    """The facts in the header of a series; no voxel is read.
 
     Raises
     ------
@@ -147,9 +147,9 @@ def read_voxels(
     Parameters
     ----------
     series
-        ``facts["volume"]`` chooses where it holds several volumes.
+        ``facts["volume"]`` selects one of several volumes.
     non_finite, tilt, isolate
-        The same arguments as of `read_study`.
+        Same as in `read_study`.
 
     Returns
     -------
@@ -193,7 +193,7 @@ def read_voxels(
 
 
 def check_single(series: Series) -> ImageHeader:
-    """The header of a series, refused where it holds several volumes and none was chosen.
+    """The header of a series, which is refused if it holds several volumes and none was selected.
 
     Raises
     ------
@@ -214,14 +214,14 @@ def read_label_map(path: Path) -> LabelMap:
     Raises
     ------
     StudyError
-        If the file cannot be read, or holds anything but whole numbers from 0 to 65535.
+        If the file cannot be read, or has other values than whole numbers from 0 to 65535.
     """
     values, grid, _ = read_voxels(series_at(path))
     with np.errstate(invalid="ignore"):
         labels = values.clip(0, 65535).astype(np.uint16)
     if not np.array_equal(labels, values):
         what = "is not a label map: it holds values other than whole numbers from 0 to 65535"
-        do = "give the label map, resampled by nearest neighbour if at all"
+        do = "give the label map itself; if it was resampled, use the nearest neighbour"
         raise StudyError("not-a-label-map", what, path=path, do=do)
     return LabelMap(labels, grid)
 
@@ -241,19 +241,19 @@ def read_study(
     study
         Study that `find_studies` found.
     resample
-        Bring channels that lie on other grids onto the grid of the first (linear); refused otherwise.
+        Resample channels on other grids linearly onto the grid of the first; refused otherwise.
     non_finite
         Value that replaces NaN and infinite voxels, which are refused otherwise.
     tilt
         Treatment of a tilted gantry (DICOM): ``"refuse"`` it, ``"resample"`` it onto an upright grid, or
         ``"keep"`` its sheared affine.
     isolate
-        Decode DICOM where a crash or a hang of a decoder cannot take this process along.
+        Decode DICOM in a separate process, so that a crash or hang of a decoder does not affect this one.
 
     Returns
     -------
     study
-        The study, whose Z is 1 where the source is an image.
+        The study; its Z is 1 for a 2D image.
 
     Raises
     ------
@@ -273,7 +273,7 @@ def read_study(
         elif not grid.matches(own_grid):
             if not resample:
                 what = "does not lie on the same voxel grid as the study's first channel"
-                do = "register and resample the channels, or ask for them to be resampled"
+                do = "register and resample the channels, or allow them to be resampled"
                 raise StudyError("channels-grid", what, path=series.paths[0], do=do)
             array = resample_onto(grid, array, own_grid, outside=float(array.min()))
             notes.append(f"Channel {channel} was resampled onto the grid of channel 0.")
@@ -295,7 +295,7 @@ def meta_tensor(image: np.ndarray, grid: Grid, study_id: str) -> MetaTensor:
         "spatial_shape": np.array(grid.shape),
         "space": "RAS",
         "original_channel_dim": 0,
-        # MONAI names outputs by this; the path itself might contain a patient's name.
+        # MONAI names outputs after this; the path itself might contain a patient's name.
         "filename_or_obj": study_id,
     }
     return MetaTensor(torch.from_numpy(image), affine=affine, meta=meta)

@@ -1,4 +1,4 @@
-"""Result of a search for studies: studies, deliberate omissions, and broken ones."""
+"""Result of a search for studies: studies, deliberate omissions, and refusals."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Outcome = Study | LeftOut | Refused
 
 @dataclass(frozen=True)
 class Found:
-    """What `find_studies` found.
+    """Result of `find_studies`.
 
     Parameters
     ----------
     studies
         Studies in a stable order, with unique ids that are safe as folder names.
     left_out
-        What was found and deliberately not used.
+        Files and series that were found and deliberately not used.
     refused
         Studies that lack a channel or a file, or whose channels cannot be identified.
     """

@@ -1,4 +1,4 @@
-"""What every reader refuses or doubts, whatever the format: sizes, positions and values no patient has."""
+"""Checks of every reader, for any format: implausible sizes, positions and values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medvit.errors import StudyError
 MAX_AXIS = 16_384
 MAX_VOXELS = 2**30
 BOMB_SIZE, BOMB_RATIO = 2**28, 200  # images of patients, especially large ones, do not compress 200-fold
-BELIEVABLE_SPACING = (0.05, 20.0)  # mm; outside, the user is told
+BELIEVABLE_SPACING = (0.05, 20.0)  # mm; the user is told of others
 BELIEVABLE_POSITION = 1e6  # mm; a larger number indicates damage
 
 
@@ -40,7 +40,7 @@ def is_sheared(affine: np.ndarray) -> bool:
 
 
 def doubts(affine: np.ndarray) -> Iterator[str]:
-    """Sentences that the user should know about a grid that is read as it is."""
+    """Remarks for the user, in sentences, on a grid that is read unchanged."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     low, high = BELIEVABLE_SPACING
     if lengths.min() < low or lengths.max() > high:
@@ -51,7 +51,7 @@ def doubts(affine: np.ndarray) -> Iterator[str]:
 
 
 def finite(array: np.ndarray, path: Path, code: str, non_finite: float | None) -> tuple[str, ...]:
-    """Put `non_finite` in place of NaN and infinite voxels, in the array itself, and return a note of it.
+    """Replace NaN and infinite voxels by `non_finite`, in the array itself, and return a note.
 
     Raises
     ------

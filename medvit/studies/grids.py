@@ -1,4 +1,4 @@
-"""An array on another grid: turned and shifted by whole voxels, or resampled where that was asked for."""
+"""Arrays on other grids: turned and shifted by whole voxels, or resampled on request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAME_VOXEL = 0.01
 
 
 def place(labels: np.ndarray, own: Grid, target: Grid, tolerance: float = SAME_VOXEL) -> np.ndarray | None:
-    """`labels` in the index order of `target`, 0 where they do not reach.
+    """`labels` in the index order of `target`; 0 outside their own grid.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def place(labels: np.ndarray, own: Grid, target: Grid, tolerance: float = SAME_V
         return None
     if off.max() > tolerance:
         return None
-    axes = np.abs(whole).argmax(axis=1)  # which of our axes runs along each axis of the target
+    axes = np.abs(whole).argmax(axis=1)  # the own axis that runs along each axis of the target
     backwards = tuple(axis for axis in range(3) if whole[axis, axes[axis]] < 0)
     turned = np.flip(labels.transpose(axes), backwards)
     low = np.minimum(start, start + whole @ last).astype(int)
@@ -65,7 +65,7 @@ def same_voxels(own: Grid, target: Grid, tolerance: float = SAME_VOXEL) -> bool:
 
 
 def between(one: Grid, other: Grid) -> np.ndarray:
-    """4x4 from the voxel indices of one grid to those of another, whole numbers where they nearly are."""
+    """4x4 from the voxel indices of one grid to those of another; near-integers are rounded."""
     matrix = np.linalg.inv(other.affine) @ one.affine
     # An offset such as 5e-7 below 0 would lose the first slice.
     return np.where(np.abs(matrix - np.round(matrix)) < 1e-4, np.round(matrix), matrix)
@@ -74,27 +74,27 @@ def between(one: Grid, other: Grid) -> np.ndarray:
 def resample_onto(
     target: Grid, array: np.ndarray, own: Grid, *, nearest: bool = False, outside: float = 0
 ) -> np.ndarray:
-    """`array`, which lies on the grid `own`, at the voxels of `target`.
+    """`array`, on the grid `own`, at the voxels of `target`.
 
     Parameters
     ----------
     array
         (X, Y, Z), an image or a label map.
     nearest
-        Whether to take the nearest voxel, as label maps require; linear otherwise.
+        Whether to use the nearest voxel, as label maps require; linear otherwise.
     outside
-        Value where `own` does not reach.
+        Value outside `own`.
     """
     from scipy.ndimage import affine_transform
 
     to_own = between(target, own)
-    # "grid-constant" fades out over one voxel, where "constant" would cut the border voxels off by rounding.
+    # "grid-constant" fades out over one voxel; "constant" would cut off border voxels by rounding.
     order, mode = (0, "constant") if nearest else (1, "grid-constant")
     return affine_transform(array, to_own, output_shape=target.shape, order=order, mode=mode, cval=outside)
 
 
 def to_sitk(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
-    """`array` (X, Y, Z) on `grid` as an image of SimpleITK, whose world is LPS where ours is RAS."""
+    """`array` (X, Y, Z) on `grid` as an image of SimpleITK, which uses LPS instead of RAS."""
     import SimpleITK
 
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
@@ -106,7 +106,7 @@ def to_sitk(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
 
 
 def axis_codes(affine: np.ndarray) -> str:
-    """Where each voxel axis points in the patient, such as ``"RAS"``."""
+    """Direction of each voxel axis in the patient, such as ``"RAS"``."""
     from nibabel.orientations import aff2axcodes
 
     return "".join(aff2axcodes(affine))
@@ -119,7 +119,7 @@ def describe(grid: Grid) -> str:
 
 
 def joint_grid(one: Grid, other: Grid) -> Grid:
-    """The voxels of `one`, continued until both grids lie inside."""
+    """The grid of `one`, extended until it contains both."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in other.shape])).reshape(3, -1)
     reached = np.linalg.inv(one.affine) @ other.affine @ np.vstack([corners, np.ones(corners.shape[1])])
     indices = np.round(reached[:3]).astype(int)

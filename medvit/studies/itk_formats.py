@@ -1,4 +1,4 @@
-"""GIPL, VTK, MRC, MINC and Bruker in, through ITK's readers (the extra ``medvit[itk]``) and the gate."""
+"""Reading GIPL, VTK, MRC, MINC and Bruker by ITK (``medvit[itk]``), with the checks of all readers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medvit.studies.study import Grid
 
 _DO = "convert it to NIfTI with the program that wrote it"
 _WITHOUT_DIRECTIONS = (".gipl", ".gipl.gz", ".vtk", ".mrc")
-_SELF_CHECKED = (".mnc",)  # HDF5, which knows how much it holds
+_SELF_CHECKED = (".mnc",)  # HDF5, which states its own length
 _BLOCK = 2**20
 
 
@@ -50,8 +50,8 @@ def read_header(path: Path) -> tuple[Grid, tuple[str, ...]]:
     if path.name.lower().endswith(_WITHOUT_DIRECTIONS):
         kind = path.name.removesuffix(".gz").rpartition(".")[2].upper()
         notes = (
-            f"{kind} files do not say which way their axes run: they were taken to run to the patient's "
-            "left, back and head, as ITK takes them. Check a side that you know before you trust left and "
+            f"{kind} files do not state the direction of their axes: they were taken to run to the patient's "
+            "left, back and head, as in ITK. Check a side that you know before you trust left and "
             "right.",
         )
     x, y, z = (*shape, 1)[:3]
@@ -59,7 +59,7 @@ def read_header(path: Path) -> tuple[Grid, tuple[str, ...]]:
 
 
 def read_image(path: Path, non_finite: float | None) -> tuple[np.ndarray, Grid, tuple[str, ...]]:
-    """The voxels (X, Y, Z) float32, their grid, and what was decided.
+    """The voxels (X, Y, Z) float32, their grid, and the decisions of the reader.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def import_itk(what: str) -> Any:
 
 @contextmanager
 def kept_locale() -> Iterator[None]:
-    """Put the locale back afterwards: ITK's VTK reader sets "C", after which text files are not UTF-8."""
+    """Restore the locale afterwards: ITK's VTK reader sets "C", after which text files are not UTF-8."""
     before = locale.setlocale(locale.LC_ALL)
     try:
         yield
@@ -138,7 +138,7 @@ def _check_length(path: Path, needed: int) -> None:
 
 
 def _header_size(path: Path) -> int:
-    """At least this many bytes stand before the voxels."""
+    """Least number of bytes before the voxels."""
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         start = file.read(2048)
     if path.name.lower().endswith((".gipl", ".gipl.gz")):

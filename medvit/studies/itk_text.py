@@ -1,7 +1,7 @@
-"""NRRD and MetaImage in: a gate on their text headers, and their voxels to the last checked byte.
+"""Reading NRRD and MetaImage: a gate on their text headers, and voxels checked to the last byte.
 
-Both are decoded here, because SimpleITK 2.5 was measured to return 297 of 300 compressed MetaImages and 32 of
-300 NRRD files as if nothing were wrong, in each of which one bit had been flipped.
+Both are decoded here, because in a test with one flipped bit per file SimpleITK 2.5 returned 297 of 300
+compressed MetaImages and 32 of 300 NRRD files without an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medvit.studies.study import Grid
 
 MAX_HEADER = 2**20
 
-# From the axes that a NRRD file names to RAS.
+# From the named axes of a NRRD file to RAS.
 _TO_RAS = {
     "right-anterior-superior": (1, 1, 1), "ras": (1, 1, 1),
     "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
@@ -46,7 +46,7 @@ _META_TYPES = {
 _TYPES = _META_TYPES | {name: code for code, names in _NRRD_TYPES.items() for name in names}
 _NRRD_END = re.compile(rb"\n\r?\n")
 _META_END = re.compile(rb"^ElementDataFile[ \t]*=[^\n]*(\n|\Z)", re.MULTILINE)
-# These must have the given values, because others change where voxels lie or what they mean.
+# These must have the given values, because others change the place or meaning of voxels.
 _META_NEUTRAL = {
     "BinaryData": "true", "HeaderSize": "0", "ElementToIntensityFunctionSlope": "1",
     "ElementToIntensityFunctionOffset": "0",
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ItkHeader:
-    """What the text header of a NRRD or MetaImage file says, once it has passed the gate.
+    """The text header of a NRRD or MetaImage file that has passed the gate.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def read_image(
     header = read_header(path)
     shape = header.grid.shape
     stored = np.frombuffer(_voxel_bytes(header), header.dtype).reshape(shape, order="F")
-    with np.errstate(over="ignore"):  # what is beyond the range of float32 is caught as infinite
+    with np.errstate(over="ignore"):  # values beyond the range of float32 are caught as infinite
         array = np.ascontiguousarray(stored, np.float32)
     notes = finite(array, header.path, "itk-non-finite", non_finite)
     return array, header.grid, (*header.notes, *notes)
@@ -161,7 +161,7 @@ _ADVICE = {
     "magic": "convert it to NIfTI",
     "damaged": "fetch or export the file again",
     "units": "convert it to millimetres",
-    "data-file": "keep the voxels in the same file, or in one file beside it",
+    "data-file": "store the voxels in the same file, or in one file beside it",
 }
 
 
@@ -182,7 +182,7 @@ class _Fields:
         self.values = {key.strip().lower(): value.strip() for key, value in pairs if value[:1] != "="}
 
     def text(self, *keys: str, default: str | None = None) -> str:
-        """The first of `keys` that is there."""
+        """The value of the first of `keys` that is present."""
         for key in keys:
             if key.lower() in self.values:
                 return self.values[key.lower()]
@@ -191,7 +191,7 @@ class _Fields:
         return default
 
     def parsed(self, parse: Callable[[str], T], *keys: str, default: str | None = None) -> T:
-        """`text`, understood."""
+        """The parsed value of `text`."""
         value = self.text(*keys, default=default)
         try:
             return parse(value)
@@ -220,14 +220,14 @@ def _nrrd(fields: _Fields) -> ItkHeader:
     shape = fields.parsed(_ints, "sizes")
     space = fields.text("space").lower()
     if space not in _TO_RAS:
-        _refuse(path, "space", f"is placed in the space {space!r}, which is not the patient's", "space")
+        _refuse(path, "space", f"is in the space {space!r}, which is not that of a patient", "space")
     units = fields.text("space units", default='"mm" "mm" "mm"')
     if set(units.replace('"', "").split()) != {"mm"}:
         _refuse(path, "units", f"states lengths in {units}", "space units")
     axes = fields.parsed(_vectors, "space directions").T
     origin = fields.parsed(_vectors, "space origin").ravel()
     if axes.shape != (3, 3) or origin.shape != (3,) or len(shape) != 3:
-        _refuse(path, "bad-field", "does not place three axes in space", "space directions")
+        _refuse(path, "bad-field", "does not state the directions of three axes", "space directions")
     encoding = fields.text("encoding").lower()
     if encoding not in ("raw", "gzip", "gz"):
         _refuse(path, "encoding", f"holds voxels encoded as {encoding}", "encoding")
@@ -257,7 +257,7 @@ def _meta_image(fields: _Fields) -> ItkHeader:
     matrix = fields.parsed(_floats, "TransformMatrix", "Orientation", "Rotation")
     offset = fields.parsed(_floats, "Offset", "Position", "Origin")
     if not (len(shape) == len(spacing) == len(offset) == dimensions and len(matrix) == dimensions**2):
-        _refuse(path, "bad-field", "does not place its axes in space", "TransformMatrix")
+        _refuse(path, "bad-field", "does not state the directions of its axes", "TransformMatrix")
     axes, origin = np.eye(3), np.zeros(3)
     axes[:dimensions, :dimensions] = matrix.reshape(dimensions, dimensions).T * spacing
     origin[:dimensions] = offset
@@ -283,7 +283,7 @@ def _dtype(fields: _Fields, key: str, *, big_endian: bool) -> np.dtype:
 
 
 def _data_file(fields: _Fields, name: str) -> tuple[Path, int]:
-    # The file that holds the voxels, and where in it they begin.
+    # The file of the voxels, and the byte at which they begin.
     if name.upper() == "LOCAL":
         return fields.path, fields.size
     if name.upper().startswith("LIST") or "%" in name or Path(name).name != name or "\\" in name:

@@ -1,4 +1,4 @@
-"""The structures that a label map can hold: value, name, colour and SNOMED CT code of each."""
+"""The structures of label maps: value, name, colour and SNOMED CT code of each."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class Structure:
     code
         The structure in SNOMED CT, without its side.
     category
-        What kind of thing it is in SNOMED CT ("Anatomical Structure", "Body Substance").
+        Its category in SNOMED CT ("Anatomical Structure", "Body Substance").
     side
-        ``"left"``, ``"right"`` or ``""`` for what is not paired.
+        ``"left"``, ``"right"``, or ``""`` if it is not paired.
     plausible_ml
         Volumes outside these bounds are flagged in reports; ``None`` where there is no published range.
     stored
-        Value in files, where the training data of a network use another one than `value`.
+        Value in files, if the training data of a network use another one than `value`.
     group
-        Name of a set of structures that a study shows together or not at all, as sides that are known and
-        sides that are not; empty for what every study should show.
+        Name of a set of structures that a study shows together or not at all, such as structures of a known
+        and of an unknown side; empty for those that every study should show.
     in_parts
-        Whether a healthy one may lie in several separate parts, as a ventricle whose horns are narrow.
+        Whether a healthy one may have several separate parts, like a ventricle with narrow horns.
     """
 
     value: int
@@ -131,7 +131,7 @@ class LabelTable:
     def shown(self, found: Collection[int]) -> tuple[Structure, ...]:
         """The structures that a study with the values `found` should have.
 
-        A group of which nothing was found is left out where another group has something.
+        A group of which nothing was found is left out if another group was found.
         """
         groups = {s.group for s in self.structures if s.group and s.value in found}
         return tuple(s for s in self.structures if not s.group or not groups or s.group in groups)
@@ -206,7 +206,7 @@ def renumbered(label_map: np.ndarray, table: LabelTable) -> tuple[np.ndarray, La
 
 
 def keep_values(label_map: np.ndarray, values: Collection[int], largest: int) -> np.ndarray:
-    """A label map, of values up to `largest`, in which all other values than `values` are background."""
+    """A label map with values up to `largest`, in which all values except `values` become background."""
     table = np.zeros(largest + 1, label_map.dtype)
     table[list(values)] = list(values)
     return table[label_map]
@@ -233,11 +233,11 @@ def load_label_table(name: str | dict[str, Any]) -> LabelTable:
 
 
 def parse_label_table(content: dict[str, Any]) -> LabelTable:
-    """A label table from its JSON form: paired entries stand once and become a left and a right structure.
+    """A label table from its JSON form: paired entries appear once and become a left and a right structure.
 
-    An entry that is not paired may state its ``side``; its name then has it too.
-    Of an entry only ``name`` is needed. Without a colour it gets one of its own; without a code, a private
-    one in the scheme ``99MEDVIT``, as DICOM PS3.16 section 8 wants private schemes to be named.
+    An entry that is not paired may state its ``side``, which its name then includes. Only ``name`` is
+    required. Without a colour, an entry gets a colour of its own; without a code, a private one in the scheme
+    ``99MEDVIT``, named as DICOM PS3.16 section 8 requires.
     """
     structures: list[Structure] = []
     for number, entry in enumerate(content["structures"]):
@@ -266,6 +266,6 @@ def _private_code(name: str) -> Code:
 
 
 def spread_color(number: int) -> tuple[int, int, int]:
-    """Hues a golden angle apart: any number of them stay distinct."""
+    """Hues at steps of the golden angle, of which any number stay distinct."""
     red, green, blue = colorsys.hsv_to_rgb(number * 0.61803 % 1, 0.65, 0.9)
     return round(255 * red), round(255 * green), round(255 * blue)

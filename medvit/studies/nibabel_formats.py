@@ -1,4 +1,4 @@
-"""Analyze 7.5 (``.hdr``/``.img``) and FreeSurfer (``.mgz``, ``.mgh``) in, through nibabel and the gate."""
+"""Reading Analyze 7.5 (``.hdr``/``.img``) and FreeSurfer (``.mgz``, ``.mgh``) by nibabel and the gate."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_header(path: Path) -> tuple[Grid, int, tuple[str, ...]]:
 def read_image(
     path: Path, volume: int | None, non_finite: float | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One volume (X, Y, Z) float32, scaled, and what was decided.
+    """One volume (X, Y, Z) float32, scaled, and the decisions of the reader.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def read_image(
     try:
         index = (..., volume or 0) if len(image.shape) == 4 else ...
         array = np.asarray(image.dataobj[index], np.float32)
-    except Exception:  # a damaged stream raises errors of gzip, zlib, NumPy and nibabel alike
+    except Exception:  # a damaged stream raises errors of gzip, zlib, NumPy or nibabel
         what = "ends before its voxels do, or is damaged"
         raise StudyError("image-truncated", what, path=path, do="fetch or export the file again") from None
     array = np.ascontiguousarray(array.reshape(grid.shape))
@@ -73,7 +73,7 @@ def read_image(
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The file, and for Analyze the one with the voxels."""
+    """The file, and for Analyze also the file of the voxels."""
     if path.suffix.lower() != ".hdr":
         return (path,)
     beside = [path.with_suffix(suffix) for suffix in (".img", ".img.gz", ".IMG")]
@@ -88,7 +88,7 @@ def _opened(path: Path) -> Any:
         raise StudyError("analyze-pair", "is the header of a pair, whose .img is missing", path=path, do=do)
     try:
         return nibabel.load(path)
-    except Exception as error:  # a damaged header raises errors of many kinds
+    except Exception as error:  # a damaged header raises many kinds of errors
         said = " ".join(str(error).split())[:100]
         what = f"cannot be read: {said}" if said else "is damaged"
         raise StudyError("image-damaged", what, path=path, do="fetch or export the file again") from None

@@ -1,4 +1,4 @@
-"""NIfTI in: the voxels of a file whose header has passed the gate, decoded slice by slice to stay lean."""
+"""Reading NIfTI: the voxels of a file whose header has passed the gate, decoded by slices to save memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_image(
 
 
 def _fill(array: np.ndarray, header: NiftiHeader, file: IO[bytes], volume: int) -> int:
-    """Decodes one volume into `array`, whole slices at a time, and returns how many voxels are not finite."""
+    """Decode one volume into `array`, slice by slice, and return the number of voxels that are not finite."""
     x, y, z = array.shape
     slice_size = x * y * header.dtype.itemsize
     at_once = max(1, CHUNK // slice_size)
@@ -65,7 +65,7 @@ def _fill(array: np.ndarray, header: NiftiHeader, file: IO[bytes], volume: int) 
         # Scaled in double precision, since stored integers may be large.
         target[...] = slices * np.float64(header.slope) + header.inter if scaled else slices
         bad += target.size - int(np.isfinite(target).sum())
-    # Asking for one byte more also makes gzip compare its checksum.
+    # Reading one byte more also makes gzip compare its checksum.
     if volume == header.volumes - 1 and file.read(1):
         refuse(header.data, "nifti-wrong-length", "holds more bytes than its header states")
     return bad

@@ -1,4 +1,4 @@
-"""The NIfTI header gate: only what has one meaning passes, and no voxel is read."""
+"""The gate for NIfTI headers: only unambiguous ones pass, and no voxel is read."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from medvit.studies.study import Grid
 
 MAX_EXTENSION = 2**26  # bytes between the header and the voxels
 
-# Each cause of a refusal, with the header field at fault and what to do about it.
+# Each cause of a refusal, with the header field at fault and the remedy.
 FAULTS = {
     "unreadable": ("", "check the path and its permissions"),
     "nifti-truncated": ("", "fetch or export the file again"),
     "nifti-gzip-damaged": ("", "fetch or export the file again"),
-    "nifti-gzip-bomb": ("dim", "if it truly is an image, store it without compression"),
+    "nifti-gzip-bomb": ("dim", "if it really is an image, store it without compression"),
     "nifti-wrong-length": ("dim", "its size or voxel type may be wrong, so convert the image again"),
     "nifti-sizeof-hdr": ("sizeof_hdr", "convert the image to NIfTI again"),
     "nifti-magic": ("magic", "convert the image to NIfTI again; Analyze does not tell left from right"),
@@ -57,7 +57,7 @@ FAULTS = {
     "nifti-sform-qform": ("sform_code, qform_code", "set the code of the wrong one to 0"),
 }
 
-# Each by the size of its header: the magic of a single file, and that of a pair.
+# By the size of the header: the magic of a single file, and that of a pair.
 _MAGIC = {348: (b"n+1", b"ni1"), 540: (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")}
 _DATATYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
@@ -71,14 +71,14 @@ _UNITS = {1: "metres", 3: "micrometres"}
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """What a NIfTI header says, once it has passed the gate.
+    """The facts in a NIfTI header that has passed the gate.
 
     Parameters
     ----------
     path
         The file.
     raw
-        The 348 or 540 bytes of the header, which results reuse.
+        The 348 or 540 bytes of the header, which are reused in results.
     dim
         Sizes as stated, trailing ones included.
     grid
@@ -88,8 +88,8 @@ class NiftiHeader:
     dtype
         Type of the stored voxels, with their byte order.
     data, offset
-        The file that holds the voxels, which for a pair is the ``.img``, and the byte of the first one in it
-        once it is unpacked.
+        The file of the voxels (for a pair, the ``.img``), and the byte of the first voxel in the uncompressed
+        file.
     slope, inter
         Stored value to value: ``value = stored * slope + inter``.
     compressed
@@ -113,7 +113,7 @@ class NiftiHeader:
 
 
 def read_header(path: Path | str) -> NiftiHeader:
-    """The header of a NIfTI-1 or NIfTI-2 image, refused where it can be read in more than one way.
+    """The header of a NIfTI-1 or NIfTI-2 image, which is refused if it is ambiguous.
 
     Takes a millisecond whatever the size of the file.
 
@@ -144,20 +144,20 @@ def read_header(path: Path | str) -> NiftiHeader:
 
 
 def check_single(header: NiftiHeader) -> None:
-    """Refuses a file of several volumes."""
+    """Refuse a file of several volumes."""
     if header.volumes > 1:
         refuse(header.path, "nifti-4d", f"holds {header.volumes} volumes where one is expected")
 
 
 def refuse(path: Path, code: str, what: str, tag: str | None = None) -> NoReturn:
-    """Raises the `StudyError` of one of `FAULTS`."""
+    """Raise the `StudyError` of one of `FAULTS`."""
     field, do = FAULTS[code]
     raise StudyError(code, what, path=path, do=do, tag=field if tag is None else tag)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
-    """The file's content, and whether it is gzip, whatever its name says."""
+    """The content of the file, and whether it is gzip, regardless of its name."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -171,7 +171,7 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
         try:
             with gzip.GzipFile(fileobj=file) as content:
                 yield content, True  # type: ignore[misc]
-        except EOFError:  # gzip's word for a stream that stops half-way
+        except EOFError:  # gzip's error for a stream that stops early
             refuse(path, "nifti-truncated", "ends in the middle of its gzip stream")
         except (zlib.error, gzip.BadGzipFile) as error:
             refuse(path, "nifti-gzip-damaged", f"has a damaged gzip stream: {error}")
@@ -191,7 +191,7 @@ def _read_raw(path: Path, file: IO[bytes]) -> bytes:
         if size in (_sizeof_hdr(raw, "<"), _sizeof_hdr(raw, ">")):
             return raw + read_exactly(path, file, size - 348)
     stated = _sizeof_hdr(raw, "<")
-    refuse(path, "nifti-sizeof-hdr", f"states a header of {stated} bytes, which no NIfTI has")
+    refuse(path, "nifti-sizeof-hdr", f"states a header of {stated} bytes, unlike any NIfTI")
 
 
 def _sizeof_hdr(raw: bytes, order: str) -> int:
@@ -209,7 +209,7 @@ def _fields(raw: bytes) -> tuple[Any, Literal["<", ">"]]:
 
 
 def _data_file(path: Path, raw: bytes) -> Path:
-    """The file that holds the voxels."""
+    """The file of the voxels."""
     magic = raw[344:348].rstrip(b"\0") if len(raw) == 348 else raw[4:12]
     single, pair = _MAGIC[len(raw)]
     if magic == pair:
@@ -267,7 +267,7 @@ def _check_length(path: Path, offset: int, voxels: int, compressed: bool) -> Non
 
 def _scaling(path: Path, fields: Any) -> tuple[float, float]:
     slope, inter = float(fields["scl_slope"]), float(fields["scl_inter"])
-    if slope == 0:  # the standard's way to say "not scaled"
+    if slope == 0:  # the standard's value for "not scaled"
         return 1.0, 0.0
     if not np.isfinite([slope, inter]).all():
         refuse(path, "nifti-scaling", f"scales its values by {slope:g} and shifts them by {inter:g}")
@@ -302,7 +302,7 @@ def _sform(path: Path, fields: Any) -> np.ndarray:
 
 
 def _qform(fields: Any) -> tuple[np.ndarray | None, str]:
-    """The affine of the qform; or else what is wrong with it."""
+    """The affine of the qform, or what is wrong with it."""
     from nibabel.quaternions import fillpositive, quat2mat
 
     spacing = fields["pixdim"][1:4].astype(float)
@@ -315,7 +315,7 @@ def _qform(fields: Any) -> tuple[np.ndarray | None, str]:
     length = float(quaternion @ quaternion)
     if length > 1 + 1e-4:
         return None, "a quaternion longer than 1"
-    if length > 1 - 1e-7:  # a half turn, but for the rounding of float32
+    if length > 1 - 1e-7:  # a half turn, except for the rounding of float32
         quaternion /= np.sqrt(length)
     affine = np.eye(4)
     mirrored = -1 if fields["pixdim"][0] < 0 else 1

@@ -33,10 +33,10 @@ def pull(url: str, query: Mapping[str, str], folder: Path, access: Access | None
         Address of the DICOMweb service, such as ``"https://pacs:8042/dicom-web"``.
     query
         DICOM keyword to value, of study or series level ({"PatientID": "17", "Modality": "CT"}); ``*`` and
-        date ranges as PS3.18 8.3.4 has them.
+        date ranges as in PS3.18 8.3.4.
     folder
-        Each series becomes a folder in it, whole or not at all, named by a hash of its UID; one that is
-        there already is replaced.
+        Each series becomes a folder in it, complete or not at all, named by a hash of its UID; an existing
+        one is replaced.
     access
         Credentials and certificates.
 
@@ -48,7 +48,7 @@ def pull(url: str, query: Mapping[str, str], folder: Path, access: Access | None
     Raises
     ------
     PacsError
-        If nothing matches, the service cannot be used, or fewer instances came than it said it had.
+        If nothing matches, the service cannot be used, or it sent fewer instances than it announced.
     """
     check_query(query)
     client = dicomweb_client(url, access or Access())
@@ -59,14 +59,14 @@ def pull(url: str, query: Mapping[str, str], folder: Path, access: Access | None
 
 
 def push(url: str, files: Iterable[Path], access: Access | None = None) -> int:
-    """Store DICOM files; give how many were stored.
+    """Store DICOM files; return their number.
 
     Raises
     ------
     PacsError
-        If the service cannot be used, or refused a file; the other files are stored even so.
+        If the service cannot be used, or refused a file; the other files are stored nevertheless.
     StudyError
-        If a file is not DICOM; nothing is sent then.
+        If a file is not DICOM; then nothing is sent.
     """
 
     def send(files: Sequence[Path]) -> Iterator[str]:
@@ -79,7 +79,7 @@ def push(url: str, files: Iterable[Path], access: Access | None = None) -> int:
 
 
 def store_all(archive: object, files: Iterable[Path], send: Callable[[Sequence[Path]], Iterable[str]]) -> int:
-    """Store files by a function that says why each was refused, or nothing; give how many there were.
+    """Store files by a function that returns why a file was refused, or nothing; return their number.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def store_all(archive: object, files: Iterable[Path], send: Callable[[Sequence[P
 
 
 def check_query(query: Mapping[str, str]) -> None:
-    """Raise `PacsError` where a query is empty or names what is not a DICOM keyword."""
+    """Raise `PacsError` if a query is empty or has a name that is not a DICOM keyword."""
     if not any(query.values()):
         raise PacsError(
             "an empty query would fetch the whole archive; state a PatientID, StudyInstanceUID, ..."
@@ -109,7 +109,7 @@ def check_query(query: Mapping[str, str]) -> None:
 
 
 def dicom_files(paths: Iterable[Path]) -> list[Path]:
-    """The files that are given, and of folders all DICOM files below them, whatever their names are."""
+    """The given files, and all DICOM files below the given folders, whatever their names."""
     files: list[Path] = []
     for path in paths:
         below = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
@@ -130,7 +130,7 @@ def dicomweb_client(url: str, access: Access) -> DICOMwebClient:
     except ImportError as error:
         raise MissingExtraError("a PACS", "pacs") from error
     client = DICOMwebClient(url.rstrip("/"), session=http_session(url, access), timeout=access.timeout)
-    # Its retries need half a minute to report that nobody listens, and log a stack trace even for one
+    # Its retries take half a minute to report that nobody listens, and log a stack trace even for one
     # attempt.
     client.set_http_retry_params(retry=False)
     logging.getLogger("retrying").setLevel(logging.CRITICAL)
@@ -149,7 +149,7 @@ def http_session(url: str, access: Access) -> requests.Session:
 
     access.check(url)
     session = requests.Session()
-    # REQUESTS_CA_BUNDLE would silently take the place of the CA file that was asked for.
+    # REQUESTS_CA_BUNDLE would silently replace the requested CA file.
     session.trust_env = access.ca_file is None
     if access.token:
         session.auth = _Bearer(access.token)
@@ -164,7 +164,7 @@ def http_session(url: str, access: Access) -> requests.Session:
 
 
 class _Bearer:
-    """As an authentication, not a header: requests lets a ~/.netrc override the header."""
+    """An authentication, not a header, because requests lets a ~/.netrc override the header."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -176,9 +176,10 @@ class _Bearer:
 
 @contextmanager
 def _clear_errors(url: str) -> Iterator[None]:
-    """Turn what the network stack raises into one sentence.
+    """Turn errors of the network stack into one sentence.
 
-    The cause is not chained: its text holds the address with the query, and so a patient's identifier.
+    The cause is not chained, because its text contains the address with the query, and so a patient's
+    identifier.
     """
     import requests
 
@@ -213,7 +214,7 @@ def _status(code: int) -> str:
 
 
 def _search(client: DICOMwebClient, url: str, query: Mapping[str, str]) -> list[pydicom.Dataset]:
-    """All series that match, page by page; a server that ignores the offset ends it by repeating itself."""
+    """All series that match, page by page, until none is new, also from servers that ignore the offset."""
     filters = {k: v for k, v in query.items() if k != "StudyInstanceUID"}
     found: dict[str, pydicom.Dataset] = {}
     while True:
@@ -252,7 +253,7 @@ def _fetch(client: DICOMwebClient, url: str, series: pydicom.Dataset, folder: Pa
 
 
 def _store(client: DICOMwebClient, url: str, file: Path) -> str:
-    """Store one file; why it was refused, or nothing."""
+    """Store one file; return why it was refused, or nothing."""
     import requests
 
     sent = read_instance(file)
@@ -268,13 +269,13 @@ def _store(client: DICOMwebClient, url: str, file: Path) -> str:
     failed = answer.get("FailedSOPSequence")
     if failed:
         return f"{file}: failure reason {int(failed[0].get('FailureReason') or 0):#06x}"
-    # Success is what is named as stored, PS3.18 10.5.3; some servers answer 200 having stored nothing.
+    # Only instances named as stored count (PS3.18 10.5.3); some servers answer 200 without storing anything.
     stored = {str(item.get("ReferencedSOPInstanceUID")) for item in answer.get("ReferencedSOPSequence") or ()}
     return "" if str(sent.SOPInstanceUID) in stored else f"{file}: the answer does not name it as stored"
 
 
 def read_instance(file: Path, **options: bool) -> pydicom.Dataset:
-    """A DICOM file, with pydicom's options.
+    """A DICOM file, read with pydicom's options.
 
     Raises
     ------
@@ -288,5 +289,5 @@ def read_instance(file: Path, **options: bool) -> pydicom.Dataset:
 
 
 def digest_of(uid: str) -> str:
-    """The name of a file or folder in place of a UID, which could identify a patient."""
+    """A name of a file or folder instead of a UID, which could identify a patient."""
     return hashlib.sha256(uid.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A C-STORE node: everything sent is completely on disk before the sender is told that it was stored."""
+"""A C-STORE node: every object is completely on disk before the sender gets a confirmation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def receiving(
     senders: Collection[str] = (),
     tls: SSLContext | None = None,
 ) -> Iterator[int]:
-    """Accept instances (C-STORE) and answer C-ECHO for the duration of the block; yields the port.
+    """Accept instances (C-STORE) and answer C-ECHO for the duration of the block; yield the port.
 
     Instances go to ``<study>/<series>/<instance>.dcm`` below the folder, named by digests, as they were
     encoded. Received instances stay: sending the same again succeeds, and other content under the same UID
@@ -60,7 +60,7 @@ def receiving(
     senders
         AE titles that may call; if empty, all may.
     tls
-        Context of a server, such as `Access.server_context`, to take callers over TLS only.
+        Server context, such as `Access.server_context`, to accept callers only over TLS.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def receiving(
     from pynetdicom.transport import ThreadedAssociationServer
 
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.rglob(".partial-*"):  # left by a process that was killed before it could answer
+    for leftover in folder.rglob(".partial-*"):  # left by a process that was killed before it answered
         leftover.unlink()
     # A deflated data set may unpack to more memory than there is before anything could be checked.
     syntaxes = [uid for uid in ALL_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian]
@@ -92,19 +92,19 @@ def receiving(
         )
     except OSError as error:
         raise PacsError(f"{host}:{port} cannot be bound ({error.strerror}); give another port") from None
-    server.daemon_threads = True  # a caller in its handshake does not hold up the end
+    server.daemon_threads = True  # a caller in its handshake does not delay the end
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield int(server.server_address[1])
     finally:
-        BaseServer.shutdown(server)  # pynetdicom's own expects a server that `start_server` has made
+        BaseServer.shutdown(server)  # pynetdicom's own method expects a server made by `start_server`
         server.server_close()
 
 
 def _over(tls: SSLContext) -> type[RequestHandler]:
     """A handler that performs the TLS handshake in the thread of its caller.
 
-    pynetdicom performs it before it accepts the next caller, so that a silent one would hold up all others.
+    pynetdicom performs it before it accepts the next caller, so a silent caller would block all others.
     """
     from pynetdicom.transport import RequestHandler
 
@@ -114,7 +114,7 @@ def _over(tls: SSLContext) -> type[RequestHandler]:
                 self.request.settimeout(_HANDSHAKE)
                 self.request = tls.wrap_socket(self.request, server_side=True)
                 self.request.settimeout(None)
-            except OSError:  # silent, not TLS, or without a certificate that we take: the socket is closed
+            except OSError:  # silent, not TLS, or without an accepted certificate: the socket is closed
                 return
             super().handle()
 

@@ -1,4 +1,4 @@
-"""Temporary folders for patients' data: what a killed process leaves behind is removed at the next start."""
+"""Temporary folders for patients' data; what a killed process leaves behind is removed at the next start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PREFIX = "medvit-"
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder that is removed when the block ends, or else by `clear_abandoned`."""
+    """An empty folder that is removed when the block ends, or later by `clear_abandoned`."""
     folder, lock = _new()
     try:
         yield folder
@@ -26,7 +26,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def lasting_scratch_folder() -> Path:
-    """An empty folder that is removed when the process ends, or else by `clear_abandoned`."""
+    """An empty folder that is removed when the process ends, or later by `clear_abandoned`."""
     folder, lock = _new()
     atexit.register(_remove, folder, lock)
     return folder
@@ -35,7 +35,7 @@ def lasting_scratch_folder() -> Path:
 def clear_abandoned() -> None:
     """Remove the scratch folders of processes that have ended without removing them."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*.lock"):
-        # The operating system releases a lock once its process has ended, in whatever way.
+        # The operating system releases a lock once its process has ended, however it ended.
         lock = _lock(path)
         try:
             lock.acquire()

@@ -1,4 +1,4 @@
-"""`SeriesRules`: how a bundle states which DICOM series it works on."""
+"""`SeriesRules`: a bundle's conditions on the DICOM series that it processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medvit.errors import MedvitError
 
 @dataclass(frozen=True)
 class SeriesRules:
-    """The DICOM series that are wanted; fields that are not set are not checked.
+    """Conditions on DICOM series; fields that are not set are not checked.
 
     Parameters
     ----------
     modality
         Accepted modalities, such as ``("MR",)``.
     image_type, not_image_type
-        Values of ImageType (0008,0008) of which all, or none, must be there.
+        Values of ImageType (0008,0008) of which all, or none, must be present.
     description, not_description
         Regular expressions, letter case ignored, that SeriesDescription must, or must not, contain.
     body_part
@@ -31,7 +31,7 @@ class SeriesRules:
     max_slice_thickness
         Limit in mm for SliceThickness and for the distance between slices.
     min_slices
-        Minimum number of slices; a series of fewer is a scout or a key image.
+        Minimum number of slices; a series with fewer is a scout or a key image.
     """
 
     modality: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class SeriesRules:
             yield f"its body part does not match {self.body_part!r}"
         if self.contrast is not None and facts.get("contrast", False) != self.contrast:
             yield "a contrast agent was given" if facts.get("contrast") else "no contrast agent was given"
-        # What follows is known of sound series only; a broken one is refused by its reader, not left out.
+        # The following is known only for sound series; a broken one is refused by its reader, not left out.
         if "problem" in facts:
             return
         if self.plane and plane != self.plane:

@@ -1,4 +1,4 @@
-"""`Study`, one examination of one patient as files, and `LoadedStudy`, the same with its voxels."""
+"""`Study`: one examination of one patient, as files; `LoadedStudy`: the same with its voxels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Grid:
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
-        """Whether both grids place every voxel alike, to `tolerance` mm at the corners."""
+        """Whether both grids place every voxel equally, to `tolerance` mm at the corners."""
         if self.shape != other.shape:
             return False
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1)
@@ -51,7 +51,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Labels, where they lie, and what they mean.
+    """Labels, with their place and meaning.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class LabelMap:
     grid
         Grid of the voxels.
     table
-        The structures by value; ``None`` where they are not known.
+        The structures by value; ``None`` if unknown.
     """
 
     array: np.ndarray
@@ -75,7 +75,7 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class Series:
-    """What one image channel is read from.
+    """The source of one image channel.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Study:
-    """One examination of one patient: who, and which files.
+    """One examination of one patient.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Study:
 
     @property
     def path(self) -> Path:
-        """The first file of the study, to name it by."""
+        """The first file of the study, by which messages name it."""
         return self.series[0].paths[0]
 
 
@@ -131,7 +131,7 @@ class LoadedStudy(Study):
         (C, X, Y, Z) float32, in the index order of the source, with an affine that maps voxels to RAS+
         millimetres.
     grid
-        The grid of the source, to which results go back voxel for voxel.
+        The grid of the source, on which results are written voxel for voxel.
     """
 
     image: MetaTensor

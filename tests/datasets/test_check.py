@@ -205,7 +205,7 @@ def test_checksums_of_files_and_of_archives_beside_the_folder(tmp_path):
     found = check_dataset(own(tmp_path / "set", checksums=sums), tmp_path / "set")
     assert only_problem(found)[2] == "does not have the sha256 that its source states; download it again"
     assert "Missing, so not compared by checksum: more.tar." in found.notes
-    assert any("holds no checksums" in note for note in found_in(nnunet(tmp_path / "other")).notes)
+    assert any("has no checksums" in note for note in found_in(nnunet(tmp_path / "other")).notes)
 
 
 def test_channels_in_one_file_or_in_several(tmp_path):

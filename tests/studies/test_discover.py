@@ -396,7 +396,7 @@ def test_zip_is_read_like_a_folder_and_slips_are_refused(tmp_path: Path) -> None
     found = find_studies(tmp_path / "outer.zip")
     assert ids(found) == ["outer_ct"]
     assert sorted((one.path.name, one.why) for one in found.left_out) == [
-        ("._ct.nii", "holds what macOS adds to an archive, which is not an image"),
+        ("._ct.nii", "was added to an archive by macOS, and is not an image"),
         ("inner.zip", "is an archive in an archive; unpack it, and give the folder"),
     ]
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
@@ -404,7 +404,7 @@ def test_zip_is_read_like_a_folder_and_slips_are_refused(tmp_path: Path) -> None
     with pytest.raises(MedvitError, match="zip-unsafe-path"):
         find_studies(tmp_path / "evil.zip")
     assert [one.why for one in find_studies(tmp_path).left_out] == [
-        "is an archive; unpack it, or name it to have it read"
+        "is an archive; unpack it, or name it explicitly"
     ] * 3
 
 

@@ -1,4 +1,4 @@
-"""What all DICOM results share: who made them, how they are numbered, and how they reach the disk."""
+"""Common parts of all DICOM results: who made them, how they are numbered, and how they are written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIDES = {"left": codes.SCT.Left, "right": codes.SCT.Right}
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What made a result, as the result names it.
+    """What made a result, as stated in the result.
 
     Parameters
     ----------
@@ -43,17 +43,17 @@ class Algorithm:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """What to state besides name and version."""
+        """Statements besides name and version."""
         return {"weights_sha256": self.weights} if self.weights else {}
 
 
 def sr_code(code: Code) -> SRCode:
-    """A code of a label table in the form that highdicom takes."""
+    """A code of a label table in highdicom's form."""
     return SRCode(code.value, code.scheme, code.meaning)
 
 
 def equipment(algorithm: Algorithm) -> dict[str, Any]:
-    """Enhanced General Equipment (PS3.3 C.7.5.2), by the names of highdicom's arguments."""
+    """Enhanced General Equipment (PS3.3 C.7.5.2), under the names of highdicom's arguments."""
     return {
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": algorithm.name,
@@ -63,7 +63,7 @@ def equipment(algorithm: Algorithm) -> dict[str, Any]:
 
 
 def identity(source: SourceSeries, kind: int, description: str) -> dict[str, Any]:
-    """New UIDs and a series number beside that of the source, by the names of highdicom's arguments."""
+    """New UIDs and a series number after that of the source, under the names of highdicom's arguments."""
     return {
         "series_instance_uid": hd.UID(),
         "sop_instance_uid": hd.UID(),
@@ -74,14 +74,14 @@ def identity(source: SourceSeries, kind: int, description: str) -> dict[str, Any
 
 
 def series_number(source: SourceSeries, kind: int) -> int:
-    """A number for a derived series that sorts behind its source in a viewer's list."""
+    """A number for a derived series that sorts after its source in the list of a viewer."""
     return max(int(source.first.get("SeriesNumber") or 0), 0) % 100_000 * 100 + 50 + kind
 
 
 def nameless(image: Dataset) -> Dataset:
     """A shallow copy without the patient's name.
 
-    highdicom prints names that it thinks unusual in a warning, and no log shall show a patient.
+    highdicom quotes names that it considers unusual in a warning, and no log may show a patient.
     """
     # Neither Dataset(image) nor assignment by attribute: both would change `image`.
     copy = Dataset({e.tag: e for e in image})
@@ -91,7 +91,7 @@ def nameless(image: Dataset) -> Dataset:
 
 
 def restore_names(result: Dataset, source: SourceSeries) -> None:
-    """Give a result that was made from `nameless` headers the names of its source."""
+    """Add the names of the source to a result that was made from `nameless` headers."""
     result.PatientName = source.first.PatientName
     result.ReferringPhysicianName = source.first.ReferringPhysicianName
 
@@ -99,7 +99,7 @@ def restore_names(result: Dataset, source: SourceSeries) -> None:
 def new_object(
     source: SourceSeries, sop_class_uid: str, modality: str, kind: int, description: str, algorithm: Algorithm
 ) -> hd.SOPClass:
-    """An object of the patient and study of `source`, for IODs that highdicom has no class for."""
+    """An object of the patient and study of `source`, for IODs without a class in highdicom."""
     first = nameless(source.first)
     result = hd.SOPClass(
         sop_class_uid=sop_class_uid,
@@ -124,7 +124,7 @@ def new_object(
 
 
 def reference_to(image: Dataset, frame: int | None = None) -> Dataset:
-    """An item of a sequence that refers to an image, or to one frame of it."""
+    """A sequence item that refers to an image or to one of its frames."""
     reference = Dataset()
     reference.ReferencedSOPClassUID = image.SOPClassUID
     reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
@@ -134,11 +134,11 @@ def reference_to(image: Dataset, frame: int | None = None) -> Dataset:
 
 
 def side_of(structure: Structure) -> SRCode | None:
-    """Laterality of a structure, ``None`` for what is not paired."""
+    """Laterality of a structure; ``None`` if it is not paired."""
     return SIDES.get(structure.side)
 
 
 def save_dicom(result: Dataset, path: Path) -> None:
-    """Write one object so that `path` is either absent or whole."""
+    """Write one object so that `path` is either absent or complete."""
     with atomic_path(path) as partial:
         result.save_as(partial, enforce_file_format=True)

@@ -17,7 +17,7 @@ from medvit.studies.dicom_out.common import Algorithm, reference_to, series_numb
 from medvit.studies.dicom_out.source import Frame, SourceSeries
 from medvit.studies.study import Grid
 
-# What holds of the source's pixels alone, and would be wrong or unsafe beside new ones.
+# Attributes that apply only to the source's pixels, and would be wrong or unsafe with new ones.
 _NOT_KEPT = {
     "SmallestImagePixelValue",
     "LargestImagePixelValue",
@@ -34,7 +34,7 @@ _NOT_KEPT = {
 }
 
 _INT16 = np.iinfo(np.int16).max
-# Fewer than an 8-bit display shows would be seen as steps.
+# Fewer levels than an 8-bit display shows would be visible as steps.
 _ENOUGH_LEVELS = 256
 
 
@@ -61,12 +61,12 @@ def derived_series(
     source
         The series that was restored.
     algorithm
-        What restored it.
+        What restored the image.
     description
-        What was done, for SeriesDescription and DerivationDescription ("denoised").
+        The processing, for SeriesDescription and DerivationDescription ("denoised").
     units
-        What `image` is in, as the reader says in ``Series.facts["units"]``. PET needs it, since the reader
-        turns activity into SUV where it can; ``"SUVbw"`` is written as such.
+        Units of `image`, as the reader states them in ``Series.facts["units"]``. Required for PET, since the
+        reader converts activity to SUV where it can; ``"SUVbw"`` is written as such.
 
     Yields
     ------
@@ -76,15 +76,15 @@ def derived_series(
     Raises
     ------
     MedvitError
-        If the image has not the shape of `grid`, holds values that are not finite, or is PET without units;
-        if the source is in colour.
+        If the image does not have the shape of `grid`, has values that are not finite, or is PET without
+        units; if the source is in colour.
     StudyError
         If a slice does not lie on a frame of the source.
     """
     _check(image, grid, source, units)
     frames = source.frames_of(grid)
     slope = _slope(image, source.first.get("Modality") == "CT")
-    # One plane at a time: a copy of a whole CT as floats is more than the result itself.
+    # One plane at a time: a copy of a whole CT as floats is larger than the result itself.
     planes = (np.rint(image[:, :, k].T / float(slope)).astype("<i2") for k in range(grid.shape[2]))
     series_uid = hd.UID()
     # PS3.3 C.8.9.1: standardised uptake by body weight, in g/ml.
@@ -113,7 +113,7 @@ def estimated_series(
 ) -> Iterator[Dataset]:
     """An image on a finer grid than its source as a new series; every object says that it is an estimate.
 
-    Each slice takes the header of the nearest source image, with a place, pixels and thickness of its own.
+    Each slice has the header of the nearest source image, with its own place, pixels and thickness.
 
     Parameters
     ----------
@@ -122,9 +122,9 @@ def estimated_series(
     grid
         Grid of the image; its axes are those of the source.
     source
-        The series that was refined, in single-frame images.
+        The series that was refined, of single-frame images.
     algorithm, description, units
-        As `derived_series` takes them.
+        Same as in `derived_series`.
 
     Yields
     ------
@@ -134,7 +134,7 @@ def estimated_series(
     Raises
     ------
     MedvitError
-        As `derived_series` does.
+        Under the same conditions as `derived_series`.
     StudyError
         If the source consists of multi-frame images, or has no place in a patient.
     """
@@ -143,7 +143,7 @@ def estimated_series(
     if len(placed) != len(source.frames):
         raise StudyError(
             "dicom-out-multi-frame",
-            "an estimate on a finer grid can be filed beside single-frame images only",
+            "an estimate on a finer grid can be stored only with single-frame images",
             path=source.path,
             do="take image.nii.gz",
         )
@@ -178,11 +178,9 @@ def _check(image: np.ndarray, grid: Grid, source: SourceSeries, units: str) -> N
     if image.shape != grid.shape:
         raise MedvitError(f"the image is {image.shape} and its grid {grid.shape}; they must be equal")
     if not np.isfinite(image).all():
-        raise MedvitError("the restored image holds values that are not finite; restore it again")
+        raise MedvitError("the restored image has values that are not finite; restore it again")
     if source.first.get("Modality") == "PT" and not units:
-        raise MedvitError(
-            f"{source.path}: PET needs the units of its values; pass those that the reader gave"
-        )
+        raise MedvitError(f"{source.path}: PET needs the units of its values; pass those from the reader")
     if not str(source.first.get("PhotometricInterpretation", "")).startswith("MONOCHROME"):
         raise MedvitError(f"{source.path}: the source is in colour, and a derived image is not; write NIfTI")
 
@@ -193,7 +191,7 @@ def _set(result: Dataset, **values: str | int) -> None:
 
 
 def _slope(image: np.ndarray, is_ct: bool) -> str:
-    """As DICOM writes it, so that stored values are made with the very number that readers will use."""
+    """The slope as DICOM writes it, so that values are stored by the number that readers will use."""
     largest = float(max(image.max(), -image.min()))
     if largest <= _INT16 and (is_ct or largest >= _ENOUGH_LEVELS):
         return "1"
@@ -226,7 +224,7 @@ def _derived_type(source_type: Sequence[str] | str | None) -> list[str]:
 
 
 def _rescale(holder: Dataset, slope: str) -> None:
-    """State slope and intercept; MR without either is left without, as its values need none at slope 1."""
+    """State slope and intercept, except for MR that has neither, which needs none at slope 1."""
     if slope == "1" and "RescaleSlope" not in holder:
         return
     if "RescaleType" not in holder:

@@ -14,7 +14,7 @@ from medvit.studies.dicom_out.source import SourceSeries
 
 
 def encapsulated_pdf(pdf: bytes | Path, source: SourceSeries, algorithm: Algorithm, *, title: str) -> Dataset:
-    """A PDF file as an object of the study that it reports on.
+    """A PDF file as an object of the study that it describes.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def encapsulated_pdf(pdf: bytes | Path, source: SourceSeries, algorithm: Algorit
     source
         The series that the report is about.
     algorithm
-        What made the report's figures.
+        What made the figures of the report.
     title
         Shown by viewers; up to 64 characters.
 
@@ -35,7 +35,7 @@ def encapsulated_pdf(pdf: bytes | Path, source: SourceSeries, algorithm: Algorit
     content = pdf.read_bytes() if isinstance(pdf, Path) else pdf
     if not content.startswith(b"%PDF-"):
         where = f"{pdf}: " if isinstance(pdf, Path) else ""
-        raise MedvitError(f"{where}the report is not a PDF file; make it again")
+        raise MedvitError(f"{where}the report is not a PDF file; create it again")
     result = new_object(source, EncapsulatedPDFStorage, "DOC", 3, title, algorithm)
     result.ConversionType = "WSD"
     result.BurnedInAnnotation = "YES"

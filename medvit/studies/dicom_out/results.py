@@ -1,4 +1,4 @@
-"""All DICOM objects that follow from one study, written into one folder."""
+"""All DICOM results of one study, written into one folder."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def write_segmentation_results(
     series
         The DICOM series that was segmented.
     label_map, grid, table, encoding
-        As `segmentation` takes them; without structures that such a study cannot show (`renumbered`).
+        Same as in `segmentation`; without structures that such a study cannot show (`renumbered`).
     volumes
-        Structure name to ml, as `measurement_report` takes them.
+        Structure name to ml, as in `measurement_report`.
     algorithm
         What made the label map.
     pdf
         The report.
     rtstruct
-        Whether to write the structures as contours as well; of an empty label map there are none.
+        Whether to write the structures as contours as well; an empty label map has none.
     verdict
-        What quality control says, as `measurement_report` takes it.
+        Verdict of quality control, as in `measurement_report`.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def write_segmentation_results(
         objects["rtstruct"] = structure_set(label_map, grid, source, table, algorithm)
     if pdf is not None:
         objects["report"] = encapsulated_pdf(pdf, source, algorithm, title=f"{algorithm.name} report")
-    # All are made before the first is written, so that a wrong one leaves nothing behind.
+    # All are made before the first is written, so that a failure leaves nothing behind.
     paths = [folder / f"{name}.dcm" for name in objects]
     for path, result in zip(paths, objects.values(), strict=True):
         save_dicom(result, path)
@@ -103,7 +103,7 @@ def write_restoration_results(
     pdf
         The report.
     estimated
-        Whether `grid` is finer than the series, as `estimated_series` takes it.
+        Whether `grid` is finer than the series, as in `estimated_series`.
 
     Raises
     ------

@@ -43,7 +43,7 @@ def structure_set(
     boxes = find_objects(label_map, max_label=len(table))
     present = [s for s in table if boxes[s.value - 1] is not None]
     if not present:
-        raise MedvitError("the label map is empty, and a structure set cannot be; write a SEG")
+        raise MedvitError("the label map is empty, which a structure set must not be; write a SEG")
     frames = source.frames_of(grid)
     if any(f.affine is None for f in frames):
         raise MedvitError("the source has no place in a patient, which contours need; write a SEG")
@@ -142,7 +142,7 @@ def _polygons(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _turns(ring: np.ndarray) -> np.ndarray:
-    """The ring without the points that lie on a straight run."""
+    """The ring without points on a straight line between their neighbours."""
     before, after = (ring - np.roll(ring, 1, 0)).T, (np.roll(ring, -1, 0) - ring).T
     bend = np.abs(before[0] * after[1] - before[1] * after[0]) > 1e-9
     back = (before * after).sum(axis=0) < 0
@@ -156,10 +156,10 @@ def _area(ring: np.ndarray) -> float:
 
 
 def _with_holes(ring: np.ndarray, holes: list[np.ndarray]) -> np.ndarray:
-    """Join holes to a ring by channels that are walked there and back, and so enclose nothing.
+    """Join holes to a ring by channels that run there and back, and so enclose nothing.
 
-    Channels start and end within segments, at parts that keep them off the centres of voxels: a centre on
-    a channel would be inside or outside by rounding.
+    Channels start and end within segments, at points that keep them off the centres of voxels: rounding would
+    decide whether a centre on a channel is inside or outside.
     """
     for hole in holes:
         starts = ring + 0.37 * (np.roll(ring, -1, axis=0) - ring)

@@ -44,9 +44,9 @@ def segmentation(
 ) -> Segmentation:
     """A label map as a DICOM SEG in the study of its source.
 
-    All structures of the table are described, found or not, so that segment numbers are label values. A
-    structure that was not found has one frame of background in a BINARY object, and a map without any
-    structure consists of such frames: nothing found is a result too.
+    All structures of the table are described, found or not, so that segment numbers are label values. In a
+    BINARY object, a structure that was not found has one frame of background, and a map without any structure
+    consists of such frames, since finding nothing is also a result.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def segmentation(
         ``"binary"`` is what most viewers read; ``"labelmap"`` (with JPEG-LS) stays small;
         ``"auto"`` takes BINARY up to 2,000 frames.
     by_hand
-        Whether a person made or corrected the segments: they are then stated as SEMIAUTOMATIC, and else as
+        Whether a person made or corrected the segments: they are then stated as SEMIAUTOMATIC, otherwise as
         AUTOMATIC.
 
     Raises
@@ -76,7 +76,7 @@ def segmentation(
     """
     check_label_map(label_map, grid, table)
     frames = source.frames_of(grid)
-    # highdicom wants (slice, row, column).
+    # highdicom requires (slice, row, column).
     planes = np.ascontiguousarray(label_map.transpose(2, 1, 0).astype(np.uint8, copy=False))
     if encoding == "auto":
         encoding = "binary" if _binary_frames(planes, len(table)) <= _MAX_BINARY_FRAMES else "labelmap"
@@ -109,12 +109,12 @@ def _with_background(segmentation: Segmentation, numbers: list[int]) -> Segmenta
         groups.append(group)
     segmentation.NumberOfFrames = len(groups)
     size = -(-len(groups) * segmentation.Rows * segmentation.Columns // 8)
-    segmentation.PixelData = segmentation.PixelData.ljust(size + size % 2, b"\0")  # bits beyond a frame are 0
+    segmentation.PixelData = segmentation.PixelData.ljust(size + size % 2, b"\0")  # bits after a frame are 0
     return Segmentation.from_dataset(segmentation, copy=False)
 
 
 def check_label_map(label_map: np.ndarray, grid: Grid, table: LabelTable) -> None:
-    """Raise `MedvitError` where a label map does not fit its grid or its table."""
+    """Raise `MedvitError` if a label map does not fit its grid or its table."""
     if label_map.shape != grid.shape:
         raise MedvitError(f"the label map is {label_map.shape} and its grid {grid.shape}; they must be equal")
     if not np.issubdtype(label_map.dtype, np.integer):
@@ -132,7 +132,7 @@ def check_label_map(label_map: np.ndarray, grid: Grid, table: LabelTable) -> Non
 
 
 def _binary_frames(planes: np.ndarray, structures: int) -> int:
-    """How many frames a BINARY object would have: one for each structure on each slice that shows it."""
+    """Number of frames of a BINARY object: one for each structure on each slice that shows it."""
     shown = sum(np.count_nonzero(np.bincount(p.ravel(), minlength=1)[1:]) for p in planes)
     return int(shown) or structures * len(planes)
 

@@ -1,4 +1,4 @@
-"""The DICOM images that results refer back to: their headers, and where in the patient each frame lies."""
+"""The DICOM images to which results refer: their headers, and the place of each frame in the patient."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pydicom.valuerep import DA, TM
 from medvit.errors import StudyError
 from medvit.studies.study import Grid, Study
 
-# A voxel of a result and a voxel of the source are the same one when they lie closer than this part of it.
+# Voxels of result and source count as the same if they are closer than this share of a voxel.
 _TOLERANCE = 0.2
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_NO_UID = "the source has no {}, so that results could not be filed with it"
+_NO_UID = "the source has no {}, so results could not be stored with it"
 _FETCH_AGAIN = "fetch the series from its archive again, or write NIfTI"
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-# Patient and Study modules, PS3.3 C.7.1.1 and C.7.2.1: type 2, so they may be empty but have to be there.
+# Patient and Study modules, PS3.3 C.7.1.1 and C.7.2.1: of type 2, so they may be empty but must be present.
 _TYPE_2 = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
            "StudyDate", "StudyTime", "ReferringPhysicianName")  # fmt: skip
 
@@ -38,7 +38,7 @@ class Frame:
     Parameters
     ----------
     image
-        The header that holds it.
+        The header of its image.
     number
         From 1 in a multi-frame image, ``None`` in a single-frame one.
     shape
@@ -55,7 +55,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class SourceSeries:
-    """One series of images: headers without pixels, complete enough to derive other objects from.
+    """One series of images: headers without pixels, sufficient to derive other objects.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class SourceSeries:
     frames
         The planes of all images.
     path
-        The first file, to name the series by in messages.
+        The first file, by which messages name the series.
     """
 
     images: tuple[Dataset, ...]
@@ -73,7 +73,7 @@ class SourceSeries:
 
     @property
     def first(self) -> Dataset:
-        """The header that what is common to the series is taken from."""
+        """The header that stands for the common attributes of the series."""
         return self.images[0]
 
     def frames_of(self, grid: Grid) -> list[Frame]:
@@ -98,7 +98,7 @@ class SourceSeries:
             here = np.flatnonzero(distance.max(axis=1) < _TOLERANCE * min(grid.spacing))
             if len(here) != 1:
                 count = "no image" if len(here) == 0 else f"{len(here)} images"
-                raise self._misplaced(f"has {count} where slice {k} of the result lies")
+                raise self._misplaced(f"has {count} at slice {k} of the result")
             found.append(placed[here[0]])
         return found
 
@@ -112,15 +112,15 @@ class SourceSeries:
 
 
 def can_write_dicom(study: Study) -> str:
-    """Why DICOM results of a study could not be written, as a clause; empty if nothing stands in the way.
+    """Why DICOM results of a study cannot be written, as a clause; empty if they can.
 
-    Cheap enough to ask before inference: headers alone are read. Results go with the first series.
+    Cheap enough to ask before inference, since only headers are read. Results refer to the first series.
     """
     series = study.series[0]
     if series.format != "dicom":
         return "the study did not come as DICOM"
     if "MOSAIC" in series.facts.get("image_type", ()):
-        return "the slices of a Siemens mosaic are not images of their own that results could refer to"
+        return "the slices of a Siemens mosaic are not separate images, so results cannot refer to them"
     try:
         read_source(series.paths)
     except StudyError as error:
@@ -136,8 +136,8 @@ def read_source(files: Sequence[Path | str | Dataset]) -> SourceSeries:
     Raises
     ------
     StudyError
-        If a file is not DICOM, if there is none, if the files are of more than one series, or if a UID of
-        study, series or instance is missing.
+        If a file is not DICOM, there is none, the files belong to more than one series, or a UID of study,
+        series or instance is missing.
     """
     images = [_read_header(f) for f in files]
     path = next((Path(f) for f in files if not isinstance(f, Dataset)), None)
@@ -174,7 +174,7 @@ def _read_header(file: Path | str | Dataset) -> Dataset:
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
         except (InvalidDicomError, EOFError, OSError) as error:
             raise StudyError("dicom-unreadable", f"cannot be read ({error})", path=file) from error
-    # De-identified files are found with these two only in their file meta information.
+    # Some de-identified files have these two only in their file meta information.
     meta = getattr(file if isinstance(file, Dataset) else header, "file_meta", Dataset())
     for keyword in ("SOPClassUID", "SOPInstanceUID"):
         if not header.get(keyword):
@@ -188,7 +188,7 @@ def _read_header(file: Path | str | Dataset) -> Dataset:
 
 
 def _check_uids(images: list[Dataset], path: Path | None) -> None:
-    """Refuse a source that results could not be filed with: UIDs that we make up are in no archive."""
+    """Refuse a source with which results could not be stored: no archive has UIDs that we invent."""
     for image in images:
         for keyword in _UIDS:
             if not image.get(keyword):
@@ -201,7 +201,7 @@ def _complete(image: Dataset) -> None:
     for keyword in _TYPE_2:
         if not image.get(keyword):
             setattr(image, keyword, "")
-    # highdicom refuses values that the standard does not allow; better without them than without a result.
+    # highdicom refuses values that the standard does not allow; a result without them is better than none.
     if image.PatientSex not in ("M", "F", "O"):
         image.PatientSex = ""
     for keyword, check in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):

@@ -48,12 +48,11 @@ def measurement_report(
     source
         The series that was segmented.
     table
-        Says which segment and code a name has.
+        Segment and code of each name.
     algorithm
         What made the segmentation.
     verdict
-        What quality control says of the result, such as ``"red: no brain was found"``; it stands in the
-        report as text.
+        Verdict of quality control, such as ``"red: no brain was found"``; the report contains it as text.
 
     Raises
     ------
@@ -121,6 +120,6 @@ def _group(
             version=algorithm.version,
             parameters=[f"{k}={v}" for k, v in algorithm.parameters.items()] or None,
         ),
-        # Six significant digits: finer than a voxel of any scanner in any organ.
+        # Six significant digits are finer than a voxel of any scanner in any organ.
         measurements=[sr.Measurement(name=codes.SCT.Volume, value=float(f"{ml:.6g}"), unit=_MILLILITER)],
     )

@@ -1,4 +1,4 @@
-"""Manifests: what a data set is, whichever form its file has, and which files of a folder are its cases."""
+"""Manifests: descriptions of data sets in several forms, and the files of a folder that are their cases."""
 
 import lazy_loader as lazy
 

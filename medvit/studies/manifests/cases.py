@@ -1,4 +1,4 @@
-"""Finding the cases of a data set in its folder: which file is whose image, channel, label map."""
+"""Finding the cases of a data set in its folder, with the images, channels and label map of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from medvit.errors import MedvitError
 from medvit.studies.manifests.model import Layout, ListedCase, Manifest
 
-_LOOK_INTO = 200  # folders, for a data set that lies deeper than where a person pointed
+_LOOK_INTO = 200  # levels of folders, for a data set deeper than the given folder
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Case:
     label
         The label map (an image, or a DICOM SEG); ``None`` for cases that come without.
     target
-        For restoration: what the images should become.
+        For restoration: the image that should result.
     channels
-        What the images of this case show, where it is known.
+        The content of the images of this case, if it is known.
     named
-        Whether the id was given, and not made of a path, which may carry a patient's name.
+        Whether the id was given and not derived from a path, which may contain a patient's name.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Case:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether it has what a network should learn: a label map, or a target."""
+        """Whether it has something to learn: a label map or a target."""
         return self.label is not None or self.target is not None
 
     @property
@@ -55,12 +55,12 @@ class Case:
 
 
 def find_cases(manifest: Manifest, folder: str | Path, split: str | None = None) -> list[Case]:
-    """The cases of a data set, or of one of its splits, all of whose files exist.
+    """The cases of a data set or of one of its splits, all of whose files exist.
 
     Parameters
     ----------
     manifest
-        What the data set is.
+        Description of the data set.
     folder
         Folder of the data set.
     split
@@ -90,7 +90,7 @@ def find_cases(manifest: Manifest, folder: str | Path, split: str | None = None)
 
 
 def named_cases(manifest: Manifest, folder: str | Path) -> list[Case]:
-    """Every case of which at least one file is there, with the paths at which its other files should be.
+    """Every case with at least one existing file, with the paths where its other files should be.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def named_cases(manifest: Manifest, folder: str | Path) -> list[Case]:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        what = "is a file; give the folder that holds the data set" if folder.exists() else "does not exist"
+        what = "is a file; give the folder of the data set" if folder.exists() else "does not exist"
         raise MedvitError(f"{folder} {what}")
     if manifest.cases:
         listed = [_placed(case, folder, manifest.path.parent) for case in manifest.cases]
@@ -108,12 +108,12 @@ def named_cases(manifest: Manifest, folder: str | Path) -> list[Case]:
         tests_there = any(not case.is_labelled for case in there)
         return [case for case in listed if case.is_labelled or tests_there] if there else []
     found = [_laid_out(manifest, layout, folder) for layout in manifest.layouts]
-    # Label maps may lie alike in two layouts, so that it is the images that tell.
+    # Label maps may have the same place in two layouts, so only the images can decide.
     return max(found, key=lambda cases: sum(path.exists() for case in cases for path in case.images))
 
 
 def why_empty(manifest: Manifest, folder: Path) -> str:
-    """Why no case was found in a folder, and what to do, in one sentence."""
+    """Why no case was found in a folder and what to do, in one sentence."""
     wanted = " or ".join(layout.images for layout in manifest.layouts) or manifest.cases[0].images[0]
     if not any(folder.iterdir()):
         return f"{folder} is empty; {manifest.source.access or f'put {wanted} there'}"
@@ -122,7 +122,7 @@ def why_empty(manifest: Manifest, folder: Path) -> str:
         if named_cases(manifest, place):
             return f"{folder} holds no case of {manifest.name}, but {place} does; give that folder"
     there = ", ".join(sorted(path.name for path in islice(folder.iterdir(), 5)))
-    return f"{folder} holds no case of {manifest.name}: {wanted} was looked for, and there are {there}"
+    return f"{folder} holds no case of {manifest.name}: the search was for {wanted}, and there are {there}"
 
 
 def _of_split(manifest: Manifest, cases: Sequence[Case], split: str) -> list[Case]:
@@ -139,7 +139,7 @@ def _of_split(manifest: Manifest, cases: Sequence[Case], split: str) -> list[Cas
 
 
 def missing_of_split(manifest: Manifest, split: str, held: Sequence[str]) -> list[str]:
-    """The ids and patterns that a split lists and none of the cases that it holds fits."""
+    """The ids and patterns of a split that none of its cases matches."""
     listed = (one for one in manifest.splits.get(split, ()) if not one.startswith("!"))
     return [one for one in listed if not matching(held, one)]
 
@@ -165,7 +165,7 @@ def _laid_out(manifest: Manifest, layout: Layout, folder: Path) -> list[Case]:
         patterns = _of_channels(pattern, words)
         images = [_matches(folder, one, layout.case, others) for one in patterns]
         found = set(chain(*images))
-        if layout.unlabelled == layout.images:  # told apart by their label maps alone
+        if layout.unlabelled == layout.images:  # distinguished only by their label maps
             found = found & annotated if is_labelled else found - annotated
         for case in sorted(found | annotated if is_labelled else found):
             places = zip(patterns, images, strict=True)
@@ -188,10 +188,10 @@ def _expected(folder: Path, pattern: str, case: str) -> Path | None:
 
 
 def _matches(folder: Path, pattern: str, case: str, others: Set[Path] = frozenset()) -> dict[str, Path]:
-    """The paths that fit a pattern and are not among `others`, by the id of their case."""
+    """The paths that match a pattern and are not among `others`, by the id of their case."""
     parts = re.split(r"(\{case\}|\*)", pattern)
     globbed = "".join("*" if part in ("{case}", "*") else glob.escape(part) for part in parts)
-    globbed = re.sub(r"\*{2,}", "*", globbed)  # two in a row would mean folders of any depth
+    globbed = re.sub(r"\*{2,}", "*", globbed)  # two in a row would match folders of any depth
     expression, is_first = "", True
     for part in parts:
         if part == "{case}":
@@ -202,7 +202,7 @@ def _matches(folder: Path, pattern: str, case: str, others: Set[Path] = frozense
     matches: dict[str, Path] = {}
     for path in sorted(folder.glob(globbed)) if pattern else ():
         match = re.fullmatch(expression, path.relative_to(folder).as_posix())
-        # Archives made on macOS are strewn with "._" files that hold no image.
+        # Archives made on macOS contain "._" files that are not images.
         if match is None or path.name.startswith(".") or path in others:
             continue
         found = match["case"]

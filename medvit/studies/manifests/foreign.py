@@ -1,4 +1,4 @@
-"""Manifests in the words of others: nnU-Net v2, the Segmentation Decathlon, and lists as JSON or CSV."""
+"""Manifests in foreign forms: nnU-Net v2, the Medical Segmentation Decathlon, and lists as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _Numbered = Annotated[tuple[Text, ...], BeforeValidator(_numbered)]
 
 
 class _Described(Lenient):
-    """What forms of others state under the same keys."""
+    """What the foreign forms state under the same keys."""
 
     name: Text = ""
     description: str = ""
@@ -48,7 +48,7 @@ class _Described(Lenient):
     numTest: Count | None = None
 
     def manifest(self, file: Path, channels: tuple[str, ...], **rest: Any) -> Manifest:
-        """The manifest, with what the forms state otherwise in `rest`."""
+        """The manifest; `rest` holds what each form states in its own way."""
         words = {canonical(channel) for channel in channels}
         return Manifest(
             path=file,
@@ -96,12 +96,12 @@ class _List(Lenient):
 
 
 def of_nnunet(file: Path, content: dict[str, Any]) -> Manifest:
-    """nnU-Net v2's: cases lie in imagesTr, labelsTr and imagesTs, channels are told by ``_0000`` and so on.
+    """A manifest of nnU-Net v2, with cases in imagesTr, labelsTr and imagesTs, and channels ``_0000`` ...
 
     Raises
     ------
     MedvitError
-        If channels or labels are not stated as nnU-Net wants them.
+        If channels or labels are not stated as nnU-Net requires.
     """
     stated = checked(_Nnunet, file, content)
     ending = stated.file_ending
@@ -117,12 +117,12 @@ def of_nnunet(file: Path, content: dict[str, Any]) -> Manifest:
 
 
 def of_decathlon(file: Path, content: dict[str, Any]) -> Manifest:
-    """The decathlon's, which lists the cases; lists of channels and the key ``fold`` are understood as well.
+    """A decathlon manifest, which lists the cases; lists of channels and the key ``fold`` are allowed.
 
     Raises
     ------
     MedvitError
-        If modalities, labels or cases are not stated as the decathlon does.
+        If modalities, labels or cases are not stated as in the decathlon.
     """
     stated = checked(_Decathlon, file, content)
     if not all(key.isdigit() for key in stated.labels):
@@ -149,7 +149,7 @@ def of_list(file: Path, content: Any) -> Manifest:
     Raises
     ------
     MedvitError
-        If an entry names no image, or one id stands twice.
+        If an entry names no image, or an id occurs twice.
     """
     stated = checked(_List, file, {"studies": content} if isinstance(content, list) else content)
     return Manifest(path=file, name=file.stem, cases=_listed(file, stated.studies))
@@ -161,7 +161,7 @@ def of_csv(file: Path) -> Manifest:
     Raises
     ------
     MedvitError
-        If there is no such column, or one id stands twice.
+        If there is no such column, or an id occurs twice.
     """
     with file.open(newline="", encoding="utf-8-sig") as opened:
         first = opened.readline()
@@ -196,7 +196,7 @@ def _listed(file: Path, items: Sequence[_Item]) -> tuple[ListedCase, ...]:
 
 
 def _ids(file: Path, images: Sequence[str]) -> list[str]:
-    """The names of the first images, or, where two are alike, their paths below the folder common to all."""
+    """The names of the first images or, if two are equal, their paths below their common folder."""
     paths = [Path(os.path.normpath(file.parent.absolute() / image)) for image in images]
     names = [stem_of(path) for path in paths]
     if len({*names}) < len(names):
@@ -206,7 +206,7 @@ def _ids(file: Path, images: Sequence[str]) -> list[str]:
 
 
 def _nnunet_labels(file: Path, stated: dict[str, Any]) -> dict[str, Any]:
-    """Structures by value; where labels are regions that overlap, their parts are structures."""
+    """Structures by value; if labels are overlapping regions, their parts are the structures."""
     given = {name: value for name, value in stated.items() if name not in ("background", "ignore")}
     parts = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
     for name, numbers in ({**parts, "ignore": [stated["ignore"]]} if "ignore" in stated else parts).items():

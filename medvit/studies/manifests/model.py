@@ -1,4 +1,4 @@
-"""`Manifest`: what a data set holds and how its folder is laid out."""
+"""`Manifest`: the content of a data set and the layout of its folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from medvit.studies.labels import LabelTable
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which the files of a data set lie in its folder, as patterns of paths below it.
+    """One arrangement of a data set's files in its folder, as patterns of paths below it.
 
-    In a pattern, ``{case}`` stands for the id of a case, ``{channel}`` for the word by which file names tell
-    channels apart, and ``*`` for anything within one name. A path that ends in a folder is a DICOM series.
+    In a pattern, ``{case}`` stands for the id of a case, ``{channel}`` for the word by which file names
+    distinguish channels, and ``*`` for anything within one name. A path that ends in a folder is a DICOM
+    series.
 
     Parameters
     ----------
@@ -26,15 +27,15 @@ class Layout:
         Pattern of the images of labelled cases, such as ``"imagesTr/{case}_{channel}.nii.gz"``. Without
         ``{channel}``, one file holds all channels.
     label
-        Pattern of their label maps; empty where the data set has none.
+        Pattern of their label maps; empty if the data set has none.
     target
-        Pattern of the images to restore; empty but for restoration.
+        Pattern of the target images; empty except for restoration.
     unlabelled
         Pattern of the images of cases without label maps; may be empty.
     case
         Regular expression that ids match.
     channels
-        The words that stand for ``{channel}``, in the order of the manifest's channels.
+        The words for ``{channel}``, in the order of the manifest's channels.
     """
 
     images: str
@@ -47,14 +48,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class ListedCase:
-    """A case that the manifest lists itself; paths are relative to the folder, or else to the manifest.
+    """A case that the manifest lists itself; paths are relative to the folder, or otherwise to the manifest.
 
     Parameters
     ----------
     channels
-        What its images show, where the list says so case by case.
+        Content of its images, if the list states it case by case.
     named
-        Whether the id was given, and not made of a path.
+        Whether the id was given and not derived from a path.
     """
 
     id: str
@@ -67,18 +68,18 @@ class ListedCase:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a complete copy of the data set looks like; what is not known is empty.
+    """Properties of a complete copy of the data set; empty if unknown.
 
     Parameters
     ----------
     labelled, unlabelled
-        How many cases there are with and without label maps.
+        Number of cases with and without label maps.
     shape, spacing
         Least and largest along each axis of the files: voxels, and mm.
     absent
-        Names of structures that may occur nowhere in the data set.
+        Names of structures that may be absent from the whole data set.
     empty_labels
-        Whether label maps may be empty, as those of healthy people are.
+        Whether label maps may be empty, such as those of healthy people.
     """
 
     labelled: int | None = None
@@ -96,9 +97,9 @@ class Source:
     Parameters
     ----------
     url, citation, licence, access
-        Home page, publication, terms of use, and how to get it.
+        Home page, publication, terms of use, and how to obtain the data.
     splits
-        Place where the splits are published.
+        Where the splits are published.
     """
 
     url: str = ""
@@ -115,30 +116,30 @@ class Manifest:
     Parameters
     ----------
     path
-        The file that the manifest was read from.
+        The file from which the manifest was read.
     name, title
-        By which it is called, and in full.
+        Short and full name.
     modality
-        ``"CT"``, ``"MR"`` or another modality of DICOM; empty where it is not known.
+        ``"CT"``, ``"MR"`` or another modality of DICOM; empty if unknown.
     channels
-        What the images of a case show, in order.
+        Content of the images of a case, in order.
     labels
         The structures, with values from 1 without a gap; ``None`` for restoration.
     values
-        The value in the files' label maps of each structure, in the table's order.
+        The value of each structure in the label maps of the files, in the table's order.
     background
         Further values in the files that count as background in this task.
     ignore
-        The value in the files of voxels that nobody labelled, which are neither learned from nor scored.
+        The value of unlabelled voxels in the files, which are neither trained on nor scored.
     regions
         Structures that are scored together, by name of the region ("WT": its parts).
     splits
-        Ids of cases by name of the split. An id may be a pattern (``"patient007_*"``); ``"*"`` alone is every
-        labelled case, and those that begin with ``!`` are left out again.
+        Ids of cases by name of the split. An id may be a pattern (``"patient007_*"``); ``"*"`` alone stands
+        for every labelled case, and ids that begin with ``!`` are excluded.
     split_sizes
-        Number of cases of each split, also where the list of its cases is not known.
+        Number of cases of each split, even if its cases are not listed.
     layouts
-        Possible layouts; the one that finds most images in a folder is taken, or else the first.
+        Possible layouts; the one that finds most images in a folder is used, otherwise the first.
     cases
         Cases that the manifest lists itself, instead of layouts.
     expected, source
@@ -146,7 +147,7 @@ class Manifest:
     checksums
         ``"sha256:..."`` or ``"md5:..."`` by path below the folder, archives as they are downloaded included.
     notes
-        What a person should know, in sentences.
+        Remarks for the user, in sentences.
     """
 
     path: Path
@@ -170,12 +171,12 @@ class Manifest:
 
     @property
     def known_values(self) -> frozenset[int]:
-        """Every value that a label map of the data set may hold."""
+        """Every value that may occur in a label map of the data set."""
         ignored = () if self.ignore is None else (self.ignore,)
         return frozenset((0, *self.values, *self.background, *ignored))
 
     def splits_of(self, case: str, *, is_labelled: bool = True) -> list[str]:
-        """Names of the splits that hold a case."""
+        """Names of the splits that contain a case."""
 
         def holds(ids: tuple[str, ...]) -> bool:
             return any((is_labelled or one != "*") and fnmatchcase(case, one) for one in ids) and not any(
@@ -195,13 +196,13 @@ class Manifest:
         Returns
         -------
         np.ndarray
-            uint8, or uint16 from 255 structures on, of the same shape. Voxels that nobody labelled (`ignore`)
-            have the value after the last structure's.
+            uint8, or uint16 for 255 structures or more, of the same shape. Unlabelled voxels (`ignore`) have
+            the value after that of the last structure.
 
         Raises
         ------
         MedvitError
-            If it holds a value that the manifest does not know.
+            If it has a value that the manifest does not define.
         """
         present = np.unique(label_map)
         unknown = [f"{value:g}" for value in present if value not in self.known_values]

@@ -35,7 +35,7 @@ Flag = Annotated[bool, Strict()]
 
 
 def _images(value: Any) -> Any:
-    """Paths and the channels that they are named by, of a path, a list, or ``{channel: path}``."""
+    """Paths and the channels after which they are named, from a path, a list, or ``{channel: path}``."""
     named = value if isinstance(value, dict) else {}
     paths = list(named.values()) if named else [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not paths or not all(isinstance(p, str) and p.strip() for p in paths):
@@ -57,7 +57,7 @@ def _numbers(count: int) -> BeforeValidator:
 
 def _bounds(value: Any) -> Any:
     if not isinstance(value, list) or len(value) != 2:
-        raise refuse("must be a list of the least and the largest along each axis")
+        raise refuse("must be a list of the least and the largest value along each axis")
     return value
 
 
@@ -100,9 +100,9 @@ class _Layout(Part):
     @classmethod
     def _is_pattern(cls, pattern: str) -> str:
         if "{case}" not in pattern:
-            raise refuse("must hold {case}, the place of the case's id")
+            raise refuse("must contain {case}, the place of the case's id")
         if re.sub(r"\{(case|channel)\}", "", pattern).count("{"):
-            raise refuse("may hold {case} and {channel} and no other braces")
+            raise refuse("may contain {case} and {channel} but no other braces")
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise refuse("must be a path below the folder of the data set")
         return pattern
@@ -174,14 +174,14 @@ def of_own(file: Path, content: Any) -> Manifest:
     Raises
     ------
     MedvitError
-        Naming the key, if one is unknown, missing, or says something that has no one meaning.
+        If a key is unknown, missing or ambiguous; the message names it.
     """
     table = None
     if isinstance(content, dict) and isinstance(content.get("labels"), str):
         table, content = load_label_table(content["labels"]), content | {"labels": None}
     stated = checked(_File, file, content)
     if bool(stated.layouts) == bool(stated.cases):
-        raise MedvitError(f"{file}: layouts or cases must say where the images are, one of the two")
+        raise MedvitError(f"{file}: either layouts or cases must say where the images are")
     channels = stated.channels or ("image",)
     check_unique(file, "channels", channels)
     labels, values = (table, tuple(s.value for s in table)) if table else _labels(file, stated.labels)
@@ -221,7 +221,7 @@ def of_own(file: Path, content: Any) -> Manifest:
 
 
 def _labels(file: Path, labels: tuple[_Label, ...] | None) -> tuple[LabelTable | None, tuple[int, ...]]:
-    """The table, and the value in the files of each of its structures."""
+    """The label table, and the value of each of its structures in the files."""
     if labels is None:
         return None, ()
     if not labels:
@@ -270,7 +270,7 @@ def _splits(file: Path, stated: _File) -> dict[str, tuple[str, ...]]:
         out = [[f"!{one}" for one in given.get(i[1:], (i[1:],))] if i.startswith("!") else [i] for i in ids]
         splits[name] = tuple(chain(*out))
         if any(one == "!*" or one.startswith("!!") for one in splits[name]):
-            why = "leaves out a split that is a rest itself; list the cases of one of them"
+            why = "leaves out a split that is itself a remainder; list the cases of one of them"
             raise MedvitError(f"{file}: splits.{name} {why}")
     return splits
 

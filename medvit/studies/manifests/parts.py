@@ -1,4 +1,4 @@
-"""What the forms of manifests are checked by: pydantic types, and errors that name the file and the key."""
+"""Checks of manifests: pydantic types, and errors that name the file and the key."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pydantic_core import PydanticCustomError
 
 from medvit.errors import MedvitError
 
-MAX_VALUE = 65_535  # of a label map, as written in 16 bits
+MAX_VALUE = 65_535  # of a label map in 16 bits
 
-# YAML reads 001 as a number and NO as "false", so anything but text is refused and not guessed at.
+# YAML reads 001 as a number and NO as "false", so anything but text is refused rather than guessed.
 Text = Annotated[str, Strict(), StringConstraints(strip_whitespace=True, min_length=1)]
 Count = Annotated[int, Strict(), Field(ge=0)]
 Value = Annotated[int, Strict(), Field(ge=0, le=MAX_VALUE)]
@@ -35,12 +35,12 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def refuse(why: str) -> PydanticCustomError:
-    """The error to raise in a validator: what is wrong with the key, as the rest of a sentence."""
+    """The error to raise in a validator: the fault of the key, as the rest of a sentence."""
     return PydanticCustomError("refused", "{why}", {"why": why})
 
 
 class Lenient(BaseModel):
-    """A part of a file whose further keys are somebody else's; a key without a value is missing."""
+    """A part of a file that may have keys of other programs; a key without a value counts as missing."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -53,7 +53,7 @@ class Lenient(BaseModel):
 
 
 class Part(Lenient):
-    """A part of our own form, in which a key that is not known is a slip of the pen."""
+    """A part of our own form, in which an unknown key is a mistake."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,7 +75,7 @@ def checked(form: type[M], file: Path, content: Any) -> M:
     Raises
     ------
     MedvitError
-        Naming the file and the first key that is wrong.
+        If a key is wrong; the message names the file and the first such key.
     """
     try:
         return form.model_validate(content)
@@ -84,7 +84,7 @@ def checked(form: type[M], file: Path, content: Any) -> M:
 
 
 def check_unique(file: Path, key: str, values: Iterable[Any]) -> None:
-    """Refuse a value that stands twice."""
+    """Refuse a value that occurs twice."""
     seen = set()
     for value in values:
         if value in seen:
@@ -93,7 +93,7 @@ def check_unique(file: Path, key: str, values: Iterable[Any]) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut short."""
+    """A value for a message, shortened."""
     return repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}..."
 
 

@@ -1,4 +1,4 @@
-"""The one reader of manifests: medvit's own form, nnU-Net's and the decathlon's, and plain lists."""
+"""The reader of manifests: medvit's own form, those of nnU-Net and the decathlon, and plain lists."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def installed_manifests() -> dict[str, Path]:
 def read_manifest(path: str | Path) -> Manifest:
     """A manifest, by its path or by the name of one that came with medvit (``"brats2021"``).
 
-    Four forms are understood: medvit's own in YAML or JSON (docs/datasets.md), the ``dataset.json`` of the
-    Medical Segmentation Decathlon (and datalists like it), that of nnU-Net v2, and lists of studies in JSON
-    or CSV. Of a folder, its ``dataset.json`` is read.
+    Four forms are accepted: medvit's own in YAML or JSON (docs/datasets.md), the ``dataset.json`` of the
+    Medical Segmentation Decathlon (and similar datalists), that of nnU-Net v2, and lists of studies in JSON
+    or CSV. For a folder, its ``dataset.json`` is read.
 
     Raises
     ------
     MedvitError
-        Naming the file and the key, if the manifest is missing or says something that has no one meaning.
+        If the manifest is missing or ambiguous; the message names the file and the key.
     """
     installed = installed_manifests()
     file = installed.get(str(path), Path(path).expanduser())
@@ -67,7 +67,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without the two things in it that lose what a person wrote: repeated keys, and dates."""
+    """YAML without its two features that lose what was written: repeated keys and dates."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

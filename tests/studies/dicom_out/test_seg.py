@@ -155,9 +155,7 @@ def test_a_source_without_uids_is_refused_and_none_are_invented(keyword, tmp_pat
     with pytest.raises(StudyError, match=f"has no {keyword}"):
         read_source(paths)
     (study,) = find_studies(tmp_path / "a").studies
-    assert (
-        can_write_dicom(study) == f"the source has no {keyword}, so that results could not be filed with it"
-    )
+    assert can_write_dicom(study) == f"the source has no {keyword}, so results could not be stored with it"
 
 
 def test_what_can_be_written_is_known_from_headers(series, tmp_path):

@@ -130,5 +130,5 @@ def test_the_wrong_folder_is_answered_with_the_right_one(tmp_path):
         with pytest.raises(MedvitError, match=complaint):
             find_cases(manifest(BRATS), folder)
     touch(tmp_path, "other/readme.txt")
-    with pytest.raises(MedvitError, match=r"was looked for, and there are readme\.txt"):
+    with pytest.raises(MedvitError, match=r"and there are readme\.txt"):
         find_cases(manifest(Layout("img/{case}.nii.gz")), tmp_path / "other")
