@@ -26,8 +26,8 @@ def passes(row: dict[str, Any]) -> bool:
 def execution_for(bundle_root: str, device: torch.device | str, **settings: Any) -> Execution:
     """The execution of a bundle's network when measurements choose the backend.
 
-    OpenVINO is taken on a CPU where it is installed, and where the bundle's metadata say that it gave the
-    same labels in less time (``medvit#backends#openvino``, as `medvit verify` writes it); otherwise, torch.
+    OpenVINO is used on a CPU if it is installed and the bundle's metadata say that it gave the same labels in
+    less time (``medvit#backends#openvino``, as `medvit verify` writes it); otherwise torch is used.
 
     Parameters
     ----------

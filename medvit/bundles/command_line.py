@@ -49,13 +49,13 @@ def locate(name: str) -> str:
         if found:
             return str(found.pop())
     raise MedvitError(
-        f"bundle {name}: its folder cannot be told from its configuration; set bundle_root to the folder, "
+        f"bundle {name}: its folder does not follow from its configuration; set bundle_root to the folder, "
         f"or open it with medvit.bundles.open_bundle"
     )
 
 
 def check_flags() -> None:
-    """End ``python -m monai.bundle run`` where it was given a flag that no configuration file knows.
+    """End ``python -m monai.bundle run`` if it was given a flag that no configuration file knows.
 
     MONAI takes such a flag for a new identifier, so that a mistyped one has no effect. In any other process
     nothing happens.

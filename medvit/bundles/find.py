@@ -128,8 +128,8 @@ def is_bundle(name: str) -> bool:
 def find_bundle(name: str, *, trust: bool = False) -> Bundle:
     """An installed bundle by name, also in the model zoo's style, or any bundle folder that is trusted.
 
-    The configuration of a bundle is code that runs with the rights of who runs it. So a folder that did not
-    come with medvit is only taken when the caller says that it is trusted.
+    The configuration of a bundle is code that runs with the user's rights, so a folder that was not installed
+    with medvit is accepted only if the caller says that it is trusted.
 
     Raises
     ------

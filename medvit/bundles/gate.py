@@ -47,7 +47,7 @@ class Scope:
     body_parts
         Words of DICOM's Body Part Examined.
     field_of_view_mm
-        Shortest and longest edge of a believable field of view; a shorter one is noted, a longer one refused.
+        Shortest and longest plausible edge of the field of view; shorter ones are noted, longer ones refused.
     coarsest_mm
         Longest voxel edge that is accepted.
     coarsest_pixel_mm
@@ -77,7 +77,7 @@ class Scope:
 
 @dataclass
 class Gate:
-    """Refuses a blank study or one outside a bundle's scope, or marks it where that is overruled.
+    """Refuses a blank study or one outside a bundle's scope, or marks it if the refusal is overruled.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def mismatches(scope: Scope, study: Study) -> Iterator[str]:
 
 
 def _other_body_part(scope: Scope, facts: Mapping[str, Any]) -> Iterator[str]:
-    """The body part that the headers name, or their descriptions where they name none."""
+    """The body part in the headers, or in their descriptions if the headers name none."""
     if not scope.body_parts:
         return
     stated = str(facts.get("body_part") or "")
@@ -209,7 +209,7 @@ def _grid(study: Study) -> tuple[tuple[int, ...] | None, tuple[float, ...] | Non
 
 
 def _values(scope: Scope, image: np.ndarray, wanted: str) -> Iterator[str]:
-    """Remarks that the values allow on a study whose headers state no modality."""
+    """Mismatches that the values show in a study whose headers state no modality."""
     finite = image[np.isfinite(image)]
     if not finite.size or not scope.modality:
         return

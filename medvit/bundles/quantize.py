@@ -27,9 +27,9 @@ from medvit.studies import LabelTable, Study, find_studies, safe_name, sha256_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Largest loss of Dice in a structure, as a share, that is taken without being told.
+#: Largest loss of Dice in a structure, as a share, that is accepted by default.
 MOST_LOSS = 0.005
-#: Volume below which the Dice of a structure hangs on too few voxels to decide.
+#: Volume below which the Dice of a structure depends on too few voxels to decide.
 LEAST_ML = 2.0
 _FILE = "int8.xml"
 _KEPT = ("LICENSE", "docs/data_license.txt", "configs/logging.conf")
@@ -159,7 +159,7 @@ def _quantized(opened: OpenBundle, windows: Sequence[Tensor], keep: Sequence[str
     import openvino
 
     single = [window[i : i + 1] for window in windows for i in range(len(window))]
-    # By way of the cache, which tries a network in a process of its own and refuses it in one sentence.
+    # Through the cache, which tries a network in a separate process and refuses it in one sentence.
     network = opened.part("network")
     inside = network.network if isinstance(network, LateralSegmenter) else network
     made = converted(inside, single[0].shape[1:], "openvino")
@@ -182,7 +182,7 @@ def _around(network: nn.Module, compiled: CompiledNetwork) -> nn.Module:
 def _scores(
     opened: OpenBundle, after: nn.Module, studies: Sequence[Study], drawn: Path | None, aside: Path
 ) -> dict[str, Scores]:
-    """Dice before and after against the references, or else against the labels before."""
+    """Dice before and after against the references, or otherwise against the labels before."""
     from medvit.evaluation import find_pairs
     from medvit.evaluation.sides import on_one_grid, read_side
 

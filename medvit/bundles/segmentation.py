@@ -50,7 +50,7 @@ class Result:
     seconds
         Wall time of each stage.
     details
-        What the inferer reports of its work.
+        Report of the inferer.
     """
 
     study: LoadedStudy
@@ -69,7 +69,7 @@ class Result:
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each structure in millilitres; empty for a restored image.
 
-        Structures that stand for others, such as those of a side where no side is known, are left out.
+        Structures that stand for others, such as those of known sides where no side is known, are left out.
         """
         if self.table is None:
             return {}
@@ -84,11 +84,11 @@ def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides:
     Parameters
     ----------
     bundle
-        A bundle, or one that is open already, so that its network is loaded once for many studies.
+        A bundle, or an open one, whose network is loaded once for many studies.
     study
         A study, or a path that holds exactly one.
     overrides
-        Values of the configuration of a bundle that is not open yet, by identifier.
+        Values of the configuration, by identifier, for a bundle that is not open yet.
 
     Raises
     ------
@@ -238,12 +238,12 @@ class _Steps:
 
 
 def check_for(bundle: Bundle, inputs: Sequence[str]) -> Checked:
-    """Check whether a bundle would take studies, by their headers and by their voxels, which are read.
+    """Check whether a bundle would accept studies, by their headers and by their voxels, which are read.
 
     Parameters
     ----------
     bundle
-        The bundle that the studies are meant for.
+        The bundle for which the studies are meant.
     inputs
         Files, folders, globs or manifests.
 
@@ -298,7 +298,7 @@ def grid_of(prediction: MetaTensor, study: LoadedStudy) -> Grid:
 
 
 def unchanged(data: dict[str, Any]) -> dict[str, Any]:
-    """The post-processing of a bundle that states none."""
+    """The post-processing of a bundle that defines none."""
     return data
 
 

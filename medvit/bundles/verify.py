@@ -27,7 +27,7 @@ class Verification:
     Parameters
     ----------
     bundle, version, backend
-        What was verified.
+        The bundle, its version and the backend that was verified.
     windows
         Number of windows.
     voxels_differing
@@ -91,8 +91,8 @@ def verify_backend(
     Raises
     ------
     MedvitError
-        If the backend is torch itself, is not installed or cannot run the network; if the study is not what
-        the bundle is for.
+        If the backend is torch itself, is not installed or cannot run the network, or if the bundle is not
+        intended for the study.
     """
     import torch
 

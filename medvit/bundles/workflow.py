@@ -1,4 +1,4 @@
-"""The one opener of a bundle's configurations."""
+"""The opener of a bundle's configurations."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class OpenBundle:
         return self.parser.get(name)
 
     def part(self, name: str, default: Any = ...) -> Any:
-        """A component of the configuration, made when it is first asked for.
+        """A component of the configuration, made at the first request.
 
         Parameters
         ----------

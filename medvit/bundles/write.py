@@ -1,4 +1,4 @@
-"""Bundles written from a specification: shipped, converted and trained ones alike, whole or not at all.
+"""Writing bundles from a specification: shipped, converted and trained ones, completely or not at all.
 
 ``python -m medvit.bundles.write [FOLDER...]`` rewrites the configurations of bundles: those of a checkout,
 or those whose folders are given.
@@ -74,7 +74,7 @@ def write_bundle(
     folder
         Must not hold anything yet.
     save_weights
-        Writes the weights to the path that it is given.
+        Function that writes the weights to a path.
     contents
         Returns the content of each file by its path in the bundle; called with the path of the weights once
         they are written.

@@ -1,4 +1,4 @@
-"""Engines beside torch that run a network on a CPU: OpenVINO and ONNX Runtime."""
+"""Engines other than torch that run a network on a CPU: OpenVINO and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def installed(backend: str) -> bool:
 
 
 def require(backend: str) -> None:
-    """Raise `MissingExtraError` where a backend is not installed."""
+    """Raise `MissingExtraError` if a backend is not installed."""
     if not installed(backend):
         raise MissingExtraError(f"the backend {backend}", _NEEDS[backend][1])
 
@@ -63,8 +63,8 @@ def cache_folder() -> Path:
 class CompiledNetwork(nn.Module):
     """A network in a file of OpenVINO (``.xml`` with its ``.bin``) or ONNX, run on a CPU.
 
-    The file is read and compiled at the first window, with as many threads as torch has then, and again where
-    that number changes. It is made for one window of one shape; a batch goes through window by window.
+    The file is read and compiled at the first window, with as many threads as torch has then, and again if
+    that number changes. It is made for windows of one shape; a batch is processed window by window.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class CompiledNetwork(nn.Module):
         self.backend = "openvino" if self.file.suffix == ".xml" else "onnxruntime"
         require(self.backend)
         if not self.file.is_file():
-            raise MedvitError(f"{self.file} is missing, which holds the network for {TITLES[self.backend]}")
+            raise MedvitError(f"{self.file}, the network for {TITLES[self.backend]}, is missing")
         self._session: Any = None
         self._threads = 0
 
@@ -97,7 +97,7 @@ class CompiledNetwork(nn.Module):
         Raises
         ------
         MedvitError
-            If the network is for windows of another shape.
+            If the network was made for windows of another shape.
         """
         if self._session is None or self._threads != torch.get_num_threads():
             self._threads = torch.get_num_threads()
@@ -110,7 +110,7 @@ class CompiledNetwork(nn.Module):
             )
         given = windows.to("cpu", torch.float32).contiguous().numpy()
         answers = [self._session(given[i : i + 1]) for i in range(len(given))]
-        # An engine writes the next answer over the last one.
+        # An engine overwrites its last answer with the next one.
         return torch.from_numpy(np.concatenate(answers) if len(answers) > 1 else answers[0].copy())
 
     def _compiled(self) -> Any:

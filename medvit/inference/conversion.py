@@ -1,4 +1,4 @@
-"""Networks converted for other engines, once for each weights and window, and kept in the user's cache."""
+"""Networks converted for other engines, once for each weights and window, in the user's cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from medvit.networks import LateralSegmenter
 
 OPSET = 18
 _FILES = {"openvino": "model.xml", "onnxruntime": "model.onnx"}
-# OpenVINO ends the whole process at some networks (TransUNet), so that the first try is made in another one.
+# OpenVINO ends the whole process for some networks (TransUNet), so the first try runs in another process.
 _TRIAL = """
 import sys, numpy, openvino
 compiled = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -74,14 +74,14 @@ def fingerprint(network: nn.Module, shape: Sequence[int], backend: str) -> str:
 
 
 def engine(network: Network, shape: Sequence[int], backend: str, *, bf16: bool = False) -> Network:
-    """`network` for a backend: converted, or as it is where it is compiled already.
+    """`network` for a backend: converted, or unchanged if it is already compiled.
 
     The sides of a `LateralSegmenter` stay with torch: engines take longer for them than they save elsewhere.
 
     Raises
     ------
     MissingExtraError, ConversionError
-        As `converted`; also for what is not a module.
+        Under the same conditions as `converted`; also for anything but a module.
     """
     if isinstance(network, CompiledNetwork):
         return network
@@ -97,8 +97,8 @@ def converted(
 ) -> CompiledNetwork:
     """`network` for windows of one shape, as another engine runs it.
 
-    It is converted when it is first asked for, and kept below `folder`, where other processes find it too:
-    one converts, and the others wait.
+    It is converted at the first request and kept below `folder`, where other processes find it too: one
+    converts it, and the others wait.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def converted(
     bf16
         Whether it computes in bfloat16.
     folder
-        Where converted networks are kept; `cache_folder` by default.
+        Folder of converted networks; `cache_folder` by default.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def openvino_model(network: nn.Module, example: Tensor) -> Any:
             program = torch.export.export(network, (example,), strict=False)
             model = openvino.convert_model(program)
     except Exception:
-        # OpenVINO reads more operators from ONNX than from torch's own programs (Swin UNETR).
+        # OpenVINO reads more operators from ONNX than from torch's own format (Swin UNETR).
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             write_onnx(network, example, file)
@@ -210,7 +210,7 @@ def _convert_into(folder: Path, network: nn.Module, shape: Sequence[int], backen
     whole = _FullResolution(network).eval()
     try:
         with warnings.catch_warnings():
-            # The exporters of torch warn of their own internals.
+            # The exporters of torch warn about their own internals.
             warnings.simplefilter("ignore")
             with torch.inference_mode(False):
                 _WRITERS[backend](whole, torch.zeros(1, *shape), partial / _FILES[backend])

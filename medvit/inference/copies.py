@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Arrival(Protocol):
-    """An event that tells when a copy has arrived, such as a CUDA event."""
+    """An event for the arrival of a copy, such as a CUDA event."""
 
     def synchronize(self) -> None:
         """Wait until the copy has arrived."""
@@ -30,8 +30,8 @@ _UNDER_WAY = 2
 class HostCopies:
     """Stores the results of a device in arrays on the host, in the order in which they arrive.
 
-    From a GPU it goes through page-locked memory on a stream of its own, so that the device goes on
-    meanwhile; from a CPU it is stored at once.
+    From a GPU they go through page-locked memory on a separate stream, so that the device continues
+    meanwhile; from a CPU they are stored at once.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class HostCopies:
         self._pending: deque[tuple[Tensor, Arrival, Store]] = deque()
 
     def send(self, values: Tensor, store: Store) -> None:
-        """Let `store` take `values` to their place, now or by `finish` at the latest."""
+        """Let `store` put `values` into their place, now or by `finish` at the latest."""
         if self._transfer is None or values.device.type != self._device:
             store(values.cpu().numpy())
             return

@@ -1,4 +1,4 @@
-"""`CutOutInferer`: small structures, each segmented in a cut-out that another network locates."""
+"""`CutOutInferer`: segmentation of small structures, each in a cut-out that another network locates."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Box = tuple[slice, slice, slice]
 
 
 class CutOutInferer(StreamingWindowInferer):
-    """Finds structures by another network, then labels the parts of each in a cut-out of the image.
+    """Finds structures with another network, then labels the parts of each in a cut-out of the image.
 
-    Every cut-out is scaled by itself, percentiles 0.5 to 99.5 to 0..1, as its network was trained. An image
-    that is no larger than a cut-out is taken as one, without a search for structures.
+    Every cut-out is scaled by itself, its 0.5th to 99.5th percentile to 0..1, as in the training of its
+    network. An image no larger than a cut-out is treated as one, without a search for structures.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ class CutOutInferer(StreamingWindowInferer):
     margin
         Millimetres by which a cut-out is wider than its structure, on each side.
     whole
-        Edge in mm up to which, along every axis, an image is taken for a cut-out.
+        Largest edge in mm, along every axis, of an image that is treated as a cut-out.
     least
-        Voxels that a structure must have to count as found.
+        Least number of voxels of a structure that counts as found.
     options
         See `StreamingWindowInferer`.
     """
@@ -95,7 +95,7 @@ class CutOutInferer(StreamingWindowInferer):
         return {"labels": labels}
 
     def _cut_outs(self, image: MetaTensor) -> list[tuple[Box, Sequence[int]]]:
-        """The boxes to look at, and what the classes mean in each."""
+        """The boxes to segment, and the meaning of the classes in each."""
         affine = image.affine.cpu().numpy().astype(np.float64)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if np.all(np.array(_shape(image)) * spacing <= self.whole):

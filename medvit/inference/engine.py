@@ -28,7 +28,7 @@ Networks = Network | Sequence[Network]
 Makers = Mapping[str, Callable[[], Reducer]]
 Results = dict[str, Tensor | np.ndarray]
 
-# Voxels by which a plane may be tilted against another one and still counts as parallel.
+# Voxels by which a plane may be tilted against another one that it is parallel to.
 _SAME_PLANE = 0.01
 
 
@@ -42,19 +42,19 @@ class WindowEngine(Inferer):
     overlap
         Share of a window that the next one covers again, in [0, 1).
     sw_batch_size
-        Windows that go through the network at once; ``"auto"`` for as many as fit into half of a GPU's free
+        Windows that the network processes at once; ``"auto"`` for as many as fit into half of a GPU's free
         memory, and one on a CPU.
     mode, sigma_scale
         Blend weights: ``"gaussian"`` or ``"constant"``, and the Gaussian's width as a share of the window.
     padding_mode, cval
-        How an image smaller than a window is padded, as `torch.nn.functional.pad`.
+        Padding of an image smaller than a window, as in `torch.nn.functional.pad`.
     flips
         Test-time flips; none by default.
     skip
-        Rule that tells windows (C, *roi_size) that no network need see.
+        Rule that recognises windows (C, *roi_size) that no network needs to see.
     region
-        Rule that finds the part of the image to look at; windows are laid over that part only, and what
-        lies outside of it is background: see `medvit.inference.CoarseRegion`.
+        Rule that finds the part of the image to segment; windows cover only that part, and everything outside
+        is background: see `medvit.inference.CoarseRegion`.
     axis
         Streaming axis; ``None`` takes the one with the smallest accumulator.
     execution
@@ -95,7 +95,7 @@ class WindowEngine(Inferer):
 
     @abstractmethod
     def background(self, channels: int) -> Tensor:
-        """Logits (channels,) where no window was looked at."""
+        """Logits (channels,) outside all windows."""
 
     def plan(self, size: Sequence[int]) -> WindowPlan:
         """The windows of an image of that size."""
@@ -114,13 +114,13 @@ class WindowEngine(Inferer):
         kwargs: dict[str, Any] | None = None,
         out: np.ndarray | None = None,
     ) -> Results:
-        """Results by name, in the target's grid; `out` takes the main one. Sets `report`."""
+        """Results by name, in the target's grid; `out` receives the main one. Sets `report`."""
         started = time.perf_counter()
         volume, networks = as_volume(image), members(network)
         seen = self._seen(volume, networks)
         results = self._look(seen, volume, networks, target, (args, kwargs or {}), out)
         if seen.start and self._reaches_edge(next(iter(results.values())), seen, volume, target):
-            note = "labels reached the edge of the region that was found: the whole image was looked at"
+            note = "labels reached the edge of the region that was found: the whole image was segmented"
             results = self._look(
                 Region(volume, note=note), volume, networks, target, (args, kwargs or {}), out
             )
@@ -172,7 +172,7 @@ class WindowEngine(Inferer):
     def _reaches_edge(
         self, result: np.ndarray | Tensor, seen: Region, volume: Volume, target: Grid | None
     ) -> bool:
-        """Whether labels lie at a face of the region's box that is not one of the image: it may cut them."""
+        """Whether labels lie at a face of the region's box inside the image, which may cut them."""
         size = volume.size
         faces = [(a, seen.start[a], -1) for a in range(len(size)) if seen.start[a] > 0]
         stops = [start + n for start, n in zip(seen.start, seen.volume.size, strict=True)]

@@ -67,7 +67,7 @@ class StreamingWindowInferer(WindowEngine):
     maps
         Extra maps: ``"entropy"``, ``"disagreement"`` (of networks and flips) and ``"probability:CLASS"``.
     grid
-        What a call of the inferer gives: labels in the ``"input"``'s grid, or in that of the ``"source"``
+        Result of a call of the inferer: labels in the ``"input"``'s grid, or in that of the ``"source"``
         file, as MONAI's ``LoadImage`` notes it in the image's meta data.
     skip
         ``"constant"`` skips windows in which every channel is constant, and labels what only such windows
@@ -118,7 +118,7 @@ class StreamingWindowInferer(WindowEngine):
         network
             The network, or several (a sequence or `torch.nn.ModuleList`) whose logits are averaged.
         args, kwargs
-            Given to the network beside the windows.
+            Further arguments of the network.
 
         Returns
         -------
@@ -198,13 +198,13 @@ def source_grid(image: Tensor) -> Grid:
     Raises
     ------
     StudyError
-        If the image does not know its file's grid.
+        If the image does not state the grid of its file.
     """
     meta = image.meta if isinstance(image, MetaTensor) else {}
     if "original_affine" not in meta or "spatial_shape" not in meta:
         raise StudyError(
             "image-without-source",
-            "the image does not say in which grid its file was, so labels cannot go back to it",
+            "the image does not state the grid of its file, so labels cannot be returned to it",
             path=meta.get("filename_or_obj"),
             do="load it with LoadImaged, or use grid='input'",
         )
@@ -259,7 +259,7 @@ class RestorationInferer(WindowEngine):
     def __init__(self, *args: Any, grid: Literal["input", "source"] = "input", **options: Any) -> None:
         super().__init__(*args, **options)
         if self.region is not None:
-            raise ValueError("a restored image has no background, so no region can stand for the whole")
+            raise ValueError("a restored image has no background, so a region cannot stand for the whole")
         if grid not in ("input", "source"):
             raise ValueError(f"grid must be 'input' or 'source', not {grid!r}")
         self.grid = grid
@@ -275,7 +275,7 @@ class RestorationInferer(WindowEngine):
             restored = torch.as_tensor(values).to(image.device)
             return MetaTensor(restored).copy_meta_from(image) if isinstance(image, MetaTensor) else restored
         target = source_grid(image)
-        assert isinstance(image, MetaTensor), "only such an image knows the grid of its file"
+        assert isinstance(image, MetaTensor), "only such an image states the grid of its file"
         unit = float(image.meta.get(UNIT, 1.0))
         values = self.run(image, network, target, args, kwargs)["image"]
         meta = {**image.meta, "affine": torch.as_tensor(target.affine)}

@@ -1,4 +1,4 @@
-"""Memory that inference frees and asks for again: kept, so that the system need not clear it each time."""
+"""Reuse of memory that inference frees and allocates again, which the system would clear each time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 # Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
 _MOST_KEPT = 2**31 - 1
-# What glibc itself ends up with in a process that frees large arrays.
+# The values that glibc itself reaches in a process that frees large arrays.
 _USUAL_MMAPS, _USUAL_THRESHOLD = 65536, 32 * 2**20
 
 _lock = threading.Lock()
@@ -68,8 +68,8 @@ def give_back() -> None:
 def share_one_arena() -> None:
     """Let threads that start from now on allocate where the main thread does.
 
-    glibc gives threads arenas of their own, which cannot keep arrays of more than 64 MB, and later threads
-    take them over. To be called before a program starts its first thread.
+    glibc gives threads separate arenas, which cannot keep arrays of more than 64 MB and are reused by later
+    threads. To be called before a program starts its first thread.
     """
     library = _allocator()
     if library is not None:

@@ -34,22 +34,22 @@ class InferenceReport:
     Parameters
     ----------
     windows, skipped
-        Windows of the image, and how many of them were taken for background unseen.
+        Windows of the image, and how many of them were labelled background without a network.
     forward_passes
         Windows that went through a network, counted once for each flip and each network.
     axis
         The streaming axis.
     target
-        How results went to their grid: ``"same voxels"``, ``"axis-aligned"`` or ``"oblique"``.
+        How results reached their grid: ``"same voxels"``, ``"axis-aligned"`` or ``"oblique"``.
     device, backend
         Where the networks ran, and what ran them.
     region
-        First voxel and the one past the last, along each axis, of the part of the image that was looked at;
+        First voxel and the one past the last, along each axis, of the part of the image that was segmented;
         empty for the whole.
     seconds, network_seconds
         Wall time of the whole, and of the networks' forward passes (on a GPU: of their launch).
     fallbacks
-        What was done when memory ran out or the backend could not run a network, in sentences.
+        Remedies when memory ran out or the backend could not run a network, in sentences.
     """
 
     windows: int = 0
@@ -132,9 +132,9 @@ class Predictor:
     networks
         The members of the ensemble, each (B, C, *roi_size) to (B, classes, *roi_size).
     flips, execution
-        How they are asked.
+        How the networks are run.
     report
-        Where passes and time are counted.
+        Report in which passes and time are counted.
     disagreement
         Whether a channel is added: the share of members and flips whose class is not that of the mean.
     in_terms
@@ -144,7 +144,7 @@ class Predictor:
     Raises
     ------
     MedvitError
-        If the device lacks the precision that was asked for.
+        If the device does not support the requested precision.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class Predictor:
         """Number of windows that fit into half of the free memory, measured on one window; 1 on a CPU."""
         if self.device.type != "cuda":
             return 1
-        # Memory needed before this study counts towards it: too few windows are better than too many.
+        # Memory needed before this study counts as well: too few windows are better than too many.
         need = max(torch.cuda.max_memory_allocated(self.device) - self._idle, 1)
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - self._allocated()

@@ -24,7 +24,7 @@ _SPECK = 0.1
 
 @dataclass(frozen=True)
 class Region:
-    """A box of an image, and the voxels in it that are worth looking at.
+    """A box of an image, and the voxels in it that are worth segmenting.
 
     Parameters
     ----------
@@ -33,8 +33,7 @@ class Region:
     start
         Index of its first voxel in the whole image; empty for the whole.
     occupied
-        (X', Y', Z') bool, the box's voxels that are or lie near something to see; ``None`` where every
-        window must be seen.
+        (X', Y', Z') bool, the box's voxels in or near an object; ``None`` if every window must be seen.
     note
         Why the whole image is taken, if the rule found no region.
     """
@@ -45,7 +44,7 @@ class Region:
     note: str = ""
 
     def rule(self, plan: WindowPlan) -> Callable[[tuple[int, ...]], bool] | None:
-        """Whether the window at a position in the padded box holds anything worth looking at."""
+        """Whether the window at a position in the padded box holds anything worth segmenting."""
         if self.occupied is None:
             return None
         occupied, before = self.occupied, [pad for pad, _ in plan.padding]
@@ -61,7 +60,7 @@ RegionRule = Callable[[Volume, Sequence[Network], Execution], Region]
 
 
 class RegionFinder(ABC):
-    """Lays a box round what a mask on a coarse grid marks; a subclass makes the mask.
+    """Puts a box around a mask on a coarse grid; a subclass makes the mask.
 
     Parameters
     ----------
@@ -70,7 +69,7 @@ class RegionFinder(ABC):
     margin
         Millimetres by which the box is wider than what was found.
     least_ml
-        Volume below which nothing counts as found: then the whole image is taken, and the report says so.
+        Smaller volumes do not count as found; then the whole image is used, and the report says so.
     """
 
     def __init__(self, spacing: float, margin: float, least_ml: float) -> None:
@@ -83,7 +82,7 @@ class RegionFinder(ABC):
         """Probability (X, Y, Z), 0..1, of the region at each voxel of a coarse image (C, X, Y, Z)."""
 
     def __call__(self, volume: Volume, networks: Sequence[Network], execution: Execution) -> Region:
-        """The part of `volume` to look at.
+        """The part of `volume` to segment.
 
         Raises
         ------
@@ -98,7 +97,7 @@ class RegionFinder(ABC):
         weights = self.weights(coarse.as_tensor(), networks, execution).cpu().numpy()
         found = _without_specks(np.nan_to_num(weights))
         if found.sum() * np.prod(spacing) / 1000 < self.least_ml:
-            note = f"the coarse pass found less than {self.least_ml:g} ml: the whole image was looked at"
+            note = f"the coarse pass found less than {self.least_ml:g} ml: the whole image was segmented"
             return Region(volume, note=note)
         matrix = np.linalg.solve(grid.affine, np.asarray(coarse.affine, np.float64))
         box = self._box(found, matrix, spacing, volume.size)
@@ -113,7 +112,7 @@ class RegionFinder(ABC):
     def _box(
         self, found: np.ndarray, matrix: np.ndarray, spacing: Sequence[float], size: Sequence[int]
     ) -> tuple[slice, ...]:
-        """The box of the image round what was found; `matrix` maps coarse voxels to the image's."""
+        """The box of the image around the mask; `matrix` maps coarse voxels to those of the image."""
         box = []
         for axis, present in enumerate(found.nonzero()):
             step = matrix[axis, axis]
@@ -134,14 +133,14 @@ class CoarseRegion(RegionFinder):
     margin
         Millimetres by which the box is wider than what was found.
     least_ml
-        Volume below which nothing counts as found: then the whole image is taken, and the report says so.
+        Smaller volumes do not count as found; then the whole image is used, and the report says so.
     network
         Network of the coarse pass, such as that of another bundle whose images are prepared alike; ``None``
         for the network that looks. Its classes exclude each other.
     classes
         Channels that make the region; ``None`` for all but the first.
     divisor
-        The network takes images whose edges are multiples of it.
+        The edges of images for the network are multiples of it.
 
     Examples
     --------
@@ -174,7 +173,7 @@ class CoarseRegion(RegionFinder):
         own = list(networks) if self.network is None else [self.network]
         shape = coarse.shape[1:]
         widths = [width for n in reversed(shape) for width in (0, -n % self.divisor)]
-        # The coarse image of each study has a size of its own, and is seen once.
+        # The coarse image of each study has its own size, and is seen once.
         execution = replace(execution, backend="torch")
         predictor = Predictor(own, Flips(), execution, InferenceReport())
         with execution.running(own):
@@ -192,7 +191,7 @@ class ForegroundRegion(RegionFinder):
     threshold
         Intensity of the prepared image above which a voxel counts, in the mean over its channels.
     spacing, margin, least_ml
-        As of `CoarseRegion`.
+        Same as in `CoarseRegion`.
     """
 
     def __init__(

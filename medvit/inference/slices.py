@@ -24,7 +24,7 @@ def slice_axis(plane: str, planes: Sequence[str] = ("sagittal", "coronal", "axia
     plane
         Its name.
     planes
-        Those that the network was trained for.
+        Planes for which the network was trained.
 
     Raises
     ------
@@ -73,7 +73,7 @@ class SliceWindows(WindowEngine):
     slice_axis
         The spatial axis along which slices follow each other: 2 for axial slices of a RAS image.
     options
-        As of the inferer for volumes.
+        Same as for the inferer of volumes.
     """
 
     def __init__(
@@ -105,17 +105,17 @@ class SliceWindows(WindowEngine):
         return weights.unsqueeze(self.slice_axis).expand(plan.roi_size)
 
     def run(self, image: Tensor | Volume, network: Networks, *args: Any, **kwargs: Any) -> Any:
-        """As `WindowEngine.run`, with networks that see (B, C, H, W)."""
+        """As `WindowEngine.run`, with networks of (B, C, H, W)."""
         sliced = [SliceNetwork(member, self.slice_axis) for member in members(network)]
         return super().run(image, sliced, *args, **kwargs)
 
 
 class SliceInferer(SliceWindows, StreamingWindowInferer):
-    """A label map of a volume by a two-dimensional network; parameters as of `SliceWindows`."""
+    """A label map of a volume by a two-dimensional network; parameters are those of `SliceWindows`."""
 
 
 class SliceRestorer(SliceWindows, RestorationInferer):
-    """A restored volume by a two-dimensional network; parameters as of `SliceWindows`."""
+    """A restored volume by a two-dimensional network; parameters are those of `SliceWindows`."""
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from medvit.inference.windows import Volume, WindowPlan, pad
 
 @dataclass(frozen=True)
 class Slab:
-    """Finished planes of the blend, as views that are valid until the accumulator goes on.
+    """Finished planes of the blend, as views that are valid until the accumulator continues.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Slab:
 
 
 class RollingAccumulator:
-    """Adds windows layer by layer and gives back each plane as soon as all its windows are in.
+    """Adds windows layer by layer and returns each plane as soon as all of its windows are added.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class RollingAccumulator:
         return Slab(self.sums[(slice(None), *where)], self.weights[where], start, stop, first, self.axis)
 
     def next_layer(self) -> None:
-        """Forget the finished planes but the last, and make room for the next layer."""
+        """Forget all finished planes but the last, and make room for the next layer."""
         start, stop = self._present()
         self.layer += 1
         for buffer, axis in ((self.sums, self.axis + 1), (self.weights, self.axis)):
@@ -137,10 +137,10 @@ def _shift(buffer: Tensor, axis: int, step: int) -> None:
 
 @dataclass
 class SlabStream:
-    """Iterate over finished slabs; each is valid until the next is asked for.
+    """Iterate over finished slabs; each is valid until the next is requested.
 
-    Nothing is asked of the device on the way: whether image and logits are finite is noted there and read
-    after the last slab. When a device runs out of memory the batch is halved down to one window, and then
+    The host never waits for the device on the way: whether image and logits are finite is noted there and
+    read after the last slab. If a device runs out of memory, the batch is halved down to one window, and then
     the accumulator moves to the host; the predictor's report says so.
 
     Parameters
@@ -154,9 +154,9 @@ class SlabStream:
     batch_size
         Windows that go through the networks at once; ``None`` for as many as fit into the device's memory.
     skip
-        Rule that tells windows of which nothing need be seen; they contribute nothing.
+        Rule that recognises windows without content; they contribute nothing.
     wanted
-        Rule that tells by its place, the first voxel in the padded image, whether a window need be seen.
+        Rule that decides by its place, the first voxel in the padded image, whether a window is needed.
     watch
         Called with the report after each batch; an exception that it raises ends the inference.
     padding_mode, padding_value
@@ -212,7 +212,7 @@ class SlabStream:
             )
         if answered and not all(map(math.isfinite, torch.stack([a.cpu() for a in answered]).tolist())):
             raise MedvitError(
-                f"{self.volume.name or 'the image'}: the network answers with NaN or infinite logits; "
+                f"{self.volume.name or 'the image'}: the network gives NaN or infinite logits; "
                 "check its weights, the scaling of the image, and run it in float32"
             )
 
@@ -259,7 +259,7 @@ class SlabStream:
     ) -> list[tuple[int, ...]]:
         if self.skip is None or not places:
             return list(places)
-        # Asked of all windows, and then read at once: a device that is asked one by one stands still.
+        # Computed for all windows and then read at once: reading one by one would leave the device idle.
         verdicts = [torch.as_tensor(self.skip(image[where])) for where in places.values()]
         return [s for s, skip in zip(places, torch.stack(verdicts).tolist(), strict=True) if not skip]
 
@@ -290,7 +290,7 @@ class SlabStream:
         else:
             raise MedvitError(
                 f"{self.volume.name or 'the image'}: one window of {self.plan.roi_size} does not fit "
-                f"into the memory of {self.predictor.device}; take a smaller roi_size or another device"
+                f"into the memory of {self.predictor.device}; use a smaller roi_size or another device"
             ) from error
         if self.predictor.device.type == "cuda":
             torch.cuda.empty_cache()

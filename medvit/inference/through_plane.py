@@ -26,9 +26,9 @@ class RefinedRestorer(SliceRestorer, ABC):
     roi_size
         Pixels of a window along both axes of the planes that the network sees; ``None`` for the whole axis.
     overlap, slices, options
-        As of `SliceRestorer`.
+        Same as in `SliceRestorer`.
     consistent
-        Share of what the measured slices and those of the estimate differ by that is given back to the
+        Share of the difference between the measured slices and those of the estimate that is added to the
         estimate: 1 makes them agree, noise included.
     """
 
@@ -54,7 +54,7 @@ class RefinedRestorer(SliceRestorer, ABC):
         if not isinstance(refinement, Refinement):
             raise StudyError(
                 "image-without-slices",
-                "the image does not say where its slices lie",
+                "the image does not state the place of its slices",
                 path=meta.get("filename_or_obj"),
                 do="prepare it with RefineSlicesd or RefinePixelsd",
             )

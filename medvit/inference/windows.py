@@ -1,4 +1,4 @@
-"""Sliding windows: how they are read, which of them cover an image, and how their voxels are weighted."""
+"""Sliding windows: how they are read, how they cover an image, and how their voxels are weighted."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Volume:
     Parameters
     ----------
     data
-        Anything with a shape that gives an array when sliced, (C, X, Y, Z): a tensor, an array,
+        Anything with a shape (C, X, Y, Z) that gives an array when sliced: a tensor, an array,
         `numpy.memmap`, or nibabel's ``image.dataobj``.
     affine
         4x4, voxel index to RAS+ millimetres.
@@ -149,7 +149,7 @@ class Volume:
         Applied to each slab (C, X, Y, Z) float32 as it is read, such as a scaling of intensities. It must
         treat every voxel by itself: it never sees the whole image.
     name
-        What messages call the image.
+        Name of the image in messages.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Volume:
 
 
 def as_volume(image: Tensor | Volume) -> Volume:
-    """A tensor (C, X, Y[, Z]) as a volume that windows are read from."""
+    """A tensor (C, X, Y[, Z]) as a volume from which windows are read."""
     if isinstance(image, Volume):
         return image
     if not isinstance(image, MetaTensor):

@@ -1,4 +1,4 @@
-"""What a training starts from: a bundle with its weights, or a network by its name."""
+"""The start of a training: a bundle with its weights, or a network by its name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from medvit.training.architectures import SLICEWISE, definition_of, network_name
 from medvit.training.encoder_file import read_encoder
 from medvit.training.network import is_lateral, network_definition
 
-# Edges of the window where no bundle states one: over slices, and over volumes.
+# Edges of the window if no bundle states one: for slices and for volumes.
 _WINDOWS = {2: (128, 128), 3: (64, 64, 64)}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a pre-training takes from a recipe, a file that changes the training of a bundle.
+    """The part of a recipe, a file that changes the training of a bundle, that a pre-training uses.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
-        """The recipe of a file such as those in ``workflows/reproduce``.
+        """A recipe from a file such as those in ``workflows/reproduce``.
 
         Raises
         ------
@@ -155,7 +155,7 @@ def find_base(
     pretrained
         File of `medvit pretrain` to start from.
     trust
-        Whether a bundle's folder may be taken.
+        Whether a bundle's folder may be used.
 
     Raises
     ------

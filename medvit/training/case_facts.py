@@ -1,4 +1,4 @@
-"""A look at every case before training: which are broken, and of what size, spacing and intensities."""
+"""Survey of all cases before training: which are broken, and their size, spacing and intensities."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ForegroundIntensity(NamedTuple):
 
     @classmethod
     def of(cls, voxels: np.ndarray) -> ForegroundIntensity:
-        """What sampled voxels show; labels on a made-up constant get a spread to divide by."""
+        """Figures of sampled voxels; labels on a constant image get a spread to divide by."""
         lower, upper = np.percentile(voxels, [0.5, 99.5])
         lower, upper = (lower, upper) if upper > lower else (lower - 0.5, lower + 0.5)
         return cls(float(lower), float(upper), float(voxels.mean()), float(voxels.std()) or 1.0)
@@ -93,7 +93,7 @@ def survey(
             faults.append(f"{case.id}: {error}")
     if faults and not (skip_bad and facts):
         raise MedvitError(
-            f"{len(faults)} of {len(cases)} cases cannot be trained on; put them right, "
+            f"{len(faults)} of {len(cases)} cases cannot be used for training; correct them, "
             "or leave them out with --skip-bad:\n  " + "\n  ".join(faults)
         )
     for fault in faults:

@@ -18,7 +18,7 @@ from medvit.studies.study import Series
 
 
 def study_of(case: Case, channels: int) -> Study:
-    """The images of a case as a study with one series a channel.
+    """The images of a case as a study with one series for each channel.
 
     Raises
     ------
@@ -44,10 +44,10 @@ def read_case(case: Case, manifest: Manifest) -> tuple[LoadedStudy, np.ndarray]:
     Raises
     ------
     StudyError
-        If either cannot be read with one meaning, or they do not lie on one grid.
+        If one of them cannot be read unambiguously, or they are on different grids.
     """
     study = read_study(study_of(case, len(manifest.channels)))
-    assert case.label is not None, "cases to train on have label maps"
+    assert case.label is not None, "cases for training have label maps"
     return study, read_annotation(case.label, study.grid, manifest)
 
 
@@ -83,6 +83,6 @@ class WholeCases(Dataset):
 
 
 def as_batch(items: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """One study as a batch, which keeps the meta data that say where it lies."""
+    """One study as a batch, with the meta data of its place."""
     [item] = items
     return {key: value[None] for key, value in item.items()}

@@ -1,4 +1,4 @@
-"""The specification of a bundle that is trained: its inference, and the training itself as a workflow."""
+"""The specification of a trained bundle: its inference, and the training itself as a workflow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROTATION = 0.26  # radians, 15 degrees
 
 
 def specification(plan: Plan, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What the trained bundle's configurations are written from, by `medvit.bundles.write`.
+    """Specification from which `medvit.bundles.write` writes the configurations of the trained bundle.
 
     Parameters
     ----------
@@ -56,12 +56,12 @@ def _inference(plan: Plan) -> dict[str, Any]:
 
 
 def _train(plan: Plan) -> dict[str, Any]:
-    """The training goes on from the bundle's weights, on the cases of a manifest."""
+    """The training continues from the bundle's weights, on the cases of a manifest."""
     open_entries = resolve({"template": "segmentation"})["train"]
     timed = plan.settings["minutes"] is not None
     apart = {"device"} if timed else {"device", "steps"}  # without a time, steps are the epochs'
     entries = {key: plan.settings[key] for key in open_entries if key in plan.settings and key not in apart}
-    # What is asked for may leave the patch size open; the plan does not.
+    # The choices may leave the patch size open; the plan does not.
     entries |= {
         "patch_size": list(plan.patch_size),
         "slice_axis": plan.slice_axis,
@@ -80,7 +80,7 @@ def _train(plan: Plan) -> dict[str, Any]:
 
 
 def _rotations(plan: Plan) -> float | list[float]:
-    """Angles about each axis; slices that are far apart are turned in their plane alone."""
+    """Angles about each axis; slices that are far apart are turned only in their plane."""
     if plan.slice_axis is not None:
         return _ROTATION
     coarse = max(plan.spacing) > 3 * min(plan.spacing)

@@ -1,4 +1,4 @@
-"""What a training will cost, measured by a few of its steps."""
+"""Cost of a training, measured on a few of its steps."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def measure(
 
 
 def windows_of(shape: tuple[int, ...], window: tuple[int, ...]) -> int:
-    """How many windows that overlap by half cover a study of some shape."""
+    """Number of windows that cover a study of a shape with an overlap of a half."""
     steps = (max(math.ceil(2 * (n - w) / w), 0) + 1 for n, w in zip(shape, window, strict=True))
     return math.prod(steps)
 

@@ -1,4 +1,4 @@
-"""Training on several devices, one process each, as ``torchrun`` starts them."""
+"""Training on several devices with one process each, started by ``torchrun``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 def join_process_group() -> torch.device:
     """Join the processes that ``torchrun`` has started, over NCCL on GPUs and gloo without.
 
-    It is Ignite that joins: left to find out by itself it would, in whichever process asks first, wait for
-    the others to ask as well.
+    Ignite performs the joining: if it found the group by itself, the first process to ask would wait for the
+    others to ask as well.
 
     Returns
     -------
@@ -32,7 +32,7 @@ _left: list[Any] = []
 
 
 def leave_process_group() -> None:
-    """Wait for the others, then part from them."""
+    """Wait for the others, then leave the group."""
     idist.barrier()
     if distributed.is_initialized():
         _left.append(distributed.group.WORLD)
@@ -40,7 +40,7 @@ def leave_process_group() -> None:
 
 
 def world_size() -> int:
-    """How many processes train together; 1 for one by itself."""
+    """Number of processes that train together; 1 for a single one."""
     return idist.get_world_size()
 
 

@@ -16,14 +16,14 @@ from medvit.training.plan import Plan
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a training.
+    """Result of a training.
 
     Parameters
     ----------
     carried
-        Sentence that says what was taken from the other bundle.
+        Sentence on what was taken from the other bundle.
     score
-        Mean validation Dice over the structures; `None` where nothing was validated.
+        Mean validation Dice over the structures; `None` without a validation.
     structures
         Mean validation Dice of each structure.
     epoch, epochs
@@ -52,7 +52,7 @@ class Outcome:
     chosen: str = "by which the epoch was chosen"
 
     def quality(self, held_out: int) -> str:
-        """The measured quality in a clause that hides nothing."""
+        """The measured quality, in a clause."""
         if self.score is None:
             return "not measured: no case was kept apart"
         cases = f"{held_out} validation case{'s' if held_out != 1 else ''}"
@@ -60,7 +60,7 @@ class Outcome:
 
 
 def metadata_section(plan: Plan, name: str, outcome: Outcome, weights_sha256: str) -> dict[str, Any]:
-    """What the metadata of the template ``segmentation`` leaves open."""
+    """The metadata that the template ``segmentation`` leaves open."""
     table = parse_label_table(plan.labels)
     names = ", ".join(s.name for s in table)
     held_out = plan.cases["validation"]
@@ -152,7 +152,7 @@ does not have is not counted in it."""
 
 
 def _curves(name: str, outcome: Outcome) -> str:
-    """The pictures of a training, and whether it was over when it ended."""
+    """The pictures of a training, and whether it had converged when it ended."""
     if not outcome.curves:
         return ""
     text = """
@@ -164,7 +164,7 @@ Every epoch is in `docs/training.csv`, and in `docs/events` for TensorBoard.
 
 
 def go_on(name: str, epochs: int) -> str:
-    """What to do with a training whose validation Dice was rising to the end, or was measured but once."""
+    """Advice for a training whose validation Dice rose until the end, or was measured only once."""
     command = f"`medvit train ./{name} MANIFEST -o BETTER --trust`"
     if epochs == 1:
         return f"Ended with its first validation, perhaps far from its best: continue with {command}."

@@ -20,7 +20,7 @@ _HEADER = "medvit_pretraining"
 
 @dataclass(frozen=True)
 class PretrainingHeader:
-    """What a pre-trained encoder is and how it came about. It names no path, study or patient.
+    """Description of a pre-trained encoder and its origin. It names no path, study or patient.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class PretrainingHeader:
     prefixes: list[str] = field(default_factory=list)
 
     def sentence(self) -> str:
-        """What the card of a bundle that starts from it says."""
+        """Sentence for the card of a bundle that starts from it."""
         cells = f", {self.mask_ratio:.0%} of cells of {self.cell} voxels" if self.cell else ""
         return (
             f"pre-trained without labels on {self.studies} studies of {self.patients} patients "
@@ -106,7 +106,7 @@ def read_encoder(path: str | Path) -> tuple[dict[str, Tensor], PretrainingHeader
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a valid safetensors file ({error})") from error
     if text is None:
-        raise WeightsError(f"{path}: was not written by medvit pretrain, so nothing says what it holds")
+        raise WeightsError(f"{path}: was not written by medvit pretrain, so its content is unknown")
     try:
         return tensors, PretrainingHeader(**json.loads(text))
     except (ValueError, TypeError) as error:

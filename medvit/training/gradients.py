@@ -1,4 +1,4 @@
-"""A training step in half precision that is taken again in float32 where its gradient is not finite."""
+"""A training step in half precision, repeated in float32 if its gradient is not finite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Gradients:
-    """What the gradients of a step were like; they stand in the network.
+    """Facts about the gradients of a step, which are in the network.
 
     Parameters
     ----------
@@ -30,18 +30,18 @@ class Gradients:
 
     @property
     def finite(self) -> bool:
-        """Whether a step can be taken with them."""
+        """Whether they allow a step."""
         return math.isfinite(self.norm)
 
 
 def clipped_gradients(
     network: nn.Module, loss_of: Callable[[bool], Tensor], max_norm: float, half: bool
 ) -> Gradients:
-    """Compute and clip the gradients of a step; the device is asked for loss and norm once.
+    """Compute and clip the gradients of a step; loss and norm are read from the device once.
 
     bfloat16 has the range of float32, so that a gradient which is finite in float32 should be finite in it.
-    On one GPU 18 % of the steps of SegFormer3D were not, and on a CPU none are: which operator is at fault is
-    unknown. Such a step costs a second pass instead of its samples.
+    On one GPU 18 % of the steps of SegFormer3D were not, and on a CPU all were: it is unknown which operator
+    is at fault. Such a step costs a second pass instead of its samples.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def _gradients(network: nn.Module, loss: Tensor, max_norm: float) -> Gradients:
 
 
 def read_back(*values: Tensor) -> list[float]:
-    """Single values of one device in one go, as the host waits for each."""
+    """Single values of one device, read at once, since the host waits for each read."""
     return torch.stack([value.float() for value in values]).tolist()
 
 

@@ -40,8 +40,8 @@ class BestWeights:
     Attributes
     ----------
     score, epoch, structures
-        Mean over the structures of their mean over the cases they occur in, the epoch it was reached in, and
-        the mean of each; `None`, 0 and empty before.
+        Mean over the structures of their mean over the cases in which they occur, the epoch in which it was
+        reached, and the mean of each; `None`, 0 and empty before.
     cases
         Value of each structure in each case, in that epoch; (cases, structures), NaN where one has none.
     last, measured
@@ -207,13 +207,13 @@ class Progress:
         return f"validation {best.unit} {best.last:.3f} (best {best.score:.3f} in epoch {best.epoch}), "
 
     def close(self) -> None:
-        """Take the bar away; also after an interruption, which would leave the cursor hidden."""
+        """Remove the bar, also after an interruption, which would leave the cursor hidden."""
         if self.bars.live.is_started:
             self.bars.stop()
 
 
 def duration(seconds: float) -> str:
-    """A time span in the unit that fits.
+    """A time span in a suitable unit.
 
     Examples
     --------

@@ -88,7 +88,7 @@ class History:
 
 
 def read_history(file: Path) -> list[dict[str, float]]:
-    """The rows of a training's table; what was not measured is left out of them."""
+    """The rows of a training's table, without entries that were not measured."""
     with file.open(newline="", encoding="utf-8") as stream:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
 
@@ -96,9 +96,9 @@ def read_history(file: Path) -> list[dict[str, float]]:
 def still_improving(rows: list[dict[str, float]]) -> bool:
     """Whether the validation Dice was rising to the end.
 
-    That is so where the best epoch of the last quarter surpasses the best of the three before it by more
-    than 0.003; with fewer than four epochs, where the last one is the best. A training that ended with its
-    first validation counts as rising: nothing shows that it had levelled off.
+    This is so if the best epoch of the last quarter surpasses the best of the three before it by more than
+    0.003 or, with fewer than four epochs, if the last one is the best. A training that ended with its first
+    validation counts as rising, since nothing shows that it had levelled off.
     """
     scores = [row["mean_dice"] for row in rows if "mean_dice" in row]
     if len(scores) < 2:

@@ -1,4 +1,4 @@
-"""Masked windows: what self-supervised pre-training sees of unlabelled studies, and what it must predict."""
+"""Masked windows: input and target of self-supervised pre-training on unlabelled studies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MaskedWindows:
     masked
         The same with masked cells filled.
     mask
-        Where the prediction counts, (B, 1, *window): in masked cells, inside the field of view.
+        Voxels where the prediction counts, (B, 1, *window): in masked cells inside the field of view.
     """
 
     target: Tensor
@@ -39,7 +39,7 @@ class WindowSampler:
     Parameters
     ----------
     volumes
-        (C, X, Y, Z) each; of any size, a smaller one is padded and its padding never counts.
+        (C, X, Y, Z) each, of any size; a smaller one is padded, and its padding never counts.
     window
         Edges in voxels: three, or two for slices across `slice_axis`.
     cell
@@ -47,9 +47,9 @@ class WindowSampler:
     mask_ratio
         Share of the cells that are masked.
     slice_axis
-        Axis that slices are taken across.
+        Axis across the slices.
     seed
-        Seed of all random numbers; the windows of step n depend on it and on n alone.
+        Seed of all random numbers; the windows of step n depend only on it and on n.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class WindowSampler:
         inside = torch.stack([seen for _, seen in drawn])
         cells = self._cells(target, generator)
         noise = torch.randn(target.shape, generator=generator)
-        # Noise of the window's own spread: a constant would tell a masked cell from a dark one by itself.
+        # Noise with the spread of the window: a constant alone would distinguish masked cells from dark ones.
         axes = tuple(range(1, target.ndim))
         spread, centre = torch.std_mean(target.float(), dim=axes, keepdim=True)
         filled = torch.where(cells, centre + spread * noise, target)
@@ -115,7 +115,7 @@ class WindowSampler:
 
 
 def _says_something(window: Tensor, cell: int) -> Tensor:
-    """Where cells are not flat, (1, X, Y, Z): constant ones are padding, clipped air or what a strip left."""
+    """Where cells are not constant, (1, X, Y, Z), as in padding, clipped air or stripped parts."""
     sizes = [min(cell, n) for n in window.shape[1:]]
     high = F.max_pool3d(window[None], sizes, sizes, ceil_mode=True)
     low = -F.max_pool3d(-window[None], sizes, sizes, ceil_mode=True)
@@ -126,7 +126,7 @@ def _says_something(window: Tensor, cell: int) -> Tensor:
 
 
 def masked_l1(prediction: Tensor, windows: MaskedWindows) -> Tensor:
-    """Mean absolute error where the mask is; 0 where a batch has nothing to predict."""
+    """Mean absolute error within the mask; 0 if a batch has nothing to predict."""
     mask = windows.mask.to(prediction.dtype)
     error = (prediction - windows.target).abs().mean(dim=1, keepdim=True)
     return (error * mask).sum() / mask.sum().clamp(min=1)

@@ -55,7 +55,7 @@ def fitted(
 
 
 def lateral(definition: Mapping[str, Any], table: LabelTable) -> dict[str, Any]:
-    """A network of one channel a structure and one for the side, behind which sides are told apart."""
+    """A network with one channel for each structure and one for the side, after which sides are separated."""
     structures = [{"name": s.name, "side": s.side} for s in table]
     return {
         "_target_": _LATERAL,
@@ -87,7 +87,7 @@ class CarriedOver:
     Parameters
     ----------
     taken, in_part, total
-        Tensors that were taken over whole, those of which some classes were, and all there are.
+        Tensors that were taken as a whole, those of which some classes were taken, and all tensors.
     structures
         Names of the structures whose readout was taken over.
     """
@@ -108,8 +108,8 @@ class CarriedOver:
 def carry_over(network: nn.Module, bundle: Bundle, table: LabelTable) -> CarriedOver:
     """Fill `network` with every tensor of a bundle that has its name and shape.
 
-    Of a tensor that differs in the number of classes alone, the rows of the background and of the
-    structures that both have, by code and side or by name, are taken.
+    From a tensor that differs only in the number of classes, the rows of the background and of the common
+    structures, by code and side or by name, are taken.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def carry_over(network: nn.Module, bundle: Bundle, table: LabelTable) -> Carried
     Raises
     ------
     WeightsError
-        If the weights are there but cannot be opened.
+        If the weights exist but cannot be opened.
     """
     own = network.state_dict()
     if not bundle.weights.is_file():
@@ -146,14 +146,14 @@ def carry_over(network: nn.Module, bundle: Bundle, table: LabelTable) -> Carried
 
 @dataclass(frozen=True)
 class _Readout:
-    """What the channels of a network mean: background, structures, and the side where it has one channel.
+    """Meaning of the channels of a network: background, structures, and the side if it has its own channel.
 
     Parameters
     ----------
     table
         The structures; `None` where they are not known.
     lateral
-        Whether structures stand once, and a last channel tells the side.
+        Whether structures appear once, and a last channel states the side.
     """
 
     table: LabelTable | None
@@ -179,7 +179,7 @@ class _Readout:
         return unsided(self.table).index(structure.unsided_name) + 1
 
     def known_to(self, other: _Readout) -> dict[int, int]:
-        """The channels that both have, by code and side or by name: here, and in the other."""
+        """The common channels, by code and side or by name: here, and in the other."""
         known = {0: 0}
         for s in self.table or ():
             for t in other.table or ():

@@ -1,4 +1,4 @@
-"""Windows to train on: cut from prepared cases on the disk, half of them around labelled voxels."""
+"""Windows for training: cut from prepared cases on disk, half of them around labelled voxels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medvit.training.cases import read_case
 from medvit.transforms.resample import resample_labels
 
 _KEPT = 1_000  # voxels of each structure that windows may be centred on
-# Share by which a window is cut larger at each end, for the corners that a rotation brings in.
+# Share by which a window is cut larger at each end, because a rotation moves its corners in.
 _MARGIN = 0.1
 
 
@@ -68,7 +68,7 @@ def centres_of(label: np.ndarray) -> dict[int, np.ndarray]:
 def prepare_samples(
     cases: Sequence[Case], manifest: Manifest, bundle_root: str | Path, folder: str | Path
 ) -> list[Sample]:
-    """Cases read, preprocessed as the bundle does for inference, and kept on the disk.
+    """Read cases, preprocess them as the bundle does for inference, and keep them on disk.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class PatchDataset(SeededDataset):
         image, label = self._cut(self.samples[order[place]], random)
         self.transform.set_random_state(seed=int(random.integers(2**31)))
         cut = self.transform({"image": torch.from_numpy(image), "label": torch.from_numpy(label)})
-        # Where in its study each window lies would be collated at a cost, and is not asked for.
+        # Collating the place of each window in its study would take time, and it is not needed.
         return {key: convert_to_tensor(value, track_meta=False) for key, value in cut.items()}
 
     def _cut(self, sample: Sample, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from medvit.training.windows import affordable_on, batch_for, check_window, wind
 
 Triple = tuple[float, float, float]
 _EPOCHS = 100
-_MARGIN = 1.5  # over the estimate of a validation, which leaves out reading and scoring
+_MARGIN = 1.5  # above the estimate of a validation, which excludes reading and scoring
 _ANISOTROPIC = 3.0  # nnU-Net's factor, by which one axis must be coarser than another
 
 
@@ -48,7 +48,7 @@ class Choices:
     val_fraction, seed
         Share of patients kept apart, and seed of all random numbers.
     folds, fold
-        Number of parts into which the patients are divided, and the one to validate on. With ``folds`` and
+        Number of parts into which the patients are divided, and the one for validation. With ``folds`` and
         no ``fold``, each is trained in turn; 0 for none.
     patience
         Epochs without a better validation Dice after which training stops; 0 to continue to the end, as
@@ -145,11 +145,11 @@ class Plan:
     network
         Configuration of the network.
     pairs
-        Values that swap when left and right do.
+        Values that swap with left and right.
     settings
         The remaining choices, complete.
     split, cases
-        How training and validation were told apart, and how many cases each has.
+        How training and validation were separated, and the number of cases of each.
     left_out
         Ids of broken cases.
     notes
@@ -200,7 +200,7 @@ class Plan:
         return str(inner["_target_"]).rpartition(".")[2]
 
     def lines(self) -> list[tuple[str, str]]:
-        """What is to be done, as pairs of a word and a clause."""
+        """The settings of the training, as pairs of a word and a clause."""
         names = [s["name"] for s in self.labels["structures"]]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         held_out = self.cases["validation"]
@@ -268,7 +268,7 @@ class Plan:
 def make_plan(
     base: Base, manifest: Manifest, facts: Sequence[CaseFacts], choices: Choices, **cases: Any
 ) -> Plan:
-    """A plan from a base, a survey of the cases, and what a person chose.
+    """A plan from a base, a survey of the cases, and the choices of the user.
 
     Parameters
     ----------
@@ -364,10 +364,10 @@ def median_spacing(facts: Sequence[CaseFacts]) -> Triple:
 
 
 def intensity(manifest: Manifest, facts: Sequence[CaseFacts]) -> str:
-    """How intensities are scaled: CT by those of all labelled voxels, all else by each image's own range.
+    """Scaling of intensities: CT by those of all labelled voxels, everything else by the range of each image.
 
-    For CT, clipped to their percentiles 0.5 and 99.5 and standardised, as nnU-Net does; for the rest,
-    percentiles 0.5 to 99.5 of each channel become 0 to 1.
+    CT is clipped to the 0.5th and 99.5th percentile of labelled voxels and standardised, as in nnU-Net;
+    otherwise the 0.5th to 99.5th percentile of each channel becomes 0 to 1.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""`medvit pretrain`: an encoder from unlabelled studies, by what their images say of themselves."""
+"""`medvit pretrain`: an encoder from unlabelled studies, by self-supervision."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def pretrain_bundle(
 ) -> Path:
     """Pre-train the network of a bundle on unlabelled studies.
 
-    See `medvit.training.pretraining_tasks` for what the network predicts; what is of use for that alone, such
-    as a readout that gives voxels and not labels, is left out of the result.
+    See `medvit.training.pretraining_tasks` for what the network predicts. Parts that serve only this, such as
+    a readout that gives voxels instead of labels, are left out of the result.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def _refuse(path: Path, work: Path, resume: bool) -> None:
 
 
 class _Run:
-    """One pre-training, with what it has come to so far."""
+    """One pre-training and its state."""
 
     def __init__(
         self, bundle: Bundle, choices: PretrainingChoices, path: Path, work: Path, console: Console
@@ -234,7 +234,7 @@ class _Run:
         )
 
     def train(self, resume: bool) -> None:
-        """Take steps until they or the time are used up; the state is saved on the way."""
+        """Take steps until their number or the time is used up; the state is saved on the way."""
         optimiser = torch.optim.AdamW(
             self.network.parameters(), self.choices.learning_rate, weight_decay=0.01
         )
@@ -285,7 +285,7 @@ class _Run:
         found = clipped_gradients(self.network, loss_of, 1.0, half=self.device.type == "cuda")
         if not found.finite:
             raise MedvitError(
-                f"the error is not finite after {self.step} steps; start anew with a lower --learning-rate"
+                f"the error is not finite after {self.step} steps; start again with a lower --learning-rate"
             )
         optimiser.step()
         return found.loss

@@ -1,4 +1,4 @@
-"""The studies of a pre-training: prepared as the bundle does, kept on the disk, and told apart by patient."""
+"""The studies of a pre-training: prepared as the bundle does, kept on disk, and divided by patient."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LABEL_VALUES = 64
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Volumes on disk, and what is known of them: digest, patient and modality."""
+    """Volumes on disk, with their digest, patient and modality."""
 
     files: list[Path]
     digests: list[str]
@@ -43,9 +43,9 @@ class PreparedImages:
 def prepare_images(
     bundle: Bundle, inputs: Sequence[str], folder: Path, console: Console, recipe: Recipe | None = None
 ) -> PreparedImages:
-    """The studies as arrays in a folder; files that are not images to learn from are left out and named.
+    """The studies as arrays in a folder; files that are unsuitable for learning are left out and named.
 
-    A bundle prepares them; a recipe may state another spacing, and how intensities are scaled in the end.
+    A bundle prepares them; a recipe may state another spacing and another final scaling of intensities.
 
     Raises
     ------

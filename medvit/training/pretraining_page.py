@@ -1,4 +1,4 @@
-"""The page of a pre-training: what was masked, what the network made of it, and the error over the steps."""
+"""The page of a pre-training: masked windows, their predictions, and the error over the steps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_page(path: Path, header: PretrainingHeader, windows: MaskedWindows, pr
     header
         Header of the encoder.
     windows, prediction
-        Windows and what the network predicts for them, (B, C, *window) each.
+        Windows and the network's predictions for them, (B, C, *window) each.
     """
     facts = [
         ("Studies, patients", f"{header.studies}, {header.patients}"),

@@ -1,4 +1,4 @@
-"""What a network predicts in pre-training without labels: cells, patches, or Swin UNETR's three tasks."""
+"""Tasks of pre-training without labels: masked cells, removed patches, or the three tasks of Swin UNETR."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DECODER = {"decoder_dim": 192, "decoder_depth": 2, "decoder_num_heads": 6}
 
 @dataclass(frozen=True)
 class MadeFor:
-    """The network, the windows and the masks that a task is made for.
+    """The network, the windows and the masks for which a task is made.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class MadeFor:
     channels, window
         Image channels, and edges of the windows.
     mask_ratio, cell
-        Share of the cells that are masked, ``None`` for the task's own, and their edge in voxels.
+        Share of the cells that are masked, ``None`` for the default of the task, and their edge in voxels.
     """
 
     definition: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Task(Protocol):
     network
         Network that is trained.
     left
-        Entries of it that bundles neither give nor take.
+        Entries of the network that are neither taken from bundles nor written for them.
     prefixes
         What the names of the entries that the file holds begin with; empty for all but those left.
     """
@@ -89,7 +89,7 @@ class MaskedCells:
     Parameters
     ----------
     made_for
-        What the task is made for; 60 % of the cells are masked by default.
+        Network, windows and masks; 60 % of the cells are masked by default.
     """
 
     words = "masked cells"
@@ -126,7 +126,7 @@ class MaskedPatches:
     Parameters
     ----------
     made_for
-        What the task is made for; 75 % of the patches are removed by default, and a cell is a patch.
+        Network, windows and masks; 75 % of the patches are removed by default, and a cell is a patch.
 
     Raises
     ------
@@ -212,7 +212,7 @@ class SwinTasks:
     Parameters
     ----------
     made_for
-        What the task is made for; nothing is masked.
+        Network and windows; nothing is masked.
 
     Raises
     ------

@@ -29,7 +29,7 @@ _EPOCHS, _EPOCH_LENGTH = 20, 200
 
 
 def find_restorer(name: str, trust: bool = False) -> Bundle | None:
-    """The bundle of that name if it restores axial slices; ``None`` if it is none or another bundle.
+    """The bundle of that name if it restores axial slices; ``None`` for any other name or bundle.
 
     Raises
     ------
@@ -49,12 +49,12 @@ def find_restorer(name: str, trust: bool = False) -> Bundle | None:
 
 
 def restorer_for(degradation: str) -> Bundle:
-    """The installed bundle whose preparation and limits a network by name takes over.
+    """The installed bundle whose preparation and limits a network by name adopts.
 
     Raises
     ------
     MedvitError
-        If the degradation is not stated: of pairs, it is not known what they are.
+        If the degradation is not stated, since the kind of image of pairs would be unknown.
     """
     kind = Degradation.parse(degradation).kind
     if not kind:

@@ -71,7 +71,7 @@ def train_bundle(
     skip_bad
         Leave broken cases out.
     plan_only
-        Show the plan and what it will cost, measured by a few steps, and stop.
+        Show the plan and its cost, measured on a few steps, and stop.
     record
         JSON file for the plan and the validation Dice of each case, which the bundle does not name.
 
@@ -168,7 +168,7 @@ def _planned(
 
 
 def _costed(plan: Plan, console: Console) -> Plan:
-    """The plan with the epochs that its time holds; what it costs is shown."""
+    """The plan with as many epochs as fit into its time; shows the cost."""
     device, s = torch.device(plan.settings["device"]), plan.settings
     try:
         cost = measure(plan.network, plan.window, s["batch_size"], len(plan.channels), device)
@@ -184,7 +184,7 @@ def _counted(split: Split) -> dict[str, int]:
 
 
 def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
-    """The bundle with its first weights in the work folder; the plan then says where they come from."""
+    """The bundle with its first weights in the work folder; the plan then states their origin."""
     torch.manual_seed(plan.settings["seed"])
     network = build(plan.network)
     carried = CarriedOver(0, 0, len(network.state_dict()), ())
@@ -206,7 +206,7 @@ def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
 
 
 def _pretrained(network: nn.Module, base: Base, encoder: Path, plan: Plan) -> str:
-    """Fill all but the readout from a pre-trained encoder; what it is, in a sentence."""
+    """Fill all but the readout from a pre-trained encoder; return a sentence about it."""
     inner = network.network if isinstance(network, LateralSegmenter) else network
     channels = int(plan.network.get("network", plan.network)["in_channels"])
     readout = readout_of(base.network, channels, plan.window)
@@ -247,7 +247,7 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
 
 
 def _in_plain_words(error: Exception, plan: Plan) -> Exception:
-    """A refusal without the configuration parser's wrappers; memory that ran out, with what to try."""
+    """An error without the wrappers of the configuration parser; for lack of memory, with advice."""
     cause = root_cause(error)
     words = str(cause).lower()
     if isinstance(cause, MemoryError) or "out of memory" in words or "can't allocate memory" in words:

@@ -32,7 +32,7 @@ _LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 @dataclass(frozen=True)
 class Degradation:
-    """What a poorer scan does to a clean slice.
+    """The effect of a poorer scan on a clean slice.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Degradation:
         Raises
         ------
         MedvitError
-            If they do not name one with one level or two.
+            If they do not name a degradation with one level or two.
 
         Examples
         --------
@@ -119,7 +119,7 @@ class SliceSource:
 
 
 class RestorationSlices:
-    """The slices of a data set to train a restorer on, and those to validate it on.
+    """The slices of a data set for the training and the validation of a restorer.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class RestorationSlices:
     scratch
         Folder for the prepared volumes.
     degradation
-        Of clean images; one without a kind asks for pairs.
+        Degradation of clean images; one without a kind requires pairs.
     val_fraction, seed
         Share of the patients to validate on, and seed of their draw.
 
@@ -159,7 +159,7 @@ class RestorationSlices:
         opened = open_bundle(Bundle(Path(bundle_root)))
         self.name, self.degradation = listing.name, degradation
         limits, unit, window = (opened.part(part) for part in ("limits", "unit", "window"))
-        # The regions are told apart in the units of the network.
+        # Regions are distinguished in the units of the network.
         self.window = (window[0] / (unit or 1.0), window[1] / (unit or 1.0))
         self.scale = ScaleToUnitd("image", limits, unit)
         self.scratch = Path(scratch)
@@ -183,7 +183,7 @@ class RestorationSlices:
         return [min(most, self.smallest // 16 * 16)] * 2
 
     def lines(self) -> list[str]:
-        """What is trained on, in lines."""
+        """The data of the training, in lines."""
         pairs = f"degraded: {self.degradation}" if self.degradation.kind else "pairs of image and target"
         return [
             f"cases        {self.cases['training']} to train on, {self.cases['validation']} to validate on",

@@ -11,7 +11,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 
 
 class UnlabelledAsBackgroundd(MapTransform):
-    """Background in the unlabelled voxels of prediction and label map, so that no score counts them.
+    """Sets unlabelled voxels of prediction and label map to background, so that no score counts them.
 
     Parameters
     ----------

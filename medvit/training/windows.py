@@ -16,7 +16,7 @@ from medvit.training.network import build, fitted
 
 _SHARE = 0.7  # of a GPU's free memory
 _FINE, _COARSE = 16, 32  # voxels in whose multiples the edges of windows are tried
-# What a trained parameter takes besides itself: its gradient, two moments of AdamW and the moving average.
+# Memory of a parameter in training besides itself: gradient, two moments of AdamW and moving average.
 _COPIES = 5
 # Voxels per step where the number of windows is not given, and the limits of that number.
 _VOXELS = {2: 32 * 64**2, 3: 2 * 64**3}
@@ -24,7 +24,7 @@ _BATCH = {2: (8, 32), 3: (2, 8)}
 
 
 def refusal(definition: Mapping[str, Any], window: Sequence[int], batch_size: int = 2) -> str:
-    """Why the network cannot be trained on such windows, in its own words; empty if it can."""
+    """Why the network cannot be trained on such windows, in the network's own words; empty if it can."""
     try:
         network = build(fitted(definition, 1, 2, window)).to("meta").train()
         with torch.no_grad():
@@ -35,7 +35,7 @@ def refusal(definition: Mapping[str, Any], window: Sequence[int], batch_size: in
 
 
 def training_bytes(network: nn.Module, shape: Sequence[int]) -> int | None:
-    """Memory that a training step takes: what autograd keeps, and all copies of the parameters.
+    """Memory of a training step: the tensors that autograd keeps, and all copies of the parameters.
 
     Parameters
     ----------
@@ -85,9 +85,9 @@ def window_for(
     median
         Shape of the studies, in voxels, along the network's axes.
     own
-        The window that the base was made for, which is taken where nothing else is known to work.
+        The window of the base, which is used if nothing else is known to work.
     affordable
-        Function that tells whether memory and time suffice for a window.
+        Function that returns whether memory and time suffice for a window.
     """
     if refusal(definition, own):
         # The network cannot be asked without real numbers.
@@ -135,7 +135,7 @@ def affordable_on(
 
 
 def batch_for(window: Sequence[int]) -> int:
-    """The number of windows in a step: the smaller they are, the more."""
+    """The number of windows in a step; the smaller they are, the more."""
     low, high = _BATCH[len(window)]
     return min(max(round(_VOXELS[len(window)] / math.prod(window)), low), high)
 

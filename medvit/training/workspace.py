@@ -42,7 +42,7 @@ class Workspace:
         return str(found[-1]) if found else ""
 
     def open(self, resume: bool) -> None:
-        """Refuse what would overwrite a bundle or an interrupted training.
+        """Refuse to overwrite a bundle or an interrupted training.
 
         Raises
         ------

@@ -186,7 +186,7 @@ def test_refuses_what_it_cannot_answer() -> None:
     image[0, 0, 3, 4, 5] = float("nan")
     with pytest.raises(StudyError, match="NaN"):
         inferer(image, network())
-    with pytest.raises(MedvitError, match="network answers with NaN"):
+    with pytest.raises(MedvitError, match="network gives NaN"):
         inferer(torch.zeros(1, 1, 20, 20, 20), lambda windows: windows / 0)
     with pytest.raises(ValueError, match="of their size"):
         inferer(torch.zeros(1, 1, 20, 20, 20), nn.Conv3d(1, 2, 3))

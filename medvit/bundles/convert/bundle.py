@@ -24,7 +24,7 @@ from medvit.networks.published import StateDict, open_checkpoint, read_checkpoin
 from medvit.studies import sha256_of
 from medvit.studies.labels import parse_label_table
 
-# Where the axes of the authors' arrays run to. nnU-Net's networks read (Z, Y, X) as SimpleITK gives it,
+# Directions of the axes of the authors' arrays. nnU-Net's networks read (Z, Y, X) as SimpleITK gives it,
 # of files stored left, back, up; the others state their orientation.
 ORIENTATIONS = {"SwinUNETR": "RAS", "SegFormer3D": "SAR"}
 _SIMPLE_ITK = "SPL"
@@ -48,7 +48,7 @@ def convert_checkpoint(
     output
         Folder of the bundle; must not hold anything yet.
     settings
-        Facts that the checkpoint does not state; they override those that it does.
+        Facts that the checkpoint does not state; they override those that it states.
 
     Raises
     ------

@@ -18,7 +18,7 @@ _HEAD_WIDTH = {"segformer3d": 32, "dformer": 32, "transunet": 64}
 
 @dataclass
 class Deduction:
-    """A network's class and as much of its configuration as its state dict tells.
+    """A network's class, and as much of its configuration as its state dict shows.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Deduction:
     arguments
         Constructor arguments.
     needs
-        Arguments that the state dict cannot tell, each with the words in which to ask for it.
+        Arguments that the state dict does not show, each with the words in which to ask for it.
     assumed
         Published values that were assumed without evidence, in sentences.
     img_size
@@ -44,7 +44,7 @@ class Deduction:
     img_size: tuple[int, ...] | None = None
 
     def complete(self, given: Mapping[str, Any]) -> None:
-        """Take arguments that the person has given; they replace what was deduced."""
+        """Take arguments from the user; they replace what was deduced."""
         self.arguments |= given
         for name in given:
             self.needs.pop(name, None)
@@ -63,7 +63,7 @@ def deduce(network: str, state: StateDict) -> Deduction:
     Raises
     ------
     WeightsError
-        If medvit makes no bundle of such a network, or the state dict is not of its layout.
+        If medvit does not make bundles of such a network, or the state dict does not have its layout.
     """
     key = re.sub(r"[^a-z0-9]", "", network.lower())
     if key in _NO_BUNDLE:

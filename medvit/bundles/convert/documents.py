@@ -85,7 +85,7 @@ Run it: `medvit run ./{name} STUDY -o OUT --trust`"""
         name,
         introduction,
         facts,
-        f"## Assumptions\n\nThe weights do not tell these, so they were assumed:\n\n{assumed}",
+        f"## Assumptions\n\nThe weights do not state these, so they were assumed:\n\n{assumed}",
         f"## Network\n\n```json\n{network}\n```",
     )
 
@@ -95,7 +95,7 @@ def licence_note(conversion: Conversion, checkpoint_sha256: str) -> str:
     return f"""The weights in models/model.pt are those of the checkpoint {conversion.checkpoint.name}
 (SHA-256 {checkpoint_sha256}), in another layout.
 They belong to their authors and stay under the licence under which the authors published them; converting
-them grants no right to them. Ask that licence before you use them or pass them on.
+them grants no right to them. Consult that licence before you use them or pass them on.
 
 The configuration and documentation in this folder: Apache License 2.0.
 """

@@ -1,4 +1,4 @@
-"""Settings that a state dict cannot tell and the user states: labels, spacing, windows, intensity."""
+"""Settings that a state dict does not show and the user states: labels, spacing, windows, intensity."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ConversionSettings:
         For overlapping regions with a sigmoid each: channels from 1 in the order in which they are
         painted over one another.
     orientation
-        Where the array's axes run to, such as ``"RAS"``; empty for the network's published one.
+        Directions of the axes of the array, such as ``"RAS"``; empty for the network's published ones.
     channels
         Contrasts of the images of a study, in order of the network's channels; empty for images that are
         numbered.
@@ -53,7 +53,7 @@ class ConversionSettings:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Everything that the files of a converted bundle are made from.
+    """Everything from which the files of a converted bundle are made.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class Conversion:
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` texts as arguments; a value is JSON, or numbers with commas, or else a text.
+    """``KEY=VALUE`` texts as arguments; a value is JSON, numbers with commas, or otherwise a text.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def label_table(labels: str) -> dict[str, Any]:
 
 
 def axis_order(orientation: str) -> tuple[int, int, int]:
-    """For each array axis, which patient axis it runs along: 0 left-right, 1 front-back, 2 feet-head.
+    """The patient axis along which each array axis runs: 0 left-right, 1 front-back, 2 feet-head.
 
     Raises
     ------

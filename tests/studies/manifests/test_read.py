@@ -66,7 +66,7 @@ def test_a_split_may_be_the_rest(tmp_path):
         ("[b, ", "[001, ", r"splits.test\[0\] must be text, not 1: put it in quotes"),
         ("[flair, t1]", "[flair, flair]", "channels gives 'flair' twice"),
         ('images: "{case}/', 'images: "../{case}/', r"layouts\[0\].images must be a path below"),
-        ('label: "{case}/{case}_seg', 'label: "seg', r"layouts\[0\].label must hold {case}"),
+        ('label: "{case}/{case}_seg', 'label: "seg', r"layouts\[0\].label must contain {case}"),
         ("layouts: [", "cases: [{id: a, image: b}]\nlayouts: [", "either layouts or cases"),
         ("name: own", "name: own\nname: other", "the key 'name' stands twice"),
         (SOUND, "cases: []", "layouts or cases must say where the images are"),
