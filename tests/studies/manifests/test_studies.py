@@ -82,5 +82,5 @@ def test_a_data_set_without_its_images_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(
         json.dumps({"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "labels": {"liver": 1}})
     )
-    with pytest.raises(MedvitError, match=r"holds no case of .*was looked for"):
+    with pytest.raises(MedvitError, match=r"holds no case of .*the search was for"):
         find_studies(tmp_path)
