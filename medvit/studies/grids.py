@@ -88,9 +88,10 @@ def resample_onto(
     from scipy.ndimage import affine_transform
 
     to_own = between(target, own)
-    # "grid-constant" fades out over one voxel; "constant" would cut off border voxels by rounding.
-    order, mode = (0, "constant") if nearest else (1, "grid-constant")
-    return affine_transform(array, to_own, output_shape=target.shape, order=order, mode=mode, cval=outside)
+    # Voxels reach half their width beyond their centres, where mode "constant" would already be outside.
+    order = 0 if nearest else 1
+    size, mode = target.shape, "grid-constant"
+    return affine_transform(array, to_own, output_shape=size, order=order, mode=mode, cval=outside)
 
 
 def to_sitk(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
