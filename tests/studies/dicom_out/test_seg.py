@@ -213,7 +213,7 @@ def test_other_grid_is_refused(series, label_map, table, algorithm):
         Grid(grid.shape, grid.affine @ shift),
         Grid(grid.shape, grid.affine * [[1.01], [1], [1], [1]]),
     ):
-        with pytest.raises(StudyError, match="no image where slice 0") as error:
+        with pytest.raises(StudyError, match="no image at slice 0") as error:
             segmentation(label_map, other, read_source(paths), table, algorithm)
         assert error.value.path in paths
 
@@ -222,7 +222,7 @@ def test_two_images_at_one_place_are_refused(series, label_map, table, algorithm
     paths, grid = series
     twin = pydicom.dcmread(paths[0])
     twin.SOPInstanceUID = hd.UID()
-    with pytest.raises(StudyError, match="2 images where slice"):
+    with pytest.raises(StudyError, match="2 images at slice"):
         segmentation(label_map, grid, read_source([*paths, twin]), table, algorithm)
 
 
