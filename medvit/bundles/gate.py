@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,9 +131,8 @@ def blankness(image: np.ndarray) -> str:
         Channels first.
     """
     for number, values in enumerate(image, 1):
-        low = float(values.min())
-        common = max((low, 0.0), key=lambda value: np.count_nonzero(values == value))
-        count = np.count_nonzero(values == common)
+        counts = {value: np.count_nonzero(values == value) for value in {float(values.min()), 0.0}}
+        common, count = max(counts.items(), key=itemgetter(1))
         if count > _BLANK_SHARE * values.size:
             voxels = "every voxel" if count == values.size else "nearly every voxel"
             where = f" of channel {number}" if len(image) > 1 else ""
