@@ -172,7 +172,9 @@ class _OpenVINOSession:
         self.shape = tuple(self.compiled.input(0).shape)
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
-        return self.compiled(window)[0]
+        # Not copied: the caller does that once.
+        answer: np.ndarray = self.compiled(window, share_inputs=True, share_outputs=True)[0]
+        return answer
 
 
 class _OnnxSession:
