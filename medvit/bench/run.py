@@ -88,8 +88,8 @@ class BenchOptions:
 
 
 def brain_bundles() -> list[Bundle]:
-    """The installed bundles that write the label table "brain"."""
-    return [b for b in installed_bundles() if b.facts.get("labels") == TABLE]
+    """The installed bundles that write the label table "brain", except for quantised ones."""
+    return [b for b in installed_bundles() if b.facts.get("labels") == TABLE and not b.is_quantised]
 
 
 def bench_brain(

@@ -60,6 +60,11 @@ class Bundle:
         return self.path / "models" / (self.facts.get("weights", "model.pt") if described else "model.pt")
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether its network was quantised after the training of another bundle; it only runs."""
+        return "quantised" in self.facts
+
+    @property
     def label_table(self) -> LabelTable | None:
         """The structures that the bundle segments; `None` for a restorer.
 

@@ -141,7 +141,8 @@ def quantize_bundle(
         digest = sha256_of(weights.with_name(_FILE).with_suffix(".bin"))
         count = "1 study" if len(measured) == 1 else f"{len(measured)} studies"
         on = f"{count} it was {'not ' if measure else ''}calibrated on"
-        return _contents(opened, folder.name, scores, on, drawn is not None, digest)
+        shape = tuple(seen[0].shape[2:])
+        return _contents(opened, folder.name, scores, on, drawn is not None, digest, shape)
 
     return write_bundle(folder, lambda weights: write_openvino(model, weights.with_name(_FILE)), contents)
 
@@ -249,7 +250,13 @@ def _loss(lost: Mapping[str, Scores]) -> str:
 
 
 def _contents(
-    opened: OpenBundle, name: str, scores: Mapping[str, Scores], measured: str, drawn: bool, digest: str
+    opened: OpenBundle,
+    name: str,
+    scores: Mapping[str, Scores],
+    measured: str,
+    drawn: bool,
+    digest: str,
+    window: Sequence[int],
 ) -> dict[str, str | bytes]:
     """Content of each file of the bundle except its weights."""
     bundle = opened.bundle
@@ -260,7 +267,9 @@ def _contents(
     metadata = json.loads(json.dumps(bundle.metadata))
     metadata |= {"version": version, "eval_metrics": {"mean_dice": round(float(after), 4)}}
     metadata["changelog"] = {version: "quantised to 8-bit integers"} | metadata["changelog"]
-    metadata["medvit"] = {k: v for k, v in bundle.facts.items() if k != "backends"} | {
+    metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = list(window)
+    metadata["medvit"] = {k: v for k, v in bundle.facts.items() if k not in ("backends", "exports")} | {
+        "zoo_name": f"{bundle.zoo_name}_int8",
         "quality": quality,
         "weights": Path(_FILE).with_suffix(".bin").name,
         "weights_sha256": digest,
@@ -272,7 +281,6 @@ def _contents(
         },
     }
     config = json.loads(bundle.config("inference").read_text(encoding="utf-8"))
-    config.pop("network_def", None)
     compiled: dict[str, Any] = {
         "_target_": "medvit.inference.CompiledNetwork",
         "file": f"$@bundle_root + '/models/{_FILE}'",
@@ -288,7 +296,8 @@ def _contents(
         "bundle_root": f"$bundles.locate({safe_name(name)!r})",
         "device": "$torch.device('cpu')",
         "checkpoint": f"$@bundle_root + '/models/{Path(_FILE).with_suffix('.bin')}'",
-        "network": compiled,
+        "network_def": compiled,
+        "network": "$@network_def",
     }
     kept = {f: (bundle.path / f).read_bytes() for f in _KEPT if (bundle.path / f).is_file()}
     return kept | {

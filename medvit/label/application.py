@@ -65,7 +65,9 @@ class MedvitLabelApp(MONAILabelApp):
         self.workspace = Path(conf["workspace"])
         names = [name for name in conf.get("models", "").split(",") if name]
         trust = conf.get("trust") == "true"
-        bundles = [find_bundle(name, trust=trust) for name in names] or installed_bundles()
+        bundles = [find_bundle(name, trust=trust) for name in names] or [
+            bundle for bundle in installed_bundles() if not bundle.is_quantised
+        ]
         if not bundles:
             raise MedvitError("there is no bundle to serve; install one, or give --models")
         versions = Versions(self.workspace / "versions")

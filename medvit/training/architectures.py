@@ -181,13 +181,17 @@ def start_named(name: str, *, trust: bool = False) -> Bundle | None:
     if _named(name, networks):
         return None
     if not is_bundle(name):
-        bundles = [bundle.name for bundle in installed_bundles()]
+        bundles = [bundle.name for bundle in installed_bundles() if not bundle.is_quantised]
         raise MedvitError(
             f"there is no bundle or network {name!r}{did_you_mean(name, (*networks, *bundles))}; "
             f"networks that can be trained: {', '.join(NETWORKS)}; with --degrade {', '.join(RESTORERS)}; "
             f"installed bundles: {', '.join(bundles) or 'none'}"
         )
-    return find_bundle(name, trust=trust)
+    bundle = find_bundle(name, trust=trust)
+    if bundle.is_quantised:
+        original = bundle.facts["quantised"]["from"]
+        raise MedvitError(f"bundle {bundle.name} is quantised and cannot be trained; train {original}")
+    return bundle
 
 
 def definition_of(network: str, size: str = "small") -> dict[str, Any]:

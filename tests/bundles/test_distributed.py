@@ -16,7 +16,11 @@ from tests.processes import run_in_two_processes
 FIRST = "segformer3d_brain"
 # Bundles that learn from label maps go the same road: one by default, the others where there is time. Those
 # that learn from cases, as `medvit train` makes them, are tried in tests/training.
-SYNTHETIC = [b.name for b in installed_bundles() if "val_length" in json.loads(b.config("train").read_text())]
+SYNTHETIC = [
+    b.name
+    for b in installed_bundles()
+    if not b.is_quantised and "val_length" in json.loads(b.config("train").read_text())
+]
 every_bundle = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != FIRST)) for name in SYNTHETIC]
 )

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import verify_net_in_out
 from typer.testing import CliRunner
 
 from medvit.bundles import Bundle, export_bundle, open_bundle, quantize, segment
@@ -17,6 +18,7 @@ from medvit.cli.app import app
 from medvit.errors import MedvitError, MissingExtraError
 from medvit.inference import backends, conversion
 from medvit.inference.conversion import ConversionError, openvino_model
+from medvit.training.architectures import start_named
 from tests.bundles.test_export import small_copy
 
 
@@ -55,6 +57,15 @@ def test_the_command_writes_a_bundle_that_runs(bundle: Bundle, head: Path, tmp_p
     assert answer.exit_code == 0, answer.output
     made = Bundle(target)
     assert made.weights.name == "int8.bin" and made.weights.is_file()
+    assert made.is_quantised and not bundle.is_quantised
+    window = made.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    verify_net_in_out(
+        net_id="network_def", meta_file=str(target / "configs" / "metadata.json"),
+        config_file=str(made.config("inference")), bundle_root=str(target), device="cpu",
+    )  # fmt: skip
+    assert window == [32, 32, 32]
+    with pytest.raises(MedvitError, match="small_int8 is quantised and cannot be trained; train small"):
+        start_named(str(target), trust=True)
     dice = made.facts["quantised"]["dice"]
     assert dice and all(row["before"] == 1 for row in dice.values())
     results = {b.name: segment(b, head) for b in (bundle, made)}
