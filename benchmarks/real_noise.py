@@ -1,10 +1,12 @@
 """A restoration bundle on noise that was really acquired, without a truth made up for it.
 
     python benchmarks/real_noise.py rat_mr_denoise IMAGE.nii.gz
+    python benchmarks/real_noise.py rat_ct_denoise SERIES
 
 Of an image with repetitions along its fourth axis, what differs between repetitions is noise, and the mean
 of all other repetitions is nearly free of it: PSNR to that mean, and noise in even patches of the foreground.
-Of a single image, noise is looked at in patches of air, in which magnitudes have a floor.
+Of a single image, noise is looked at in patches of air, in which magnitudes have a floor. Of a CT, every
+tenth slice is taken as it was acquired, and noise is what patches of even soft tissue have beside their mean.
 
 Power is that of the noise in rings of spatial frequency (ICRU report 87); a pattern is what repeats every
 eight pixels. Labelled and control images of arterial spin labelling alternate; differences are taken of like
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 from _noise import HEADING, described, patches
-from denoise import by_bundle
+from denoise import by_bundle, even, true_slices
 
 from medvit.bundles import Bundle, find_bundle
 from medvit.metrics import assess_difference, psnr
@@ -32,14 +34,28 @@ def restore(volume: np.ndarray, bundle: Bundle) -> np.ndarray:
     return np.where(volume == 0, 0, restored)
 
 
+def on_ct(study: str, bundle: Bundle) -> None:
+    """Print the noise of a CT at its own dose, before and after."""
+    window = (-160.0, 240.0)
+    slices = [plane.clip(-1024, 3071) for plane in true_slices(study, 10, 5)[0]]
+    inside = even(slices, window)
+    print(f"{len(slices)} slices {slices[0].shape}\n{HEADING}")
+    for name, volume in (("before", slices), ("after", by_bundle(slices, bundle))):
+        found = patches(np.stack(volume, axis=-1), inside)
+        print(described(name, found - found.mean(axis=(1, 2), keepdims=True)))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("bundle")
     parser.add_argument("image")
     options = parser.parse_args(arguments)
+    bundle = find_bundle(options.bundle)
+    if "CT" in bundle.facts["modality"]:
+        on_ct(options.image, bundle)
+        return
     image = np.asarray(nib.load(options.image).dataobj, np.float32)
     series = np.moveaxis(image if image.ndim == 4 else image[..., None], 3, 0)
-    bundle = find_bundle(options.bundle)
     restored = np.stack([restore(volume, bundle) for volume in series])
     body = foreground(series.mean(axis=0))
     taken = assess_difference(series[0], restored[0], body)
