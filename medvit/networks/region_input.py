@@ -23,17 +23,14 @@ class RegionInput(nn.Module):
         0 trusts the network alone.
     """
 
-    taps: Tensor
-
     def __init__(self, network: nn.Module, coarse_from_input: float = 0.0) -> None:
         super().__init__()
         if coarse_from_input < 0:
             raise ValueError(f"coarse_from_input must be 0 or positive, not {coarse_from_input}")
         self.network = network
         reach = math.ceil(4 * coarse_from_input)
-        square = torch.arange(-reach, reach + 1.0).square()
-        taps = torch.exp(-0.5 * square / (coarse_from_input or 1.0) ** 2)
-        self.register_buffer("taps", taps / taps.sum(), persistent=False)
+        taps = [math.exp(-0.5 * (n / (coarse_from_input or 1)) ** 2) for n in range(-reach, reach + 1)]
+        self.taps = [tap / sum(taps) for tap in taps]
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C + 1, H, W) to (B, C, H, W); the map is rounded to whole numbers."""
@@ -45,6 +42,6 @@ class RegionInput(nn.Module):
         height, width = source.shape[2:]
         removed = (source - restored).reshape(-1, 1, height, width)
         removed = F.pad(removed, [reach] * 4, mode="replicate")
-        coarse = F.conv2d(removed, self.taps[None, None, None].to(removed))
-        coarse = F.conv2d(coarse, self.taps[None, None, :, None].to(removed))
+        taps = torch.tensor(self.taps, dtype=removed.dtype, device=removed.device)
+        coarse = F.conv2d(F.conv2d(removed, taps[None, None, None]), taps[None, None, :, None])
         return restored + coarse.reshape(restored.shape)

@@ -46,6 +46,16 @@ def test_block_means_tell_a_shift_from_noise() -> None:
     assert blocks(noise, target) < 1.3 * plain(noise, target)
 
 
+def test_blocks_with_a_wide_bottom_count_what_is_far_off() -> None:
+    target = torch.zeros(1, 1, 16, 16)
+    spread, one = torch.full_like(target, 0.025), torch.zeros_like(target)
+    one[..., :8, :8] = 0.1
+    narrow, wide = (CharbonnierLoss(1e-3, blocks=(8,), block_eps=eps) for eps in (None, 0.1))
+    assert narrow(one, target).item() == pytest.approx(narrow(spread, target).item(), rel=0.04)
+    # One block of four that is four times as far off adds four times as much as all do together in squares.
+    assert wide(one, target) - wide(spread, target) > 4 * (narrow(one, target) - narrow(spread, target))
+
+
 def test_edges_count_what_moves_within_a_pixel_or_two() -> None:
     target = torch.zeros(2, 2, 24, 24)
     flat, line = torch.full_like(target, 0.5), torch.zeros_like(target)

@@ -52,3 +52,17 @@ def test_the_weights_are_those_of_the_network_alone() -> None:
     assert RegionInput(network, 2.0).state_dict().keys() == RegionInput(network).state_dict().keys()
     with pytest.raises(ValueError, match="not -1"):
         RegionInput(network, -1)
+
+
+def test_it_can_be_scripted() -> None:
+    config: dict = {
+        "width": 8,
+        "num_blocks": 1,
+        "num_heads": 4,
+        "encoder_depths": (1, 1),
+        "decoder_depths": (1, 1),
+    }
+    network = RegionInput(RAT(1, **config), 1.5).eval()
+    image = torch.randn(1, 2, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.script(network)(image), network(image))

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from scipy.ndimage import binary_fill_holes
 
-from medvit.synthesis.body_phantom import BodyPhantom
+from medvit.synthesis.body_phantom import BodyPhantom, _Canvas, _spine
 from medvit.synthesis.low_dose_ct import WATER, Scan, low_dose, project, reconstruct
 
 
@@ -86,3 +87,14 @@ def test_phantoms_are_bodies_in_air() -> None:
     tissue = ((slices > -150) & (slices < 250)).flatten(1).float().mean(dim=1)
     assert (tissue > 0.03).all() and tissue.mean() > 0.2
     assert (slices[:, 0] < -800).float().mean() > 0.8
+
+
+def test_a_spine_has_soft_tissue_within_bone() -> None:
+    enclosed = []
+    for seed in range(8):
+        canvas = _Canvas(128, torch.Generator().manual_seed(seed))
+        _spine(canvas, (0, 0), 0.15)
+        hu = canvas.finish().numpy()
+        inside = binary_fill_holes(hu > 250) & (hu < 60) & (hu > -140)
+        enclosed.append(int(inside.sum()))
+    assert sum(count > 20 for count in enclosed) >= 6
