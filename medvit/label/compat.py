@@ -1,4 +1,4 @@
-"""What MONAI Label 0.8.5 needs to start beside today's pydicom, torch and numpy: stand-ins for its imports.
+"""Stand-ins for imports of MONAI Label 0.8.5, which it needs to start with current pydicom, torch and numpy.
 
 Except for distutils, this app uses none of them: they belong to a DICOM SEG reader, to pictures of training
 and to a pathology store. Each stand-in says when it can be removed.

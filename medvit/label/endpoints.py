@@ -1,4 +1,4 @@
-"""The endpoints that are ours: inference, export of bundles, and logging in with the server's token."""
+"""medvit's own endpoints: inference, export of bundles, and logging in with the server's token."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def download_bundle(background_tasks: BackgroundTasks, model: str, version: str 
 
 @logs_router.get("/", summary="The latest lines of the server's log")
 def server_log(lines: Annotated[int, Query(ge=1)] = 300) -> PlainTextResponse:
-    """The last lines as text; a page of MONAI Label's own would load scripts from elsewhere."""
+    """The last lines as text; MONAI Label's own page would load scripts from elsewhere."""
     return PlainTextResponse(logs.last(lines))
 
 

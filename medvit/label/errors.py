@@ -1,4 +1,4 @@
-"""Requests that cannot be answered, each with its HTTP status, and the choices made in a request."""
+"""Requests that cannot be answered, with their HTTP status, and the choices made in a request."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def file_name(name: str) -> str:
 
 
 def first_of(value: Any) -> str:
-    """The option that was chosen; viewers send back the whole list of choices where none was."""
+    """The option that was chosen; viewers send back the whole list of choices if none was."""
     if isinstance(value, list):
         value = value[0] if value else ""
     return str(value or "")

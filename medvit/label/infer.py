@@ -15,7 +15,7 @@ from medvit.label.serving import ServedBundle
 from medvit.label.verdict import verdict_of
 from medvit.label.volumes import EXTENSIONS, write_volume
 
-#: What clients of MONAI Label send along that has no bearing on the result.
+#: Entries of requests by clients of MONAI Label that do not affect the result.
 _PROTOCOL = {
     "model", "image", "description", "client_id", "session", "save_label", "label_tag", "label_info",
     "images", "logging", "result_compress", "result_write_to_file", "restore_label_idx", "label", "timeout",

@@ -1,4 +1,4 @@
-"""The server process: MONAI Label's endpoints over our app, in the label environment."""
+"""The server process: MONAI Label's endpoints for our app, in the label environment."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def make_app(token: str, host: str, origins: Sequence[str] = ()) -> Any:
     Parameters
     ----------
     token
-        What every request must carry; empty for none.
+        Token that every request must carry; empty for none.
     host
         The address that is bound.
     origins
@@ -151,7 +151,7 @@ def make_app(token: str, host: str, origins: Sequence[str] = ()) -> Any:
         router = in_threads(getattr(endpoints, name).router)
         app.include_router(router, dependencies=[Depends(_known)])
     for route in model.router.routes:
-        # Weights change by training alone; what is uploaded would be opened without a check.
+        # Only training changes weights; uploaded ones would be opened without a check.
         if route.methods == {"GET"}:
             app.router.routes.append(route)
     app.include_router(viewer_router)
@@ -169,7 +169,7 @@ def make_app(token: str, host: str, origins: Sequence[str] = ()) -> Any:
 def in_threads(router: Any) -> Any:
     """A router whose endpoints run in threads.
 
-    MONAI Label declares endpoints `async` that never wait, so that each one stops all others.
+    MONAI Label declares endpoints as `async` that never wait, so each one blocks all others.
     """
     for route in router.routes:
         if inspect.iscoroutinefunction(route.endpoint):

@@ -35,7 +35,7 @@ FINAL = "final"
 PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
 # Stands for the suffix of an image that is a folder.
 _SERIES = ".dicom-series"
-# Long enough for a viewer that asks for one thing after another, short enough to see what was sent meanwhile.
+# Long enough for a viewer that sends several requests in a row, short enough to notice new series.
 _SECONDS = 20.0
 # Series in one request, and the pause after a listing as a multiple of the time that it took.
 _PAGE, _REST = 500, 20.0
@@ -76,7 +76,7 @@ class FileStore(LocalDatastore):
             self._converted.cleanup()
 
     def study_path(self, image_id: str) -> Path:
-        """Path of an image to infer on: a file, or the folder of a DICOM series."""
+        """Path of an image for inference: a file, or the folder of a DICOM series."""
         uri = super().get_image_uri(image_id)
         if not uri:
             raise not_found("image", image_id, sorted(self.list_images()))
@@ -124,7 +124,7 @@ class FileStore(LocalDatastore):
         """
         suffixes = tuple(pattern.lstrip("*") for pattern in PATTERNS)
         if not image_filename.lower().endswith(suffixes):
-            raise RequestError(f"an image is sent as {', '.join(suffixes)}, as the name of its file must say")
+            raise RequestError(f"images are accepted as {', '.join(suffixes)}, and the file name must end so")
         return super().add_image(file_name(image_id), image_filename, image_info)
 
     def save_label(
@@ -135,7 +135,7 @@ class FileStore(LocalDatastore):
         Raises
         ------
         MedvitError
-            If it is not a label map, or has values that the names sent with it do not reach.
+            If it is not a label map, or has values beyond the names sent with it.
         """
         self.get_image_uri(image_id)
         if label_tag == FINAL:
@@ -187,7 +187,7 @@ class PacsStore(FileStore):
     access
         Credentials and certificates.
     query
-        Which series to list, DICOM keyword to value, as `pull` takes it; all of the modalities by default.
+        Series to list, DICOM keyword to value, as for `pull`; all of the modalities by default.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Training at the server: the annotator's labels make a new version of a bundle."""
+"""Training at the server: a new version of a bundle from the annotator's labels."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class FineTune(TrainTask):
             name = names[value - 1].lower() if value <= len(names) else f"label {value}"
             if name not in values:
                 raise RequestError(
-                    f"{pair['label']}: {self.served.name} does not know {name!r}; rename the segment"
+                    f"{pair['label']}: {self.served.name} does not segment {name!r}; rename the segment"
                 )
             lookup[value] = values[name]
         return lookup[labels]

@@ -11,7 +11,7 @@ from medvit.studies import LabelTable
 
 
 def verdict_of(result: Result, table: LabelTable | None) -> Verdict:
-    """The light and the first finding, in English, as the report of ``medvit run`` has them.
+    """The light and the first finding, in English, as in the report of ``medvit run``.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ class Detections:
     missed
         Reference lesions without a candidate.
     confidence
-        Confidence of the study as a whole: that of its surest candidate, 0 without one.
+        Confidence of the study as a whole: that of its most confident candidate, 0 without one.
     """
 
     hits: tuple[float, ...]
@@ -49,10 +49,10 @@ def lesion_candidates(
     min_voxels: int = 10,
     most: int = 5,
 ) -> NDArray[np.float32]:
-    """Candidates in a probability map, none touching another, each filled with its highest probability.
+    """Candidates in a probability map, which do not touch, each filled with its highest probability.
 
-    The surest voxel starts a candidate: the component around it above its probability over `factor`. The
-    candidate, and what touches it, is taken out before the next one is sought.
+    The voxel with the highest probability starts a candidate: the component around it above this probability
+    divided by `factor`. The candidate and everything that touches it are removed before the next search.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def lesion_candidates(
     Raises
     ------
     ValueError
-        If the map has not three axes, or values outside 0 to 1.
+        If the map does not have three axes, or has values outside 0 to 1.
 
     References
     ----------
@@ -112,12 +112,12 @@ def match_candidates(
     min_overlap
         Least intersection over union of a hit.
     lenient
-        Whether a further candidate on a lesion that has one already is not counted as false, as in PI-CAI.
+        Whether a further candidate on a lesion that already has one does not count as false, as in PI-CAI.
 
     Raises
     ------
     ValueError
-        If the shapes differ or the maps have not three axes.
+        If the shapes differ or the maps do not have three axes.
     """
     confidence, truth = np.asarray(candidates, np.float64), np.asarray(reference) != 0
     if confidence.shape != truth.shape or confidence.ndim != 3:

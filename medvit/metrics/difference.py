@@ -24,7 +24,7 @@ class Difference:
     ----------
     detail
         Correlation of the difference with the fine structure of the restored image, -1 to 1: about 0 if
-        noise alone was taken out, positive if structure was blurred, negative if it was sharpened.
+        only noise was removed, positive if structure was blurred, negative if it was sharpened.
     edges
         Correlation of the size of the difference with the steepness of the restored image: positive if
         edges were changed more than even tissue, negative if noise was left at edges.
@@ -36,7 +36,7 @@ class Difference:
         Share of all voxels whose value lies beyond the range of the image before by more than 0.1 % of it.
     of_noise
         Standard deviation of the difference over the noise before by Immerkaer's estimate, which fine
-        structure raises: about 1 if noise was taken out, little if the image held more structure than noise.
+        structure raises: about 1 if noise was removed, less if the image held more structure than noise.
 
     References
     ----------
@@ -100,7 +100,7 @@ def noise_power(noise: ArrayLike, bins: int = 32) -> tuple[NDArray[np.float64], 
     Parameters
     ----------
     noise
-        (patches, N, N) intensities; the mean of each patch is taken off.
+        (patches, N, N) intensities; the mean of each patch is subtracted.
     bins
         Rings of spatial frequency between 0 and half a cycle per pixel.
 
@@ -157,7 +157,7 @@ def noise_answers(image: NDArray[np.float32], normal: int = 2) -> NDArray[np.flo
     Parameters
     ----------
     normal
-        The axis along which slices follow each other; of no account in two dimensions.
+        The axis along which slices follow each other; ignored in two dimensions.
     """
     mask = _MASK if image.ndim == 2 else np.expand_dims(_MASK, normal)
     return np.abs(convolve(image, mask, mode="nearest"))

@@ -1,4 +1,4 @@
-"""Input of the metrics: pairs of masks of one structure, and the box that holds them."""
+"""Input of the metrics: pairs of masks of one structure, and the box that contains them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def nrmse(restored: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None =
     restored, reference
         Images of one shape, any number of axes.
     mask
-        Voxels that count, such as the foreground: air without error flatters. All by default.
+        Voxels that count, such as the foreground, since air without error improves the result. All by
+        default.
 
     Raises
     ------
@@ -182,7 +183,7 @@ def hu_bias(
     max_std: float = 30.0,
     min_size: int = 50,
 ) -> dict[int, float]:
-    """Mean of ``restored - reference`` in every homogeneous region: does the restorer shift HU values?
+    """Mean of ``restored - reference`` in every homogeneous region: a shift of HU values.
 
     Parameters
     ----------

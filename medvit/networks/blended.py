@@ -19,12 +19,12 @@ _NORMAL = 0.676
 
 
 class BlendedRestorer(nn.Module):
-    """Adds to a sharp image what a network finds, and as much of a smooth one as the noise asks for.
+    """Adds the output of a network to a sharp image, and blends in a smooth one according to the noise.
 
-    The first three channels of the input are the sharp image, the smooth one, and the one as it was measured;
-    further ones guide the network. The share by which each pixel moves from the sharp to the smooth image is
-    n⁸ / (n⁸ + h⁸), of the noise n of the measured image and a noise h that is learned, plus what the network
-    adds to the second channel. What it adds to the first channel is added to the result, but not near air.
+    The first three channels of the input are the sharp image, the smooth one and the measured one; further
+    ones guide the network. The share by which each pixel moves from the sharp to the smooth image is n⁸ / (n⁸
+    + h⁸), of the noise n of the measured image and a noise h that is learned, plus what the network adds to
+    the second channel. What it adds to the first channel is added to the result, but not near air.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ class _PreNorm(nn.Module):
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
     """Multi-head attention of (N, L, qk) on (N, M, qk) and (N, M, C), to (N, L, C).
 
-    Heads of unequal width are filled with zeros up to the wider one, for which torch has a fused kernel.
+    Heads of unequal width are padded with zeros to the wider one, for which torch has a fused kernel.
     """
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     width = value.shape[-1]
@@ -122,7 +122,7 @@ class _TokenAggregation(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens (B, N, C) to the same shape."""
         y = self.norm(x)
-        # The flag is asked on the host while training alone; else the choice is made where the tokens are.
+        # Only training reads the flag on the host; otherwise the choice is made on the device of the tokens.
         centres = torch.where(self.initted, self.means.to(y.dtype), self._first_centres(y))
         if self.training:
             centres = self._moved(y, centres)
@@ -221,7 +221,7 @@ class _LocalRefinement(nn.Module):
 
 
 class CATANet(PublishedNetwork):
-    """Light super-resolution: similar tokens attend to each other wherever they lie, then near ones.
+    """Light super-resolution: similar tokens attend to each other wherever they are, then neighbouring ones.
 
     The sorting is global, so the result for a tile differs from that for the whole image. Images with a side
     shorter than the largest patch are mirrored up to it.

@@ -230,17 +230,17 @@ class _Group(nn.Module):
 class CRAFT(PublishedNetwork):
     """Light super-resolution: rectangle attention for low frequencies, convolutions for high ones.
 
-    Statistics of the fusion blocks are taken over the whole image, so a tile gives another result.
+    Statistics of the fusion blocks are taken over the whole image, so the result for a tile differs.
 
     Parameters
     ----------
     in_channels
-        Channels of the image and of the result. The mean of natural images is taken off three channels.
+        Channels of the image and of the result. The mean of natural images is subtracted from three channels.
     upscale
         Factor between the sides of the result and those of the image; 1 for restoration.
     embed_dim
-        Channels of the body. Under 64 the published network of the position bias has one channel inside and
-        gives a constant, which the softmax does not hear.
+        Channels of the body. Below 64 the published network of the position bias has one channel inside and
+        gives a constant, which does not affect the softmax.
     depths, num_heads
         Blocks of each group, and heads of their attention; heads are even.
     rectangle

@@ -47,9 +47,9 @@ class _Halve(nn.Module):
 class CSwinUNETR(nn.Module):
     """Segments a volume: CSwin stages in 3D down, the convolutions of Swin UNETR up.
 
-    The prostate network of Li et al. has no public code, and its abstract leaves open how stripes lie in
-    three dimensions, widths, depths, heads and the decoder. What stands here is a derivation that shares the
-    idea, not their network.
+    The prostate network of Li et al. has no public code, and its abstract leaves open the layout of stripes
+    in three dimensions, widths, depths, heads and the decoder. This is a derivation that shares the idea, not
+    their network.
 
     Parameters
     ----------

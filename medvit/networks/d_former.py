@@ -66,8 +66,8 @@ class GroupAttention(nn.Module):
     group_size
         Tokens of a group along D, H, W.
     dilated
-        False: local scope, a group is a box. True: global scope, a group is spread over the whole grid with
-        a step of ``grid // group_size`` along each axis.
+        False: local scope, in which a group is a box. True: global scope, in which a group is spread over the
+        whole grid with a step of ``grid // group_size`` along each axis.
     """
 
     def __init__(self, dim: int, num_heads: int, group_size: Sequence[int], dilated: bool) -> None:
@@ -274,8 +274,8 @@ class DFormer(PublishedNetwork):
         ``"default"``: PyTorch's own, as the authors train from scratch; ``"trunc_normal"``: linear layers
         normal(0.02), which their code applies only together with pretrained weights.
     use_checkpoint
-        Recompute the blocks in the backward pass, encoder and decoder (the authors' class forgets the
-        decoder): less memory, more time.
+        Recompute the blocks of encoder and decoder in the backward pass (the authors' class omits the
+        decoder), which takes less memory and more time.
 
     Notes
     -----
@@ -284,7 +284,7 @@ class DFormer(PublishedNetwork):
     takes them. The authors' class computes three and returns two: `levels` gives any number in any mode.
     Their class also ignores its `num_classes` and `embed_dim` (14 and 96); here both count.
 
-    Sizes: the authors' class takes edges of which ``size / patch_size`` is a multiple of 8 and, at each
+    Sizes: the authors' class accepts edges of which ``size / patch_size`` is a multiple of 8 and, at each
     stage whose H is at least the group's, no axis is shorter than the group and ``size // group`` divides
     the axis. There the results are equal. Here any size is accepted: incomplete groups are padded and the
     padding is masked as key on all three axes (the class forgets depth), odd grids are padded before
@@ -292,7 +292,7 @@ class DFormer(PublishedNetwork):
     The kind of attention is chosen for the grid of every call; the authors' class changes for good
     on its first small volume.
 
-    Export: the size of the volume is fixed by the example, for it fixes the groups; the batch is not.
+    Export: the example fixes the size of the volume, because it fixes the groups, but not the batch.
 
     No weights are published. `load_published` reads the layout of the authors' class.
 

@@ -8,7 +8,7 @@ from medvit.networks.layers.detail import DetailReadout, DetailStem
 
 
 class DetailSegmenter(nn.Module):
-    """A network that sees the image at half resolution, between a stem and a readout at every voxel.
+    """A network that works at half resolution, between a stem and a readout at every voxel.
 
     Most of a volumetric network's operations are spent on its finest level. Here that level holds 2x2x2
     voxels a cell: a convolutional stem folds them into channels, the network works on an eighth of the
@@ -26,10 +26,8 @@ class DetailSegmenter(nn.Module):
     width
         Channels of the stem and of the readout, a multiple of 8.
 
-    Notes
-    -----
-    The stem and the readout are those of `SegFormer3D` with ``head="detail"``, under the same names; not of
-    any of the papers.
+    Notes ----- The stem and the readout are those of `SegFormer3D` with ``head="detail"``, under the same
+    names; they are not in any of the papers.
     """
 
     def __init__(self, network: nn.Module, in_channels: int, out_channels: int, width: int = 32) -> None:

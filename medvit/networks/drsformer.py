@@ -21,7 +21,7 @@ _KEPT = ((1, 2), (2, 3), (3, 4), (4, 5))
 
 
 class _Norm(nn.Module):
-    """Layer norm over the channels of each pixel; without bias the mean is not taken off."""
+    """Layer norm over the channels of each pixel; without bias the mean is not subtracted."""
 
     def __init__(self, dim: int, biased: bool) -> None:
         super().__init__()
@@ -229,9 +229,9 @@ class DRSformer(PublishedNetwork):
     bias
         Whether the convolutions of the blocks, the reductions and the last one have a bias.
     norm
-        ``"with_bias"``, or ``"bias_free"``, which does not take the mean off.
+        ``"with_bias"``, or ``"bias_free"``, which does not subtract the mean.
     experts
-        Whether the mixtures of experts are there; the authors' networks for Rain200L and SPA have none.
+        Whether there are mixtures of experts; the authors' networks for Rain200L and SPA have none.
 
     References
     ----------

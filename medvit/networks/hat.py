@@ -196,7 +196,7 @@ class HAT(PublishedNetwork):
     Parameters
     ----------
     in_channels
-        Channels of the image and of the result. The mean of natural images is taken off three channels,
+        Channels of the image and of the result. The mean of natural images is subtracted from three channels,
         unless `residual`.
     upscale
         Factor between the sides of the result and those of the image: 1 (restoration), 3 or a power of two.
@@ -215,14 +215,14 @@ class HAT(PublishedNetwork):
     mlp_ratio, qkv_bias, patch_norm, drop_path_rate
         Usual settings of a Swin transformer; stochastic depth acts during training only.
     img_size
-        Side of the images that were trained on. One of at most `window_size` turns the shifts off and makes
-        the windows of the hybrid blocks that small, as in the authors' code.
+        Side of the training images. A side of at most `window_size` turns the shifts off and makes the
+        windows of the hybrid blocks that small, as in the authors' code.
     img_range
         Factor by which the image is multiplied inside.
     resi_connection
         ``"1conv"`` or ``"identity"``: what ends a group and the body.
     absolute_position
-        Whether a table of `img_size` squared positions is added; the network then takes that size alone.
+        Whether a table of `img_size` squared positions is added; the network then accepts only that size.
     residual
         Adds the image, enlarged bilinearly, to the result. Not in the published networks; it keeps grey
         levels and suits medical images.

@@ -11,9 +11,9 @@ from medvit.studies.labels import load_label_table
 class LateralSegmenter(nn.Module):
     """Logits of every structure of a label table, with left and right separate.
 
-    A structure looks alike on both sides, and where it lies in the head says which side it is. So the
-    network inside predicts background, each structure once, and one channel for the side; the logit of "left
-    x" is the structure's plus log sigmoid(-side), that of "right x" plus log sigmoid(side). The softmax of
+    A structure looks alike on both sides, and its place in the head shows the side. The network inside
+    therefore predicts background, each structure once, and one channel for the side; the logit of "left x" is
+    that of the structure plus log sigmoid(-side), that of "right x" plus log sigmoid(side). The softmax of
     the result is exactly p(structure) p(side).
 
     The logits are sums of fewer maps, its terms (see `medvit.inference.terms`), which an inferer blends in
@@ -75,7 +75,7 @@ class LateralSegmenter(nn.Module):
         return channels
 
     def around(self, network: nn.Module) -> "LateralSegmenter":
-        """The same structures and sides from another network, such as a compiled form of the one inside."""
+        """The same structures and sides by another network, such as a compiled form of the one inside."""
         return LateralSegmenter(network, self.table)
 
 

@@ -43,7 +43,8 @@ class ChannelNorm(nn.Module):
 class HierarchicalConv(nn.Module):
     """Channel groups of doubling width, each combined with the result of the narrower ones.
 
-    The paper's hgConv. It describes gating; its code adds where a gate would multiply, and so does this.
+    The paper's hgConv. The paper describes gating, but its code adds where a gate would multiply, and so does
+    this class.
 
     Parameters
     ----------
@@ -147,7 +148,7 @@ class Mamba(nn.Module):
 class MambaMixer(nn.Module):
     """Mamba over the voxels, W fastest, one way; added to the input.
 
-    One LayerNorm stands before and after the Mamba block, as published. Autocast is left.
+    The same LayerNorm is applied before and after the Mamba block, as published. Autocast is turned off.
     """
 
     def __init__(self, channels: int) -> None:

@@ -43,7 +43,7 @@ class MaskedPrediction(NamedTuple):
     loss
         Mean squared error over the removed tokens.
     prediction
-        Every token, kept ones too: (B, tokens, voxels of a patch * channels), channels fastest.
+        Every token, also those that were kept: (B, tokens, voxels of a patch * channels), channels fastest.
     mask
         (B, tokens), 1 where a token was removed.
     """
@@ -79,7 +79,7 @@ def position_table(dim: int, grid: Sequence[int]) -> Tensor:
 
 
 class Entrance(nn.Module):
-    """How images of one kind become tokens and how tokens become their patches again.
+    """Conversion of images of one kind to tokens, and of tokens back to their patches.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ class MaskedAutoencoder(_Transformer):
     mlp_ratio
         Width of the perceptrons over that of the tokens.
     normalise_targets
-        Whether each patch is predicted less its mean and by its standard deviation.
+        Whether each patch is predicted without its mean and divided by its standard deviation.
     """
 
     def __init__(
@@ -340,7 +340,7 @@ class ViTClassifier(_Transformer):
     dim, depth, num_heads, mlp_ratio, qkv_bias
         Settings of the transformer.
     global_pool
-        Whether the mean of the patches is read out; else the class token.
+        Whether the mean of the patches is read out, otherwise the class token.
     """
 
     def __init__(
@@ -378,7 +378,8 @@ class ViTClassifier(_Transformer):
     def load_encoder(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
         """Load the encoder of a pre-trained autoencoder; the readout stays as it is.
 
-        A position table of another grid is resized bicubically; every other entry fits or nothing is loaded.
+        A position table of another grid is resized bicubically; if any other entry does not fit, nothing is
+        loaded.
 
         Raises
         ------

@@ -73,14 +73,15 @@ class ResNet34(nn.Module):
 
 
 class TransformerStage(nn.Module):
-    """Non-overlapping patches and blocks of full attention; no position code and no closing norm."""
+    """Non-overlapping patches and blocks of full attention, without position encoding and final norm."""
 
     def __init__(
         self, in_channels: int, dim: int, patch_size: int, depth: int, num_heads: int, dropout: float
     ) -> None:
         super().__init__()
         self.embed = nn.Conv2d(in_channels, dim, patch_size, patch_size)
-        # The published attention path drops twice in a row; one dropout of this rate is the same law.
+        # The published attention path drops twice in a row; one dropout of this rate has the same
+        # distribution.
         twice = 1 - (1 - dropout) ** 2
         self.blocks = nn.Sequential(
             *(

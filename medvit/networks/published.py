@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medvit.errors import WeightsError
 
-# The keys under which training frameworks nest a state dict.
+# Keys under which training frameworks nest a state dict.
 NESTINGS = ("state_dict", "model_state_dict", "model", "network_weights", "net", "network", "weights")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
@@ -38,7 +38,7 @@ class LoadReport:
     matched
         Number of entries of the network that were filled.
     ignored
-        Entries of the checkpoint that the network does not use by design (say, an unused head).
+        Entries of the checkpoint that the network does not use by design, such as an unused head.
     """
 
     matched: int
@@ -84,7 +84,7 @@ def strip_prefix(state: StateDict) -> StateDict:
     return state
 
 
-# A pattern to look for in an entry's name, and its replacement, as `re.sub` takes them.
+# A pattern in the name of an entry, and its replacement, as for `re.sub`.
 NameRule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
@@ -116,7 +116,7 @@ def load_strictly(
     published
         The authors' state dict, or our own.
     rename
-        Turns the authors' names and layouts into the network's own; `dict` where they are.
+        Converts the authors' names and layouts to the network's own; `dict` if they are the same.
     ignored
         Names in `published` that are left over by design.
 
@@ -152,7 +152,7 @@ def load_strictly(
 class PublishedNetwork(nn.Module):
     """A network that can load a checkpoint of its authors' code.
 
-    A subclass says in `_own_entries` and `_unused_entries` how its authors' entries differ from its own.
+    A subclass defines in `_own_entries` and `_unused_entries` how its authors' entries differ from its own.
     """
 
     def load_published(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
@@ -211,7 +211,7 @@ def open_checkpoint(path: str | Path) -> Any:
     except Exception as error:
         raise WeightsError(
             f"{path}: not a file of plain tensors ({type(error).__name__}); "
-            "medvit opens no pickled objects: save the state dict alone, best as .safetensors"
+            "medvit does not open pickled objects: save only the state dict, preferably as .safetensors"
         ) from error
 
 

@@ -101,7 +101,7 @@ class _PatchEmbedding(nn.Module):
 
 
 class PVTv2(PublishedNetwork):
-    """An encoder of four maps, at a quarter to a 32nd of an image of any size, with a classifier's head.
+    """An encoder with four maps, from a quarter to a 32nd of an image of any size, and a classification head.
 
     Parameters
     ----------

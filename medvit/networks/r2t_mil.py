@@ -23,14 +23,14 @@ def _activation(name: Activation) -> Callable[[Tensor], Tensor]:
 
 
 class Regions(nn.Module):
-    """Tokens laid row by row on a square grid, which is cut into square regions.
+    """Tokens placed row by row on a square grid, which is divided into square regions.
 
     Parameters
     ----------
     per_axis
         Regions along each edge of the grid; the grid grows until it divides.
     size
-        Tokens along the edge of a region instead; `per_axis` does not count then.
+        Tokens along the edge of a region instead; `per_axis` is then ignored.
     """
 
     def __init__(self, per_axis: int, size: int | None = None) -> None:
@@ -60,7 +60,7 @@ class Regions(nn.Module):
         return x.flatten(1, 4)[:, :tokens]
 
     def real(self, x: Tensor) -> Tensor:
-        """Mask (1, regions, tokens) of the places that hold a token of `x` (B, N, C) and not padding."""
+        """Mask (1, regions, tokens) of the places with a token of `x` (B, N, C) instead of padding."""
         return self.cut(torch.ones_like(x[:1, :, :1]))[..., 0] > 0
 
 
@@ -159,7 +159,7 @@ class CrossRegionAttention(nn.Module):
         combine = highest.softmax(dim=2)
         floor = lowest.amin(dim=2, keepdim=True)
         spread = (scores - floor) / (highest.amax(dim=2, keepdim=True) - floor + 1e-8)
-        # A bag's representatives of one kind are one sequence: bags and kinds do not see each other.
+        # A bag's representatives of one kind form one sequence: bags and kinds do not influence one another.
         representatives = torch.einsum("bwpn,bwpc->bnwc", combine, cut)
         kinds = representatives.shape[:2]
         if filled is not None:
@@ -241,7 +241,7 @@ class R2TMIL(PublishedNetwork):
         along the edge of a region; length of the position term along the queries, None for none.
     crmsa_representatives, crmsa_heads, crmsa_mlp, crmsa_region_num
         CR-MSA: representatives of a region, heads, whether their scores come from a small network, and
-        regions along each edge. The authors' code does not hand `region_num` on: CR-MSA always has 8.
+        regions along each edge. The authors' code does not pass `region_num` on: CR-MSA always has 8.
     all_shortcut
         Whether the projected features are added to the re-embedded ones.
     ffn_ratio, ffn_activation
@@ -263,8 +263,8 @@ class R2TMIL(PublishedNetwork):
     one token and CR-MSA adds nothing. The authors' switch from regions to the whole bag for short bags, off
     by default, is left out.
 
-    Export: the length of the bag is fixed by the example, for it fixes the grid; the batch is not. A `mask`
-    cannot be exported, as the lengths it gives are data.
+    Export: the example fixes the length of the bag, because it fixes the grid, but not the batch. A `mask`
+    cannot be exported, since its lengths are data.
 
     No weights are published; `load_published` reads training checkpoints of the authors' code.
 

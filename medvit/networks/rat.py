@@ -91,9 +91,9 @@ def _group(order: Tensor, lengths: list[int]) -> RegionGroup:
 class RegionAttention(nn.Module):
     """Every token attends to the tokens of its own region (region-based multi-head self-attention).
 
-    The published form computes the scores of all token pairs and adds -1000 between regions, whose weight
-    is then exactly zero in float32. Here attention is computed region by region: the same function at
-    ``sum(size**2) / tokens**2`` of its cost, without any score array.
+    The published form computes the scores of all token pairs and adds -1000 between regions, whose weight is
+    then exactly zero in float32. Here attention is computed region by region, which gives the same function
+    at ``sum(size**2) / tokens**2`` of the cost, without an array of scores.
     """
 
     def __init__(self, dim: int, num_heads: int, scale: float) -> None:
@@ -275,9 +275,9 @@ class RAT(PublishedNetwork):
     Region maps come from `medvit.transforms.RegionMapd`. A network trained with one source of regions
     should run with the same: the map belongs to the input.
 
-    Sizes: the authors' class takes multiples of ``2**levels * window_size`` (16); here other sizes are
-    continued at the edge and cropped. The map is sampled at the top-left pixel of each token, as theirs.
-    Layer scales start at zero, as theirs: an untrained RAT does not see its map.
+    Sizes: the authors' class accepts multiples of ``2**levels * window_size`` (16); here other sizes are
+    padded with the edge values and cropped. As in their class, the map is sampled at the top-left pixel of
+    each token, and layer scales start at zero, so an untrained RAT ignores its map.
 
     Export: the groups of a region map are data, so a scripted, traced or exported graph computes the dense
     masked form, which is the same function for any map, at the published cost.

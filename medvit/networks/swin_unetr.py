@@ -92,7 +92,7 @@ class SwinUNETR(monai_swin.SwinUNETR):
     whole). Without gradients, in float32 on a CPU, the convolutional blocks keep channels last, go to
     oneDNN directly (PyTorch itself falls back to a slow kernel for small maps) and normalise in place.
 
-    ``img_size``, which bundles of MONAI 1.4 pass, no longer exists and must be dropped.
+    ``img_size``, which bundles of MONAI 1.4 pass, no longer exists and must be left out.
 
     References
     ----------
@@ -218,7 +218,7 @@ class SwinUNETR(monai_swin.SwinUNETR):
     def load_encoder(
         self, source: str | Path | Mapping[str, Any], patch_merging: PatchMergingName = "legacy"
     ) -> LoadReport:
-        """Fill the transformer encoder from self-supervised weights; the rest keeps what it has.
+        """Fill the transformer encoder from self-supervised weights; the rest is unchanged.
 
         Parameters
         ----------
@@ -323,9 +323,9 @@ def _runs(size: int, window: int, shift: int) -> list[Run]:
 def _windowed_attention(block: Any, x: Tensor) -> Tensor:
     """Attention within shifted windows of a zero-padded grid, (B, *grid, C) to the same shape.
 
-    Windows that lie alike are attended to together. Neither padding nor masks are made: what a mask would
-    separate is attended to separately, and padding, whose keys and values are the bias of their projection,
-    enters as a single key. That makes many small operations: a device and an export get one call with a mask.
+    Windows with the same layout are processed together, without padding and masks: parts that a mask would
+    separate are processed separately, and padding, whose keys and values are the bias of their projection,
+    becomes a single key. These are many small operations, so a device and an export use one call with a mask.
     """
     attention, grid = block.attn, [int(n) for n in x.shape[1:-1]]
     window, shift = monai_swin.get_window_size(grid, block.window_size, block.shift_size)
@@ -376,7 +376,7 @@ def _masked_attention(attention: Any, x: Tensor, window: Sequence[int], shift: S
     return attention.proj_drop(attention.proj(joined[(slice(None), *(slice(n) for n in grid))]))
 
 
-# Never emptied: recorded launches read these tensors where they are.
+# Never emptied, because recorded launches read these tensors in place.
 @cache
 def _parts(
     sizes: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...], device: torch.device

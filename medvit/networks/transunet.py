@@ -15,7 +15,7 @@ from medvit.errors import WeightsError
 from medvit.networks.layers.vit import TransformerBlock
 from medvit.networks.published import LoadReport, PublishedNetwork, StateDict, load_strictly, renamed
 
-PATCH = 16  # the up-sampler doubles four times, so no other patch size meets the image again
+PATCH = 16  # the up-sampler doubles four times, so no other patch size gives the size of the image
 NORM_EPS = 1e-6
 
 
@@ -114,8 +114,8 @@ class TransUNet(PublishedNetwork):
     Parameters
     ----------
     in_channels
-        Image channels. One is repeated to three, as published; three are taken as they are; any other
-        number makes a first layer of that width (no published weights).
+        Image channels. One is repeated to three, as published; three are used unchanged; any other number
+        makes a first layer of that width (no published weights).
     out_channels
         Number of classes; the output holds their logits.
     img_size
@@ -230,7 +230,7 @@ class TransUNet(PublishedNetwork):
         return rename_published(published)
 
     def load_npz(self, source: str | Path | Mapping[str, np.ndarray]) -> LoadReport:
-        """Fill the encoder from ImageNet-21k weights in the JAX layout; the decoder keeps what it has.
+        """Fill the encoder from ImageNet-21k weights in the JAX layout; the decoder is unchanged.
 
         The position table is resized to this network's grid: its class row is dropped and the square of
         the rest interpolated linearly between corners.
@@ -306,7 +306,7 @@ def rename_published(published: StateDict) -> StateDict:
 
 
 def _join_projections(state: StateDict) -> StateDict:
-    """``attention.{query,key,value}`` joined to ``attention.qkv`` where all three are there."""
+    """``attention.{query,key,value}`` joined to ``attention.qkv`` if all three are present."""
     joined = dict(state)
     for name in state:
         if ".attention.query." in name:

@@ -1,4 +1,4 @@
-"""Uni4Eye++: one masked autoencoder for images and volumes, with its dynamic head (Cai et al. 2024, TMI)."""
+"""Uni4Eye++: one masked autoencoder for images and volumes, with a dynamic head (Cai et al. 2024, TMI)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TASKS = 7
 
 
 class Uni4Eye(MaskedAutoencoder):
-    """A masked autoencoder with two entrances, whose predictions a matrix made for each image mixes.
+    """A masked autoencoder with two entrances, whose predictions are mixed by a matrix made for each image.
 
-    To train one encoder on slices and volumes, take `MaskedAutoencoder` with two entrances: the dynamic head
-    is bound to the number of tokens and brings the encoder nothing. This class is for the published weights.
+    To train one encoder on slices and volumes, use `MaskedAutoencoder` with two entrances: the dynamic head
+    is bound to the number of tokens and does not help the encoder. This class is for the published weights.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Loading of weights into a bundle's network: all of them or a clear error, never random leftovers."""
+"""Loading of weights into a bundle's network: either all of them or a clear error."""
 
 from __future__ import annotations
 

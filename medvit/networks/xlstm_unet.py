@@ -25,7 +25,7 @@ from medvit.networks.layers.residual_unet import (
 
 LOG2_E = 1 / math.log(2)
 
-# Tokens that are compared with each other; on a CPU 48 to 128 take the same time.
+# Tokens of a chunk, which are compared with each other; on a CPU 48 to 128 take the same time.
 CHUNK = 64
 
 
@@ -48,10 +48,8 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, input_gate: Tensor, forget_gate: Tens
     Tensor
         (B, H, S, D).
 
-    Notes
-    -----
-    Inside a chunk tokens are compared with each other; what lies before comes as a D x D memory that is
-    handed from chunk to chunk, so that time and memory grow with S and not with its square.
+    Notes ----- Inside a chunk, tokens are compared with each other; earlier tokens enter as a D x D memory
+    that is passed from chunk to chunk, so that time and memory grow with S and not with its square.
     """
     length, dim = q.shape[2:]
     size = min(length, CHUNK)
@@ -193,7 +191,7 @@ class ViLBlock(nn.Module):
 class ViLMixer(nn.Module):
     """`ViLBlock` over the positions of a feature map, last axis fastest, or over its channels.
 
-    Autocast is left, so that the sums over all tokens are in float32 (float64 stays).
+    Autocast is turned off, so that the sums over all tokens are in float32 (float64 stays).
 
     Parameters
     ----------
@@ -238,7 +236,7 @@ class XLSTMUNet(ResidualUNet):
         gives them.
     img_size
         Image size of ``"enc"``. As published, where a stage has no more positions than channels, the
-        channels become the tokens; such a network takes this size alone, and published weights need it.
+        channels become the tokens; such a network accepts only this size, and published weights need it.
         Without `img_size` tokens are positions everywhere, and any size is taken.
     deep_supervision
         Whether training gives the logits of every decoder stage (for ``monai.losses.DeepSupervisionLoss``).
@@ -334,7 +332,7 @@ class XLSTMUNet(ResidualUNet):
         tied = any(isinstance(mixer, ViLMixer) and mixer.channel_tokens for mixer in self.mixers)
         if tied and tuple(image.shape[2:]) != self.img_size:
             raise ValueError(
-                f"this XLSTMUNet has channels for tokens and takes images of {self.img_size} alone, not "
+                f"this XLSTMUNet has channels as tokens and accepts only images of {self.img_size}, not "
                 f"{tuple(image.shape[2:])}: crop to windows of that size, or build it without img_size"
             )
         x = self.stem(image)

@@ -1,4 +1,4 @@
-"""Images from label maps, so that a network can learn without patient images."""
+"""Images from label maps, so that networks can learn without patient images."""
 
 import lazy_loader as lazy
 

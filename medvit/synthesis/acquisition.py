@@ -90,7 +90,7 @@ def thick_slices(
     Parameters
     ----------
     bell
-        Whether slices gather their signal under a bell that reaches into their neighbours, not evenly.
+        Whether slices have a bell-shaped profile that reaches into their neighbours instead of an even one.
     gain
         Brightness of each slice; further values are not used.
     """
@@ -149,7 +149,7 @@ def moved(sample: Tensor, axis: int, shift: float, start: float) -> Tensor:
 
 
 class _Wrap:
-    """A field of view smaller than the head: what lies beyond one end shows up at the other."""
+    """A field of view smaller than the head: parts beyond one end appear at the other."""
 
     def __init__(self, draw: Draw) -> None:
         self.axes, self.share = draw.integers(3), draw.uniform(0.05, 0.2).tolist()

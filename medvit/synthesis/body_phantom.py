@@ -117,8 +117,7 @@ def _limb(canvas: _Canvas, place: tuple[float, float]) -> None:
 def _spine(canvas: _Canvas, place: tuple[float, float], radius: float) -> None:
     """A vertebra, half of them enlarged, with the cord in the fluid of its canal.
 
-    The cord is the faintest thing that a body hides in bone: a network that has never seen one takes it for
-    noise.
+    The cord is the faintest structure inside bone: a network that has never seen one takes it for noise.
     """
     radius *= canvas.uniform(1, 2.2) if canvas.uniform(0, 1) < 0.5 else 1
     _bone(canvas, place, radius)
@@ -203,7 +202,7 @@ class _Canvas:
     def mottle(
         self, tissue: str, place: tuple[float, float], radii: tuple[float, float], angle: float = 0.0
     ) -> None:
-        """Cover winding patches of an ellipse with a tissue, as fat lies between loops of bowel."""
+        """Cover winding patches of an ellipse with a tissue, like fat between loops of bowel."""
         knots = self.integer(12, max(13, self.size // 2))
         # A field of standard deviation 1 changes by about 1 from knot to knot.
         edge = 0.5 * self.size / knots

@@ -17,7 +17,7 @@ _REACH = 2  # voxels
 
 
 class BorderWeights:
-    """Another protocol's borders for a target: each voxel near one goes by a weighted vote around it.
+    """Another protocol's borders for a target: a weighted vote decides each voxel near a border.
 
     Raters of different protocols put the border of a structure in different places. Label maps of one can
     teach another's borders, as far as these are parallel: every label in the neighbourhood of a voxel votes

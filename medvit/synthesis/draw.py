@@ -11,7 +11,7 @@ from torch import Tensor
 class Draw:
     """Random numbers of `count` samples.
 
-    Numbers that decide the course of a sample are drawn on the host, where a program may read them; reading
+    Numbers that decide how a sample is made are drawn on the host, where a program may read them; reading
     them from a GPU would wait for all work queued there. Noise is drawn where it is needed.
 
     Parameters

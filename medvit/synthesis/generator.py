@@ -121,7 +121,7 @@ class Synthesizer:
         tight = strip & draw.chance(s.tight_strip)
         rough = strip & draw.chance(s.rough_strip)
         gone = (strip[:, None] & self.anatomy.extracerebral) | (tight[:, None] & self.anatomy.fluid)
-        # A strip along the labels darkens the voxels that it shares; a rough one goes between whole voxels.
+        # A strip along the labels darkens the voxels that it cuts; a rough one runs between whole voxels.
         dark = gone & ~rough[:, None]
         air = torch.arange(tissues) == 0
         outside = torch.where(strip[:, None], gone, air).float()
@@ -167,7 +167,7 @@ class Synthesizer:
         return removed & draw.put_each(zero | rough)
 
     def _deface(self, place: Tensor, target: Tensor, removed: Tensor, draw: Draw) -> None:
-        """Remove what lies before and below a plane in front of the brain, but no structure."""
+        """Remove everything in front of and below a plane in front of the brain, but no structure."""
         angle, distance = draw.uniform(0.2, 0.9).tolist(), draw.uniform(50, 80).tolist()
         for number in draw.chosen(self.settings.deface):
             _, front, up = place[number]

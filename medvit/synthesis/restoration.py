@@ -20,7 +20,7 @@ from medvit.synthesis.seeded import SeededDataset
 from medvit.synthesis.settings import SynthesisSettings
 from medvit.transforms.region_channel import add_region_channel
 
-# A clean slice must be free of these, because a network would learn to leave them.
+# A clean slice must be free of these, because a network would learn to keep them.
 FAULTS = ("noise", "thick_slices", "crop", "wrap", "ringing", "motion", "zero", "deface", "shading")
 # In slices with air, some pixels are 0 as well.
 _MASKED_SHARE = 0.05
@@ -225,7 +225,7 @@ class RestorationDataset(SeededDataset):
 
 
 def _turned(crop: Tensor, generator: torch.Generator) -> Tensor:
-    """One of the eight ways to lay a square; an oblong is only flipped."""
+    """One of the eight orientations of a square; an oblong is only flipped."""
     flips = [axis for axis in (1, 2) if torch.rand(1, generator=generator) < 0.5]
     crop = crop.flip(flips)
     transposed = torch.rand(1, generator=generator) < 0.5 and crop.shape[1] == crop.shape[2]

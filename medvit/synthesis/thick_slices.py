@@ -24,7 +24,7 @@ from medvit.transforms.through_plane import SliceStack, along, network_input, re
 
 
 class SharpBlocks(ABC):
-    """Blocks of sharp images, and what a coarse acquisition shows of them on a finer grid.
+    """Blocks of sharp images, with a coarse acquisition of them on a finer grid.
 
     Sharp images are blocks of generated heads in any contrast, and of real images, whose intensities are
     remapped at random in half of the samples.
@@ -70,7 +70,7 @@ class SharpBlocks(ABC):
 
     @abstractmethod
     def acquired(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """What a network sees of an acquisition of a block, on the grid of the block, see `network_input`."""
+        """Network input from an acquisition of a block, on the grid of the block; see `network_input`."""
 
     def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The input (C, X, Y, Z) and the sharp block (X, Y, Z). The brightest tissue is about 1."""
@@ -104,7 +104,7 @@ class ThickSlices(SharpBlocks):
     Parameters
     ----------
     args, options
-        As of `SharpBlocks`.
+        Same as in `SharpBlocks`.
     steps
         Range of the distance between slices, in voxels.
     """
@@ -136,7 +136,7 @@ class CoarsePixels(SharpBlocks):
     Parameters
     ----------
     args, options
-        As of `SharpBlocks`.
+        Same as in `SharpBlocks`.
     factor
         Edge of a coarse pixel in pixels of the sharp image, whose edge is a multiple of it.
     """

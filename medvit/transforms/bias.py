@@ -19,7 +19,7 @@ class CorrectBiasd(MapTransform):
     """N4 correction of the brightness field of MR images.
 
     The field is estimated on a coarser grid within the head (Otsu's threshold) and divided out at full size.
-    Images with negative values are not magnitudes and are left as they are.
+    Images with negative values are not magnitudes and are left unchanged.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def prepare_head_mr(keys: str, spacing: Sequence[float], bias_correction: bool =
 
 
 def clean_brain_labels(keys: str) -> LargestComponentd:
-    """Keep the brain, and of each of its compact structures the part that is in its place.
+    """Keep the brain, and the part of each of its compact structures that is in the right place.
 
     White matter, cortex and cerebrospinal fluid may come in pieces, and ventricles in parts that lie where
     they belong: the inferior horn is often separate from its ventricle.

@@ -1,4 +1,4 @@
-"""`LargestComponentd`: keeps structures whole and in their place, and gives specks the label around them."""
+"""`LargestComponentd`: keeps the main part of each structure, and gives specks the label around them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-# Weight by its place from which on a part counts as lying where its structure belongs: 1.8 times the reach.
+# Least weight of a part that counts as being in the place of its structure: that at 1.8 times the reach.
 _IN_PLACE = 0.2
-# Smaller parts are specks wherever they lie.
+# Smaller parts are specks wherever they are.
 _SPECK_MM3 = 30.0
 
 
@@ -32,7 +32,7 @@ class Places:
     reach
         Distance in mm at which a part counts three fifths of its volume.
     in_parts
-        Label values of structures that may lie in several parts, as a ventricle whose horns are narrow.
+        Label values of structures that may have several parts, like a ventricle with narrow horns.
     """
 
     anchors: frozenset[int]
@@ -86,10 +86,10 @@ class _Anatomy:
 class LargestComponentd(MapTransform):
     """Keep one connected part of the labelled whole and one part of each compact structure.
 
-    By size alone these are the largest parts. With `places`, parts count by size and by how near they lie
-    to where their structures belong. Then the only part of a structure that lies there is kept, even outside
-    of the whole, as are separate parts that lie there of a structure which may have several. A further
-    part takes the label that surrounds it most, background included.
+    By size alone these are the largest parts. With `places`, parts count by size and by their distance from
+    the place of their structure. The only part of a structure in its place is then kept even outside the
+    whole, and so are separate parts in the place of a structure that may have several. Any other part takes
+    the label that surrounds it most, which may be background.
 
     Parameters
     ----------

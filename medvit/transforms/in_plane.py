@@ -1,4 +1,4 @@
-"""From coarse pixels of slices to finer ones, in the plane: k-space measured to a part of its extent."""
+"""From coarse pixels of slices to finer ones: slices of which only the centre of k-space was measured."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _PIXELS = (1.2, 2.6)
 def pixel_refinement_of(study: LoadedStudy, factor: int = 2) -> Refinement:
     """The refinement of the pixels of a study's slices, each to `factor` times `factor`.
 
-    A scanner that measures the lower spatial frequencies alone gives samples of the image without the higher
-    ones, so the first pixel of the finer grid lies where the first one of the coarse grid does.
+    A scanner that measures only the lower spatial frequencies gives samples of the image without the higher
+    ones, so the first pixels of the finer and the coarse grid have the same position.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def pixel_refinement_of(study: LoadedStudy, factor: int = 2) -> Refinement:
     shown = max(grid.shape[a] for a in rest)
     acquired = int(study.series[0].facts.get("acquisition_matrix") or 0)
     if acquired and shown >= INTERPOLATED * acquired:
-        what = f"the scanner has interpolated its pixels already ({acquired} acquired, {shown} shown)"
+        what = f"the scanner has already interpolated its pixels ({acquired} acquired, {shown} shown)"
         raise StudyError("interpolated-pixels", what, path=file_of(study), do="use the study as it is")
     affine, shape = grid.affine.astype(np.float64).copy(), list(grid.shape)
     stacks = {}
@@ -62,7 +62,7 @@ def pixel_refinement_of(study: LoadedStudy, factor: int = 2) -> Refinement:
 
 
 def _normal(grid: Grid) -> int:
-    """The axis across the slices, whose pixels are more or less square; of cubes, the last one."""
+    """The axis across the slices, whose pixels are nearly square; the last one for cubic voxels."""
     unlike = {a: round(float(np.ptp(np.log(np.delete(grid.spacing, a)))), 2) for a in (2, 1, 0)}
     return min(unlike, key=unlike.__getitem__)
 
@@ -90,7 +90,7 @@ class RefinePixelsd(Refined):
     Parameters
     ----------
     keys
-        As `Refined` takes them.
+        Same as in `Refined`.
     factor
         Pixels of the finer grid along the edge of a coarse one.
     """

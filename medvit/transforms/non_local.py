@@ -10,15 +10,15 @@ from torch import Tensor
 
 # Strengths of the rounds of non-local upsampling, as a share of the image's range, after Manjon et al.
 _STRENGTHS = (0.08, 0.04, 0.02, 0.01)
-# Voxels that are compared with each voxel lie at most so far away along each axis.
+# Largest distance of compared voxels along each axis.
 _REACH = 2
-# Edge of the blocks that are worked on at once, so that they stay in a processor's cache.
+# Edge of the blocks that are processed at once, so that they stay in the cache.
 _BLOCK = 32
 _HALO = _REACH + 1
 
 
 def non_local_mean(image: Tensor, strength: float) -> Tensor:
-    """The mean of the 5 x 5 x 5 voxels around, each weighted by how like its patch of 3 x 3 x 3 voxels is.
+    """The mean of the surrounding 5 x 5 x 5 voxels, weighted by the similarity of their 3 x 3 x 3 patches.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def non_local_mean(image: Tensor, strength: float) -> Tensor:
 def non_local_upsample(
     samples: Tensor, estimate: Callable[[Tensor], Tensor], acquire: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Non-local upsampling: like patches lend each other detail, and the measured samples are kept.
+    """Non-local upsampling: similar patches contribute detail, and the measured samples are kept.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def _mean_of_block(padded: Tensor, strength: float) -> Tensor:
         return inner
     total, weight = inner.clone(), torch.ones_like(inner)
     steps = range(-_REACH, _REACH + 1)
-    # Both voxels of a pair weigh each other alike, so half of the offsets suffice.
+    # The weights of a pair are symmetric, so half of the offsets suffice.
     for offset in itertools.product(steps, steps, steps):
         if offset <= (0, 0, 0):
             continue

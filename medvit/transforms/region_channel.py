@@ -29,7 +29,7 @@ def add_region_channel(image: Tensor, window: tuple[float, float]) -> Tensor:
     image
         (1, X, Y) or (1, X, Y, Z), finite; slices follow each other along the last axis.
     window
-        Intensities between which tissues are told apart, such as a soft-tissue window in HU.
+        Intensities between which tissues are distinguished, such as a soft-tissue window in HU.
 
     Returns
     -------

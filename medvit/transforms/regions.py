@@ -20,7 +20,7 @@ RegionMap = NDArray[np.int32]
 def grey_levels(image: ArrayLike) -> NDArray[np.float32]:
     """An image (C, H, W) as (H, W, C) in [0, 1].
 
-    The outermost 0.5 % are clipped, so that a few bright pixels (metal) do not press the rest together.
+    The outermost 0.5 % are clipped, so that a few bright pixels (metal) do not compress the rest.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def felzenszwalb_regions(
     image
         Image (C, H, W) in any unit.
     scale
-        How readily regions merge. It is lowered while a varied image would be one region, and raised
+        How readily regions merge. It is lowered while a varied image would be a single region, and raised
         (with `min_size`) while there would be more than `max_regions`.
     sigma
         Gaussian smoothing before, in pixels.

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-# Key of an image's meta data that holds the intensity of the study which became 1.
+# Key of an image's meta data with the intensity of the study that became 1.
 UNIT = "intensity_unit"
 
 

@@ -24,19 +24,19 @@ from medvit.transforms.restoration import ScaleToUnitd
 
 Profile = Literal["box", "gauss", "kspace"]
 
-# Millimetres from the centre of a slice that are 1 in the channel which tells a network where slices lie.
+# Millimetres from the centre of a slice that are 1 in the channel of distances from slices.
 _FAR = 4.0
 _FWHM = 2 * np.sqrt(2 * np.log(2))
-# Slices closer together than this many voxels of the finer grid do not need an estimate.
+# Slices closer than this many voxels of the finer grid need no estimate.
 _LEAST_STEP = 1.5
 # Pixels of a slice stay as they are between these many voxels of the finer grid, and are refused beyond.
 _LIKE_A_VOXEL = (0.75, 1.25)
 _COARSEST_PIXEL = 1.5
-# A header's thickness is believed between these shares of the step.
+# A thickness in a header is accepted between these shares of the step.
 _LIKELY_THICKNESS = (0.3, 2.0)
-# From this ratio of shown to acquired pixels on, a scanner has interpolated; partial k-space stays below.
+# At this ratio of shown to acquired pixels or more, a scanner has interpolated; partial k-space stays below.
 INTERPOLATED = 1.5
-# Strength of the non-local mean that shows a network what is noise.
+# Strength of the non-local mean by which a network recognises noise.
 _SMOOTHING = 0.1
 # Key of the meta data that holds the `Refinement` of an image.
 REFINEMENT = "refinement"
@@ -262,7 +262,7 @@ class Refinement:
         thickness = "as thick (assumed)" if self.assumed else f"{stack.thickness:.3g} mm thick"
         said = (
             f"Slices {stack.step:.3g} mm apart and {thickness} were laid on a grid of {new} mm; "
-            "what stands between them is an estimate."
+            "the detail between them is an estimate."
         )
         if self.pixels_acquired and self.pixels_shown >= INTERPOLATED * self.pixels_acquired:
             counts = f"{self.pixels_acquired} acquired, {self.pixels_shown} shown"
@@ -283,7 +283,7 @@ class Refinement:
 
 
 def across(grid: Grid) -> int:
-    """The axis across thick slices: that of the largest spacing, of equal ones the first."""
+    """The axis across thick slices: the one with the largest spacing, or the first of equal ones."""
     return int(np.argmax(np.round(grid.spacing, 3)))
 
 

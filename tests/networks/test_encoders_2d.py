@@ -73,5 +73,5 @@ def test_each_region_gathers_its_own_part_of_every_stage() -> None:
 
 def test_a_pickled_model_is_refused(tmp_path) -> None:
     torch.save({"model": DuoFormer(3, 2, num_scales=2, **SMALL_DUO)}, tmp_path / "model.pt")
-    with pytest.raises(WeightsError, match="opens no pickled objects"):
+    with pytest.raises(WeightsError, match="does not open pickled objects"):
         DuoFormer(3, 2, num_scales=2, **SMALL_DUO).load_published(tmp_path / "model.pt")

@@ -99,7 +99,7 @@ def test_with_img_size_channels_become_tokens_and_the_size_is_tied() -> None:
     assert [m.channel_tokens for m in network.mixers if isinstance(m, ViLMixer)] == [True]
     fitting, other = images("enc2d", 1)
     assert network(fitting).shape == (1, 3, 16, 24)
-    with pytest.raises(ValueError, match=r"takes images of \(16, 24\) alone, not \(32, 16\)"):
+    with pytest.raises(ValueError, match=r"accepts only images of \(16, 24\), not \(32, 16\)"):
         network(other)
 
 

@@ -86,7 +86,7 @@ def test_the_input_of_a_network_shows_the_measured_pixels() -> None:
         (
             (2.0, 2.0, 5.0),
             {"acquisition_matrix": 4},
-            r"interpolated its pixels already \(4 acquired, 8 shown",
+            r"already interpolated its pixels \(4 acquired, 8 shown",
         ),
     ],
 )

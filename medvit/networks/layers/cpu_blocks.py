@@ -1,7 +1,7 @@
 """MONAI's UNETR blocks for inference in float32 on a CPU: channels last, oneDNN, norms in place.
 
-PyTorch sends small three-dimensional maps to a slow kernel and copies channels-last ones around its instance
-norm; these functions read the blocks' weights and give the same numbers without. They know no gradient.
+PyTorch uses a slow kernel for small three-dimensional maps and copies channels-last ones around its instance
+norm. These functions use the blocks' weights and give the same results without either. They have no gradient.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medvit.networks.layers.forms import on_device
 
-# Elements of a tensor that are worked on at once where several passes over it would leave the cache.
+# Elements of a tensor that are processed at once, so that several passes over them stay in the cache.
 CHUNK = 2**17
 
 

@@ -1,6 +1,6 @@
 """Levels of a pyramid joined for inference in float32 on a CPU, as products of small matrices.
 
-They give the numbers of the plain form to within rounding, and have no gradient of use.
+They give the results of the plain form to within rounding, and have no useful gradient.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def fused(
 
 
 def normalised(norm: nn.Module, x: Tensor) -> Tensor:
-    """A norm of (B, D, H, W, C) maps; a batch norm reads them as they lie, without a copy in an export."""
+    """A norm of (B, D, H, W, C) maps; a batch norm reads them in place, without a copy in an export."""
     if isinstance(norm, nn.BatchNorm3d) and not norm.training:
         rows = x.flatten(0, 3)
         found = F.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
@@ -89,8 +89,8 @@ def add_upsampled_(target: Tensor, levels: Sequence[Tensor]) -> Tensor:
 def mixed_narrow(x: Tensor, project: Any, norm: Any, kernel: Tensor) -> Tensor:
     """`kernel` times the layer norm of a projection, computed in the channels of `x`, which are fewer.
 
-    A layer norm is affine but for the length of its vector without the mean. That of a projection of x is
-    the length of a product of x with the triangular factor of the projection, which has one row and column
+    A layer norm is affine except for the length of its vector without the mean. For a projection of x, that
+    is the length of a product of x with the triangular factor of the projection, which has one row and column
     more than x has channels.
 
     Parameters

@@ -41,7 +41,7 @@ class _Windows(NamedTuple):
     size, window, counts
         Size of the map and of a window in tokens, and number of windows along each axis.
     margins
-        Tokens of zeros before and behind each axis.
+        Tokens of zeros before and after each axis.
     """
 
     size: tuple[int, ...]
@@ -51,7 +51,7 @@ class _Windows(NamedTuple):
 
     @classmethod
     def of(cls, size: Sequence[int], stripe: Stripe) -> _Windows:
-        """Windows of `stripe` on a map of `size`, filled up evenly on both sides where they need it."""
+        """Windows of `stripe` on a map of `size`, padded evenly on both sides if necessary."""
         window = tuple(w or n for w, n in zip(stripe, size, strict=True))
         lack = [-n % w for n, w in zip(size, window, strict=True)]
         counts = tuple((n + more) // w for n, more, w in zip(size, lack, window, strict=True))
@@ -95,9 +95,9 @@ class _Position(nn.Module):
 class CSwinBlock(nn.Module):
     """Cross-shaped attention and a feed-forward part, each added to its input.
 
-    The channels are cut into as many groups as there are `stripes`, each with its share of the heads. A side
-    that is not a multiple of its stripes is filled up with tokens whose query, key and value are zero, which
-    take part in the softmax, as in the authors' code.
+    The channels are divided into as many groups as there are `stripes`, each with its share of the heads. A
+    side that is not a multiple of its stripes is padded with tokens whose query, key and value are zero,
+    which take part in the softmax, as in the authors' code.
 
     Parameters
     ----------

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from medvit.errors import WeightsError
 
-# Mean of the natural images (DIV2K) that the authors trained on, taken off images of three channels.
+# Mean of the authors' natural training images (DIV2K), subtracted from images of three channels.
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 def rgb_mean(channels: int) -> Tensor:
-    """Mean that is taken off the image, (1, C, 1, 1): that of natural images for three channels, else 0."""
+    """Mean to subtract from the image, (1, C, 1, 1): that of natural images for three channels, else 0."""
     return torch.tensor(_RGB_MEAN if channels == 3 else (0.0,) * channels).reshape(1, -1, 1, 1)
 
 
