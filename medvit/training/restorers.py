@@ -151,6 +151,25 @@ def _begin(
     metadata = json.loads(base.config("inference").with_name("metadata.json").read_text(encoding="utf-8"))
     if network:
         _replace_network(network, inference, train, metadata)
+    _train_on_slices(train, settings)
+    write_files(
+        work.bundle.path,
+        {
+            "configs/inference.json": to_json(inference), "configs/train.json": to_json(train),
+            "configs/metadata.json": to_json(metadata),
+        },
+    )  # fmt: skip
+    for part in ("configs/logging.conf", "LICENSE"):
+        if (base.path / part).is_file():
+            shutil.copyfile(base.path / part, work.bundle.path / part)
+    # The preparation of cases opens the inference configuration, which asks for the weights' folder alone.
+    work.bundle.weights.parent.mkdir(parents=True, exist_ok=True)
+    if not network:
+        shutil.copyfile(base.weights, work.bundle.weights)
+
+
+def _train_on_slices(train: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Turn the base's training into one on the slices of a manifest."""
     for key in ("held_out", "slice_shape", "lr_scheduler"):
         train.pop(key, None)
     # Where the data lie belongs to the call, not to the bundle.
@@ -188,20 +207,6 @@ def _begin(
     train["validate"]["dataset"] |= {"source": "$@slices.validation or @slices.training", "unit": 1.0}
     train["validate"]["handlers"] = []
     train["validate"]["postprocessing"] |= {"a_min": "$@window[0]", "a_max": "$@window[1]"}
-    write_files(
-        work.bundle.path,
-        {
-            "configs/inference.json": to_json(inference), "configs/train.json": to_json(train),
-            "configs/metadata.json": to_json(metadata),
-        },
-    )  # fmt: skip
-    for part in ("configs/logging.conf", "LICENSE"):
-        if (base.path / part).is_file():
-            shutil.copyfile(base.path / part, work.bundle.path / part)
-    # The preparation of cases opens the inference configuration, which asks for the weights' folder alone.
-    work.bundle.weights.parent.mkdir(parents=True, exist_ok=True)
-    if not network:
-        shutil.copyfile(base.weights, work.bundle.weights)
 
 
 def _replace_network(
