@@ -121,7 +121,13 @@ def single_image(case: Case, manifest_path: Path) -> Path:
 
 
 def paired_cases(folder: Path) -> Iterator[LabelledCase]:
-    """The images of a folder that have a label map of their name."""
+    """The images of a folder that have a label map of their name.
+
+    Raises
+    ------
+    MedvitError
+        If a study has several label maps.
+    """
     label_maps: dict[str, Path] = {}
     files = [p for p in sorted(folder.rglob("*")) if p.name.lower().endswith(IMAGE_SUFFIXES)]
     for path in (p for p in files if why_not_an_image(p.relative_to(folder))):

@@ -36,7 +36,13 @@ _FILE = "scores.json"
 
 
 def by_bundle(bundle: Bundle, truth: Truth, device: str = "auto") -> np.ndarray:
-    """A bundle's estimate on the grid of the truth, through its own preprocessing and inference."""
+    """A bundle's estimate on the grid of the truth, through its own preprocessing and inference.
+
+    Raises
+    ------
+    MedvitError
+        If the estimate lies on another grid.
+    """
     overrides: dict[str, Any] = {"force": True}
     if 2 in truth.stacks:
         overrides["spacing"] = truth.stacks[2].spacing

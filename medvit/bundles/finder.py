@@ -41,6 +41,11 @@ class StructureFinder:
         ----------
         image
             (C, X, Y, Z) as it was loaded from a study, of any voxel size; it still knows the study's grid.
+
+        Raises
+        ------
+        MedvitError
+            If the bundle does not segment.
         """
         table = self.bundle.label_table
         if table is None:

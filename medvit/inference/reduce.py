@@ -103,7 +103,13 @@ class Regions(Reducer):
         self.rank = {channel: rank for rank, channel in enumerate(ranks, start=1)}
 
     def update(self, channel: int, logits: Tensor) -> None:
-        """Paint the region where no region of higher rank stands."""
+        """Paint the region where no region of higher rank stands.
+
+        Raises
+        ------
+        ValueError
+            If the network has more channels than regions.
+        """
         if channel == 0:
             self.labels = torch.zeros(logits.shape, dtype=torch.uint8, device=logits.device)
             self.ranks = torch.zeros_like(self.labels)

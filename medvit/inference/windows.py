@@ -178,7 +178,13 @@ class Volume:
 
     @property
     def grid(self) -> Grid:
-        """The voxel grid of a 3D volume."""
+        """The voxel grid of a 3D volume.
+
+        Raises
+        ------
+        StudyError
+            If the image has no affine, or is not three-dimensional.
+        """
         if self.affine is None or len(self.size) != 3:
             raise StudyError(
                 "image-without-affine",

@@ -177,7 +177,13 @@ class MedvitLabelApp(MONAILabelApp):
         return {"label": label, "tag": tag, "file": file, "params": facts}
 
     def infer_dicom_seg(self, request: dict[str, Any], path: Path) -> Path:
-        """As `infer`, but the result is a DICOM SEG, at `path`."""
+        """As `infer`, but the result is a DICOM SEG, at `path`.
+
+        Raises
+        ------
+        RequestError
+            If the bundle restores images.
+        """
         task = self.task(request["model"])
         if task.served.table is None:
             raise RequestError(f"{task.served.name} restores images; only label maps become DICOM SEG")

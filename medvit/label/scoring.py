@@ -123,7 +123,13 @@ class Anyone(Strategy):
 
 
 def chosen(served: dict[str, ServedBundle], model: str | None) -> ServedBundle:
-    """The bundle that a request names, or the first."""
+    """The bundle that a request names, or the first.
+
+    Raises
+    ------
+    RequestError
+        If there is no bundle that segments.
+    """
     if not served:
         raise RequestError("no bundle that segments is served")
     if model and model not in served:

@@ -89,7 +89,13 @@ class FileStore(LocalDatastore):
         return super().status()
 
     def remove_image(self, image_id: str) -> None:
-        """Delete an image file and its labels; folders of DICOM series stay."""
+        """Delete an image file and its labels; folders of DICOM series stay.
+
+        Raises
+        ------
+        RequestError
+            If the image is a folder of DICOM files.
+        """
         if self.study_path(image_id).is_dir():
             raise RequestError(f"{image_id} is a folder of DICOM files, which this server does not delete")
         super().remove_image(image_id)

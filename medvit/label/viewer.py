@@ -35,7 +35,13 @@ def page(path: str) -> FileResponse:
 # Not `async`, so that it runs in a thread of its own and the server can answer others meanwhile.
 @viewer_router.api_route("/proxy/dicom/{path:path}", methods=["GET", "POST"])
 def archive(request: Request, path: str, content: Annotated[bytes, Depends(_content)]) -> Response:
-    """What the archive answers to a DICOMweb request, with its query; addresses in it lead back here."""
+    """What the archive answers to a DICOMweb request, with its query; addresses in it lead back here.
+
+    Raises
+    ------
+    RequestError
+        If the images do not come from an archive.
+    """
     store: Any = app_instance().datastore()
     if not isinstance(store, PacsStore):
         raise RequestError(

@@ -42,7 +42,13 @@ class SparseDiceCELoss(nn.Module):
         self.smooth = smooth
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of logits (B, C, ...) against integer labels (B, 1, ...)."""
+        """Loss of logits (B, C, ...) against integer labels (B, 1, ...).
+
+        Raises
+        ------
+        ValueError
+            If the labels do not fit the logits.
+        """
         if target.shape != (logits.shape[0], 1, *logits.shape[2:]):
             raise ValueError(f"labels {tuple(target.shape)} do not fit logits {tuple(logits.shape)}")
         first = 0 if self.include_background else 1

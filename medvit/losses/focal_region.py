@@ -147,7 +147,13 @@ class CharbonnierLoss(_Loss):
         self.register_buffer("edges", _laplacian_of_gaussian(), persistent=False)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """The loss of two batches of images (B, C, H, W); of pixels alone, of two tensors of one shape."""
+        """The loss of two batches of images (B, C, H, W); of pixels alone, of two tensors of one shape.
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ.
+        """
         if target.shape != output.shape:
             raise ValueError(f"output {tuple(output.shape)} and target {tuple(target.shape)} differ in shape")
         error = output - target

@@ -110,6 +110,11 @@ def noise_power(noise: ArrayLike, bins: int = 32) -> tuple[NDArray[np.float64], 
         Middle of each ring in cycles per pixel, and the mean power of its frequencies in squared
         intensities times pixels, so that white noise has its variance everywhere; NaN for an empty ring.
 
+    Raises
+    ------
+    ValueError
+        If the patches are not square.
+
     References
     ----------
     ICRU report 87: Radiation dose and image-quality assessment in computed tomography, 2012.

@@ -37,7 +37,13 @@ class DetailSegmenter(nn.Module):
         self.head = DetailReadout(width, width, out_channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, in_channels, D, H, W), edges even, to logits (B, out_channels, D, H, W)."""
+        """Image (B, in_channels, D, H, W), edges even, to logits (B, out_channels, D, H, W).
+
+        Raises
+        ------
+        ValueError
+            If an edge of the image is odd.
+        """
         if image.ndim != 5 or any([n % 2 > 0 for n in image.shape[2:]]):  # noqa: C419
             raise ValueError(f"needs an image (B, C, D, H, W) with even edges, not {list(image.shape)}")
         stem = self.stem(image)

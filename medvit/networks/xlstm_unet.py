@@ -328,7 +328,13 @@ class XLSTMUNet(ResidualUNet):
         return ViLMixer(positions, True) if positions <= width else ViLMixer(width)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Image to one feature map per stage, finest first."""
+        """Image to one feature map per stage, finest first.
+
+        Raises
+        ------
+        ValueError
+            If the network is tied to images of another size.
+        """
         tied = any(isinstance(mixer, ViLMixer) and mixer.channel_tokens for mixer in self.mixers)
         if tied and tuple(image.shape[2:]) != self.img_size:
             raise ValueError(

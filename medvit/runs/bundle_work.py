@@ -120,7 +120,13 @@ class PipelineWork:
         release_recordings(self.pipeline.network)
 
     def perform(self, study: Study, outcome: StudyOutcome) -> None:
-        """Read, infer and write `study`."""
+        """Read, infer and write `study`.
+
+        Raises
+        ------
+        StudyError
+            If the input changed while it was read.
+        """
         with self._reading:
             self._check_stopped()
             before = _stamps(study)

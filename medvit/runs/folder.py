@@ -188,7 +188,13 @@ class StudyWriter:
         return self._report(result.study, result.voxels, result.grid, outcome)
 
     def save(self, result: Result, folder: str | Path) -> Path:
-        """Write a result in memory below `folder`; the folder of its study."""
+        """Write a result in memory below `folder`; the folder of its study.
+
+        Raises
+        ------
+        MedvitError
+            If not everything could be written.
+        """
         writer = copy.copy(self)
         writer.output_dir = Path(folder)
         outcome = StudyOutcome(result.study.id, seconds=dict(result.seconds), details=dict(result.details))

@@ -32,7 +32,13 @@ class SeededDataset(Dataset):
         return self.length
 
     def number(self, index: int) -> int:
-        """Number of a sample, counted over all epochs."""
+        """Number of a sample, counted over all epochs.
+
+        Raises
+        ------
+        IndexError
+            If the index is not in the epoch.
+        """
         if not 0 <= index < self.length:
             raise IndexError(index)
         return self.offset + index

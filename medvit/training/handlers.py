@@ -134,7 +134,13 @@ class NanGuard:
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, trainer: Any) -> None:
-        """Count, and raise when it is enough."""
+        """Count, and raise when it is enough.
+
+        Raises
+        ------
+        MedvitError
+            If the loss was not finite for `patience` steps in a row.
+        """
         self.in_a_row = 0 if math.isfinite(trainer.state.output["loss"]) else self.in_a_row + 1
         if self.in_a_row >= self.patience:
             raise MedvitError(

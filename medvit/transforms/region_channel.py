@@ -71,7 +71,13 @@ class RegionChanneld(MapTransform):
         self.window = (float(window[0]), float(window[1]))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The sample with images (2, ...)."""
+        """The sample with images (2, ...).
+
+        Raises
+        ------
+        StudyError
+            If an axial slice is too narrow.
+        """
         sample = dict(data)
         for key in self.key_iterator(sample):
             image = sample[key]

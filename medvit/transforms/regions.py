@@ -213,7 +213,13 @@ class RegionMapd(MapTransform):
         self.source = ", ".join([source, *(f"{name}={value}" for name, value in sorted(options.items()))])
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The sample with a region map for every image."""
+        """The sample with a region map for every image.
+
+        Raises
+        ------
+        ValueError
+            If an image is not (C, H, W), or a given map is missing or does not fit.
+        """
         sample = dict(data)
         for key, region_key in self.key_iterator(sample, self.region_keys):
             image = sample[key]

@@ -73,7 +73,15 @@ class SamRegions:
 
     @cached_property
     def model(self) -> Any:
-        """SAM, read at first use."""
+        """SAM, read at first use.
+
+        Raises
+        ------
+        WeightsError
+            If the folder holds no complete SAM model.
+        MissingExtraError
+            If `transformers` is not installed.
+        """
         try:
             import transformers
         except ImportError as error:
