@@ -87,7 +87,12 @@ class Content:
         rows.append((words["modality"], self._modality()))
         facts = report.facts if self.show_patient else technical_facts(report.facts)
         for heading, names in FACTS.items():
-            rows.append((words[heading], ", ".join(str(facts[n]) for n in names if facts.get(n))))
+            stated = (facts[n] for n in names if facts.get(n))
+            # Scanners write numbers such as 0.8799999952316284.
+            said = (
+                f"{v:.4g}".replace(".", words.decimal) if isinstance(v, float) else str(v) for v in stated
+            )
+            rows.append((words[heading], ", ".join(said)))
         spacing = " × ".join(words.number(s, 2) for s in grid.spacing)
         rows.append((words["grid"], f"{' × '.join(map(str, grid.shape))}; {spacing} mm"))
         if report.display.tilt >= 1.0:

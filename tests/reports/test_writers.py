@@ -33,6 +33,8 @@ from medvit.reports import (
     write_json,
     write_pdf,
 )
+from medvit.reports.content import Content
+from medvit.reports.language import load_language
 from medvit.studies.labels import LabelTable, load_label_table
 from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head, ras_affine
@@ -54,6 +56,12 @@ def report(**others: Any) -> StudyReport:
 @pytest.fixture(scope="module")
 def ordinary() -> StudyReport:
     return report()
+
+
+def test_numbers_that_a_scanner_states_are_rounded() -> None:
+    facts = {"modality": "MR", "slice_thickness": 0.8799999952316284, "field_strength": 1.5, "model": "1.50"}
+    rows = Content(report(facts=facts), load_language("de")).facts()
+    assert {"0,88", "1,5", "1.50"} <= {text for _, text in rows}
 
 
 class Page(HTMLParser):
