@@ -28,7 +28,12 @@ class Terms:
 
     @classmethod
     def shared(cls, networks: Sequence[Any]) -> Terms | None:
-        """The terms of an ensemble, if all its members offer the same ones."""
+        """The terms of an ensemble, if all its members offer the same ones.
+
+        A network with hooks offers none: they are called with its logits, as `torch.nn.Module` promises.
+        """
+        if any(_has_hooks(network) for network in networks):
+            return None
         found = {getattr(network, "class_terms", None) for network in networks}
         of_class = found.pop()
         return None if found or of_class is None else cls(of_class)
@@ -59,3 +64,7 @@ class Terms:
         for (first, *_), value in zip(self.of_class, logits, strict=True):
             terms[first] = value
         return terms
+
+
+def _has_hooks(network: Any) -> bool:
+    return bool(getattr(network, "_forward_hooks", ()) or getattr(network, "_forward_pre_hooks", ()))

@@ -102,3 +102,14 @@ def test_where_logits_are_needed_terms_are_not_asked_for(options: dict) -> None:
     network.terms = None  # type: ignore[method-assign, assignment]
     inferer = StreamingWindowInferer((16, 16, 16), 0.25, **options)
     assert inferer.infer(torch.randn(1, 20, 16, 16), network).labels.shape == (20, 16, 16)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_of_a_network_are_called_with_its_logits(register: str) -> None:
+    network, seen = segmenter(), []
+    expected = StreamingWindowInferer((16, 16, 16))(torch.ones(1, 1, 16, 16, 16), network)
+    hook = getattr(network, register)(lambda *given: seen.append(tuple(given[1][0].shape)))
+    found = StreamingWindowInferer((16, 16, 16))(torch.ones(1, 1, 16, 16, 16), network)
+    assert seen == [(1, 1, 16, 16, 16)] and torch.equal(found, expected)
+    hook.remove()
+    assert Terms.shared([network]) is not None
