@@ -74,6 +74,7 @@ def test_labels_are_those_of_the_original(bundle: Bundle, tmp_path: Path) -> Non
     assert found.details["backend"] == "openvino" and expected.details["backend"] == "torch"
     drawn = (expected.voxels > 0) | (found.voxels > 0)
     assert drawn.any() and (found.voxels == expected.voxels)[drawn].mean() > 0.9
-    assert json.loads(bundle.config("inference").read_text())["overlap"] == json.loads(
-        original.config("inference").read_text()
-    )["overlap"]
+    assert (
+        json.loads(bundle.config("inference").read_text())["overlap"]
+        == json.loads(original.config("inference").read_text())["overlap"]
+    )
