@@ -265,7 +265,12 @@ def _contents(
     against = "reference labels" if drawn else f"the labels of {bundle.name}"
     quality = f"{against}, {measured}: mean Dice {after:.3f}, float32 {before:.3f}"
     metadata = json.loads(json.dumps(bundle.metadata))
-    metadata |= {"version": version, "eval_metrics": {"mean_dice": round(float(after), 4)}}
+    metadata |= {
+        "version": version,
+        "name": f"{metadata['name']}, 8-bit",
+        "task": f"{metadata['task']}, in 8-bit integers",
+        "eval_metrics": {"mean_dice": round(float(after), 4)},
+    }
     metadata["changelog"] = {version: "quantised to 8-bit integers"} | metadata["changelog"]
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = list(window)
     metadata["medvit"] = {k: v for k, v in bundle.facts.items() if k not in ("backends", "exports")} | {

@@ -35,17 +35,18 @@ def list_bundles() -> Answer:
     bundles = installed_bundles()
     document = [{"name": b.name, **b.summary(), "dice": _comparable(b)} for b in bundles]
     width = max((len(b.name) for b in bundles), default=0)
+    versions = max((len(b.version) for b in bundles), default=0)
     compared = [b for b in bundles if any(_comparable(b).values())]
-    lines = [f"{'':{width}}  {'':7}  {'  '.join(_TEST_SETS)}"] if compared else []
+    lines = [f"{'':{width}}  {'':{versions}}  {'  '.join(_TEST_SETS)}"] if compared else []
     for b in compared:
         cells = ("" if dice is None else f"{dice:.2f}" for dice in _comparable(b).values())
         columns = "  ".join(f"{cell:>{len(test)}}" for cell, test in zip(cells, _TEST_SETS, strict=True))
-        lines.append(f"{b.name:{width}}  {b.version:7}  {columns}".rstrip())
+        lines.append(f"{b.name:{width}}  {b.version:{versions}}  {columns}".rstrip())
     lines += [f"({_LEGEND})", ""] if compared else []
     for b in bundles:
-        lines.append(f"{b.name:{width}}  {b.version:7}  {b.metadata['task']}")
+        lines.append(f"{b.name:{width}}  {b.version:{versions}}  {b.metadata['task']}")
         if b not in compared:
-            lines += (f"{'':{width}}  {'':7}  {result}" for result in _quality(b))
+            lines += (f"{'':{width}}  {'':{versions}}  {result}" for result in _quality(b))
     return Answer(document, "\n".join(lines))
 
 
