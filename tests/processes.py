@@ -11,9 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # Both are forked from one process that has imported what is slow to import. One that fails ends the other.
+# The garbage collector need not search what is imported, neither now nor at the end of each process.
 _SCRIPT = """
-import os, runpy, signal, sys
-import monai.bundle, medvit.training, medvit.runs.evaluator
+import atexit, gc, os, runpy, signal, sys
+gc.disable()
+atexit.register(gc.freeze)
+import monai.bundle, medvit.training, medvit.runs.evaluator, medvit.synthesis, torch._dynamo
+gc.freeze()
+gc.enable()
 
 children = []
 for rank in ("0", "1"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import sys
 from typing import Annotated, Any
@@ -35,6 +37,8 @@ def main() -> None:
     """Entry point: an error that the user can put right is one sentence and exit code 1."""
     # Studies are inferred in threads; a thread may reuse the memory of an earlier one.
     share_one_arena()
+    # At its end Python searches all objects for cycles, several times over, though all memory goes anyway.
+    atexit.register(gc.freeze)
     try:
         app()
     except Exception as error:

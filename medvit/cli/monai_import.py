@@ -6,6 +6,7 @@ Matplotlib: more CPU seconds than a small study takes.
 
 from __future__ import annotations
 
+import gc
 import json
 import pkgutil
 import re
@@ -44,7 +45,7 @@ def import_monai_for(bundle: Bundle) -> None:
     """
     if "monai" in sys.modules or not _needs_little(bundle):
         return
-    with _without_optional_packages(), _without_walking_packages():
+    with _without_optional_packages(), _without_walking_packages(), _without_collecting():
         # The module that MONAI itself imports first: its modules import each other in a circle.
         import monai.apps
         import monai.bundle
@@ -88,6 +89,19 @@ def _without_optional_packages() -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Keep the garbage collector from searching a million objects that stay, now and later."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_gpu, "cases", lambda: [case])
 
 
-def test_checks_measures_and_trains_in_its_time(small: None, tmp_path: Path) -> None:
+def test_checks_measures_and_trains_in_its_time(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, given = on_gpu.train_on_synthetic_heads, []
+
+    def briefly(*arguments: Any, seconds: float, **options: Any) -> dict[str, Any]:
+        given.append(seconds)
+        return train(*arguments, seconds=min(seconds, 1.0), **options)
+
+    monkeypatch.setattr(on_gpu, "train_on_synthetic_heads", briefly)
     (tmp_path / "maps").mkdir()
     write_head(tmp_path / "maps" / "head.nii.gz")
     output, started = tmp_path / "out", time.monotonic()
@@ -39,6 +49,7 @@ def test_checks_measures_and_trains_in_its_time(small: None, tmp_path: Path) -> 
     arguments += ["--label-maps", str(tmp_path / "maps"), "--skip", "files", "step"]
     assert on_gpu.main(arguments) == 0
     assert time.monotonic() - started < 60
+    assert given[0] < 15, "what measuring left of the quarter of a minute"
     report = (output / "report.md").read_text()
     lines = ["| small, graphs", "| SegFormer3D | bf16", "Labels agree.", "not measured |"]
     for line in [*lines, "| engine alone, 104 classes, float32, 4 at once: time | 1.0 |"]:
