@@ -1,4 +1,4 @@
-"""Two processes of one training, in the environment that ``torchrun`` gives them."""
+"""Processes that tests start: two of one training, in the environment that ``torchrun`` gives them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+#: First line of a program that imports much and ends soon: the garbage collector need not search what is
+#: imported, neither now nor at the end.
+WITHOUT_COLLECTOR = "import atexit, gc; gc.disable(); atexit.register(gc.freeze)\n"
+
 # Both are forked from one process that has imported what is slow to import. One that fails ends the other.
-# The garbage collector need not search what is imported, neither now nor at the end of each process.
-_SCRIPT = """
-import atexit, gc, os, runpy, signal, sys
-gc.disable()
-atexit.register(gc.freeze)
+_SCRIPT = (
+    WITHOUT_COLLECTOR
+    + """\
+import os, runpy, signal, sys
 import monai.bundle, medvit.training, medvit.runs.evaluator, medvit.synthesis, torch._dynamo
 gc.freeze()
 gc.enable()
@@ -38,6 +41,7 @@ while len(codes) < 2:
                 pass
 sys.exit(any(codes))
 """
+)
 
 
 def run_in_two_processes(arguments: Sequence[str], log: Path, seconds: float = 300) -> str:

@@ -30,6 +30,7 @@ from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED, STOPPED_BY_ERROR
 from medvit.networks import load_weights
 from medvit.studies import sha256_of
 from tests.phantoms import write_head
+from tests.processes import WITHOUT_COLLECTOR
 
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
@@ -284,7 +285,9 @@ def test_monais_command_exports_to_onnx(bundle: Bundle, tmp_path: Path) -> None:
 
 
 # MONAI's command for each list of arguments, as `python -m monai.bundle` gives it, in one process.
-COMMANDS = """
+COMMANDS = (
+    WITHOUT_COLLECTOR
+    + """\
 import json, runpy, sys, traceback
 
 codes = []
@@ -301,6 +304,7 @@ for arguments in json.load(sys.stdin):
         codes.append(1)
 print(json.dumps(codes))
 """
+)
 
 
 def test_each_bundle_runs_from_any_directory(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from medvit import networks
 from tests.phantoms import write_head
+from tests.processes import WITHOUT_COLLECTOR
 from workflows import on_gpu
 
 BUNDLE = on_gpu.ROOT / "bundles" / "segformer3d_brain"
@@ -45,11 +46,11 @@ def test_checks_measures_and_trains_in_its_time(
     (tmp_path / "maps").mkdir()
     write_head(tmp_path / "maps" / "head.nii.gz")
     output, started = tmp_path / "out", time.monotonic()
-    arguments = ["--minutes", "0.25", "--device", "cpu", "--tiny", "--output", str(output)]
+    arguments = ["--minutes", "2", "--device", "cpu", "--tiny", "--output", str(output)]
     arguments += ["--label-maps", str(tmp_path / "maps"), "--skip", "files", "step"]
     assert on_gpu.main(arguments) == 0
-    assert time.monotonic() - started < 60
-    assert given[0] < 15, "what measuring left of the quarter of a minute"
+    assert time.monotonic() - started < 150
+    assert given[0] < 120, "what measuring left of the two minutes"
     report = (output / "report.md").read_text()
     lines = ["| small, graphs", "| SegFormer3D | bf16", "Labels agree.", "not measured |"]
     for line in [*lines, "| engine alone, 104 classes, float32, 4 at once: time | 1.0 |"]:
@@ -78,7 +79,9 @@ def test_labels_that_differ_are_an_error(
 
 def test_needs_five_packages_and_what_they_need(tmp_path: Path) -> None:
     """Labels, a bundle from file to file and a training step, where nothing else is installed."""
-    code = """
+    code = (
+        WITHOUT_COLLECTOR
+        + """
 import re, sys
 from importlib import metadata
 there = set()
@@ -114,6 +117,7 @@ network = nn.Conv3d(1, 5, 3, padding=1).eval()
 on_gpu.segmenters = lambda session: {"small": (network, network)}
 sys.exit(on_gpu.main(sys.argv[1:]))
 """
+    )
     arguments = ["--minutes", "1", "--tiny", "--device", "cpu", "--skip", "inference", "networks"]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *arguments, "--output", str(tmp_path)],
