@@ -27,10 +27,11 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.golden
 
 
 def write_study(folder: Path, channels: int) -> Path:
-    """A small study, one file a channel."""
+    """A small study of noise on a slope, one file for each channel."""
     folder.mkdir()
     for i in range(channels):
         noise = np.random.default_rng(i).uniform(0, 1, (16, 18, 14)).astype(np.float32)
+        noise += np.linspace(0, 2, 16, dtype=np.float32)[:, None, None]
         suffix = f"_{i:04}" if channels > 1 else ""
         nib.save(nib.Nifti1Image(noise, np.diag([4.0, 4, 4, 1])), folder / f"scan{suffix}.nii.gz")
     return folder
