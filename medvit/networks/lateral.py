@@ -65,8 +65,12 @@ class LateralSegmenter(nn.Module):
     def terms(self, image: Tensor) -> Tensor:
         """Image (B, C, ...) to the logits of left, of right, of background and of the unsided structures."""
         channels = self._channels(image)
-        side = channels[:, -1:]
-        return torch.cat([_log_sigmoid(-side), _log_sigmoid(side), channels[:, :-1]], dim=1)
+        side = channels[:, -1]
+        # Filled in place: concatenated, the maps would land in memory that is fresh for each window.
+        terms = channels.new_empty(len(channels), channels.shape[1] + 1, *channels.shape[2:])
+        terms[:, 2:] = channels[:, :-1]
+        terms[:, 0], terms[:, 1] = _log_sigmoid(-side), _log_sigmoid(side)
+        return terms
 
     def _channels(self, image: Tensor) -> Tensor:
         channels = self.network(image)
