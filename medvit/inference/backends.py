@@ -109,9 +109,14 @@ class CompiledNetwork(nn.Module):
                 f"{_times(windows.shape[1:])}: leave roi_size as it is, or use the backend torch"
             )
         given = windows.to("cpu", torch.float32).contiguous().numpy()
-        answers = [self._session(given[i : i + 1]) for i in range(len(given))]
-        # An engine overwrites its last answer with the next one.
-        return torch.from_numpy(np.concatenate(answers) if len(answers) > 1 else answers[0].copy())
+        answer: Tensor | None = None
+        for number in range(len(given)):
+            # The engine writes its next answer over the last one, which is why each is copied at once.
+            one = torch.from_numpy(self._session(given[number : number + 1]))
+            answer = one.new_empty(len(given), *one.shape[1:]) if answer is None else answer
+            answer[number] = one[0]
+        assert answer is not None, "a batch holds a window"
+        return answer
 
     def _compiled(self) -> Any:
         make = _OpenVINOSession if self.backend == "openvino" else _OnnxSession
@@ -172,7 +177,7 @@ class _OpenVINOSession:
         self.shape = tuple(self.compiled.input(0).shape)
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
-        # Not copied: the caller does that once.
+        # A view of the engine's memory: the caller copies it.
         answer: np.ndarray = self.compiled(window, share_inputs=True, share_outputs=True)[0]
         return answer
 
