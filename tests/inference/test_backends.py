@@ -149,7 +149,7 @@ def test_windows_of_another_shape_and_broken_files_are_refused(tmp_path: Path) -
     (tmp_path / "broken.xml").write_text("<net")
     with pytest.raises(MedvitError, match="OpenVINO cannot read it"):
         CompiledNetwork(tmp_path / "broken.xml")(batch)
-    with pytest.raises(MedvitError, match=r"absent\.xml is missing"):
+    with pytest.raises(MedvitError, match=r"absent\.xml, the network for OpenVINO, is missing"):
         CompiledNetwork(tmp_path / "absent.xml")
 
 
