@@ -5,15 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Pixels darker than this are air, and say nothing of the noise of a tissue.
 _AIR = 0.1
-# Edge of the square in which no pixel may be darker than this, where a network adds detail: edges of
-# stripped brains lie outside what it learned from, and it did harm there.
-_CLEAR = 17
-_DARK = 0.05
 # Square of the mean square root of the size of normal noise, over its standard deviation.
 _NORMAL = 0.676
 
@@ -24,7 +19,7 @@ class BlendedRestorer(nn.Module):
     The first three channels of the input are the sharp image, the smooth one and the measured one; further
     ones guide the network. The share by which each pixel moves from the sharp to the smooth image is n⁸ / (n⁸
     + h⁸), of the noise n of the measured image and a noise h that is learned, plus what the network adds to
-    the second channel. What it adds to the first channel is added to the result, but not near air.
+    the second channel. What it adds to the first channel is added to the result.
 
     Parameters
     ----------
@@ -47,9 +42,7 @@ class BlendedRestorer(nn.Module):
         relative = noise_along_rows(image[:, 2:3], smooth) / self.half_noise
         wanted = relative**8 / (1 + relative**8)
         share = wanted + found[:, 1:2] - smooth
-        darkest = -F.max_pool2d(-smooth, _CLEAR, stride=1, padding=_CLEAR // 2)
-        added = (found[:, :1] - sharp) * (darkest > _DARK)
-        return sharp + added + share * (smooth - sharp)
+        return found[:, :1] + share * (smooth - sharp)
 
 
 def noise_along_rows(measured: Tensor, smooth: Tensor) -> Tensor:

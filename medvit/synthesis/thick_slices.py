@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medvit.studies import Study, find_studies, read_study
@@ -20,14 +21,22 @@ from medvit.synthesis.generator import Synthesizer
 from medvit.synthesis.restoration import FAULTS, choose, log_uniform
 from medvit.synthesis.seeded import SeededDataset
 from medvit.synthesis.settings import SynthesisSettings
+from medvit.transforms.non_local import non_local_mean
 from medvit.transforms.through_plane import SliceStack, along, network_input, refined_along
+
+# Strength of the non-local mean that takes out a real image's own noise, as a share of its brightest tissue.
+_OWN_NOISE = 0.06
+# Blocks in which fewer voxels than this share are brighter than air teach nothing.
+_AIR, _LEAST_SEEN = 0.1, 0.05
 
 
 class SharpBlocks(ABC):
     """Blocks of sharp images, with a coarse acquisition of them on a finer grid.
 
-    Sharp images are blocks of generated heads in any contrast, and of real images, whose intensities are
-    remapped at random in half of the samples.
+    Sharp images are blocks of generated heads in any contrast, and of real images, with a random part of
+    their noise taken out and their intensities remapped at random in half of the samples. Both are blurred
+    by a random amount, because images that were averaged or resampled are smoother than others, and many
+    are exactly 0 outside a brain that was stripped or, of real images, outside a random shape.
 
     Parameters
     ----------
@@ -44,6 +53,10 @@ class SharpBlocks(ABC):
     noise
         Range of the noise's standard deviation in the coarse image, as a share of the brightest tissue; half
         of the samples have none.
+    blur
+        Largest standard deviation of the blur of a sharp image, in voxels.
+    stripped
+        Share of the samples that are 0 outside a brain or shape.
     """
 
     # Axes along which a network sees planes of a block.
@@ -57,16 +70,20 @@ class SharpBlocks(ABC):
         size: int = 48,
         spacings: Sequence[float] = (0.8, 1.0, 1.2),
         noise: tuple[float, float] = (0.005, 0.08),
+        blur: float = 1.1,
+        stripped: float = 0.6,
     ) -> None:
         anatomy = brain_anatomy()
-        settings = SynthesisSettings(texture=0.03, translation=60.0, blur=0.3).without(*FAULTS)
+        settings = SynthesisSettings(texture=0.03, translation=60.0, blur=0.0).without(*FAULTS)
+        settings = replace(settings, skull_strip=stripped, zero=1.0)
         self.synthesizers = [
             Synthesizer(anatomy, replace(settings, shape=(size, size, size), spacing=s)) for s in spacings
         ]
         self.heads = [read_head_map(path, anatomy) for path in label_maps]
         self.images = [_scaled(study) for study in find_studies(images).studies] if images else []
         self.share = share if self.images else 0.0
-        self.size, self.noise = size, noise
+        self.smooth_images = [non_local_mean(image, _OWN_NOISE) for image in self.images]
+        self.size, self.noise, self.blur, self.stripped = size, noise, blur, stripped
 
     @abstractmethod
     def acquired(self, clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -74,8 +91,9 @@ class SharpBlocks(ABC):
 
     def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The input (C, X, Y, Z) and the sharp block (X, Y, Z). The brightest tissue is about 1."""
-        real = bool(torch.rand(1, generator=generator) < self.share)
-        clean = self._real(generator) if real else self._generated(generator)
+        clean = self._sharp(generator)
+        while (clean > _AIR).float().mean() < _LEAST_SEEN:
+            clean = self._sharp(generator)
         clean = clean.permute(torch.randperm(3, generator=generator).tolist())
         flips = [axis for axis in range(3) if torch.rand(1, generator=generator) < 0.5]
         clean = clean.flip(flips)
@@ -89,13 +107,31 @@ class SharpBlocks(ABC):
         parts = deviation * torch.randn((2, *image.shape), generator=generator)
         return torch.hypot(image + parts[0], parts[1])
 
+    def _sharp(self, generator: torch.Generator) -> Tensor:
+        real = bool(torch.rand(1, generator=generator) < self.share)
+        return self._real(generator) if real else self._generated(generator)
+
     def _generated(self, generator: torch.Generator) -> Tensor:
         synthesizer = choose(self.synthesizers, generator)
-        return synthesizer(choose(self.heads, generator), generator)[0][0]
+        block = synthesizer(choose(self.heads, generator), generator)[0][0]
+        return self._blurred(block, generator).masked_fill(block == 0, 0)
 
     def _real(self, generator: torch.Generator) -> Tensor:
-        block = _mirrored(choose(self.images, generator), self.size, generator)
-        return _recoloured(block, generator) if torch.rand(1, generator=generator) < 0.5 else block
+        number = choose(range(len(self.images)), generator)
+        image = torch.lerp(
+            self.images[number], self.smooth_images[number], torch.rand((), generator=generator)
+        )
+        block = _mirrored(image, self.size, generator)
+        if torch.rand(1, generator=generator) < 0.5:
+            block = _recoloured(block, generator)
+        block = self._blurred(block, generator)
+        strip = torch.rand(1, generator=generator) < self.stripped
+        return block * _random_shape(self.size, generator) if strip else block
+
+    def _blurred(self, block: Tensor, generator: torch.Generator) -> Tensor:
+        # Most images are less sharp than their voxels allow.
+        width = self.blur * math.sqrt(float(torch.rand(1, generator=generator)))
+        return torch.from_numpy(gaussian_filter(block.numpy(), width))
 
 
 class ThickSlices(SharpBlocks):
@@ -228,9 +264,23 @@ def _mirrored(block: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return block
 
 
+def _random_shape(size: int, generator: torch.Generator) -> Tensor:
+    """1 within a random shape, between half and nearly all of a cube, less towards its edge, and 0 outside."""
+    knots = int(torch.randint(2, 6, (1,), generator=generator))
+    field = torch.randn((1, 1, knots, knots, knots), generator=generator)
+    field = F.interpolate(field, size=(size, size, size), mode="trilinear", align_corners=True)[0, 0]
+    chance = torch.rand(3, generator=generator).tolist()
+    inside = field - field.quantile(0.05 + 0.45 * chance[0])
+    # Cut through tissue as it is, or through partial volumes and fluid, which are darker.
+    edge = 0.2 + 0.8 * chance[1] + inside / (0.05 + chance[2])
+    return torch.where(inside > 0, edge.clamp(max=1), 0)
+
+
 def _recoloured(block: Tensor, generator: torch.Generator) -> Tensor:
-    """The same shapes in another contrast: intensities through a smooth random curve from 0 up."""
+    """The same shapes in another contrast: intensities through a random curve, of which half rise."""
     knots = torch.rand(5, generator=generator)
+    if torch.rand(1, generator=generator) < 0.5:
+        knots = knots.sort().values
     knots[0] = 0.1 * knots[0]
     curve = F.interpolate(knots[None, None], size=256, mode="linear", align_corners=True)[0, 0]
     position = block.clamp(0, 1.2) / 1.2 * 254
