@@ -75,7 +75,7 @@ class SharpBlocks(ABC):
     ) -> None:
         anatomy = brain_anatomy()
         settings = SynthesisSettings(texture=0.03, translation=60.0, blur=0.0).without(*FAULTS)
-        settings = replace(settings, skull_strip=stripped, zero=1.0)
+        settings = replace(settings, skull_strip=stripped, zero=1.0 if stripped else 0.0)
         self.synthesizers = [
             Synthesizer(anatomy, replace(settings, shape=(size, size, size), spacing=s)) for s in spacings
         ]
