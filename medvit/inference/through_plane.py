@@ -14,6 +14,7 @@ from torch import Tensor
 from medvit.errors import StudyError
 from medvit.inference.engine import Networks
 from medvit.inference.slices import SliceRestorer
+from medvit.networks.blended import smooth_share
 from medvit.transforms.restoration import UNIT
 from medvit.transforms.through_plane import REFINEMENT, Refinement
 
@@ -21,15 +22,16 @@ from medvit.transforms.through_plane import REFINEMENT, Refinement
 class RefinedRestorer(SliceRestorer, ABC):
     """A network's restoration of a refined image, on the finer grid and in the study's intensities.
 
-    Parameters
-    ----------
-    roi_size
-        Pixels of a window along both axes of the planes that the network sees; ``None`` for the whole axis.
-    overlap, slices, options
-        Same as in `SliceRestorer`.
-    consistent
+        Parameters
+        ----------
+        roi_size
+            Pixels of a window along both axes of the planes that the network sees; ``None`` for the whole axis.
+        overlap, slices, options
+            Same as in `SliceRestorer`.
+        consistent
         Share of the difference between the measured slices and those of the estimate that is added to the
-        estimate: 1 makes them agree, noise included.
+        estimate: 1 makes them agree, noise included; ``None`` for 1 without noise and less the more there is,
+        see `medvit.networks.blended.smooth_share`.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class RefinedRestorer(SliceRestorer, ABC):
         overlap: Sequence[float] | float = 0.25,
         slices: int = 4,
         *,
-        consistent: float = 0.0,
+        consistent: float | None = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(roi_size, overlap, slices, **options)
@@ -61,11 +63,18 @@ class RefinedRestorer(SliceRestorer, ABC):
         voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
         run = partial(self._run_planes, network=network, args=args, kwargs=kwargs)
         restored = self._restored(voxels, refinement.axis, run)
-        if self.consistent:
+        if given_back := self._given_back(voxels, refinement.axis):
             missing = refinement.acquired(voxels[:1]) - refinement.acquired(restored)
-            restored = restored + self.consistent * refinement.estimated(missing)
+            restored = restored + given_back * refinement.estimated(missing)
         kept = {key: value for key, value in meta.items() if key != REFINEMENT}
         return MetaTensor(restored * float(meta.get(UNIT, 1.0)), meta=kept)
+
+    def _given_back(self, voxels: Tensor, axis: int) -> float:
+        """The share `consistent`, or what the noise along the first axis within the slices leaves of 1."""
+        if self.consistent is not None:
+            return self.consistent
+        rows = voxels.movedim(2 if axis == 0 else 1, 1).flatten(2)[None]
+        return 1 - float(smooth_share(rows[:, 2:3], rows[:, 1:2]))
 
     def _run_planes(self, image: Tensor, network: Networks, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         return torch.as_tensor(self.run(image, network, None, args, kwargs)["image"])

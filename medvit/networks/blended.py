@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 # Pixels darker than this are air, and say nothing of the noise of a tissue.
 _AIR = 0.1
+# Noise, as a share of the brightest tissue, at which a smooth image counts as much as a sharp one.
+HALF_NOISE = 0.031
 # Square of the mean square root of the size of normal noise, over its standard deviation.
 _NORMAL = 0.676
 
@@ -30,7 +32,7 @@ class BlendedRestorer(nn.Module):
         Noise at which the share is a half, to begin with.
     """
 
-    def __init__(self, network: nn.Module, half_noise: float = 0.031) -> None:
+    def __init__(self, network: nn.Module, half_noise: float = HALF_NOISE) -> None:
         super().__init__()
         self.network = network
         self.half_noise = nn.Parameter(torch.tensor(half_noise))
@@ -39,10 +41,14 @@ class BlendedRestorer(nn.Module):
         """(B, C, H, W), of three channels or more, to (B, 1, H, W)."""
         sharp, smooth = image[:, :1], image[:, 1:2]
         found = self.network(image)
-        relative = noise_along_rows(image[:, 2:3], smooth) / self.half_noise
-        wanted = relative**8 / (1 + relative**8)
-        share = wanted + found[:, 1:2] - smooth
+        share = smooth_share(image[:, 2:3], smooth, self.half_noise) + found[:, 1:2] - smooth
         return found[:, :1] + share * (smooth - sharp)
+
+
+def smooth_share(measured: Tensor, smooth: Tensor, half_noise: Tensor | float = HALF_NOISE) -> Tensor:
+    """Share n⁸ / (n⁸ + h⁸) that a smooth image deserves by the noise n, (B, 1, 1, 1); see `noise_along_rows`."""
+    relative = (noise_along_rows(measured, smooth) / half_noise) ** 8
+    return relative / (1 + relative)
 
 
 def noise_along_rows(measured: Tensor, smooth: Tensor) -> Tensor:
