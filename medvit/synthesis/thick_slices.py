@@ -114,10 +114,8 @@ class SharpBlocks(ABC):
     def _generated(self, generator: torch.Generator) -> Tensor:
         synthesizer = choose(self.synthesizers, generator)
         block = synthesizer(choose(self.heads, generator), generator)[0][0]
-        # A mask is put on after the scan, so what it hides does not darken the edge that it leaves.
-        shown = (block > 0).float()
-        width = self._blur_width(generator)
-        return shown * _blurred(block, width) / _blurred(shown, width).clamp_min(0.05)
+        # Blurred with the air around it, the tissue at the edge is darker, as at the edge of stripped brains.
+        return self._blurred(block, generator).masked_fill(block == 0, 0)
 
     def _real(self, generator: torch.Generator) -> Tensor:
         number = choose(range(len(self.images)), generator)
@@ -127,13 +125,14 @@ class SharpBlocks(ABC):
         block = _mirrored(image, self.size, generator)
         if torch.rand(1, generator=generator) < 0.5:
             block = _recoloured(block, generator)
-        block = _blurred(block, self._blur_width(generator))
+        block = self._blurred(block, generator)
         strip = torch.rand(1, generator=generator) < self.stripped
         return block * _random_shape(self.size, generator) if strip else block
 
-    def _blur_width(self, generator: torch.Generator) -> float:
+    def _blurred(self, block: Tensor, generator: torch.Generator) -> Tensor:
         # Most images are less sharp than their voxels allow.
-        return self.blur * math.sqrt(float(torch.rand(1, generator=generator)))
+        width = self.blur * math.sqrt(float(torch.rand(1, generator=generator)))
+        return torch.from_numpy(gaussian_filter(block.numpy(), width))
 
 
 class ThickSlices(SharpBlocks):
@@ -266,10 +265,6 @@ def _mirrored(block: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return block
 
 
-def _blurred(block: Tensor, width: float) -> Tensor:
-    return torch.from_numpy(gaussian_filter(block.numpy(), width))
-
-
 def _random_shape(size: int, generator: torch.Generator) -> Tensor:
     """1 within a random shape, between half and nearly all of a cube, less towards its edge, and 0 outside."""
     knots = int(torch.randint(2, 6, (1,), generator=generator))
@@ -278,7 +273,7 @@ def _random_shape(size: int, generator: torch.Generator) -> Tensor:
     chance = torch.rand(3, generator=generator).tolist()
     inside = field - field.quantile(0.05 + 0.45 * chance[0])
     # Cut through tissue as it is, or through partial volumes and fluid, which are darker.
-    edge = (0.4 + chance[1]) + inside / (0.05 + chance[2])
+    edge = 0.2 + 0.8 * chance[1] + inside / (0.05 + chance[2])
     return torch.where(inside > 0, edge.clamp(max=1), 0)
 
 
