@@ -46,7 +46,7 @@ class BlendedRestorer(nn.Module):
 
 
 def smooth_share(measured: Tensor, smooth: Tensor, half_noise: Tensor | float = HALF_NOISE) -> Tensor:
-    """Share n⁸ / (n⁸ + h⁸) that a smooth image deserves by the noise n, (B, 1, 1, 1); see `noise_along_rows`."""
+    """Share (B, 1, 1, 1) of a smooth image by the noise n along rows: n⁸ / (n⁸ + h⁸), h = `half_noise`."""
     relative = (noise_along_rows(measured, smooth) / half_noise) ** 8
     return relative / (1 + relative)
 

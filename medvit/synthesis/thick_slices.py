@@ -266,7 +266,7 @@ def _mirrored(block: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _random_shape(size: int, generator: torch.Generator) -> Tensor:
-    """1 within a random shape, between half and nearly all of a cube, less towards its edge, and 0 outside."""
+    """1 within a random shape, which may fade towards its edge, and 0 outside, up to half of a cube."""
     knots = int(torch.randint(2, 6, (1,), generator=generator))
     field = torch.randn((1, 1, knots, knots, knots), generator=generator)
     field = F.interpolate(field, size=(size, size, size), mode="trilinear", align_corners=True)[0, 0]

@@ -67,7 +67,8 @@ def test_a_consistent_estimate_agrees_with_the_measured_slices() -> None:
 
 
 def test_the_less_noise_there_is_the_more_slices_are_given_back() -> None:
-    smooth = np.add.outer(np.add.outer(np.linspace(200, 300, 18), np.linspace(0, 90, 14)), np.linspace(0, 90, 6))
+    rows, columns, slices = (np.linspace(0, 90, n) for n in (18, 14, 6))
+    smooth = 200 + rows[:, None, None] + columns[:, None] + slices
     noise = np.random.default_rng(0).normal(size=smooth.shape)
     given_back = []
     for deviation in (0.0, 12.0, 60.0):
