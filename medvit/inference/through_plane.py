@@ -22,13 +22,13 @@ from medvit.transforms.through_plane import REFINEMENT, Refinement
 class RefinedRestorer(SliceRestorer, ABC):
     """A network's restoration of a refined image, on the finer grid and in the study's intensities.
 
-        Parameters
-        ----------
-        roi_size
-            Pixels of a window along both axes of the planes that the network sees; ``None`` for the whole axis.
-        overlap, slices, options
-            Same as in `SliceRestorer`.
-        consistent
+    Parameters
+    ----------
+    roi_size
+        Pixels of a window along both axes of the planes that the network sees; ``None`` for the whole axis.
+    overlap, slices, options
+        Same as in `SliceRestorer`.
+    consistent
         Share of the difference between the measured slices and those of the estimate that is added to the
         estimate: 1 makes them agree, noise included; ``None`` for 1 without noise and less the more there is,
         see `medvit.networks.blended.smooth_share`.

@@ -66,7 +66,7 @@ class SharpBlocks(ABC):
         self,
         label_maps: Sequence[str | Path],
         images: str | Path = "",
-        share: float = 0.6,
+        share: float = 0.5,
         size: int = 48,
         spacings: Sequence[float] = (0.8, 1.0, 1.2),
         noise: tuple[float, float] = (0.005, 0.08),
@@ -148,7 +148,7 @@ class ThickSlices(SharpBlocks):
 
     plane_axes = (0, 1)
 
-    def __init__(self, *args: Any, steps: tuple[float, float] = (1.5, 7.0), **options: Any) -> None:
+    def __init__(self, *args: Any, steps: tuple[float, float] = (2.0, 7.0), **options: Any) -> None:
         super().__init__(*args, **options)
         self.steps = steps
 
