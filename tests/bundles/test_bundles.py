@@ -314,7 +314,7 @@ def test_each_bundle_runs_from_any_directory(tmp_path: Path) -> None:
         noise = np.random.default_rng(0).uniform(low, 1, (16, 18, 20)).astype(np.float32)
         (tmp_path / bundle.name).mkdir()
         scan = tmp_path / bundle.name / "scan.nii.gz"
-        edges = [1.0, 1, 4, 1] if finer(bundle) else [4.0, 4, 4, 1]
+        edges = [1.0, 1, 4, 1] if bundle.label_table is None else [4.0, 4, 4, 1]
         nib.save(nib.Nifti1Image(noise, np.diag(edges)), scan)
         start = ["run", "--config_file", str(bundle.config("inference")), "--report", "False"]
         output = ["--output_dir", str(tmp_path / bundle.name / "out")]
