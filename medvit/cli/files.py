@@ -31,10 +31,13 @@ def check(
     from medvit.runs.options import checked_inputs
 
     if len(studies) > 1 and is_bundle(studies[0]):
-        from medvit.bundles import check_for, find_bundle
+        from medvit.bundles.find import find_bundle
 
         bundle = find_bundle(studies[0], trust=trust)
         import_monai_for(bundle)
+        # It imports MONAI, and all of it if that comes first.
+        from medvit.bundles import check_for
+
         checked = check_for(bundle, checked_inputs(studies[1:]))
     else:
         from medvit.studies.check import check_studies
