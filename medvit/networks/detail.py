@@ -26,8 +26,10 @@ class DetailSegmenter(nn.Module):
     width
         Channels of the stem and of the readout, a multiple of 8.
 
-    Notes ----- The stem and the readout are those of `SegFormer3D` with ``head="detail"``, under the same
-    names; they are not in any of the papers.
+    Notes
+    -----
+    The stem and the readout are those of `SegFormer3D` with ``head="detail"``, under the same names; they are
+    not in any of the papers.
     """
 
     def __init__(self, network: nn.Module, in_channels: int, out_channels: int, width: int = 32) -> None:

@@ -48,8 +48,10 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, input_gate: Tensor, forget_gate: Tens
     Tensor
         (B, H, S, D).
 
-    Notes ----- Inside a chunk, tokens are compared with each other; earlier tokens enter as a D x D memory
-    that is passed from chunk to chunk, so that time and memory grow with S and not with its square.
+    Notes
+    -----
+    Inside a chunk, tokens are compared with each other; earlier tokens enter as a D x D memory that is passed
+    from chunk to chunk, so that time and memory grow with S and not with its square.
     """
     length, dim = q.shape[2:]
     size = min(length, CHUNK)

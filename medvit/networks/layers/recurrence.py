@@ -19,9 +19,11 @@ def linear_recurrence(factors: Tensor, inputs: Tensor) -> Tensor:
     Tensor
         h, (T, ...). Gradients flow.
 
-    Notes ----- Each step doubles the span that a state covers (Hillis and Steele 1986), so that a device runs
-    about 4 log2(T) large operations where a loop would launch T small ones. Factors are multiplied only with
-    each other, so nothing overflows if none exceeds 1.
+    Notes
+    -----
+    Each step doubles the span that a state covers (Hillis and Steele 1986), so that a device runs about 4
+    log2(T) large operations where a loop would launch T small ones. Factors are multiplied only with each
+    other, so nothing overflows if none exceeds 1.
     """
     if len(inputs) == 1:
         return inputs + 0 * factors  # its gradient is zero, not missing

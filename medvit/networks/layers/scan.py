@@ -55,12 +55,13 @@ def selective_scan(
     Tensor or (Tensor, Tensor)
         y (B, D, L) in the dtype of `u`, times SiLU(z) where `z` is given; the last state (B, D, N).
 
-    Notes ----- The names are those of ``mamba_ssm.selective_scan_fn``, whose kernel is used for CUDA tensors
-    if it is installed and a first call succeeds. The sums are kept in float32, or float64 for a float64 `u`.
-    Without the kernel, an eager CPU call processes the tokens one by one in blocks, and stores one state per
-    block for the backward pass (which cannot be differentiated again). On a device, and while a graph is
-    recorded (trace, export, compile), all tokens advance together in log2(L) steps; such a graph has a fixed
-    length.
+    Notes
+    -----
+    The names are those of ``mamba_ssm.selective_scan_fn``, whose kernel is used for CUDA tensors if it is
+    installed and a first call succeeds. The sums are kept in float32, or float64 for a float64 `u`. Without
+    the kernel, an eager CPU call processes the tokens one by one in blocks, and stores one state per block
+    for the backward pass (which cannot be differentiated again). On a device, and while a graph is recorded
+    (trace, export, compile), all tokens advance together in log2(L) steps; such a graph has a fixed length.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     tensors = (None if x is None else _plain(x.to(dtype)) for x in (u, delta, A, B, C, D, z, delta_bias))
