@@ -18,8 +18,8 @@ from medvit.bundles.verify import windows_of
 from medvit.bundles.workflow import OpenBundle, open_bundle
 from medvit.bundles.write import card, refuse_existing, to_json, write_bundle
 from medvit.errors import MedvitError
-from medvit.inference.backends import CompiledNetwork, require
-from medvit.inference.conversion import converted, write_openvino
+from medvit.inference.backends import CompiledNetwork, compiled_in, require
+from medvit.inference.conversion import engine, write_openvino
 from medvit.metrics import dice
 from medvit.networks import LateralSegmenter
 from medvit.studies import LabelTable, Study, find_studies, safe_name, sha256_of, write_label_map
@@ -119,16 +119,16 @@ def quantize_bundle(
     seen = windows_of(opened, calibrating, windows)
     drawn = None if references is None else Path(references)
     found: list[tuple[float, Any, dict[str, Scores]]] = []
-    for balanced in (False, True):
-        model = _quantized(opened, seen, keep, balanced)
-        with tempfile.TemporaryDirectory() as aside:
-            file = Path(aside) / _FILE
+    with tempfile.TemporaryDirectory() as aside:
+        for balanced in (False, True):
+            model = _quantized(opened, seen, keep, balanced)
+            file = Path(aside) / ("balanced" if balanced else "plain") / _FILE
+            file.parent.mkdir()
             write_openvino(model, file)
-            after = _around(opened.part("network"), CompiledNetwork(file))
-            scores = _scores(opened, after, measured, drawn, Path(aside))
-        found.append((max((s.loss for s in scores.values()), default=0.0), model, scores))
-        if found[-1][0] <= MOST_LOSS:
-            break
+            scores = _scores(opened, file, measured, drawn, Path(aside))
+            found.append((max((s.loss for s in scores.values()), default=0.0), model, scores))
+            if found[-1][0] <= MOST_LOSS:
+                break
     _, model, scores = min(found, key=lambda one: one[0])
     lost = {name: s for name, s in scores.items() if drawn and s.is_loss}
     if lost and not force:
@@ -161,9 +161,8 @@ def _quantized(opened: OpenBundle, windows: Sequence[Tensor], keep: Sequence[str
 
     single = [window[i : i + 1] for window in windows for i in range(len(window))]
     # Through the cache, which tries a network in a separate process and refuses it in one sentence.
-    network = opened.part("network")
-    inside = network.network if isinstance(network, LateralSegmenter) else network
-    made = converted(inside, single[0].shape[1:], "openvino")
+    made = compiled_in(engine(opened.part("network"), single[0].shape[1:], "openvino"))
+    assert made is not None, "an engine was asked for"
     model = openvino.Core().read_model(str(made.file))
     nncf.set_log_level(logging.ERROR)
     return nncf.quantize(
@@ -176,32 +175,37 @@ def _quantized(opened: OpenBundle, windows: Sequence[Tensor], keep: Sequence[str
     )
 
 
-def _around(network: nn.Module, compiled: CompiledNetwork) -> nn.Module:
-    return network.around(compiled) if isinstance(network, LateralSegmenter) else compiled
-
-
 def _scores(
-    opened: OpenBundle, after: nn.Module, studies: Sequence[Study], drawn: Path | None, aside: Path
+    opened: OpenBundle, quantised: Path, studies: Sequence[Study], drawn: Path | None, aside: Path
 ) -> dict[str, Scores]:
-    """Dice before and after against the references, or otherwise against the labels before."""
+    """Dice before and after against the references, or otherwise against the labels before.
+
+    Labels before are written once, to `aside`, and those after beside the quantised network.
+    """
     from medvit.evaluation import find_pairs
     from medvit.evaluation.sides import on_one_grid, read_side
 
     table = opened.bundle.label_table
     assert table is not None, "restorers were refused"
-    networks = {"before": opened.part("network"), "after": after}
+    before, after = aside / "before", quantised.parent / "after"
+    network, compiled = opened.part("network"), CompiledNetwork(quantised)
+    networks = {after: network.around(compiled) if isinstance(network, LateralSegmenter) else compiled}
+    if not before.is_dir():
+        networks[before] = network
+    for folder in networks:
+        folder.mkdir()
     for study in studies:
-        _write_labels(opened, networks, study, aside)
-    pairs = find_pairs(aside / "before", drawn or aside / "before").pairs
+        _write_labels(opened, networks, study)
+    pairs = find_pairs(before, drawn or before).pairs
     if not pairs:
         raise MedvitError(f"{drawn}: no label map has the name of a study, such as {studies[0].id}.nii.gz")
     rows: list[dict[str, Scores]] = []
     for pair in pairs:
         reference = read_side(pair.reference)
-        sides = [read_side(aside / name / pair.prediction.name) for name in networks]
-        (before, on_grid), (quantised, _) = (on_one_grid(side, reference) for side in sides)
+        sides = [read_side(folder / pair.prediction.name) for folder in (before, after)]
+        (float32, on_grid), (int8, _) = (on_one_grid(side, reference) for side in sides)
         volume = on_grid.grid.voxel_volume / 1000
-        rows.append(_dice(table, before.label_map, quantised.label_map, on_grid.label_map, volume))
+        rows.append(_dice(table, float32.label_map, int8.label_map, on_grid.label_map, volume))
     found = {}
     for structure in table:
         seen = [[s.before, s.after, s.ml] for row in rows if (s := row.get(structure.name))]
@@ -210,17 +214,16 @@ def _scores(
     return found
 
 
-def _write_labels(opened: OpenBundle, networks: Mapping[str, Any], study: Study, aside: Path) -> None:
-    """The label maps of a study by each network, in folders of the networks' names."""
+def _write_labels(opened: OpenBundle, networks: Mapping[Path, nn.Module], study: Study) -> None:
+    """The label maps of a study by each network, in the network's folder."""
     loaded = read(study, opened.part("gate", None))
     image = prepare(loaded, opened.part("preprocessing"))
     table = opened.bundle.label_table
     assert table is not None, "restorers were refused"
-    for name, network in networks.items():
+    for folder, network in networks.items():
         labels = infer(image, network, opened.part("inferer"), "cpu")
         labels = finish(loaded, image, labels, opened.part("postprocessing", unchanged))
-        (aside / name).mkdir(exist_ok=True)
-        file = aside / name / f"{safe_name(study.id)}.nii.gz"
+        file = folder / f"{safe_name(study.id)}.nii.gz"
         write_label_map(file, table.to_files(labels.squeeze(0).cpu().numpy()), loaded)
 
 
