@@ -263,13 +263,14 @@ class Content:
         return charts
 
     def _groups(self) -> Iterator[tuple[StructureMeasurement, ...]]:
-        by_name = {m.structure.name: m for m in self.report.measurements.structures}
-        for m in by_name.values():
-            left, right = (by_name.get(f"{side} {m.structure.unsided_name}") for side in ("left", "right"))
-            if not m.structure.side or left is None or right is None:
+        measured = {m.structure: m for m in self.report.measurements.structures}
+        pairs = {a: b for a, b in self.report.table.pairs() if a in measured and b in measured}
+        rights = set(pairs.values())
+        for structure, m in measured.items():
+            if structure in pairs:
+                yield m, measured[pairs[structure]]
+            elif structure not in rights:
                 yield (m,)
-            elif m is left:
-                yield left, right
 
     def _volume(self, m: StructureMeasurement) -> str:
         if not m.present:
@@ -401,11 +402,10 @@ class Content:
         return list(entries)
 
     def _legend_name(self, structure: Structure) -> str:
-        other = self.report.table.by_name.get(f"right {structure.unsided_name}")
-        same = (
-            other is not None and other.color == self.report.table.by_name[f"left {other.unsided_name}"].color
+        alike = any(
+            structure in pair and pair[0].color == pair[1].color for pair in self.report.table.pairs()
         )
-        return self.words.pair(structure.unsided_name) if same else self.words.structure(structure)
+        return self.words.pair(structure.unsided_name) if alike else self.words.structure(structure)
 
     def provenance(self) -> list[tuple[str, str]]:
         """Provenance: bundle, weights, versions and settings."""

@@ -59,7 +59,8 @@ class Language:
     def ml(self, value: float | None) -> str:
         """A volume in ml to about three figures: 0.52, 8.54, 62.9, 287."""
         size = abs(value) if value is not None else 0.0
-        return self.number(value, 2 if size < 10 else 1 if size < 100 else 0)
+        # The bounds are those of the rounded figures: 9.996 is 10.0, not 10.00.
+        return self.number(value, 2 if size < 9.995 else 1 if size < 99.95 else 0)
 
     def date(self, value: datetime.date | None) -> str:
         """A date as it is written in this language."""

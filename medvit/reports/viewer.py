@@ -36,7 +36,7 @@ def viewer_data(content: Content) -> dict[str, Any]:
         image = _resampled(report, report.image, order=1)[0]
     return {
         "image": _nifti(*_to_bytes(image, report), affine),
-        "labels": _nifti(labels.astype(np.uint8), 1.0, 0.0, affine),
+        "labels": _nifti(labels.astype(np.uint8 if len(report.table) < 256 else np.uint16), 1.0, 0.0, affine),
         "window": list(report.display.window),
         "structures": [
             {
@@ -88,7 +88,7 @@ def _to_bytes(image: np.ndarray, report: StudyReport) -> tuple[np.ndarray, float
 
 def _nifti(voxels: np.ndarray, slope: float, intercept: float, affine: np.ndarray) -> str:
     header = nib.Nifti1Header()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(voxels.dtype)
     header.set_data_shape(voxels.shape)
     header.set_sform(affine, code=1)
     header.set_xyzt_units("mm")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from medvit.studies.labels import load_label_table
 from medvit.studies.study import Grid
 
 BRAIN = load_label_table("brain")
+LEFT, RIGHT = BRAIN.by_name["left putamen"], BRAIN.by_name["right putamen"]
 
 
 def ras_affine(
@@ -23,6 +26,12 @@ def head(
     shape: tuple[int, int, int] = (60, 72, 60), spacing: float = 3.0
 ) -> tuple[np.ndarray, np.ndarray, Grid]:
     """Image (float32), label map (uint8) and grid; index 0 of axis 0 is the patient's left."""
+    image, labels, grid = _head(shape, spacing)
+    return image.copy(), labels.copy(), grid
+
+
+@cache
+def _head(shape: tuple[int, int, int], spacing: float) -> tuple[np.ndarray, np.ndarray, Grid]:
     affine = ras_affine(spacing, shape)
     axes = [affine[i, i] * np.arange(n) + affine[i, 3] for i, n in enumerate(shape)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
@@ -58,3 +67,12 @@ def head(
     means = np.concatenate([[8.0], 60.0 + 5.0 * np.arange(len(BRAIN))]).astype(np.float32)
     noise = np.random.default_rng(0).normal(0, 3, shape).astype(np.float32)
     return means[labels] + noise, labels, Grid(shape, affine)
+
+
+def centre_of(picture: np.ndarray, color: tuple[int, int, int]) -> tuple[float, float]:
+    """(row, column) of what is drawn in the hue of a colour, as shares of the picture's height and width."""
+    wanted = np.array(color, float) / np.linalg.norm(color)
+    length = np.linalg.norm(picture, axis=2)
+    alike = (picture @ wanted > 0.985 * length) & (length > 60)
+    rows, columns = np.nonzero(alike)
+    return float(rows.mean() / picture.shape[0]), float(columns.mean() / picture.shape[1])

@@ -18,6 +18,7 @@ from PIL import Image
 from medvit.reports import StudyReport, load_language, make_report, write_html
 from medvit.reports.content import Content
 from medvit.reports.viewer import niivue_code, viewer_data
+from medvit.studies.labels import load_label_table
 from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head, ras_affine
 
@@ -59,6 +60,16 @@ def test_large_volumes_are_thinned_and_keep_their_place() -> None:
     assert embedded.header.get_zooms()[2] == pytest.approx(4.0)
     volume = np.count_nonzero(np.asarray(embedded.dataobj) == 2) * abs(np.linalg.det(embedded.affine[:3, :3]))
     assert volume == pytest.approx(20 * 30 * 5 * 1.0, rel=0.1)
+
+
+def test_labels_beyond_255_keep_their_values() -> None:
+    table = load_label_table({"name": "many", "structures": [{"name": f"part {n}"} for n in range(1, 301)]})
+    labels = np.zeros((12, 12, 12), np.uint16)
+    labels[4:8, 4:8, 4:8] = 257  # 1, if it were stored in eight bits
+    report = make_report("many", labels, Grid(labels.shape, ras_affine(5.0, labels.shape)), table)
+    data = viewer_data(Content(report, load_language("en")))
+    assert set(np.unique(np.asarray(unpack(data["labels"]).dataobj))) == {0, 257}
+    assert [s["name"] for s in data["structures"]] == ["part 257"] and len(data["colors"]) == 301
 
 
 def test_page_with_viewer_stands_alone(tmp_path: Path) -> None:

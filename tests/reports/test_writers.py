@@ -1,16 +1,14 @@
-"""The report as HTML, JSON and CSV."""
+"""The report in all of its formats: the same figures, nobody's name, and awkward grids."""
 
 from __future__ import annotations
 
 import csv
 import datetime
-import errno
 import io
 import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from medvit.reports.content import Content
 from medvit.reports.language import load_language
 from medvit.studies.labels import LabelTable, load_label_table
 from medvit.studies.study import Grid
+from tests.reports.html_page import Page
 from tests.reports.phantom import BRAIN, head, ras_affine
 
 SHA = "0123456789abcdef" * 4
@@ -62,60 +61,6 @@ def test_numbers_that_a_scanner_states_are_rounded() -> None:
     facts = {"modality": "MR", "slice_thickness": 0.8799999952316284, "field_strength": 1.5, "model": "1.50"}
     rows = Content(report(facts=facts), load_language("de")).facts()
     assert {"0,88", "1,5", "1.50"} <= {text for _, text in rows}
-
-
-class Page(HTMLParser):
-    """Collects what a test asks about: images with alternative texts, outside links, open tags, text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.images: list[dict[str, str | None]] = []
-        self.outside: list[str] = []
-        self.words: list[str] = []
-        self.depth: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        if tag == "img":
-            self.images.append(named)
-        if tag not in ("img", "meta", "br", "input", "link"):
-            self.depth.append(tag)
-        for key in ("src", "href"):
-            if (value := named.get(key)) and not value.startswith(("data:", "#")):
-                self.outside.append(value)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.depth.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
-
-
-def test_html_stands_alone_and_says_what_ran(ordinary: StudyReport, tmp_path: Path) -> None:
-    file = write_html(ordinary, tmp_path / "report.html")
-    page = Page(file.read_text())
-    assert page.depth == []
-    assert page.outside == []
-    assert len(page.images) >= 8
-    assert all(image["alt"] and image["src"].startswith("data:image/jpeg") for image in page.images)
-    assert file.stat().st_size < 6e6
-    for words in ("For research use only", SHA, "medvit 0.1.0", "No findings", "No check found"):
-        assert words in page.text
-    for words in ("Doe", "2024-03-05", "T1 <b>3D</b>"):
-        assert words not in page.text
-    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_html_volumes_stand_beside_their_structure(ordinary: StudyReport, tmp_path: Path) -> None:
-    text = write_html(ordinary, tmp_path / "r.html").read_text()
-    (row,) = re.findall(r"<tr><th scope=\"row\">.*?</span>caudate nucleus</th>(.*?)</tr>", text)
-    volume = ordinary.measurements["left caudate nucleus"].volume_ml
-    assert row.startswith(f"<td>{volume:.2f}</td>")
 
 
 def test_the_patient_is_named_only_when_asked(ordinary: StudyReport, tmp_path: Path) -> None:
@@ -229,20 +174,6 @@ def test_reporting_imports_neither_torch_nor_monai() -> None:
         "sys.exit(bool({'torch', 'monai'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_failed_write_leaves_the_old_page(ordinary: StudyReport, tmp_path: Path, monkeypatch: Any) -> None:
-    file = write_html(ordinary, tmp_path / "r.html")
-    before = file.read_bytes()
-
-    def full_disk(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(MedvitError, match="free space"):
-        write_html(ordinary, tmp_path / "r.html", language="de")
-    assert file.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_a_restoration_is_reported_by_noise_and_sharpness(tmp_path: Path) -> None:
