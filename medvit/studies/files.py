@@ -95,7 +95,8 @@ def safe_join(folder: Path | str, *names: str) -> Path:
 def safe_name(text: str) -> str:
     """`text` as the name of a file or folder that every file system accepts."""
     name = re.sub(r"[^\w.+-]+", "_", text).strip("._ ")
-    return name[:120] or "study"
+    # File systems count bytes: 120 letters of some scripts would be too many.
+    return name.encode()[:120].decode(errors="ignore").rstrip("._") or "study"
 
 
 def write_label_map(

@@ -250,39 +250,6 @@ def test_discovery_and_preflight_import_nothing_heavy(tmp_path: Path) -> None:
     assert heavy == "[]" and float(seconds) < 1.0
 
 
-def test_preflight_says_what_it_is_and_what_is_wrong(tmp_path: Path) -> None:
-    put(tmp_path, "x_0000.nii")
-    (tmp_path / "x_0001.nii").write_bytes(sound(VOXELS[:, :, :9]))
-    (tmp_path / "y_0000.nii").write_bytes(b"")
-    put(tmp_path, "y_0001.nii")
-    first, second = check_studies(tmp_path, channels=2)
-    assert first.orientation == "LAS" and first.shape == VOXELS.shape and first.channels == 2
-    np.testing.assert_allclose(first.spacing, (1.5, 1.25, 2), atol=1e-6)
-    assert [code for code, _ in first.problems] == ["channels-grid"]
-    assert "lies on another grid" in str(first) and json.dumps(first.as_dict())
-    assert [code for code, _ in second.problems] == ["nifti-truncated"] and not second.ok
-
-
-def test_preflight_says_something_of_everything_that_was_given(tmp_path: Path) -> None:
-    put(tmp_path, "a/scan.nii", "a/scan_seg.nii")
-    (tmp_path / "a/notes.txt").write_text("nothing")
-    (tmp_path / "empty").mkdir()
-    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
-        archive.writestr("readme.txt", "nothing")
-    given = [tmp_path / name for name in ("a", "a/scan.nii", "empty", "more.zip", "missing.nii")]
-    checked = check_studies(given)
-    assert [(one.id, one.ok) for one in checked] == [("a_scan", True), ("missing", False)] and not checked.ok
-    assert {(one.path.relative_to(tmp_path).as_posix(), one.why) for one in checked.left_out} == {
-        ("a/scan.nii", "was given before"),
-        ("a/scan_seg.nii", "is named as a label map"),
-        ("a/notes.txt", "is not an image"),
-        ("empty", "is a folder without files"),
-        ("more.zip/readme.txt", "is not an image"),
-    }
-    assert f"left out: {tmp_path}/empty: is a folder without files" in str(checked)
-    assert json.loads(json.dumps(checked.as_dict()))["left_out"][0]["why"]
-
-
 FACTS = {
     "modality": "MR",
     "image_type": ("ORIGINAL", "PRIMARY", "M"),

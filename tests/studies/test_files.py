@@ -1,4 +1,4 @@
-"""NIfTI out: results lie on exactly the source's grid and header, whole or not at all."""
+"""Files of results: on exactly the source's grid and header, whole or not at all, under safe names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from medvit.errors import MedvitError
-from medvit.studies import atomic_path, safe_join, safe_name, write_image, write_label_map
+from medvit.studies import atomic_path, safe_join, safe_name, sha256_of, write_image, write_label_map
+from medvit.studies.files import write_json
 from medvit.studies.formats import meta_tensor
 from medvit.studies.nifti import read_header, read_image
 from medvit.studies.study import Grid, LoadedStudy, Series
@@ -186,8 +187,25 @@ def test_nothing_leads_out_of_the_output_folder(tmp_path: Path) -> None:
             safe_join(tmp_path / "out", name)
 
 
-@pytest.mark.parametrize("text", ["../../etc", "a/b", ".", "", "con<>:|?*", "ü王", "x" * 300])
+@pytest.mark.parametrize("text", ["../../etc", "a/b", ".", "", "con<>:|?*", "ü王", "x" * 300, "王" * 300])
 def test_safe_names_are_single_folders(text: str, tmp_path: Path) -> None:
     folder = tmp_path / safe_name(text)
     folder.mkdir()
     assert folder.resolve().parent == tmp_path.resolve()
+
+
+def test_safe_names_by_hand() -> None:
+    given = ["sub-01_T1w.v2", " a  b ", "..hidden", "x" * 119 + "..y", "é" * 100, "", "?"]
+    expected = ["sub-01_T1w.v2", "a_b", "hidden", "x" * 119, "é" * 60, "study", "study"]
+    assert [safe_name(text) for text in given] == expected
+
+
+def test_json_keeps_letters_and_ends_in_a_newline(tmp_path: Path) -> None:
+    write_json(tmp_path / "deep" / "er" / "a.json", {"name": "Müller", "values": [1]})
+    text = (tmp_path / "deep" / "er" / "a.json").read_text(encoding="utf-8")
+    assert text == '{\n  "name": "Müller",\n  "values": [\n    1\n  ]\n}\n'
+
+
+def test_digests_are_those_of_the_standard(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # the first example of FIPS 180-2
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
