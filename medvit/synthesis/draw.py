@@ -53,7 +53,9 @@ class Draw:
 
     def pick(self, shares: Sequence[float]) -> Tensor:
         """(count,) places in `shares`, each with its share, on the host."""
-        return torch.multinomial(torch.tensor(shares), self.count, replacement=True, generator=self._host)
+        return torch.multinomial(
+            torch.tensor(shares, dtype=torch.float32), self.count, replacement=True, generator=self._host
+        )
 
     def field(self, *shape: int) -> Tensor:
         """(count, *shape) Gaussian noise on the device."""

@@ -1,4 +1,4 @@
-"""`MirrorLeftRightd`: mirroring that keeps left on the left."""
+"""Transforms of trainings: mirroring that swaps left and right, and voxels without a label."""
 
 from __future__ import annotations
 

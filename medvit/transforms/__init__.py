@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "load_study": ["LoadStudyd"],
         "percentiles": ["ScaleToPercentilesd"],
         "region_channel": ["RegionChanneld", "add_region_channel", "prepare_axial_slices"],
-        "regions": ["RegionMapd"],
+        "region_maps": ["RegionMapd"],
         "resample": ["LinearAxis", "ResampleImaged", "resample_image"],
         "restoration": ["ClampRestoredd", "KeepOutsided", "ScaleToUnitd"],
         "sam_regions": ["SamRegions"],

@@ -11,7 +11,7 @@ from monai.transforms import Compose, RandAffined
 from torch import nn
 
 from medvit.errors import MedvitError
-from medvit.training import BestWeights, MirrorLeftRightd, NanGuard, PatchDataset, Sample
+from medvit.training import BestWeights, NanGuard, PatchDataset, Sample
 
 CROP = {"spatial_size": (8, 8, 8), "mode": ["bilinear", "nearest"], "padding_mode": "border"}
 
@@ -56,16 +56,6 @@ def test_slices_for_two_dimensional_networks() -> None:
     data = PatchDataset([sample()], (8, 8, 1), 10, crop, slice_axis=2)
     assert data[0]["image"].shape == data[0]["label"].shape == (1, 8, 8)
     assert len({(data[i]["image"] % 4).unique().numel() for i in range(10)}) == 1
-
-
-def test_mirroring_keeps_left_on_the_left() -> None:
-    label = torch.zeros(1, 4, 3)
-    label[0, 0, 0], label[0, 3, 1], label[0, 1, 2] = 1, 2, 5
-    data = {"image": label.clone(), "label": label}
-    mirrored = MirrorLeftRightd(["image", "label"], pairs=[[1, 2]], prob=1.0)(data)
-    assert mirrored["image"][0, 3, 0] == 1 and mirrored["label"][0, 3, 0] == 2
-    assert mirrored["label"][0, 0, 1] == 1 and mirrored["label"][0, 2, 2] == 5
-    assert torch.equal(data["label"], label)
 
 
 def trainer(epoch: int, loss: float = 1.0) -> SimpleNamespace:

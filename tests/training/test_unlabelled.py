@@ -12,7 +12,6 @@ import torch
 from medvit.datasets import read_manifest
 from medvit.datasets.splits import split_cases
 from medvit.losses import SparseDiceCELoss
-from medvit.training import UnlabelledAsBackgroundd
 from medvit.training.case_facts import survey
 from medvit.training.steps import where_labelled
 from tests.training.cases import write_data
@@ -46,12 +45,6 @@ def test_deeper_outputs_are_masked_on_their_own_grids() -> None:
 def test_labels_that_are_whole_pass_as_they_are() -> None:
     logits, label = torch.randn(1, 3, 4, 4, 4), torch.full((1, 1, 4, 4, 4), 2)
     assert where_labelled(logits, label, 3) == (logits, label)
-
-
-def test_scores_leave_them_out() -> None:
-    data = {"pred": torch.tensor([[[1, 2, 0]]]), "label": torch.tensor([[[3, 2, 3]]])}
-    result = UnlabelledAsBackgroundd("pred", value=3)(data)
-    assert result["pred"].tolist() == [[[0, 2, 0]]] and result["label"].tolist() == [[[0, 2, 0]]]
 
 
 def test_the_value_comes_from_the_manifest(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ def linear_recurrence(factors: Tensor, inputs: Tensor) -> Tensor:
 
     Parameters
     ----------
-    factors, inputs
-        f and x, (T, ...), which broadcast against each other behind the first axis.
+    factors
+        f, (T, ...), which broadcasts to the shape of `inputs`.
+    inputs
+        x, (T, ...).
 
     Returns
     -------
