@@ -28,10 +28,12 @@ from medvit.runs.record import RunFacts, show_summary, write_record
 from medvit.runs.work import Work, clear_lost, finished
 from medvit.runs.workers import LocalExecutor, usable_cpus
 from medvit.studies import Found, LeftOut, Study, safe_join
+from medvit.studies.found import NOT_AN_IMAGE
 from medvit.studies.scratch import clear_abandoned
 
 # Files and folders that were left out are listed up to this number.
 _SHOWN = 20
+_IN_OUTPUT = "lies in the output folder"
 
 
 def run_cohort(
@@ -136,10 +138,10 @@ def run_work(
     console, started = Console(stderr=True), time.time()
     clear_abandoned()
     found = _without_results(found, work.output_dir, named)
-    _say_left_out(found.left_out, console)
     total = len(found.studies) + len(found.refused)
+    _say_left_out(found.left_out, console, is_recorded=bool(total))
     if not total:
-        console.print("Nothing to do: no study was found.", style="bold red")
+        console.print(f"Nothing to do: {_why_nothing(found.left_out)}.", style="bold red")
         return NOTHING_TO_DO
     refuse_reserved_ids(found)
     made_by = json.loads(json.dumps(work.made_by()))
@@ -222,7 +224,7 @@ def _without_results(found: Found, output: Path, named: Sequence[str | Path]) ->
         if path is None:
             return ""
         if root in path.resolve().parents:
-            return "lies in the output folder"
+            return _IN_OUTPUT
         of_a_run = path.resolve() not in exempt and lies_in_results(path)
         return "is a result of an earlier run" if of_a_run else ""
 
@@ -243,10 +245,19 @@ def _files(study: Study) -> Iterator[Path]:
         yield from series.paths
 
 
-def _say_left_out(left_out: Sequence[LeftOut], console: Console) -> None:
-    lines = [f"left out: {thing.path}: {thing.why}" for thing in left_out[:_SHOWN]]
+def _why_nothing(left_out: Sequence[LeftOut]) -> str:
+    if any(thing.why == _IN_OUTPUT for thing in left_out):
+        return "the studies lie in the output folder; choose another folder for the output"
+    return "no study was found"
+
+
+def _say_left_out(left_out: Sequence[LeftOut], console: Console, *, is_recorded: bool) -> None:
+    # Images that are left out come before files that nobody would take for one, which may be many.
+    in_order = sorted(left_out, key=lambda thing: thing.why == NOT_AN_IMAGE)
+    lines = [f"left out: {thing.path}: {thing.why}" for thing in in_order[:_SHOWN]]
     if len(left_out) > _SHOWN:
-        lines.append(f"left out: {len(left_out) - _SHOWN} more, which run.json lists")
+        where = ", which run.json lists" if is_recorded else ""
+        lines.append(f"left out: {len(left_out) - _SHOWN} more{where}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True, style="dim")
 

@@ -6,9 +6,10 @@ import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from medvit.errors import MedvitError, StudyError
@@ -16,7 +17,7 @@ from medvit.studies import channels as naming
 from medvit.studies.dicom.studies import dicom_studies
 from medvit.studies.files import safe_name
 from medvit.studies.formats import READABLE, format_of, read_header, series_at, voxels_of
-from medvit.studies.found import Found, LeftOut, Outcome, Refused
+from medvit.studies.found import NOT_AN_IMAGE, Found, LeftOut, Outcome, Refused
 from medvit.studies.scratch import lasting_scratch_folder
 from medvit.studies.series_rules import Rules, SeriesRules
 from medvit.studies.study import Series, Study
@@ -92,7 +93,7 @@ def find_studies(
         found = [one for one in found if not isinstance(one, LeftOut) or one.path not in taken]
         dicoms |= {one.path: sources.files[one.path] for one in strays}
         found += dicom_studies(dicoms, names, rules)
-    return _with_unique_ids([sources.shown(one) for one in found])
+    return _with_unique_ids([sources.shown(one) for one in found], sources.unpacked)
 
 
 def only_study(
@@ -208,7 +209,7 @@ class _Sources:
     def _add_zip(self, path: Path) -> None:
         from medvit.studies import dicom
 
-        folder = lasting_scratch_folder()
+        folder = lasting_scratch_folder() / path.name  # so that an error of a reader names the archive
         for file in dicom.unzip(path, folder):
             below = file.relative_to(folder)
             if file.suffix.lower() == ".zip":
@@ -269,7 +270,7 @@ def _why_left_out(path: Path, known_as: Path, kind: str, *, named: bool) -> str:
     if path.suffix.lower() == ".zip":
         return "is an archive; unpack it, or name it explicitly"
     if not kind:
-        return "is not an image"
+        return NOT_AN_IMAGE
     if path.name == "labels.nii.gz" and (path.parent / "measurements.json").is_file():
         return "is a result of an earlier run"
     return "" if named or kind == "dicom" else naming.why_not_an_image(known_as)
@@ -367,14 +368,16 @@ def _id_of(known_as: Path, is_stem: bool = False) -> str:
     return safe_name("_".join((*known_as.parts[:-1], last)))
 
 
-def _with_unique_ids(found: list[Outcome]) -> Found:
-    # Regardless of case, since some file systems do not distinguish A from a.
+def _with_unique_ids(found: list[Outcome], unpacked: Mapping[Path, Path] = MappingProxyType({})) -> Found:
+    # Regardless of case, since some file systems do not distinguish A from a. The digest is the same however
+    # a path is written, and in every unpacking of an archive, so that the study keeps its results.
     times = Counter(one.id.casefold() for one in found if not isinstance(one, LeftOut))
 
     def unique(study_id: str, path: Path | None) -> str:
         if times[study_id.casefold()] == 1:
             return study_id
-        return f"{study_id}-{hashlib.sha256(os.fsencode(path or '')).hexdigest()[:8]}"
+        place = os.path.abspath(unpacked.get(path, path)) if path else ""
+        return f"{study_id}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
 
     return Found(
         tuple(replace(one, id=unique(one.id, one.path)) for one in found if isinstance(one, Study)),

@@ -8,6 +8,9 @@ from pathlib import Path
 from medvit.errors import StudyError
 from medvit.studies.study import Study
 
+#: Why a file that no reader knows is left out.
+NOT_AN_IMAGE = "is not an image"
+
 
 @dataclass(frozen=True)
 class LeftOut:

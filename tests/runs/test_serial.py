@@ -157,6 +157,20 @@ def test_nothing_to_do_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "out").exists()
 
 
+def test_studies_in_the_output_folder_are_named_before_other_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text("no image")
+    write_good(tmp_path / "study.nii.gz")
+    assert run([tmp_path], tmp_path)[0] == 2
+    said = capsys.readouterr().err
+    assert f"left out: {tmp_path / 'study.nii.gz'}: lies in the output folder\n" in said
+    assert "choose another folder for the output" in said
+    assert "run.json" not in said  # which is not written
+    assert not (tmp_path / "run.json").exists()
+
+
 def test_a_failed_study_leaves_its_earlier_result(tmp_path: Path) -> None:
     study = write_good(tmp_path / "study.nii.gz")
     run([study], tmp_path / "out")

@@ -70,6 +70,28 @@ def test_ids_differ_also_where_case_or_separators_do_not(tmp_path: Path) -> None
     assert ids(find_studies(tmp_path)) == found
 
 
+def test_a_study_keeps_its_id_however_its_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "a b.nii", "a_b.nii")
+    monkeypatch.chdir(tmp_path)
+    assert ids(find_studies(Path())) == ids(find_studies(tmp_path))
+
+
+def test_copies_of_a_series_keep_their_ids_in_every_unpacking_of_an_archive(tmp_path: Path) -> None:
+    images = made_up().datasets()
+    for image in images:  # without a UID, each folder is a series of its own
+        del image.SeriesInstanceUID
+    series = [save(image, tmp_path / f"IM{k:04d}") for k, image in enumerate(images)]
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for folder in ("first", "second"):
+            for path in series:
+                archive.write(path, f"{folder}/{path.name}")
+    first, again = (find_studies(tmp_path / "two.zip") for _ in range(2))
+    assert len(ids(first)) == 2 and ids(first) == ids(again)
+    assert all("two.zip" in study.path.parts for study in first.studies)  # as its errors say
+
+
 def test_ids_are_safe_names_of_folders(tmp_path: Path) -> None:
     put(tmp_path, "sub dir/..x:y?*|.nii", "x" * 200 + ".nii.gz")
     for study in find_studies(tmp_path).studies:

@@ -212,7 +212,8 @@ def _without_repeats(planes: Sequence[Plane]) -> tuple[list[Plane], tuple[str, .
                 "dicom-two-images-at-one-place", what, "ImagePositionPatient",
                 "keep one of the two, or put each time point into a separate folder",
             )  # fmt: skip
-    return kept, (f"Left out {dropped} copies of other files.",) if dropped else ()
+    copies = "1 copy of another file" if dropped == 1 else f"{dropped} copies of other files"
+    return kept, (f"Left out {copies}.",) if dropped else ()
 
 
 def _copies(one: Plane, other: Plane) -> bool:

@@ -171,7 +171,7 @@ def test_localizer_and_duplicate_are_named(truth: Synthetic, tmp_path: Path) -> 
         ("IM0010.dcm", "a copy of another file")
     ]
     _, _, notes = read(Series(tuple(files(tmp_path / "b")), "dicom"))
-    assert notes == ("Left out 1 copies of other files.",)
+    assert notes == ("Left out 1 copy of another file.",)
 
 
 def test_a_tilt_is_kept_or_taken_out(truth: Synthetic, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_copies_are_dropped_and_other_images_at_one_place_refused(
     planes: list[Plane], tmp_path: Path
 ) -> None:
     copy = single_plane(read_header(Path(shutil.copy(planes[4].header.path, tmp_path))))
-    assert stack([*planes, copy]).notes == ("Left out 1 copies of other files.",)
+    assert stack([*planes, copy]).notes == ("Left out 1 copy of another file.",)
     with pytest.raises(StudyError, match="differ but lie at one place"):
         stack([*planes, replace(planes[5], position=planes[4].position)])
 
