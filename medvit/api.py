@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvit.errors import MedvitError
-from medvit.studies.study import Grid, LoadedStudy, Series, Study
+from medvit.studies.in_memory import study_in_memory
+from medvit.studies.study import Study
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from medvit.bundles import Result
     from medvit.reports import StudyReport
     from medvit.runs import StudyWriter
-
-# From RAS to LPS, the coordinate system of ITK.
-_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
 
 @dataclass(frozen=True, repr=False)
 class _Outcome:
@@ -340,66 +337,3 @@ def restore(
     if not isinstance(result, RestoredImage):
         raise MedvitError(f"bundle {bundle} segments: use medvit.segment")
     return result
-
-
-def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "image") -> LoadedStudy:
-    """A study from an image in memory, of any kind that `Segmenter.__call__` accepts.
-
-    Raises
-    ------
-    MedvitError
-        If the image is of another type or shape, or its affine is missing or singular.
-    """
-    from medvit.studies.files import safe_name
-    from medvit.studies.formats import meta_tensor
-
-    voxels, own = _voxels_and_affine(image)
-    if own is None and affine is None:
-        raise MedvitError("an array needs its affine: pass a 4x4 matrix from voxel index to RAS+ millimetres")
-    if own is not None and affine is not None:
-        raise MedvitError(f"{type(image).__name__} has an affine of its own: leave the argument out")
-    matrix = np.asarray(own if own is not None else affine, dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
-        raise MedvitError("the affine must be an invertible 4x4 matrix of finite numbers")
-    if voxels.dtype.kind not in "biuf":
-        raise MedvitError(f"voxels must be real numbers, not {voxels.dtype}; pass magnitudes")
-    if voxels.ndim not in (3, 4):
-        raise MedvitError(
-            f"an image has three axes, or four with channels first; this one has shape {voxels.shape}"
-        )
-    voxels = voxels[None] if voxels.ndim == 3 else voxels
-    if bad := voxels.size - int(np.count_nonzero(np.isfinite(voxels))):
-        raise MedvitError(
-            f"{bad} of {voxels.size} voxels are NaN or infinite; "
-            "replace them by the value that means 'no signal' in this image"
-        )
-    grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), matrix)
-    name = safe_name(name)
-    study = Study(name, (Series((), "memory"),) * len(voxels))
-    return LoadedStudy.of(study, meta_tensor(np.ascontiguousarray(voxels, np.float32), grid, name), grid)
-
-
-def _voxels_and_affine(image: Any) -> tuple[np.ndarray, Sequence[Any] | np.ndarray | None]:
-    """(X, Y, Z) or (C, X, Y, Z) voxels and their affine to RAS+ mm, if the type has one."""
-    kind = f"{type(image).__module__}.{type(image).__name__}"
-    if kind.startswith("nibabel."):
-        if image.ndim > 3 and set(image.shape[3:]) != {1}:
-            raise MedvitError(f"an image of nibabel must hold one volume; this one has shape {image.shape}")
-        return np.asarray(image.dataobj).reshape(image.shape[:3]), image.affine
-    if kind.startswith("SimpleITK."):
-        import SimpleITK
-
-        if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-            raise MedvitError("an image of SimpleITK must have three axes and one component per voxel")
-        affine = np.eye(4)
-        affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-        affine[:3, 3] = image.GetOrigin()
-        return SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), _TO_LPS @ affine
-    if kind == "monai.data.meta_tensor.MetaTensor":
-        return image.as_tensor().cpu().numpy(), image.affine.cpu().numpy()
-    if isinstance(image, np.ndarray):
-        return image, None
-    raise MedvitError(
-        f"{kind} is not an image: pass a path, an image of nibabel or SimpleITK, a MetaTensor, or an array "
-        "with its affine"
-    )

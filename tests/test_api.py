@@ -140,7 +140,8 @@ def test_a_restorer_gives_an_image() -> None:
     ("call", "words"),
     [
         (lambda s, v: s(v), "an array needs its affine"),
-        (lambda s, v: s(v, np.zeros((4, 4))), "invertible 4x4"),
+        (lambda s, v: s(v, np.diag([4.0, 4, 0, 1])), "invertible matrix"),
+        (lambda s, v: s(v, AFFINE.T), "last row 0, 0, 0, 1"),
         (lambda s, v: s(nib.Nifti1Image(v, AFFINE), AFFINE), "affine of its own"),
         (lambda s, v: s(v[0], AFFINE), "three axes"),
         (

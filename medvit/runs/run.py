@@ -141,7 +141,7 @@ def run_work(
     total = len(found.studies) + len(found.refused)
     _say_left_out(found.left_out, console, is_recorded=bool(total))
     if not total:
-        console.print(f"Nothing to do: {_why_nothing(found.left_out)}.", style="bold red")
+        console.print(f"Nothing to do: {_why_nothing(found.left_out)}.", style="bold red", soft_wrap=True)
         return NOTHING_TO_DO
     refuse_reserved_ids(found)
     made_by = json.loads(json.dumps(work.made_by()))

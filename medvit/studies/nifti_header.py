@@ -138,7 +138,7 @@ def read_header(path: Path | str) -> NiftiHeader:
     with opened(data) as (_, compressed):
         _check_length(data, offset, int(np.prod(dim)) * dtype.itemsize, compressed)
     slope, inter = _scaling(path, fields)
-    affine, notes = _affine(path, fields, shape)
+    affine, notes = placement(path, fields, shape)
     grid = Grid(shape, affine)
     return NiftiHeader(path, raw, dim, grid, volumes, dtype, data, offset, slope, inter, compressed, notes)
 
@@ -149,7 +149,7 @@ def check_single(header: NiftiHeader) -> None:
         refuse(header.path, "nifti-4d", f"holds {header.volumes} volumes where one is expected")
 
 
-def refuse(path: Path, code: str, what: str, tag: str | None = None) -> NoReturn:
+def refuse(path: Path | None, code: str, what: str, tag: str | None = None) -> NoReturn:
     """Raise the `StudyError` of one of `FAULTS`."""
     field, do = FAULTS[code]
     raise StudyError(code, what, path=path, do=do, tag=field if tag is None else tag)
@@ -274,8 +274,25 @@ def _scaling(path: Path, fields: Any) -> tuple[float, float]:
     return slope, inter
 
 
-def _affine(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
-    # Voxel index to RAS+ mm: the sform, else the qform.
+def placement(
+    path: Path | None, fields: Any, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Affine of a header, 4x4, from voxel index to RAS+ mm: the sform, else the qform; and notes for the user.
+
+    Parameters
+    ----------
+    path
+        The file, which errors name; ``None`` for an image in memory.
+    fields
+        The header by names of fields, such as one of nibabel.
+    shape
+        Size of one volume.
+
+    Raises
+    ------
+    StudyError
+        If the header states no placement, other units than millimetres, or contradictory ones.
+    """
     unit = int(fields["xyzt_units"]) & 7
     if unit not in (0, 2):
         refuse(path, "nifti-units", f"states lengths in {_UNITS.get(unit, f'the unknown unit {unit}')}")
@@ -294,7 +311,7 @@ def _affine(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[np.nd
     return affine, (*notes, *doubts(affine))
 
 
-def _sform(path: Path, fields: Any) -> np.ndarray:
+def _sform(path: Path | None, fields: Any) -> np.ndarray:
     affine = np.vstack([*(fields[f"srow_{axis}"].astype(float) for axis in "xyz"), [0, 0, 0, 1]])
     if fault := placement_fault(affine):
         refuse(path, "nifti-sform", f"has an sform whose axes {fault}")
@@ -325,7 +342,7 @@ def _qform(fields: Any) -> tuple[np.ndarray | None, str]:
 
 
 def _compare_forms(
-    path: Path, sform: np.ndarray, qform: np.ndarray, shape: tuple[int, int, int]
+    path: Path | None, sform: np.ndarray, qform: np.ndarray, shape: tuple[int, int, int]
 ) -> Iterator[str]:
     # A registered image may have a scanner qform and a template sform, but not of other handedness or scale.
     # That of a tilted gantry is sheared in the sform alone: either the steps between voxels agree with those
