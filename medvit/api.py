@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from medvit.reports import StudyReport
     from medvit.runs import StudyWriter
 
+
 @dataclass(frozen=True, repr=False)
 class _Outcome:
     """A result and its assessment, on the grid of the input unless the bundle refines it.

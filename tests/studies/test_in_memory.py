@@ -41,7 +41,9 @@ def test_a_header_that_a_file_could_not_have_is_refused(image: nib.Nifti1Image, 
 
 def test_an_image_of_monai_in_the_coordinates_of_itk_is_not_mirrored() -> None:
     in_lps = np.diag([-1.0, -1, 1, 1]) @ AFFINE
-    tensor = MetaTensor(torch.from_numpy(VOXELS)[None], affine=torch.from_numpy(in_lps), meta={"space": "LPS"})
+    tensor = MetaTensor(
+        torch.from_numpy(VOXELS)[None], affine=torch.from_numpy(in_lps), meta={"space": "LPS"}
+    )
     np.testing.assert_array_equal(study_in_memory(tensor).grid.affine, AFFINE)
 
 
