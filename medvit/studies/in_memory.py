@@ -24,8 +24,8 @@ def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "i
     Parameters
     ----------
     image
-        Image of nibabel or SimpleITK, MetaTensor (C, X, Y, Z) or (X, Y, Z), or array (X, Y, Z) or, for several
-        images, (C, X, Y, Z).
+        Image of nibabel or SimpleITK, a MetaTensor (C, X, Y, Z) or (X, Y, Z), or an array (X, Y, Z), or
+        (C, X, Y, Z) for several images.
     affine
         4x4, voxel index to RAS+ millimetres; required with an array, refused with anything else.
     name

@@ -277,7 +277,7 @@ def _scaling(path: Path, fields: Any) -> tuple[float, float]:
 def placement(
     path: Path | None, fields: Any, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Affine of a header, 4x4, from voxel index to RAS+ mm: the sform, else the qform; and notes for the user.
+    """Affine of a header (4x4, voxel index to RAS+ mm: the sform, else the qform), and notes for the user.
 
     Parameters
     ----------
