@@ -100,7 +100,8 @@ def _of_nibabel(image: Any) -> _Parts:
     if image.ndim > 3 and set(image.shape[3:]) != {1}:
         raise MedvitError(f"an image of nibabel must hold one volume; this one has shape {image.shape}")
     x, y, z = (*image.shape, 1, 1, 1)[:3]
-    affine, notes = np.asarray(image.affine), ()
+    affine = np.asarray(image.affine)
+    notes: tuple[str, ...] = ()
     if isinstance(image, Nifti1Pair):  # nibabel makes up an affine where the header states none
         affine, notes = placement(None, image.header, (x, y, z))
     elif isinstance(image, AnalyzeImage):
