@@ -45,25 +45,26 @@ def lesion_candidates(
     probability: ArrayLike,
     *,
     factor: float = 2.5,
-    min_probability: float = 0.1,
+    min_probability: float = 0.01,
     min_voxels: int = 10,
     most: int = 5,
 ) -> NDArray[np.float32]:
     """Candidates in a probability map, which do not touch, each filled with its highest probability.
 
-    The voxel with the highest probability starts a candidate: the component around it above this probability
-    divided by `factor`. The candidate and everything that touches it are removed before the next search.
+    The highest probability that is left, divided by `factor`, is a threshold. Of the components above it that
+    are large enough, the one with the highest probability becomes a candidate, unless it touches an earlier
+    one, and is removed before the next search; if none is large enough, all of them are removed.
 
     Parameters
     ----------
     probability
         (X, Y, Z) probability of a lesion.
     factor
-        Factor by which a candidate's probability may lie below its peak.
+        Factor by which a candidate's probability may lie below the highest one.
     min_probability
-        Peaks below this do not start a candidate.
+        The search ends below this probability.
     min_voxels
-        Smaller candidates are left out.
+        Components of this many voxels or fewer are not candidates.
     most
         Largest number of candidates.
 
@@ -75,7 +76,8 @@ def lesion_candidates(
     References
     ----------
     Bosma et al. 2023, "Semisupervised learning with report-guided pseudo labels for deep learning-based
-    prostate cancer detection using biparametric MRI", Radiology: AI (the dynamic threshold).
+    prostate cancer detection using biparametric MRI", Radiology: AI (the dynamic threshold). The defaults and
+    the rules are those of the authors' package report_guided_annotation (threshold "dynamic-v2").
     """
     rest = np.array(probability, np.float32)
     if rest.ndim != 3 or not (np.isfinite(rest).all() and rest.min() >= 0 and rest.max() <= 1):
@@ -83,16 +85,19 @@ def lesion_candidates(
     found = np.zeros_like(rest)
     count = 0
     while count < most:
-        peak = float(rest.max())
-        if peak < min_probability or peak == 0:
+        highest = float(rest.max())
+        if highest < min_probability or highest == 0:
             break
-        where = np.unravel_index(int(rest.argmax()), rest.shape)
-        components, _ = ndimage.label(rest > peak / factor, _TOUCHING)
-        own = components == components[where]
+        components, number = ndimage.label(rest >= highest / factor, _TOUCHING)
+        peaks = np.atleast_1d(ndimage.maximum(rest, components, np.arange(1, number + 1)))
+        peaks[np.bincount(components.ravel())[1:] <= min_voxels] = 0
+        if not peaks.any():
+            rest[components > 0] = 0
+            continue
+        own = components == 1 + int(peaks.argmax())
         # A candidate that touches an earlier one is its rim.
-        apart = not (found[ndimage.binary_dilation(own, _TOUCHING)] > 0).any()
-        if apart and np.count_nonzero(own) >= min_voxels:
-            found[own] = peak
+        if not (found[ndimage.binary_dilation(own, _TOUCHING)] > 0).any():
+            found[own] = peaks.max()
             count += 1
         rest[own] = 0
     return found

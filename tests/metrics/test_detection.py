@@ -31,9 +31,25 @@ def test_a_candidate_reaches_down_to_a_share_of_its_peak() -> None:
     assert (found[5:10, 4, 4] == np.float32(0.6)).all() and not found[10:20].any()
     assert not lesion_candidates(image, min_probability=0.7).any()
     assert len(np.unique(lesion_candidates(image, most=1))) == 2
-    assert not lesion_candidates(_boxes((slice(5, 6), 0.9)), min_voxels=26).any()
     with pytest.raises(ValueError, match="0 to 1"):
         lesion_candidates(2 * image + 1)
+
+
+def test_what_is_small_is_no_candidate_and_the_search_goes_on_without_it() -> None:
+    assert lesion_candidates(_boxes((slice(5, 6), 0.9)), min_voxels=24).any()
+    assert not lesion_candidates(_boxes((slice(5, 6), 0.9)), min_voxels=25).any()
+    # The small peak sets the threshold of the first search, 0.36, and is still not a candidate.
+    beside = _boxes((slice(5, 6), 0.9), (slice(20, 24), 0.4), (slice(24, 28), 0.35))
+    found = lesion_candidates(beside, min_voxels=25)
+    assert np.unique(found).tolist() == [0, np.float32(0.4)] and np.count_nonzero(found) == 100
+    # Nothing is large enough above the first threshold: the next one follows from what lies below it.
+    below = _boxes((slice(5, 6), 0.9), (slice(20, 24), 0.3))
+    assert np.unique(lesion_candidates(below, min_voxels=25)).tolist() == [0, np.float32(0.3)]
+
+
+def test_studies_without_a_confident_voxel_are_still_ranked() -> None:
+    assert lesion_candidates(_boxes((slice(5, 9), 0.05))).max() == np.float32(0.05)
+    assert not lesion_candidates(_boxes((slice(5, 9), 0.009))).any()
 
 
 def test_a_lesion_has_one_candidate_and_a_candidate_one_lesion() -> None:
