@@ -12,7 +12,7 @@ import typer
 
 from medvit import __version__
 from medvit.cli import catalogue, comparison, engines, files, inference, learning
-from medvit.errors import MedvitError, root_cause
+from medvit.errors import DISK_FULL, MedvitError, root_cause
 from medvit.inference.memory import share_one_arena
 
 app = typer.Typer(
@@ -42,7 +42,12 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if not isinstance(cause := root_cause(error), MedvitError):
+        cause = root_cause(error)
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            cause = MedvitError(
+                f"{cause.filename or 'a file'} cannot be written: {cause.strerror}; free space"
+            )
+        if not isinstance(cause, MedvitError):
             raise
         typer.echo(f"medvit: {cause}", err=True)
         if "--json" in sys.argv:

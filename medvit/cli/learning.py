@@ -12,7 +12,6 @@ import typer
 from medvit.cli.options import (
     Amp,
     Backend,
-    BundleName,
     Device,
     Output,
     Spacing,
@@ -23,7 +22,7 @@ from medvit.cli.options import (
 )
 from medvit.cli.talk import Answer, answering
 from medvit.errors import MedvitError
-from medvit.runs.options import checked_images, checked_manifest
+from medvit.runs.options import checked_images, checked_manifest, checked_output_file
 
 
 @answering
@@ -32,8 +31,8 @@ def train(
         str,
         typer.Argument(
             help="Name of an installed bundle, a bundle folder with --trust, or a network: SegFormer3D, "
-            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet, ParaTransCNN, CSwinUNet or CSwinUNETR; "
-            "HAT or DRSformer with --degrade.",
+            "SwinUNETR, TransUNet, DFormer, MambaClinix, XLSTMUNet, ParaTransCNN, CSwinUNet, CSwinUNETR, ViT "
+            "or UNETR; HAT or DRSformer with --degrade.",
             metavar="BUNDLE|NETWORK",
         ),
     ],
@@ -152,40 +151,63 @@ def refuse_options(kind: str, **given: object) -> None:
 
 @answering
 def pretrain(
-    bundle: BundleName,
+    base: Annotated[
+        str,
+        typer.Argument(
+            help="Name of an installed bundle, a bundle folder with --trust, or a network, as for train.",
+            metavar="BUNDLE|NETWORK",
+        ),
+    ],
     studies: Studies,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="File for the encoder, ending in .safetensors.", metavar="FILE"),
+        typer.Option(
+            "--output",
+            "-o",
+            help="File for the encoder, ending in .safetensors.",
+            metavar="FILE",
+            callback=checked_output_file,
+        ),
     ],
     steps: Annotated[int, typer.Option(min=1, help="Number of optimiser steps.")] = 1000,
     minutes: Annotated[
         float | None,
         typer.Option(min=0.01, help="Time for the training, all of which is used; instead of --steps."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of windows in a step.")] = 2,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of windows in a step. Default: 2, or 8 to 32 slices."),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 5e-4,
     task: Annotated[
         str,
         typer.Option(
-            help="What is predicted: masked cells (masked), removed patches (mae, for a plain vision "
-            "transformer), or rotation, contrast and cut-outs (swin, for Swin UNETR)."
+            help="What is predicted: masked cells (masked), removed patches for ViT and UNETR (mae; uni4eye: "
+            "of slices and volumes in turn), or rotation, contrast and cut-outs for SwinUNETR (swin)."
         ),
     ] = "masked",
     mask_ratio: Annotated[
         float | None,
-        typer.Option(help="Share that is masked. Default: 0.6, or 0.75 for mae."),
+        typer.Option(help="Share that is masked. Default: 0.6, or 0.75 of patches."),
     ] = None,
     cell: Annotated[int, typer.Option(help="Edge of a masked cell in voxels.")] = 8,
     patch_size: WindowSize = None,
+    spacing: Spacing = None,
+    size: Annotated[
+        str | None, typer.Option(help="Size of a network by name: tiny, small (the default) or base.")
+    ] = None,
     start: Annotated[
-        str, typer.Option("--from", help="Starting point: weights (those of the bundle) or scratch.")
-    ] = "weights",
+        str,
+        typer.Option(
+            "--from",
+            help="Starting point: weights (those of the bundle, the default where they fit) or scratch.",
+        ),
+    ] = "",
     recipe: Annotated[
         Path | None,
         typer.Option(
             help="Recipe (workflows/reproduce/*.json) whose network, window, spacing and scaling replace the "
-            "bundle's; with --from scratch.",
+            "bundle's; it starts from scratch.",
             exists=True,
             dir_okay=False,
         ),
@@ -195,17 +217,20 @@ def pretrain(
     resume: Annotated[bool, typer.Option(help="Continue an interrupted pre-training.")] = False,
     trust: Trust = False,
 ) -> Answer:
-    """Pre-train a bundle's network on studies without labels; `medvit train --pretrained` starts from it."""
-    from medvit.bundles import find_bundle
+    """Pre-train a network on studies without labels; `medvit train --pretrained` starts from it."""
+    from medvit.training.architectures import start_named
 
-    found = find_bundle(bundle, trust=trust)
-    from medvit.training import PretrainingChoices, pretrain_bundle, read_encoder
+    start_named(base, trust=trust)  # before torch is imported, which takes seconds
+    from medvit.training import PretrainingChoices, find_base, find_restorer, pretrain_bundle, read_encoder
 
     choices = PretrainingChoices(
         steps=steps, minutes=minutes, batch_size=batch_size, learning_rate=learning_rate,
-        task=task, mask_ratio=mask_ratio, cell=cell, patch_size=patch_size, start=start, seed=seed,
-        device=device, recipe=str(recipe or ""),
+        task=task, mask_ratio=mask_ratio, cell=cell, patch_size=patch_size, spacing=spacing, start=start,
+        seed=seed, device=device, recipe=str(recipe or ""),
     )  # fmt: skip
+    if find_restorer(base, trust):
+        raise MedvitError(f"{base} restores images, and learns that without labels: medvit train {base}")
+    found = find_base(base, size=size, trust=trust)
     file = pretrain_bundle(found, studies, output, choices, resume=resume)
     return Answer({"file": str(file), **asdict(read_encoder(file)[1])})
 

@@ -141,6 +141,13 @@ class Entrance(nn.Module):
         order = [0, *range(2, 2 + 2 * axes, 2), *range(3, 3 + 2 * axes, 2), 1]
         return x.permute(order).flatten(1, axes).flatten(2)
 
+    def image_of(self, patches: Tensor) -> Tensor:
+        """(B, tokens, voxels of a patch * C), as `patches` gives them, to (B, C, *size)."""
+        axes = len(self.grid)
+        x = patches.reshape(len(patches), *self.grid, *self.patch_size, -1)
+        order = [0, 2 * axes + 1, *(n for axis in range(1, axes + 1) for n in (axis, axis + axes))]
+        return x.permute(order).reshape(len(x), -1, *self.img_size)
+
 
 def draw_mask(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
     """The choice of the tokens that are kept: those of the smallest numbers.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -14,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from medvit.errors import MedvitError, StudyError
+from medvit.errors import DISK_FULL, MedvitError, StudyError
 from medvit.studies import Study, safe_join, sha256_of, write_json
 from medvit.studies.files import sync
 from medvit.studies.formats import read_header
@@ -24,7 +23,6 @@ _Stamp = tuple[int, int, int]
 Known = dict[Path, tuple[_Stamp, str]]
 
 DONE = "done.json"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHANGED = {
     "weights_sha256": "the weights changed",
     "medvit": "it was made by another version of medvit",
@@ -254,4 +252,4 @@ def _digest(digests: Sequence[str]) -> str:
 def disk_full(error: BaseException) -> str | None:
     """The system's message for a full disk, also if another error was raised from it; else `None`."""
     cause = error.__cause__ if isinstance(error, MedvitError) else error
-    return cause.strerror if isinstance(cause, OSError) and cause.errno in _DISK_FULL else None
+    return cause.strerror if isinstance(cause, OSError) and cause.errno in DISK_FULL else None

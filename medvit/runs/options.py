@@ -157,6 +157,17 @@ def checked_output(folder: Path) -> Path:
     return folder
 
 
+def checked_output_file(file: Path) -> Path:
+    """A file in a folder to which it can be written, whether that exists or has yet to be made.
+
+    Raises
+    ------
+    MedvitError
+        As `checked_output`.
+    """
+    return checked_output(file.parent) / file.name
+
+
 def checked_inputs(inputs: Sequence[str]) -> Sequence[str]:
     """Files, folders, globs or manifests, at least one of which exists.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import json
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.errors import MedvitError
+from medvit.errors import DISK_FULL, MedvitError
 from medvit.studies.nifti_header import NiftiHeader, is_sheared, read_header
 from medvit.studies.study import Grid, LoadedStudy
 
@@ -49,7 +48,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise MedvitError(
                 f"{path} cannot be written: {error.strerror}; free space, then resume"
             ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from medvit.errors import MedvitError
+from medvit.errors import DISK_FULL, MedvitError
 from medvit.studies.access import PacsError
 from medvit.studies.dicom.headers import quiet
 from medvit.studies.dimse import application
@@ -138,6 +137,6 @@ def _take(event: Event, folder: Path) -> int:
         with atomic_path(path) as partial:
             partial.write_bytes(data)
     except (MedvitError, OSError) as error:
-        full = isinstance(error, MedvitError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, MedvitError) or error.errno in DISK_FULL
         return NO_ROOM if full else NOT_UNDERSTOOD
     return STORED

@@ -19,7 +19,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "run": ["Split", "split_cases", "train_bundle"],
         "schedule": ["Schedule"],
         "distributed": ["data_parallel", "join_process_group", "leave_process_group", "world_size"],
-        "pretraining": ["PretrainingChoices", "pretrain_bundle"],
+        "pretraining": ["pretrain_bundle"],
+        "pretraining_choices": ["PretrainingChoices"],
         "slice_pairs": ["Degradation", "RestorationSlices"],
         "steps": [
             "MixedPrecisionStep",

@@ -41,6 +41,17 @@ def _transunet(hidden: int, layers: int, heads: int, **rest: Any) -> dict[str, A
     }  # fmt: skip
 
 
+def _vit(hidden: int, layers: int, heads: int, decoder: list[int]) -> dict[str, Any]:
+    return _transunet(hidden, layers, heads, mlp_dim=4 * hidden, resnet_depths=None, decoder_channels=decoder)
+
+
+def _unetr(hidden: int, heads: int, feature_size: int) -> dict[str, Any]:
+    return {
+        "_target_": "monai.networks.nets.UNETR", "img_size": [64, 64, 64], "hidden_size": hidden,
+        "mlp_dim": 4 * hidden, "num_heads": heads, "feature_size": feature_size, "qkv_bias": True,
+    }  # fmt: skip
+
+
 def _d_former(dim: int, depths: list[int], heads: list[int]) -> dict[str, Any]:
     return _detail(
         _target_="medvit.networks.DFormer", embed_dim=dim, depths=depths, num_heads=heads,
@@ -135,6 +146,13 @@ _SIZES: dict[str, dict[Size, dict[str, Any]]] = {
         "small": _cswin_unetr(24, [1, 2, 2, 1]),
         "base": _cswin_unetr(48, [1, 2, 4, 1]),
     },
+    # Plain vision transformers: TransUNet without its ResNet over slices, and UNETR over volumes.
+    "ViT": {
+        "tiny": _vit(192, 6, 6, [64, 48, 32, 16]),
+        "small": _vit(384, 12, 6, [128, 64, 32, 16]),
+        "base": _vit(768, 12, 12, [256, 128, 64, 16]),
+    },
+    "UNETR": {"tiny": _unetr(192, 6, 8), "small": _unetr(384, 6, 16), "base": _unetr(768, 12, 16)},
 }
 
 # Light settings, for axial slices of one channel.
@@ -153,7 +171,7 @@ _RESTORERS: dict[str, dict[str, Any]] = {
 NETWORKS = tuple(_SIZES)
 RESTORERS = tuple(_RESTORERS)
 SIZES: tuple[Size, ...] = ("tiny", "small", "base")
-SLICEWISE = ("TransUNet", "ParaTransCNN", "CSwinUNet")
+SLICEWISE = ("TransUNet", "ParaTransCNN", "CSwinUNet", "ViT")
 
 
 def network_named(name: str) -> str | None:

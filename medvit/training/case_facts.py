@@ -107,12 +107,12 @@ def _facts(case: Case, manifest: Manifest) -> CaseFacts:
     foreground = np.flatnonzero(labels)
     chosen = np.random.default_rng(0).choice(foreground, min(_SAMPLED, len(foreground)), replace=False)
     voxels = study.image.numpy().reshape(len(study.image), -1)[:, chosen]
-    shape, spacing = _upright(study.grid)
+    shape, spacing = upright(study.grid)
     values = frozenset(np.flatnonzero(np.bincount(labels.ravel())).tolist()) - {0}
     return CaseFacts(case.id, shape, spacing, values, voxels)
 
 
-def _upright(grid: Grid) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+def upright(grid: Grid) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     """Shape and spacing along the patient's axes that the grid's are closest to."""
     order = np.argsort(nib.orientations.io_orientation(grid.affine)[:, 0])
     x, y, z = (int(axis) for axis in order)

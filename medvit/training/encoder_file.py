@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,8 @@ from medvit.errors import WeightsError
 from medvit.studies.files import atomic_path
 
 _HEADER = "medvit_pretraining"
+_POSITIONS = ("position", "position_embeddings")  # tables of TransUNet and of MONAI's UNETR
+_PATCH = 16  # voxels along the edge of a patch of both
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,12 @@ class PretrainingHeader:
 
 def save_encoder(path: str | Path, state: Mapping[str, Tensor], header: PretrainingHeader) -> None:
     """Write an encoder and its header as one safetensors file, whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic_path(Path(path)) as partial:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        save_file(tensors, os.fspath(partial), metadata={_HEADER: json.dumps(asdict(header))})
+        # Written here: safetensors would hide a full disk, and keep the file from other users.
+        partial.write_bytes(save(tensors, metadata={_HEADER: json.dumps(asdict(header))}))
 
 
 def read_encoder(path: str | Path) -> tuple[dict[str, Tensor], PretrainingHeader]:
@@ -154,7 +158,7 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
     misshapen = []
     for name in sorted(wanted & set(state)):
         value, target = state[name], own[name]
-        if name == "position" and value.shape[1] != target.shape[1]:
+        if name.endswith(_POSITIONS) and value.shape[1] != target.shape[1]:
             value = _resized(value, header, network)
         if times := _more_channels(value, target, header):
             value = value.repeat(1, times, *(1,) * (value.ndim - 2)) / times
@@ -177,12 +181,14 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
 
 def _resized(table: Tensor, header: PretrainingHeader, network: nn.Module) -> Tensor:
     """A position table (1, tokens, C) of the window of the pre-training, for the network's own grid."""
-    own: Any = network.grid
-    size: Any = network.img_size
-    patch = size[0] // own[0]
-    rows, columns = (n // patch for n in header.window)
-    grid = table.reshape(1, rows, columns, -1).movedim(-1, 1)
-    return F.interpolate(grid, size=tuple(own), mode="bicubic", align_corners=False).flatten(2).mT
+    net: Any = network
+    own = tuple(net.grid if hasattr(net, "grid") else net.feat_size)  # TransUNet, UNETR
+    before = [n // _PATCH for n in header.window]
+    if table.shape[1] != math.prod(before) or len(before) != len(own):
+        return table
+    grid = table.reshape(1, *before, -1).movedim(-1, 1)
+    mode = "bicubic" if len(own) == 2 else "trilinear"
+    return F.interpolate(grid, size=own, mode=mode, align_corners=False).flatten(2).mT
 
 
 def _more_channels(value: Tensor, target: Tensor, header: PretrainingHeader) -> int:

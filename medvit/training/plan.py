@@ -289,7 +289,7 @@ def make_plan(
     spacing = choices.spacing or median_spacing(facts)
     shapes = [np.array(f.shape) * f.spacing / spacing for f in facts]
     x, y, z = (max(round(n), 1) for n in np.median(shapes, axis=0).tolist())
-    slice_axis = _slice_axis(base.slicewise, spacing)
+    slice_axis = across_slices(base.slicewise, spacing)
     patch = _patch(base, (x, y, z), slice_axis, choices, channels)
     window = tuple(n for axis, n in enumerate(patch) if axis != slice_axis)
     batch_size = choices.batch_size or batch_for(window)
@@ -333,7 +333,7 @@ def _patch(
     return patch[0], patch[1], patch[2]
 
 
-def _slice_axis(slicewise: bool, spacing: Triple) -> int | None:
+def across_slices(slicewise: bool, spacing: Triple) -> int | None:
     """The axis across which the slices of a two-dimensional network lie; `None` for networks over volumes."""
     if not slicewise:
         return None

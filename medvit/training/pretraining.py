@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,91 +16,31 @@ from rich.console import Console
 from torch import Tensor
 
 from medvit import __version__
-from medvit.bundles import Bundle, open_bundle
+from medvit.bundles import Bundle
 from medvit.errors import MedvitError
 from medvit.networks.published import read_checkpoint
-from medvit.studies import write_json
+from medvit.studies import atomic_path, write_json
 from medvit.training.base import Base, Recipe
 from medvit.training.encoder_file import PretrainingHeader, save_encoder
 from medvit.training.gradients import clipped_gradients, half_precision
 from medvit.training.masking import MaskedWindows, WindowSampler
 from medvit.training.network import fitted
 from medvit.training.plan import device_named
-from medvit.training.pretraining_data import prepare_images
+from medvit.training.pretraining_choices import PretrainingChoices
+from medvit.training.pretraining_data import Preparation, prepare_images
 from medvit.training.pretraining_page import write_page
-from medvit.training.pretraining_tasks import TASKS, MadeFor, make_task
+from medvit.training.pretraining_patches import make_task
+from medvit.training.pretraining_tasks import MadeFor
 from medvit.training.schedule import warm_cosine
+from medvit.training.windows import batch_for, check_window
 
 _WARM_UP = 0.05
 _SAVE_SECONDS = 120
 _WATCH_BATCHES = 4
 
 
-@dataclass(frozen=True)
-class PretrainingChoices:
-    """Choices of the user for a pre-training.
-
-    Parameters
-    ----------
-    steps
-        Optimiser steps, unless `minutes` is given.
-    minutes
-        Duration of the training; the learning rate then follows the clock.
-    batch_size
-        Windows of a step.
-    learning_rate
-        Highest learning rate of AdamW.
-    task
-        ``"masked"``: the network predicts masked cells; ``"mae"``: a plain vision transformer sees the other
-        patches alone; ``"swin"``: Swin UNETR's rotation, contrast and inpainting.
-    mask_ratio, cell
-        Share of the cells that are masked, 0.6 by default and 0.75 of the patches of ``"mae"``; and their
-        edge in voxels.
-    patch_size
-        Edges of a window in voxels; that of the bundle by default.
-    start
-        ``"weights"``: continue from the bundle's weights; ``"scratch"``: from random ones.
-    watch_fraction
-        Share of the patients whose studies are kept apart to watch the error.
-    recipe
-        File of a recipe whose network, window, spacing and scaling of intensities are taken.
-    seed
-        Seed of all random numbers.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-    """
-
-    steps: int = 1000
-    minutes: float | None = None
-    batch_size: int = 2
-    learning_rate: float = 5e-4
-    task: str = "masked"
-    mask_ratio: float | None = None
-    cell: int = 8
-    patch_size: tuple[int, ...] | None = None
-    start: str = "weights"
-    watch_fraction: float = 0.1
-    recipe: str = ""
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise MedvitError(f"--task must be one of {', '.join(TASKS)}, not {self.task!r}")
-        if self.task == "swin" and self.batch_size < 2:
-            raise MedvitError("--task swin tells the windows of a step apart: --batch-size must be 2 or more")
-        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
-            raise MedvitError(f"--mask-ratio must lie between 0 and 1, not {self.mask_ratio}")
-        if self.cell < 2:
-            raise MedvitError(f"--cell must be 2 voxels or more, not {self.cell}")
-        if self.start not in ("weights", "scratch"):
-            raise MedvitError(f"--from must be weights or scratch, not {self.start!r}")
-        if self.recipe and self.start == "weights":
-            raise MedvitError("the bundle's weights do not fit the network of a --recipe: add --from scratch")
-
-
 def pretrain_bundle(
-    bundle: Bundle,
+    base: Bundle | Base,
     inputs: Sequence[str],
     output: str | Path,
     choices: PretrainingChoices | None = None,
@@ -108,15 +48,16 @@ def pretrain_bundle(
     resume: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Pre-train the network of a bundle on unlabelled studies.
+    """Pre-train the network of a bundle, or one by name, on unlabelled studies.
 
-    See `medvit.training.pretraining_tasks` for what the network predicts. Parts that serve only this, such as
-    a readout that gives voxels instead of labels, are left out of the result.
+    See `medvit.training.pretraining_tasks` and `pretraining_patches` for what the network predicts. Parts
+    that serve only this, such as a readout that gives voxels instead of labels, are left out of the result.
 
     Parameters
     ----------
-    bundle
-        Bundle whose network, preparation of studies and, unless `choices` say otherwise, weights are used.
+    base
+        Bundle whose network, preparation of studies and, unless `choices` say otherwise, weights are used;
+        or what `find_base` gives for the name of a network.
     inputs
         Studies in any form that `medvit run` reads: files, folders, manifests, DICOM.
     output
@@ -134,14 +75,15 @@ def pretrain_bundle(
     Raises
     ------
     MedvitError
-        If there are too few studies, they mix modalities, or the error is no longer a number.
+        If there are too few studies, they mix modalities or contrasts, or the error is no longer a number.
     """
     choices, console = choices or PretrainingChoices(), console or Console(stderr=True)
+    base = Base.of_bundle(base) if isinstance(base, Bundle) else base
     path = Path(output).absolute()
     work = path.with_name(f"{path.name}.pretraining")
     _refuse(path, work, resume)
     try:
-        run = _Run(bundle, choices, path, work, console)
+        run = _Run(base, choices, path, work, console)
         run.prepare(inputs, resume)
         run.train(resume)
     except BaseException:
@@ -156,8 +98,9 @@ def pretrain_bundle(
 def _refuse(path: Path, work: Path, resume: bool) -> None:
     if path.suffix != ".safetensors":
         raise MedvitError(f"{path}: the file of the encoder must end in .safetensors")
-    if path.exists():
-        raise MedvitError(f"{path} exists already: name another file")
+    for file in (path, path.with_suffix(".html")):
+        if file.exists():
+            raise MedvitError(f"{file} exists already: name another file")
     if resume and not (work / "settings.json").is_file():
         raise MedvitError(f"{work} holds no pre-training to resume; start one without --resume")
     if not resume and work.exists():
@@ -168,69 +111,114 @@ class _Run:
     """One pre-training and its state."""
 
     def __init__(
-        self, bundle: Bundle, choices: PretrainingChoices, path: Path, work: Path, console: Console
+        self, base: Base, choices: PretrainingChoices, path: Path, work: Path, console: Console
     ) -> None:
-        self.bundle, self.choices, self.path, self.work, self.console = bundle, choices, path, work, console
+        self.bundle, self.choices, self.path, self.work, self.console = (
+            base.weights_of, choices, path, work, console,
+        )  # fmt: skip
         self.recipe = Recipe.read(choices.recipe) if choices.recipe else None
-        base = Base.of_recipe(self.recipe) if self.recipe else Base.of_bundle(bundle)
-        self.window = tuple(choices.patch_size or base.window)
-        if len(self.window) != len(base.window):
-            raise MedvitError(f"--patch-size takes {len(base.window)} edges for the network of {base.name}")
+        if self.bundle is None and (self.recipe or choices.start == "weights"):
+            raise MedvitError(f"--recipe and --from weights need a bundle, and {base.name} is not one")
+        self.base = Base.of_recipe(self.recipe) if self.recipe else base
+        self.start = choices.start or ("weights" if self.bundle and not self.recipe else "scratch")
+        self.window = tuple(choices.patch_size or self.base.window)
         self.device = device_named(choices.device)
-        self.base = base
         self.step, self.seconds = 0, 0.0
         self.loss: dict[str, list[tuple[int, float]]] = {"training": [], "watched": []}
 
     def prepare(self, inputs: Sequence[str], resume: bool) -> None:
         """Read and prepare the studies, build the network and the samplers."""
-        settings = json.loads(json.dumps(asdict(self.choices)))
+        c = self.choices
+        if self.bundle:
+            preparation = Preparation.of_bundle(self.bundle, inputs, self.recipe, c.spacing)
+        else:
+            preparation = Preparation.of_network(inputs, self.base.slicewise, c.spacing)
+        self.spacing, self.slice_axis = preparation.spacing, preparation.slice_axis
+        self._fit_window()
+        settings = json.loads(json.dumps(asdict(c))) | {"base": self.base.name}
         if resume:
-            before = json.loads((self.work / "settings.json").read_text(encoding="utf-8"))
-            kept = ("steps", "minutes", "device")
-            if any(before[k] != v for k, v in settings.items() if k not in kept):
-                raise MedvitError(f"{self.work} was begun with other settings; resume it with the same ones")
+            self._compare(settings)
         self.work.mkdir(parents=True, exist_ok=True)
-        self.prepared = prepare_images(self.bundle, inputs, self.work, self.console, self.recipe)
+        self.prepared = prepare_images(preparation, self.work, self.console)
+        settings["studies"] = self.prepared.digest
+        if resume:
+            self._compare(settings)
         write_json(self.work / "settings.json", settings)
-        torch.manual_seed(self.choices.seed)
+        torch.manual_seed(c.seed)
         channels = int(np.load(self.prepared.files[0], mmap_mode="r").shape[0])
         self.definition = fitted(self.base.network, channels, channels, self.window)
-        c = self.choices
-        made_for = MadeFor(self.base.network, channels, self.window, c.mask_ratio, c.cell)
+        made_for = MadeFor(self.base.network, channels, self.window, c.mask_ratio, c.cell, self.slice_axis)
         self.task = make_task(c.task, made_for)
         self.network = self.task.network
-        if self.choices.start == "weights":
+        self.batch_size = c.batch_size or (2 if len(self.window) == 3 else batch_for(self.window))
+        if c.task == "masked":
+            check_window(self.base.network, self.window, self.base.window, self.batch_size)
+        if self.start == "weights":
             self._carry_over()
         self.network.to(self.device)
-        training, watched = self.prepared.split(self.choices.watch_fraction, self.choices.seed)
-        self.training, self.watched = self._sampler(training, 0), self._sampler(watched, 1)
+        training, watched = self.prepared.split(c.watch_fraction, c.seed)
+        self.training, self.watched = self._samplers(training, 0), self._samplers(watched, 1)
+        if len(self.training) < len(self.task.windows):
+            raise MedvitError(
+                f"--task {c.task} learns from slices and volumes, but no study has "
+                f"{self.task.least_slices} slices or more"
+            )
         self.console.print(
             f"{len(training)} studies to train on, {len(watched)} to watch, "
-            f"windows of {' x '.join(map(str, self.window))} voxels",
+            f"windows of {' and '.join(' x '.join(map(str, edges)) for edges in self.task.windows)} voxels",
             highlight=False,
         )
 
-    def _sampler(self, files: list[Path], offset: int) -> WindowSampler | None:
-        if not files:
-            return None
+    def _fit_window(self) -> None:
+        """Leave the edge across the slices out of a window of three, as `medvit train` takes it."""
+        if self.base.slicewise and len(self.window) == 3:
+            self.window = tuple(n for axis, n in enumerate(self.window) if axis != self.slice_axis)
+        if len(self.window) != len(self.base.window):
+            raise MedvitError(
+                f"--patch-size takes {len(self.base.window)} edges for the network of {self.base.name}"
+            )
+
+    def _compare(self, settings: dict[str, Any]) -> None:
+        """Refuse to resume with anything that was not there before."""
+        before = json.loads((self.work / "settings.json").read_text(encoding="utf-8"))
+        kept = ("steps", "minutes", "device")
+        other = [name for name, value in settings.items() if name not in kept and before.get(name) != value]
+        if other:
+            raise MedvitError(
+                f"{self.work} was begun with other settings ({', '.join(other)}): resume it with the same"
+            )
+
+    def _samplers(self, files: list[Path], offset: int) -> list[WindowSampler]:
+        """One sampler for each kind of window; none of a kind that no study has."""
         volumes = [torch.from_numpy(np.load(f, mmap_mode="c")) for f in files]
-        seed = 2 * self.choices.seed + offset
-        cell, ratio = self.choices.cell, self.task.mask_ratio
-        return WindowSampler(volumes, self.window, cell=cell, mask_ratio=ratio, seed=seed)
+        samplers = []
+        for edges in self.task.windows:
+            # With edges of two kinds, a study with too few slices lends slices alone.
+            least = self.task.least_slices if len(edges) == 3 else 1
+            deep = [volume for volume in volumes if volume.shape[1 + self.slice_axis] >= least]
+            if deep:
+                samplers.append(
+                    WindowSampler(
+                        deep, edges, cell=self.choices.cell, mask_ratio=self.task.mask_ratio,
+                        slice_axis=self.slice_axis, seed=2 * self.choices.seed + offset,
+                    )
+                )  # fmt: skip
+        return samplers
 
     def _carry_over(self) -> None:
         """Fill the network from the bundle's weights, all but the readout."""
+        assert self.bundle is not None
         given = {n.removeprefix("network."): v for n, v in read_checkpoint(self.bundle.weights).items()}
         own = self.network.state_dict()
+        shared = self.task.shared
         fits = {
-            n: given[n].to(v.dtype)
-            for n, v in own.items()
-            if n not in self.task.left and n in given and given[n].shape == v.shape
+            n: given[theirs].to(own[n].dtype)
+            for n, theirs in shared.items()
+            if theirs in given and given[theirs].shape == own[n].shape
         }
         self.network.load_state_dict({**own, **fits})
         self.console.print(
-            f"{len(fits)} of {len(own) - len(self.task.left)} tensors taken from {self.bundle.name}",
-            highlight=False,
+            f"{len(fits)} of {len(shared)} tensors taken from {self.bundle.name}", highlight=False
         )
 
     def train(self, resume: bool) -> None:
@@ -267,6 +255,8 @@ class _Run:
             ) from None
         if recent:
             self._note(recent)
+        self.seconds = time.monotonic() - started
+        self._save(checkpoint, optimiser)  # what follows may find no space
 
     def _fraction(self, seconds: float) -> float:
         if self.choices.minutes is not None:
@@ -274,13 +264,11 @@ class _Run:
         return self.step / self.choices.steps
 
     def _take_step(self, optimiser: torch.optim.Optimizer) -> float:
-        assert self.training is not None
         self.network.train()
-        training = self.training
 
         def loss_of(half: bool) -> Tensor:
             with half_precision(self.device, half):
-                return self._loss(training, self.step)
+                return self._loss(self.training, self.step)
 
         found = clipped_gradients(self.network, loss_of, 1.0, half=self.device.type == "cuda")
         if not found.finite:
@@ -290,8 +278,9 @@ class _Run:
         optimiser.step()
         return found.loss
 
-    def _loss(self, sampler: WindowSampler, step: int) -> Tensor:
-        windows = self._on_device(sampler.batch(step, self.choices.batch_size))
+    def _loss(self, samplers: Sequence[WindowSampler], step: int) -> Tensor:
+        sampler = samplers[step % len(samplers)]
+        windows = self._on_device(sampler.batch(step, self.batch_size))
         return self.task.loss(windows, torch.Generator().manual_seed(sampler.seed * 1_000_003 + step))
 
     def _on_device(self, windows: MaskedWindows) -> MaskedWindows:
@@ -303,7 +292,7 @@ class _Run:
         self.loss["training"].append((self.step, sum(recent) / len(recent)))
         recent.clear()
         line = f"step {self.step}: error {self.loss['training'][-1][1]:.3f}"
-        if self.watched is not None:
+        if self.watched:
             self.network.eval()
             with torch.no_grad():
                 errors = [float(self._loss(self.watched, n)) for n in range(_WATCH_BATCHES)]
@@ -312,44 +301,44 @@ class _Run:
         self.console.print(line, highlight=False)
 
     def _save(self, checkpoint: Path, optimiser: torch.optim.Optimizer) -> None:
-        partial = checkpoint.with_suffix(".partial")
         state = {
             "network": self.network.state_dict(), "optimiser": optimiser.state_dict(), "step": self.step,
             "seconds": self.seconds, "loss": self.loss,
         }  # fmt: skip
-        torch.save(state, partial)
-        partial.replace(checkpoint)
+        with atomic_path(checkpoint) as partial, partial.open("wb") as file:
+            torch.save(state, file)
 
     def finish(self) -> None:
         """Write the encoder, its header and the page."""
-        recipe = self.recipe
-        spacing = recipe.spacing if recipe else None
-        spacing = spacing or open_bundle(self.bundle).stated("spacing")
         header = PretrainingHeader(
             network=self.definition,
             base=self.base.name,
-            start=self.choices.start,
+            start=self.start,
             task=self.task.words,
             mask_ratio=self.task.mask_ratio,
             cell=self.task.cell,
             window=list(self.window),
-            spacing=list(spacing) if isinstance(spacing, list) else None,
+            spacing=self.spacing,
             modality=self.prepared.modality,
             studies=len(self.prepared.files),
             patients=len(set(self.prepared.patients)),
-            studies_sha256=hashlib.sha256("\n".join(sorted(self.prepared.digests)).encode()).hexdigest(),
+            studies_sha256=self.prepared.digest,
             steps=self.step,
             seed=self.choices.seed,
             medvit=__version__,
             loss=self.loss,
             prefixes=list(self.task.prefixes),
         )
-        sampler = self.watched or self.training
-        assert sampler is not None
+        sampler = (self.watched or self.training)[0]
         self.network.eval()
         with torch.no_grad():
             shown, prediction = self.task.shown(self._on_device(sampler.batch(10**6, 3)))
             windows = MaskedWindows(shown.target.cpu(), shown.masked.cpu(), shown.mask.cpu())
-        write_page(self.path.with_suffix(".html"), header, windows, prediction.cpu())
-        save_encoder(self.path, self.task.encoder(), header)
+        page = self.path.with_suffix(".html")
+        try:
+            write_page(page, header, windows, prediction.cpu())
+            save_encoder(self.path, self.task.encoder(), header)
+        except BaseException:
+            page.unlink(missing_ok=True)
+            raise
         self.console.print(f"{self.path}: {header.sentence()}", soft_wrap=True, highlight=False)

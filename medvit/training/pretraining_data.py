@@ -1,9 +1,10 @@
-"""The studies of a pre-training: prepared as the bundle does, kept on disk, and divided by patient."""
+"""The studies of a pre-training: prepared for the network, kept on disk, and divided by patient."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,95 @@ from monai.transforms import Compose
 from rich.console import Console
 
 from medvit.bundles import Bundle, open_bundle
+from medvit.bundles.convert.configuration import preprocessing
+from medvit.bundles.gate import Scope
 from medvit.datasets.splits import drawn_patients
 from medvit.errors import MedvitError
-from medvit.studies import read_study
+from medvit.studies import Found, find_studies, read_study
+from medvit.studies.channels import SYNONYMS, canonical, split_channel, stem_of
+from medvit.studies.formats import read_header
 from medvit.studies.study import Study
 from medvit.training.base import Recipe
+from medvit.training.case_facts import CaseFacts, upright
+from medvit.training.plan import Triple, across_slices, median_spacing
 
 LEAST_STUDIES = 5
 _LABEL_VALUES = 64
+_NAMED = 20  # files that are not studies
+_CONTRASTS = frozenset(words[0] for words in SYNONYMS)
+_CT_WINDOW = "window:-1000:1000"  # in HU, as Swin UNETR's authors pre-train
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The studies that were found, and how they become arrays.
+
+    Parameters
+    ----------
+    transform
+        From ``{"image": LoadedStudy}`` to a tensor (C, X, Y, Z) under ``"image"``.
+    spacing
+        Spacing in mm that it makes; ``None`` if it is not stated.
+    slice_axis
+        Axis across the slices that networks over slices see.
+    modality
+        Modalities that are accepted; empty for all.
+    made_for
+        Name of the bundle that accepts them.
+    """
+
+    found: Found
+    transform: Callable[[dict[str, Any]], Mapping[str, Any]]
+    spacing: list[float] | None
+    slice_axis: int = 2
+    modality: tuple[str, ...] = ()
+    made_for: str = ""
+
+    @classmethod
+    def of_bundle(
+        cls,
+        bundle: Bundle,
+        inputs: Sequence[str],
+        recipe: Recipe | None = None,
+        spacing: Triple | None = None,
+    ) -> Preparation:
+        """As a bundle does it; a recipe may state another spacing and another last scaling of intensities."""
+        wanted = list(spacing) if spacing else recipe.spacing if recipe else None
+        opened = open_bundle(bundle, input=list(inputs), **({"spacing": wanted} if wanted else {}))
+        dataset, transform = opened.part("dataset"), opened.part("preprocessing")
+        if recipe and recipe.scaling:
+            scaling = ConfigParser({"scaling": recipe.scaling}).get_parsed_content("scaling")
+            transform = Compose([transform, scaling])
+        stated = wanted or opened.stated("spacing")
+        return cls(
+            dataset.found, transform, list(stated) if isinstance(stated, list) else None,
+            getattr(opened.part("inferer"), "slice_axis", 2), Scope.of(bundle.facts).modality, bundle.name,
+        )  # fmt: skip
+
+    @classmethod
+    def of_network(cls, inputs: Sequence[str], slicewise: bool, spacing: Triple | None = None) -> Preparation:
+        """As `medvit train` prepares studies for a network by name, but for CT, whose labels it lacks."""
+        found = find_studies(list(inputs))
+        spacing = spacing or _median(found)
+        modalities = {study.series[0].facts.get("modality") for study in found.studies}
+        words = _CT_WINDOW if modalities == {"CT"} else "percentile"
+        steps = preprocessing(spacing, "RAS", words)
+        config = {"image_key": "image", "spacing": list(spacing), "steps": steps}
+        transform = Compose(ConfigParser(config).get_parsed_content("steps"))
+        axis = across_slices(slicewise, spacing)
+        return cls(found, transform, list(spacing), 2 if axis is None else axis)
+
+
+def _median(found: Found) -> Triple:
+    """The median spacing of the studies whose headers can be read; of none, 1 mm."""
+    facts = []
+    for study in found.studies:
+        try:
+            shape, spacing = upright(read_header(study.series[0]).grid)
+        except MedvitError:
+            continue  # named when the study is read
+        facts.append(CaseFacts(study.id, shape, spacing, frozenset(), np.empty((1, 0))))
+    return median_spacing(facts) if facts else (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -33,6 +115,11 @@ class PreparedImages:
     patients: list[str]
     modality: str
 
+    @property
+    def digest(self) -> str:
+        """Digest of all volumes, whatever their order."""
+        return hashlib.sha256("\n".join(sorted(self.digests)).encode()).hexdigest()
+
     def split(self, fraction: float, seed: int) -> tuple[list[Path], list[Path]]:
         """Files to train on and to watch; no patient is in both."""
         watched = drawn_patients(self.patients, fraction, seed)
@@ -40,33 +127,22 @@ class PreparedImages:
         return [f for f, p in both if p not in watched], [f for f, p in both if p in watched]
 
 
-def prepare_images(
-    bundle: Bundle, inputs: Sequence[str], folder: Path, console: Console, recipe: Recipe | None = None
-) -> PreparedImages:
+def prepare_images(preparation: Preparation, folder: Path, console: Console) -> PreparedImages:
     """The studies as arrays in a folder; files that are unsuitable for learning are left out and named.
-
-    A bundle prepares them; a recipe may state another spacing and another final scaling of intensities.
 
     Raises
     ------
     MedvitError
-        If the studies mix modalities, or fewer than five are left.
+        If the studies mix modalities or contrasts, or fewer than five are left.
     """
-    stated = {"spacing": recipe.spacing} if recipe and recipe.spacing else {}
-    opened = open_bundle(bundle, input=list(inputs), **stated)
-    dataset, transform = opened.part("dataset"), opened.part("preprocessing")
-    if recipe and recipe.scaling:
-        scaling = ConfigParser({"scaling": recipe.scaling}).get_parsed_content("scaling")
-        transform = Compose([transform, scaling])
-    found = dataset.found
-    for refused in found.refused:
-        console.print(f"left out: {refused.error}", markup=False, soft_wrap=True)
+    _name_left_out(preparation.found, console)
     files: list[Path] = []
     digests: list[str] = []
     patients: list[str] = []
     modalities: dict[str, str] = {}
-    for study in found.studies:
-        array = _array(study, transform, console)
+    contrasts: dict[str, str] = {}
+    for study in preparation.found.studies:
+        array = _array(study, preparation, console)
         if array is None:
             continue
         digest = hashlib.sha256(array.tobytes()).hexdigest()
@@ -80,9 +156,12 @@ def prepare_images(
         patients.append(str(study.patient.get("id") or study.id))
         if modality := study.series[0].facts.get("modality"):
             modalities.setdefault(str(modality), study.id)
-    if len(modalities) > 1:
-        examples = ", ".join(f"{m} ({s})" for m, s in sorted(modalities.items()))
-        raise MedvitError(f"the studies mix modalities: {examples}; pre-train on one at a time")
+        if contrast := contrast_of(study):
+            contrasts.setdefault(contrast, study.id)
+    for what, found in (("modalities", modalities), ("contrasts", contrasts)):
+        if len(found) > 1:
+            examples = ", ".join(f"{word} ({study})" for word, study in sorted(found.items()))
+            raise MedvitError(f"the studies mix {what}: {examples}; pre-train on one at a time")
     if len(files) < LEAST_STUDIES:
         raise MedvitError(
             f"{len(files)} usable studies are too few to learn from; give at least {LEAST_STUDIES}"
@@ -90,20 +169,62 @@ def prepare_images(
     return PreparedImages(files, digests, patients, next(iter(modalities), ""))
 
 
-def _array(study: Study, transform: Any, console: Console) -> np.ndarray | None:
+def _name_left_out(found: Found, console: Console) -> None:
+    for refused in found.refused:
+        console.print(f"left out: {refused.error}", markup=False, soft_wrap=True)
+    for one in found.left_out[:_NAMED]:
+        console.print(f"left out: {one.path.name}: {one.why}", markup=False, soft_wrap=True)
+    if len(found.left_out) > _NAMED:
+        console.print(f"left out: {len(found.left_out) - _NAMED} more files", highlight=False)
+
+
+def contrast_of(study: Study) -> str:
+    """The contrast of a study with one image, by the name of its file or series; empty if none is named.
+
+    Examples
+    --------
+    >>> from medvit.studies.study import Series
+    >>> contrast_of(Study("a", (Series((Path("sub-01_T1w.nii.gz"),), "nifti"),)))
+    't1n'
+    >>> contrast_of(Study("a", (Series((), "dicom", {"series_description": "Ax T2 FLAIR"}),)))
+    't2f'
+    """
+    if len(study.series) != 1:
+        return ""
+    series = study.series[0]
+    if series.format != "dicom":
+        named = split_channel(stem_of(series.paths[0]))[1] or ""
+        return named if named in _CONTRASTS else ""
+    text = series.facts.get("series_description") or series.facts.get("protocol") or ""
+    words = {canonical(word) for word in re.split(r"[^A-Za-z0-9]+", str(text))} & _CONTRASTS
+    if "t2f" in words:
+        words.discard("t2w")
+    if words == {"t1n"} and series.facts.get("contrast"):
+        return "t1c"
+    return words.pop() if len(words) == 1 else ""
+
+
+def _array(study: Study, preparation: Preparation, console: Console) -> np.ndarray | None:
+    modality = study.series[0].facts.get("modality")
     try:
-        loaded = read_study(study)
-        values = loaded.image.numpy()
-        reason = _why_unfit(values)
+        if modality and preparation.modality and modality not in preparation.modality:
+            reason = f"is {modality}; {preparation.made_for} is for {' or '.join(preparation.modality)}"
+        else:
+            loaded = read_study(study)
+            reason = _why_unfit(loaded.image.numpy())
         if not reason:
-            return transform({"image": loaded})["image"].numpy().astype(np.float16)
+            array = preparation.transform({"image": loaded})["image"].numpy().astype(np.float16)
+            if reason := _why_unfit(array, label_maps=False):
+                reason += " once it is prepared"
+            else:
+                return array
     except MedvitError as error:
         reason = str(error)
     console.print(f"left out: {study.id}: {reason}", markup=False, soft_wrap=True)
     return None
 
 
-def _why_unfit(values: np.ndarray) -> str:
+def _why_unfit(values: np.ndarray, label_maps: bool = True) -> str:
     """Why an image cannot be learned from; empty if it can."""
     if not np.isfinite(values).all():
         return "holds values that are not numbers"
@@ -111,6 +232,6 @@ def _why_unfit(values: np.ndarray) -> str:
     if low == high:
         return f"is constant ({low:g} everywhere)"
     sample = values.reshape(-1)[:: max(values.size // 200_000, 1)]
-    if np.array_equal(sample, np.round(sample)) and len(np.unique(sample)) < _LABEL_VALUES:
+    if label_maps and np.array_equal(sample, np.round(sample)) and len(np.unique(sample)) < _LABEL_VALUES:
         return f"looks like a label map: {len(np.unique(sample))} whole values"
     return ""

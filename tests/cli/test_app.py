@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -96,6 +97,19 @@ def test_an_error_of_ours_that_monai_wraps_is_one_sentence(
     with pytest.raises(SystemExit, match="1"):
         cli.main()
     assert capsys.readouterr().err == "medvit: model.pt: no such checkpoint\n"
+
+
+def test_a_full_disk_is_one_sentence_wherever_it_is_met(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out/3.npy")
+
+    monkeypatch.setattr(cli, "app", write)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    said = "medvit: out/3.npy cannot be written: No space left on device; free space\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_foreign_bundle_folder_wants_to_be_trusted(study: Path, tmp_path: Path) -> None:

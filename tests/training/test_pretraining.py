@@ -210,7 +210,7 @@ def test_interrupted_it_goes_on_where_it_was(
         ({"mask_ratio": 1.0}, "--mask-ratio"),
         ({"cell": 1}, "--cell"),
         ({"start": "x"}, "--from"),
-        ({"task": "x"}, "--task must be one of masked, mae, swin"),
+        ({"task": "x"}, "--task must be one of masked, mae, uni4eye, swin"),
         ({"task": "swin", "batch_size": 1}, "--batch-size must be 2"),
     ],
 )
@@ -247,7 +247,7 @@ def test_a_recipe_gives_the_network_and_its_training_starts_from_the_encoder(
     recipe.write_text(json.dumps(stated | {"window": scaling}))
     inputs = [str(write_studies(tmp_path / "in"))]
     path = tmp_path / "e.safetensors"
-    choices = PretrainingChoices(steps=2, batch_size=1, cell=4, start="scratch", recipe=str(recipe))
+    choices = PretrainingChoices(steps=2, batch_size=1, cell=4, recipe=str(recipe))
     seen: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
         batch = WindowSampler.batch
@@ -270,7 +270,7 @@ def test_a_recipe_gives_the_network_and_its_training_starts_from_the_encoder(
     torch.testing.assert_close(after[name].unflatten(1, (3, -1)).sum(1), state[name])
 
     with pytest.raises(MedvitError, match="add --from scratch"):
-        PretrainingChoices(recipe=str(recipe))
+        PretrainingChoices(recipe=str(recipe), start="weights")
     recipe.write_text("{}")
     with pytest.raises(MedvitError, match="is not a recipe with a network_def"):
         pretrain_bundle(base, inputs, tmp_path / "f.safetensors", choices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from medvit.bundles.convert.settings import Conversion, axis_order, intensity_transform
@@ -10,15 +11,18 @@ from medvit.studies.labels import parse_label_table
 
 def inference_section(conversion: Conversion) -> dict[str, Any]:
     """The entries that the template ``segmentation`` leaves open: network, grid, intensities and windows."""
+    settings = conversion.settings
     entries: dict[str, Any] = {
         "spacing": conversion.spacing,
         "roi_size": conversion.roi,
-        "channels": conversion.settings.channels or conversion.found.arguments["in_channels"],
+        "channels": settings.channels or conversion.found.arguments["in_channels"],
         "network_def": {
             "_target_": f"medvit.networks.{conversion.found.target}",
             **conversion.found.arguments,
         },
-        "preprocessing#transforms": _preprocessing(conversion),
+        "preprocessing#transforms": preprocessing(
+            conversion.spacing, settings.orientation, settings.intensity, conversion.roi
+        ),
         **_inferer(conversion),
     }
     if conversion.spacing is None:  # whole slices, resized
@@ -26,18 +30,31 @@ def inference_section(conversion: Conversion) -> dict[str, Any]:
     return entries
 
 
-def _preprocessing(conversion: Conversion) -> list[dict[str, Any]]:
+def preprocessing(
+    spacing: Sequence[float] | None, orientation: str, intensity: str, roi: Sequence[int] = ()
+) -> list[dict[str, Any]]:
+    """Transforms from a study to the network's axes, spacing and intensities.
+
+    Parameters
+    ----------
+    spacing
+        Spacing in mm along the axes of `orientation`; ``None`` to resize whole slices to `roi`.
+    orientation, intensity
+        In the words of `ConversionSettings`.
+    roi
+        Window of the network, of which only the size of the slices is used.
+    """
     resample: dict[str, Any] = {
         "_target_": "medvit.transforms.ResampleImaged",
         "keys": "@image_key",
         "spacing": "@spacing",
     }
-    if conversion.spacing is None:
+    if spacing is None:
         # A slice as a whole, as the authors train and test; results go back by the affine.
         resample = {
             "_target_": "Resized",
             "keys": "@image_key",
-            "spatial_size": [-1, *conversion.roi[1:]],
+            "spatial_size": [-1, *roi[1:]],
             "mode": "trilinear",
         }
     return [
@@ -45,11 +62,11 @@ def _preprocessing(conversion: Conversion) -> list[dict[str, Any]]:
         {
             "_target_": "Orientationd",
             "keys": "@image_key",
-            "axcodes": conversion.settings.orientation,
+            "axcodes": orientation,
             "labels": [["L", "R"], ["P", "A"], ["I", "S"]],
         },
         resample,
-        intensity_transform(conversion.settings.intensity),
+        intensity_transform(intensity),
     ]
 
 

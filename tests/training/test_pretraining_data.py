@@ -1,0 +1,113 @@
+"""The studies of a pre-training: what is refused, left out, and taken from networks by name."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from medvit.errors import MedvitError
+from medvit.studies import Found, Study
+from medvit.studies.study import Series
+from medvit.training import PretrainingChoices, find_base, pretrain_bundle, pretraining
+from medvit.training.encoder_file import read_encoder
+from medvit.training.pretraining_data import Preparation, contrast_of, prepare_images
+from tests.training.test_pretraining import write_studies
+
+QUIET = Console(quiet=True)
+
+
+def found_in(folder: Path, **facts: Any) -> Preparation:
+    """The studies of a folder, with facts as DICOM states them."""
+    files = sorted(folder.glob("*.nii.gz"))
+    studies = [Study(f.name, (Series((f,), "nifti", dict(facts)),)) for f in files]
+    return Preparation(Found(tuple(studies)), lambda data: {"image": data["image"].image}, None)
+
+
+def test_studies_of_several_contrasts_are_refused(tmp_path: Path) -> None:
+    folder = write_studies(tmp_path / "in", count=6)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(folder / f"sub-{number}_{'T1w' if number else 'FLAIR'}.nii.gz")
+    with pytest.raises(MedvitError, match=r"mix contrasts: t1n \(.*\), t2f \(.*\); pre-train on one"):
+        prepare_images(Preparation.of_network([str(folder)], slicewise=False), tmp_path, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("description", "contrast"),
+    [("t1_mprage_sag_p2", "t1n"), ("Ax T2 FLAIR", "t2f"), ("T2w TSE", "t2w"), ("localizer", ""), ("", "")],
+)
+def test_the_contrast_of_a_series_is_read_from_its_description(description: str, contrast: str) -> None:
+    facts = {"series_description": description}
+    assert contrast_of(Study("a", (Series((), "dicom", facts),))) == contrast
+
+
+def test_a_series_with_contrast_agent_is_another_contrast() -> None:
+    facts = {"series_description": "t1_mprage", "contrast": True}
+    assert contrast_of(Study("a", (Series((), "dicom", facts),))) == "t1c"
+
+
+def test_studies_of_another_modality_than_the_bundles_are_left_out(tmp_path: Path) -> None:
+    folder = write_studies(tmp_path / "in", count=5)
+    preparation = found_in(folder, modality="CT")
+    assert prepare_images(preparation, tmp_path, QUIET).modality == "CT"
+    with pytest.raises(MedvitError, match="0 usable studies"):
+        prepare_images(
+            Preparation(preparation.found, preparation.transform, None, 2, ("MR",), "heads"), tmp_path, QUIET
+        )
+
+
+def test_an_image_that_its_preparation_makes_constant_is_left_out(tmp_path: Path) -> None:
+    preparation = found_in(write_studies(tmp_path / "in", count=5))
+    clipped = Preparation(preparation.found, lambda data: {"image": data["image"].image.clamp(max=-1)}, None)
+    with pytest.raises(MedvitError, match="0 usable studies"):
+        prepare_images(clipped, tmp_path, QUIET)
+
+
+def test_a_network_by_name_sees_the_median_spacing_and_a_range_of_one(tmp_path: Path) -> None:
+    preparation = Preparation.of_network([str(write_studies(tmp_path / "in"))], slicewise=True)
+    assert preparation.spacing == [2.0, 2.0, 2.0] and preparation.slice_axis == 2
+    prepared = prepare_images(preparation, tmp_path, QUIET)
+    first = np.load(prepared.files[0])
+    assert first.shape == (1, 34, 34, 34) and (first.min(), first.max()) == (0, 1)
+
+
+def test_a_network_by_name_is_pre_trained_at_the_spacing_that_is_asked_for(tmp_path: Path) -> None:
+    choices = PretrainingChoices(
+        steps=2, batch_size=1, patch_size=(32, 32, 32), spacing=(1.5, 2.0, 2.0), device="cpu"
+    )
+    inputs, path = [str(write_studies(tmp_path / "in"))], tmp_path / "e.safetensors"
+    base = find_base("SegFormer3D", size="tiny")
+    pretrain_bundle(base, inputs, path, choices)
+    header = read_encoder(path)[1]
+    assert (header.base, header.start, header.spacing) == ("SegFormer3D (tiny)", "scratch", [1.5, 2.0, 2.0])
+    with pytest.raises(MedvitError, match=r"SegFormer3D \(tiny\) is not one"):
+        pretrain_bundle(base, inputs, tmp_path / "f.safetensors", PretrainingChoices(start="weights"))
+
+
+def test_after_a_full_disk_resuming_needs_no_further_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, path = [str(write_studies(tmp_path / "in"))], tmp_path / "e.safetensors"
+    base = find_base("SegFormer3D", size="tiny")
+    choices = PretrainingChoices(steps=2, batch_size=1, patch_size=(32, 32, 32), device="cpu")
+
+    def full(*given: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save", full)
+        with pytest.raises(MedvitError, match="No space left on device; free space, then resume"):
+            pretrain_bundle(base, inputs, path, choices)
+    assert not path.exists() and not path.with_suffix(".html").exists()
+    with pytest.raises(MedvitError, match=r"other settings \(base\)"):
+        pretrain_bundle(find_base("SegFormer3D", size="small"), inputs, path, choices, resume=True)
+    more = [*inputs, str(write_studies(tmp_path / "more", count=7))]
+    with pytest.raises(MedvitError, match=r"other settings \(studies\)"):
+        pretrain_bundle(base, more, path, choices, resume=True)
+    monkeypatch.setattr(pretraining._Run, "_take_step", full)
+    assert pretrain_bundle(base, inputs, path, choices, resume=True).is_file()
+    assert path.stat().st_mode & 0o777 == path.with_suffix(".html").stat().st_mode & 0o777
