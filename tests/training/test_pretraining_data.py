@@ -13,11 +13,18 @@ from rich.console import Console
 from medvit.errors import MedvitError
 from medvit.studies import Found, Study
 from medvit.studies.study import Series
-from medvit.training import PretrainingChoices, find_base, pretrain_bundle, pretraining
+from medvit.training import Base, PretrainingChoices, pretrain_bundle, pretraining
 from medvit.training.encoder_file import read_encoder
 from medvit.training.pretraining_data import Preparation, contrast_of, prepare_images
-from tests.training.test_pretraining import write_studies
+from tests.training.test_pretraining import SMALL, write_studies
 
+BASE, OTHER = (
+    Base(
+        name, {"_target_": "medvit.networks.SegFormer3D", "out_channels": 4, **SMALL}, (32, 32, 32),
+        slicewise=False, lateral=False,
+    )
+    for name in ("SegFormer3D (tiny)", "SegFormer3D (small)")
+)  # fmt: skip
 QUIET = Console(quiet=True)
 
 
@@ -76,24 +83,20 @@ def test_a_network_by_name_sees_the_median_spacing_and_a_range_of_one(tmp_path: 
 
 
 def test_a_network_by_name_is_pre_trained_at_the_spacing_that_is_asked_for(tmp_path: Path) -> None:
-    choices = PretrainingChoices(
-        steps=2, batch_size=1, patch_size=(32, 32, 32), spacing=(1.5, 2.0, 2.0), device="cpu"
-    )
+    choices = PretrainingChoices(steps=2, batch_size=1, spacing=(1.5, 2.0, 2.0), device="cpu")
     inputs, path = [str(write_studies(tmp_path / "in"))], tmp_path / "e.safetensors"
-    base = find_base("SegFormer3D", size="tiny")
-    pretrain_bundle(base, inputs, path, choices)
+    pretrain_bundle(BASE, inputs, path, choices)
     header = read_encoder(path)[1]
     assert (header.base, header.start, header.spacing) == ("SegFormer3D (tiny)", "scratch", [1.5, 2.0, 2.0])
     with pytest.raises(MedvitError, match=r"SegFormer3D \(tiny\) is not one"):
-        pretrain_bundle(base, inputs, tmp_path / "f.safetensors", PretrainingChoices(start="weights"))
+        pretrain_bundle(BASE, inputs, tmp_path / "f.safetensors", PretrainingChoices(start="weights"))
 
 
 def test_after_a_full_disk_resuming_needs_no_further_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs, path = [str(write_studies(tmp_path / "in"))], tmp_path / "e.safetensors"
-    base = find_base("SegFormer3D", size="tiny")
-    choices = PretrainingChoices(steps=2, batch_size=1, patch_size=(32, 32, 32), device="cpu")
+    choices = PretrainingChoices(steps=2, batch_size=1, device="cpu")
 
     def full(*given: Any, **more: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -101,13 +104,13 @@ def test_after_a_full_disk_resuming_needs_no_further_step(
     with monkeypatch.context() as patch:
         patch.setattr("safetensors.torch.save", full)
         with pytest.raises(MedvitError, match="No space left on device; free space, then resume"):
-            pretrain_bundle(base, inputs, path, choices)
+            pretrain_bundle(BASE, inputs, path, choices)
     assert not path.exists() and not path.with_suffix(".html").exists()
     with pytest.raises(MedvitError, match=r"other settings \(base\)"):
-        pretrain_bundle(find_base("SegFormer3D", size="small"), inputs, path, choices, resume=True)
+        pretrain_bundle(OTHER, inputs, path, choices, resume=True)
     more = [*inputs, str(write_studies(tmp_path / "more", count=7))]
     with pytest.raises(MedvitError, match=r"other settings \(studies\)"):
-        pretrain_bundle(base, more, path, choices, resume=True)
+        pretrain_bundle(BASE, more, path, choices, resume=True)
     monkeypatch.setattr(pretraining._Run, "_take_step", full)
-    assert pretrain_bundle(base, inputs, path, choices, resume=True).is_file()
+    assert pretrain_bundle(BASE, inputs, path, choices, resume=True).is_file()
     assert path.stat().st_mode & 0o777 == path.with_suffix(".html").stat().st_mode & 0o777
