@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -98,15 +95,3 @@ def test_unknown_flags_are_named(flags: list[str], wrong: str, monkeypatch: pyte
         return
     with pytest.raises(SystemExit, match=re.escape(wrong)):
         check_flags()
-
-
-def test_a_mistyped_flag_ends_monais_command_in_one_sentence(tmp_path: Path) -> None:
-    copy = tmp_path / NAME
-    shutil.copytree(find_bundle(NAME).path / "configs", copy / "configs")
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--dataset_dri", "x"], cwd=copy, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("did you mean 'dataset_dir'?)")

@@ -47,7 +47,9 @@ def traces_and_exports(network: nn.Module, image: Tensor) -> None:
     expected = network(other)
     close = {"rtol": 1e-4, "atol": 1e-4 * float(expected.std())}
     traced = torch.jit.trace(network, image, check_trace=False)
-    torch.testing.assert_close(traced(other), expected, **close)
+    # Optimising the graph would take longer than running it once.
+    with torch.jit.optimized_execution(False):
+        torch.testing.assert_close(traced(other), expected, **close)
     batch = ({0: torch.export.Dim("batch", min=1, max=16)},)
     exported = torch.export.export(network, (image,), dynamic_shapes=batch).module()
     torch.testing.assert_close(exported(other), expected, **close)

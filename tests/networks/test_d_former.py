@@ -135,7 +135,8 @@ def test_trace_and_export_give_the_same() -> None:
     exported = torch.export.export(network, (image,), dynamic_shapes=batch).module()
     other = torch.randn(3, 1, 9, 33, 32)
     for x in (image, other):
-        torch.testing.assert_close(traced(x), network(x))
+        with torch.jit.optimized_execution(False):
+            torch.testing.assert_close(traced(x), network(x))
         torch.testing.assert_close(exported(x), network(x))
 
 

@@ -252,7 +252,7 @@ def test_two_processes_train_one_bundle(trained: Bundle, data: Path, tmp_path: P
     command = ["--config_file", configs, "--bundle_root", str(trained.path), "--manifest", str(data)]
     command += ["--dataset_dir", str(data.parent), "--output_dir", str(tmp_path)]
     # Timed, which the two clocks must not end at different steps.
-    command += ["--epochs", "1000", "--epoch_length", "3", "--minutes", "0.05", "--batch_size", "1"]
+    command += ["--epochs", "1000", "--epoch_length", "3", "--minutes", "0.02", "--batch_size", "1"]
     run_in_two_processes(command, tmp_path / "log.txt")
     rows = read_history(tmp_path / "training.csv")
     assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1)), "one process writes"
