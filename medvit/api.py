@@ -83,8 +83,16 @@ class _Outcome:
 
         return to_sitk(self._stored, self.result.grid)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write to ``folder/STUDY`` what ``medvit run`` would: result, measurements and report.
+
+        Parameters
+        ----------
+        folder
+            Folder of all results; the study's own is created in it.
+        overwrite
+            Replace results of another input or bundle, and files that no run has made; they are kept
+            otherwise.
 
         Returns
         -------
@@ -94,9 +102,9 @@ class _Outcome:
         Raises
         ------
         MedvitError
-            If nothing can be written there.
+            If ``folder/STUDY`` holds what must stay, or not everything could be written.
         """
-        return self.writer.save(self.result, folder)
+        return self.writer.save(self.result, folder, overwrite=overwrite)
 
     @property
     def _stored(self) -> np.ndarray:

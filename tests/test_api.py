@@ -95,6 +95,23 @@ def test_save_writes_what_the_command_writes(
     )
 
 
+def test_save_keeps_results_of_another_input_and_what_no_run_has_made(
+    segmenter: medvit.Segmenter, voxels: np.ndarray, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "scan.dcm").write_bytes(b"the only copy")
+    result, other = segmenter(voxels, AFFINE), segmenter(voxels[::-1].copy(), AFFINE)
+    with pytest.raises(MedvitError, match=r"mine: holds files that no run has made.*overwrite=True"):
+        segmenter(voxels, AFFINE, name="mine").save(tmp_path)
+    assert (tmp_path / "mine" / "scan.dcm").read_bytes() == b"the only copy"
+    stored = (result.save(tmp_path) / "labels.nii.gz").read_bytes()
+    assert (result.save(tmp_path) / "labels.nii.gz").read_bytes() == stored
+    with pytest.raises(MedvitError, match="image: holds results of another input of the same name"):
+        other.save(tmp_path)
+    assert (tmp_path / "image" / "labels.nii.gz").read_bytes() == stored
+    assert (other.save(tmp_path, overwrite=True) / "labels.nii.gz").read_bytes() != stored
+
+
 def test_chosen_structures_are_alone_in_labels_names_volumes_and_files(
     segmenter: medvit.Segmenter, head: Path, tmp_path: Path
 ) -> None:

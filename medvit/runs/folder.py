@@ -22,9 +22,10 @@ from medvit.bundles.segmentation import grid_of
 from medvit.errors import MedvitError
 from medvit.runs.done import disk_full, input_sha256, study_folder
 from medvit.runs.outcome import StudyOutcome, cause_of
+from medvit.runs.plan import refuse_other_results
 from medvit.runs.record import software_versions
 from medvit.runs.work import note_verdict
-from medvit.studies import LoadedStudy, Study, safe_name, sha256_of, write_image, write_label_map
+from medvit.studies import LoadedStudy, Study, safe_join, safe_name, sha256_of, write_image, write_label_map
 from medvit.studies.labels import LabelTable, Structure, keep_values
 from medvit.studies.study import Grid, Series
 
@@ -187,19 +188,28 @@ class StudyWriter:
         outcome = StudyOutcome(result.study.id, seconds=dict(result.seconds), details=dict(result.details))
         return self._report(result.study, result.voxels, result.grid, outcome)
 
-    def save(self, result: Result, folder: str | Path) -> Path:
+    def save(self, result: Result, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write a result in memory below `folder`; the folder of its study.
+
+        Parameters
+        ----------
+        overwrite
+            Replace results of another input or bundle, and files that no run has made.
 
         Raises
         ------
         MedvitError
-            If not everything could be written.
+            If the study's folder holds what must stay, or not everything could be written.
         """
         writer = copy.copy(self)
         writer.output_dir = Path(folder)
         outcome = StudyOutcome(result.study.id, seconds=dict(result.seconds), details=dict(result.details))
-        if not result.study.series[0].paths:  # an image in memory is its own input
+        if result.study.series[0].paths:
+            outcome.inputs = input_sha256(result.study)
+        else:  # an image in memory is its own input
             outcome.inputs = [hashlib.sha256(result.study.image.numpy().tobytes()).hexdigest()]
+        if not overwrite:
+            refuse_other_results(safe_join(folder, result.study.id), self.made_by(), outcome.inputs)
         affine = torch.from_numpy(result.grid.affine)
         writer.write(result.study, MetaTensor(torch.from_numpy(result.voxels)[None], affine=affine), outcome)
         if outcome.missing:

@@ -86,7 +86,7 @@ class RunPlan:
             progress.say(f"Checking the results of {earlier} of {len(studies)} studies.")
         with ThreadPoolExecutor(_CHECKERS) as checkers:
             states = checkers.map(
-                lambda study, folder: _state(folder, made_by, study, overwrite), studies, folders
+                lambda study, folder: _state(folder, made_by, _digests(study), overwrite), studies, folders
             )
             for study, folder, (state, why) in zip(studies, folders, states, strict=True):
                 if state == "other":
@@ -120,13 +120,29 @@ _DO = "choose another output folder, or give --overwrite to replace them"
 _State = Literal["new", "done", "stale", "other"]
 
 
-def _state(folder: Path, made_by: Mapping[str, Any], study: Study, overwrite: bool) -> tuple[_State, str]:
+def refuse_other_results(folder: Path, made_by: Mapping[str, Any], inputs: list[str]) -> None:
+    """Refuse to replace a folder, unless it holds results of the same bundle and input, or of nobody.
+
+    Raises
+    ------
+    StudyError
+        If there are results of another input or bundle, or files that no run has made.
+    """
+    state, why = _state(folder, made_by, inputs, overwrite=False)
+    if state == "other":
+        do = "choose another folder or name, or pass overwrite=True to replace them"
+        raise StudyError(OTHER_RESULTS, why, path=folder, do=do)
+
+
+def _state(
+    folder: Path, made_by: Mapping[str, Any], inputs: list[str] | None, overwrite: bool
+) -> tuple[_State, str]:
     """The content of a study's folder, and why it is invalid or must stay."""
     if not folder.exists():
         return "new", ""
     if not folder.is_dir():
         return "other", "is a file where the folder of a study's results should be"
-    mark, inputs = read_mark(folder), _digests(study)
+    mark = read_mark(folder)
     if mark is None:
         if (folder / DONE).is_file() or overwrite or not any(folder.iterdir()):
             return "stale", "it was not finished"
