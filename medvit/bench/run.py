@@ -29,12 +29,12 @@ from medvit.errors import MedvitError, MissingExtraError, StudyError
 from medvit.evaluation.measure import StudyScores
 from medvit.exits import ALL_WELL, INTERRUPTED, SOME_FAILED
 from medvit.runs.bundle_work import BundleWork
-from medvit.runs.done import void_mark
 from medvit.runs.options import execution_settings
 from medvit.runs.record import failures_in, red_in
 from medvit.runs.run import run_work
 from medvit.runs.workers import LocalExecutor
 from medvit.studies import Found, Refused, Study, only_study, sha256_of
+from medvit.studies.done_mark import void_mark
 from medvit.studies.labels import LabelTable, load_label_table
 
 TABLE = "brain"

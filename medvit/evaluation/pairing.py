@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medvit.errors import StudyError
 from medvit.studies.channels import stem_of, why_not_an_image
+from medvit.studies.done_mark import read_mark
 from medvit.studies.files import safe_name
 from medvit.studies.formats import IMAGE_SUFFIXES, READABLE, format_of
 from medvit.studies.found import LeftOut, Refused
@@ -68,12 +69,13 @@ def find_pairs(prediction: Path | str, reference: Path | str, *, images: bool = 
     Raises
     ------
     StudyError
-        If one does not exist, or is a file other than NIfTI, NRRD, MetaImage or DICOM segmentation.
+        If one does not exist, is a file other than NIfTI, NRRD, MetaImage or DICOM segmentation, or both are
+        files that cannot be a pair.
     """
     sides = [Path(str(side)) for side in (prediction, reference)]
     if all(side.is_file() for side in sides):
         own, other = (_file(side, images) for side in sides)
-        return Pairing((Pair(_id_of(own), own, other),))
+        return Pairing((_pair(_id_of(own), own, other),))
     left_out: list[LeftOut] = []
     predictions, references = (_files(side, left_out, images) for side in sides)
     for name in [n for n in predictions if n not in references]:
@@ -86,12 +88,27 @@ def find_pairs(prediction: Path | str, reference: Path | str, *, images: bool = 
     for name, theirs in sorted(references.items()):
         ours = predictions.get(name, [])
         if len(ours) == len(theirs) == 1:
-            pairs.append(Pair(name, ours[0], theirs[0]))
+            try:
+                pairs.append(_pair(name, ours[0], theirs[0]))
+            except StudyError as error:
+                refused.append(Refused(name, error))
         elif not ours and sides[0].is_file():
             left_out += [LeftOut(path, "is the reference of another study") for path in theirs]
         else:
             refused.append(Refused(name, _fault(name, ours, theirs)))
     return Pairing(tuple(pairs), tuple(refused), tuple(left_out))
+
+
+def _pair(study: str, prediction: Path, reference: Path) -> Pair:
+    if prediction.samefile(reference):
+        what, do = "is its own reference", "give the predictions first, then the references"
+        raise StudyError("same-file", what, path=prediction, do=do)
+    folder = prediction.absolute().parent
+    mark = read_mark(folder.parent if folder.name == "dicom" else folder)
+    if mark is not None and mark.get("void"):
+        what = "is a result of an earlier run, and the study failed when it was run again"
+        raise StudyError("void-result", what, path=prediction, do="run the study again")
+    return Pair(study, prediction, reference)
 
 
 def study_name(path: Path) -> str:

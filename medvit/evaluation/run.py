@@ -36,6 +36,7 @@ from medvit.studies.found import LeftOut, Refused
 
 SCHEMA_VERSION = "1.1"
 _LISTED = 3  # studies that lack a prediction are named one by one up to here
+_LEFT_OUT = 20  # files left out are named up to here
 _PRINTED = ("dice", "surface_dice", "hd95_mm", "ece", "psnr_db", "ssim", "rmse", "bias")
 
 
@@ -212,6 +213,10 @@ def _show(done: Evaluation, output: Path | str | None) -> None:
     for one in done.scores:
         for note in one.notes:
             console.print(f"{one.study}: {note}", markup=False, soft_wrap=True)
+    for thing in done.left_out[:_LEFT_OUT]:
+        console.print(f"left out: {thing.path}: {thing.why}", style="dim", markup=False, soft_wrap=True)
+    if len(done.left_out) > _LEFT_OUT:
+        console.print(f"left out: {len(done.left_out) - _LEFT_OUT} more", style="dim")
     for line in _failures(done.refused):
         console.print(f"FAILED {line}", style="red", markup=False, soft_wrap=True)
     where = f": {Path(output) / 'evaluation.html'}" if output is not None else ""

@@ -15,6 +15,7 @@ from typing import Any
 
 from medvit.errors import DISK_FULL, MedvitError, StudyError
 from medvit.studies import Study, safe_join, sha256_of, write_json
+from medvit.studies.done_mark import DONE, read_mark
 from medvit.studies.files import sync
 from medvit.studies.formats import read_header
 from medvit.studies.study import Series
@@ -22,7 +23,6 @@ from medvit.studies.study import Series
 _Stamp = tuple[int, int, int]
 Known = dict[Path, tuple[_Stamp, str]]
 
-DONE = "done.json"
 _CHANGED = {
     "weights_sha256": "the weights changed",
     "medvit": "it was made by another version of medvit",
@@ -126,22 +126,6 @@ def seal(folder: Path, made_from: Mapping[str, Any], missing: Mapping[str, str] 
         sync(subfolder)
     mark = {"made_from": made_from, "outputs": outputs}
     write_json(folder / DONE, mark | ({"missing": dict(missing)} if missing else {}))
-
-
-def read_mark(folder: Path) -> dict[str, Any] | None:
-    """The done mark of a study's folder; `None` when there is none that can be read."""
-    try:
-        mark = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    whole = isinstance(mark, dict) and all(isinstance(mark.get(k), dict) for k in ("made_from", "outputs"))
-    return mark if whole else None
-
-
-def void_mark(folder: Path) -> None:
-    """Mark the results of a study as no longer valid; what they were made from stays recorded."""
-    if (mark := read_mark(folder)) is not None:
-        write_json(folder / DONE, mark | {"void": True})
 
 
 def lies_in_results(path: Path) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from medvit.errors import MedvitError, StudyError
 from medvit.runs import refusals
-from medvit.runs.done import DONE, input_sha256, read_mark, void_mark, why_not_done
+from medvit.runs.done import input_sha256, why_not_done
 from medvit.runs.outcome import StudyOutcome
 from medvit.runs.progress import RunProgress
 from medvit.studies import Found, Study, safe_join
+from medvit.studies.done_mark import DONE, read_mark, void_mark
 
 RECORD, TABLE, LONG_TABLE, PAGE, FAILURES = (
     "run.json", "cohort.csv", "cohort_long.csv", "cohort.html", "failures.csv",
@@ -86,7 +88,9 @@ class RunPlan:
             progress.say(f"Checking the results of {earlier} of {len(studies)} studies.")
         with ThreadPoolExecutor(_CHECKERS) as checkers:
             states = checkers.map(
-                lambda study, folder: _state(folder, made_by, _digests(study), overwrite), studies, folders
+                lambda study, folder: _state(folder, made_by, partial(_digests, study), overwrite),
+                studies,
+                folders,
             )
             for study, folder, (state, why) in zip(studies, folders, states, strict=True):
                 if state == "other":
@@ -116,6 +120,13 @@ class RunPlan:
             progress.say(f"  again: {study}: {why}")
 
 
+def void_results(folder: Path, made_by: Mapping[str, Any]) -> None:
+    """Mark results by the same bundle as no longer valid; any others stay as they are."""
+    mark = read_mark(folder)
+    if mark is not None and _bundle(mark["made_from"]) == _bundle(made_by):
+        void_mark(folder)
+
+
 _DO = "choose another output folder, or give --overwrite to replace them"
 _State = Literal["new", "done", "stale", "other"]
 
@@ -128,21 +139,21 @@ def refuse_other_results(folder: Path, made_by: Mapping[str, Any], inputs: list[
     StudyError
         If there are results of another input or bundle, or files that no run has made.
     """
-    state, why = _state(folder, made_by, inputs, overwrite=False)
+    state, why = _state(folder, made_by, lambda: inputs, overwrite=False)
     if state == "other":
         do = "choose another folder or name, or pass overwrite=True to replace them"
         raise StudyError(OTHER_RESULTS, why, path=folder, do=do)
 
 
 def _state(
-    folder: Path, made_by: Mapping[str, Any], inputs: list[str] | None, overwrite: bool
+    folder: Path, made_by: Mapping[str, Any], read: Callable[[], list[str] | None], overwrite: bool
 ) -> tuple[_State, str]:
     """The content of a study's folder, and why it is invalid or must stay."""
     if not folder.exists():
         return "new", ""
     if not folder.is_dir():
         return "other", "is a file where the folder of a study's results should be"
-    mark = read_mark(folder)
+    mark, inputs = read_mark(folder), read()
     if mark is None:
         if (folder / DONE).is_file() or overwrite or not any(folder.iterdir()):
             return "stale", "it was not finished"

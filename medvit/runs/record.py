@@ -19,10 +19,10 @@ from rich.table import Table
 from medvit import __version__
 from medvit.reports.cohort import CohortRow, cohort_page, write_cohort_csv
 from medvit.reports.tables import csv_text
-from medvit.runs.done import DONE
 from medvit.runs.outcome import StudyOutcome
 from medvit.runs.plan import FAILURES, LONG_TABLE, OTHER_RESULTS, PAGE, RECORD, TABLE
 from medvit.studies import Found, atomic_path, safe_join, write_json
+from medvit.studies.done_mark import DONE
 
 # Version of the format of run.json.
 SCHEMA = "2.0"

@@ -19,15 +19,16 @@ from medvit.exits import ALL_WELL, INTERRUPTED, NOTHING_TO_DO, SOME_FAILED, STOP
 from medvit.runs.bundle_work import BundleWork
 from medvit.runs.cluster import ClusterExecutor
 from medvit.runs.dispatch import Executor, attempts
-from medvit.runs.done import lies_in_results, read_mark
+from medvit.runs.done import lies_in_results
 from medvit.runs.journal import Journal, living_runs, read_events
 from medvit.runs.outcome import StudyOutcome
 from medvit.runs.plan import RunPlan, refuse_reserved_ids
 from medvit.runs.progress import RunProgress
 from medvit.runs.record import RunFacts, show_summary, write_record
-from medvit.runs.work import Work, clear_lost, finished
+from medvit.runs.work import Work, clear_failed, clear_lost, finished
 from medvit.runs.workers import LocalExecutor, usable_cpus
 from medvit.studies import Found, LeftOut, Study, safe_join
+from medvit.studies.done_mark import read_mark
 from medvit.studies.found import NOT_AN_IMAGE
 from medvit.studies.scratch import clear_abandoned
 
@@ -162,7 +163,7 @@ def run_work(
                 kept |= {outcome.study} if event == "kept" else set()
                 journal.note(event, **_facts(outcome))
                 if event == "failed":
-                    clear_lost(work.output_dir, outcome.study)
+                    clear_failed(work.output_dir, outcome.study, made_by)
                 progress.show(outcome, event)
             interrupted = False
         except MedvitError:

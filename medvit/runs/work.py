@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any, Literal, Protocol
 from medvit.reports.quality import Verdict
 from medvit.runs import refusals
 from medvit.runs.claims import claim
-from medvit.runs.done import clear_leftovers, input_sha256, read_mark, why_not_done
+from medvit.runs.done import clear_leftovers, input_sha256, why_not_done
 from medvit.runs.journal import journal_of
 from medvit.runs.outcome import Listener, StudyOutcome
+from medvit.runs.plan import void_results
 from medvit.studies import Study, safe_join
+from medvit.studies.done_mark import read_mark
 
 State = Literal["made", "kept", "busy", "unfit"]
 
@@ -83,6 +86,14 @@ def clear_lost(output_dir: Path, study_id: str) -> None:
     with claim(output_dir, study_id) as ours:
         if ours:
             clear_leftovers(output_dir, study_id)
+
+
+def clear_failed(output_dir: Path, study_id: str, made_by: Mapping[str, Any]) -> None:
+    """As `clear_lost`; results of an earlier run by the same bundle stay, marked as not valid."""
+    with claim(output_dir, study_id) as ours:
+        if ours:
+            clear_leftovers(output_dir, study_id)
+            void_results(safe_join(output_dir, study_id), made_by)
 
 
 def finished(study: Study, folder: Path) -> StudyOutcome:

@@ -8,6 +8,8 @@ import pytest
 
 from medvit.errors import StudyError
 from medvit.evaluation import find_pairs
+from medvit.studies import write_json
+from medvit.studies.done_mark import DONE, void_mark
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -63,6 +65,23 @@ def test_two_files_are_a_pair_and_partial_files_are_none(tmp_path: Path) -> None
     [pair] = find_pairs(folder / "one.nii.gz", folder / "two_seg.nii.gz").pairs
     assert (pair.study, pair.reference.name) == ("one", "two_seg.nii.gz")
     assert not find_pairs(folder / "out", folder / "out").pairs
+
+
+def test_a_file_is_not_compared_with_itself(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a.nii.gz", "b.nii.gz")
+    assert [r.error.code for r in find_pairs(folder, folder).refused] == ["same-file"] * 2
+    with pytest.raises(StudyError, match="is its own reference; give the predictions first"):
+        find_pairs(folder / "a.nii.gz", folder / "a.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["labels.nii.gz", "dicom/seg.nii.gz"])
+def test_results_that_no_longer_count_are_no_predictions(tmp_path: Path, name: str) -> None:
+    pred, ref = touch(tmp_path / "out" / "a", name).parent, touch(tmp_path / "ref", "a.nii.gz")
+    write_json(pred / "a" / DONE, {"made_from": {}, "outputs": {}})
+    assert len(find_pairs(pred, ref).pairs) == 1
+    void_mark(pred / "a")
+    [refused] = find_pairs(pred, ref).refused
+    assert refused.error.code == "void-result" and "run the study again" in str(refused.error)
 
 
 @pytest.mark.parametrize(("name", "code"), [("nowhere", "missing-file"), ("notes.txt", "unknown-format")])

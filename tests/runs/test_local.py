@@ -10,10 +10,10 @@ from rich.console import Console
 
 from medvit.errors import MedvitError
 from medvit.runs import RunPlan, attempt, read_status
-from medvit.runs.done import DONE
 from medvit.runs.journal import living_runs, read_events
 from medvit.runs.progress import RunProgress
 from medvit.studies import Found
+from medvit.studies.done_mark import DONE
 from tests.runs.standin import StandIn, make_studies, run, starts, tree
 
 GOOD = {f"good{i}": f"ok 0 {i}" for i in range(6)}

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from medvit.errors import MedvitError, StudyError
 from medvit.runs import RunPlan, study_folder
-from medvit.runs.done import input_sha256, read_mark
+from medvit.runs.done import input_sha256
 from medvit.runs.plan import OTHER_RESULTS, refuse_reserved_ids
 from medvit.runs.progress import RunProgress
 from medvit.studies import Found, Study
+from medvit.studies.done_mark import read_mark
 from medvit.studies.found import Refused
 from tests.runs.standin import make_studies
 

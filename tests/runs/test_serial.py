@@ -18,6 +18,7 @@ from medvit.errors import MedvitError, WeightsError
 from medvit.networks import SegFormer3D, load_weights
 from medvit.runs import ResultOptions, run_bundle, run_cohort
 from medvit.runs.options import execution_settings
+from medvit.studies.done_mark import read_mark
 from medvit.training import save_weights
 from tests.phantoms import COARSE
 
@@ -179,6 +180,8 @@ def test_a_failed_study_leaves_its_earlier_result(tmp_path: Path) -> None:
     assert run([study], tmp_path / "out", overwrite=True)[1]["failures"][0]["code"] == "nifti-truncated"
     assert (tmp_path / "out" / "study" / "labels.nii.gz").read_bytes() == before
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".partial")]
+    mark = read_mark(tmp_path / "out" / "study")
+    assert mark is not None and mark["void"]  # so that nobody takes it for the result
 
 
 def test_the_report_is_written_and_names_no_patient(tmp_path: Path) -> None:
