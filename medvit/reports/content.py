@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,13 +11,13 @@ from medvit.reports.brain import hippocampus_totals
 from medvit.reports.changes import Changes
 from medvit.reports.chart import norm_chart
 from medvit.reports.language import MISSING, Language
-from medvit.reports.measurement import Asymmetry, StructureMeasurement
-from medvit.reports.norms import ASYMMETRY_90_PERCENT, ASYMMETRY_SOURCE, regressions
+from medvit.reports.measurement import Asymmetry
+from medvit.reports.norms import ASYMMETRY_90_PERCENT, regressions
 from medvit.reports.patient import display_name, technical_facts
 from medvit.reports.pictures import Picture
 from medvit.reports.quality import INTRACRANIAL_L
 from medvit.reports.report import StudyReport
-from medvit.studies.labels import Structure
+from medvit.reports.volumes import VolumeTable
 
 # Headings, and the facts of the series under each.
 FACTS = {
@@ -29,21 +29,6 @@ FACTS = {
 # Norms that are drawn over age.
 CHARTED = ("hippocampus", "ventricles", "thalamus")
 LEVEL_SIGN = {"info": "i", "warning": "!", "serious": "✕"}
-
-
-@dataclass(frozen=True)
-class VolumeRow:
-    """One line of the table of volumes, as text; a pair shares one line, with a cell for each side."""
-
-    name: str
-    colors: tuple[str, ...]
-    volumes: tuple[str, ...]
-    total: str
-    share: str
-    intensities: tuple[str, ...]
-    asymmetry: str
-    range: str
-    percentiles: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -135,45 +120,6 @@ class Content:
             )
         return rows
 
-    def volumes(self) -> list[VolumeRow]:
-        """The table of volumes; a pair has the position of its left side in the label table."""
-        return [self._volume_row(group) for group in self._groups()]
-
-    def _volume_row(self, group: tuple[StructureMeasurement, ...]) -> VolumeRow:
-        first, paired = group[0].structure, len(group) == 2
-        number, present = self.words.number, [m for m in group if m.present]
-        total = sum(m.volume_ml for m in group)
-        share = 100 * sum(m.share for m in present)
-        return VolumeRow(
-            self.words.pair(first.unsided_name) if paired else self.words.structure(first),
-            tuple(css_color(m.structure) for m in group),
-            tuple(self._volume(m) for m in group),
-            self.words.ml(total) if len(present) == len(group) else "",
-            number(share, 2 if share < 10 else 1) if present else "",
-            tuple(self._intensity(m) for m in group),
-            self._asymmetry(first.unsided_name) if paired else "",
-            self._range(first),
-            tuple(self._percentile(m.structure.name) for m in group),
-        )
-
-    def _asymmetry(self, name: str) -> str:
-        index = next(a.index for a in self.report.measurements.asymmetries if a.name == name)
-        return self._marked(index, ASYMMETRY_90_PERCENT.get(name) if self.report.totals else None)
-
-    def _marked(self, index: float | None, limit: float | None) -> str:
-        """An asymmetry in per cent, marked where it lies beyond the published range."""
-        text = self.words.number(index, 1, sign=True)
-        return f"{text} ◆" if index is not None and limit is not None and abs(index) > limit else text
-
-    def _percentile(self, name: str) -> str:
-        if name not in self.report.norms:
-            return ""
-        volume, norm = self.report.norms[name]
-        percentile = norm.percentile(volume)
-        if 1 <= percentile <= 99:
-            return self.words.number(percentile, 0)
-        return "< 1" if percentile < 1 else "> 99"
-
     def totals_title(self) -> str:
         """Heading of the totals: of the head, or of the hippocampi where only these were segmented."""
         if self.report.totals is None and hippocampus_totals(self.report.measurements):
@@ -191,7 +137,7 @@ class Content:
         rows = [(words["intracranial"], words.ml(totals.intracranial_ml) + ("" if within else " ✕"), "", "")]
         for name, ml, norm in (
             ("whole_brain", totals.brain_ml, ""),
-            ("ventricles", totals.ventricles_ml, self._percentile("ventricles")),
+            ("ventricles", totals.ventricles_ml, self.table.percentile("ventricles")),
             ("all_fluid", totals.fluid_ml, ""),
         ):
             share = 100 * ml / totals.intracranial_ml if totals.intracranial_ml else None
@@ -215,12 +161,8 @@ class Content:
         if index is None:
             return []
         limit = ASYMMETRY_90_PERCENT["hippocampus"]
-        note = self.words["hippocampal_asymmetry"].format(index=self._marked(index, limit))
-        return [f"{note} {self._asymmetry_range()}"]
-
-    def _asymmetry_range(self) -> str:
-        limit = self.words.number(ASYMMETRY_90_PERCENT["hippocampus"], 1)
-        return self.words["asymmetry_range"].format(limit=limit, source=ASYMMETRY_SOURCE)
+        note = self.words["hippocampal_asymmetry"].format(index=self.table.marked(index, limit))
+        return [f"{note} {self.table.asymmetry_range()}"]
 
     def norm_notes(self) -> list[str]:
         """Explanation of the percentiles, or why there are none; empty where norms do not apply."""
@@ -257,55 +199,15 @@ class Content:
             picture = norm_chart(name, covariates, volume, self.words)
             caption = self.words["norm_caption"].format(
                 structure=title, ml=self.words.ml(volume), z=self.words.number(norm.z(volume), 1, sign=True),
-                percentile=self._percentile(name),
+                percentile=self.table.percentile(name),
             )  # fmt: skip
             charts.append(Figure(picture, caption, caption))
         return charts
 
-    def _groups(self) -> Iterator[tuple[StructureMeasurement, ...]]:
-        measured = {m.structure: m for m in self.report.measurements.structures}
-        pairs = {a: b for a, b in self.report.table.pairs() if a in measured and b in measured}
-        rights = set(pairs.values())
-        for structure, m in measured.items():
-            if structure in pairs:
-                yield m, measured[pairs[structure]]
-            elif structure not in rights:
-                yield (m,)
-
-    def _volume(self, m: StructureMeasurement) -> str:
-        if not m.present:
-            return self.words["absent"]
-        text = self.words.ml(m.volume_ml)
-        if m.structure.plausible_ml is None:
-            return text
-        low, high = m.structure.plausible_ml
-        return f"{text} ▼" if m.volume_ml < low else f"{text} ▲" if m.volume_ml > high else text
-
-    def _intensity(self, m: StructureMeasurement) -> str:
-        if m.intensity_mean is None or m.intensity_std is None:
-            return ""
-        digits = 0 if abs(m.intensity_mean) >= 100 else 1 if abs(m.intensity_mean) >= 10 else 2
-        return f"{self.words.number(m.intensity_mean, digits)} ± {self.words.number(m.intensity_std, digits)}"
-
-    def _range(self, structure: Structure) -> str:
-        if structure.plausible_ml is None:
-            return ""
-        low, high = structure.plausible_ml
-        low_text, high_text = (self.words.number(v, 1 if v < 100 else 0) for v in (low, high))
-        return f"{low_text} – {high_text}"
-
-    def table_notes(self) -> list[str]:
-        """Explanation of the table's columns."""
-        measured, words = self.report.measurements, self.words
-        notes = [words[f"of_{measured.whole_name}"].format(ml=words.ml(measured.whole_ml))]
-        if measured.asymmetries:
-            notes.append(words["asymmetry_note"])
-        if self.report.totals and any(a.name in ASYMMETRY_90_PERCENT for a in measured.asymmetries):
-            notes.append(self._asymmetry_range())
-        if self.report.table.source:
-            sources = words.words.get(f"range_source_{self.report.table.name}", self.report.table.source)
-            notes.append(words["range_source"].format(source=sources.rstrip(".")))
-        return notes
+    @cached_property
+    def table(self) -> VolumeTable:
+        """The table of volumes, its notes and the legend."""
+        return VolumeTable(self.report, self.words)
 
     @cached_property
     def changes(self) -> Changes | None:
@@ -395,18 +297,6 @@ class Content:
             notes.append(words["oblique"].format(degrees=words.number(display.tilt)))
         return notes
 
-    def legend(self) -> list[tuple[str, str]]:
-        """Colour and name of each structure found; a pair that shares its colour is listed once."""
-        found = [m.structure for m in self.report.measurements.present]
-        entries = {(css_color(s), self._legend_name(s)): None for s in found}
-        return list(entries)
-
-    def _legend_name(self, structure: Structure) -> str:
-        alike = any(
-            structure in pair and pair[0].color == pair[1].color for pair in self.report.table.pairs()
-        )
-        return self.words.pair(structure.unsided_name) if alike else self.words.structure(structure)
-
     def provenance(self) -> list[tuple[str, str]]:
         """Provenance: bundle, weights, versions and settings."""
         rows = [
@@ -419,11 +309,6 @@ class Content:
         if self.report.notes:
             rows.append((self.words["notes"], " ".join(self.report.notes)))
         return rows
-
-
-def css_color(structure: Structure) -> str:
-    """``#rrggbb``"""
-    return "#{:02x}{:02x}{:02x}".format(*structure.color)
 
 
 def _text(value: Any) -> str:

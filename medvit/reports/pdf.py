@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvit.reports.content import Content, VolumeRow
+from medvit.reports.content import Content
 from medvit.reports.language import load_language
 from medvit.reports.report import StudyReport
 from medvit.reports.sheet import SOFT, WIDTH, Sheet
+from medvit.reports.volumes import VolumeRow
 from medvit.studies.files import atomic_path
 
 LAMPS = {"green": "#1a8a3a", "amber": "#f2a900", "red": "#c4162a"}
@@ -92,10 +93,10 @@ def _volumes(sheet: Sheet, content: Content) -> None:
         widths += [16, 14]
     header += [f"{words['range']}, ml"]
     widths += [WIDTH - sum(widths)]
-    rows = content.volumes()
+    rows = content.table.rows()
     cells = [_volume_cells(row, norms=bool(report.norms)) for row in rows]
     sheet.rows(header, cells, widths, colors=[row.colors[0] for row in rows])
-    for note in content.table_notes():
+    for note in content.table.notes():
         sheet.paragraph(note, 7.5, SOFT)
 
 
@@ -138,7 +139,7 @@ def _pictures(sheet: Sheet, content: Content) -> None:
     for note in content.picture_notes():
         sheet.paragraph(note, 7.5, SOFT)
     sheet.ln(1)
-    sheet.legend(content.legend())
+    sheet.legend(content.table.legend())
     sheet.figures(content.figures(), 3)
     if overview := content.overview():
         sheet.figures([overview], 1)
