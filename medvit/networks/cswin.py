@@ -72,7 +72,7 @@ class CSwin(PublishedNetwork):
     ) -> None:
         super().__init__()
         self.stage1_conv_embed = embedding(in_channels, embed_dim)
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
         dim = embed_dim
         for number, (heads, width, group) in enumerate(zip(num_heads, stripe_widths, rates, strict=True), 1):
             stripes = crossed_stripes(width, whole=number == 4)

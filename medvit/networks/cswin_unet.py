@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,13 @@ from torch import Tensor, nn
 from medvit.networks.cswin import Merge, embedding
 from medvit.networks.layers.stripes import CSwinBlock, crossed_stripes
 from medvit.networks.layers.vit import init_linear_layers
-from medvit.networks.published import PublishedNetwork, StateDict
+from medvit.networks.published import (
+    LoadReport,
+    PublishedNetwork,
+    StateDict,
+    load_strictly,
+    read_checkpoint,
+)
 
 # Parameter modules keep the authors' names, so that a published state dict loads as it is.
 
@@ -93,7 +101,7 @@ class CSwinUNet(PublishedNetwork):
         self.stage1_conv_embed = embedding(in_channels * self.repeats, embed_dim)
         sides = (img_size,) if isinstance(img_size, int) else tuple(img_size)
         widths = [embed_dim * 2**stage for stage in range(_STAGES)]
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
         for stage, (dim, heads, group) in enumerate(zip(widths, num_heads, rates, strict=True)):
             covered = {side // 2 ** (stage + 2) for side in sides} == {stripe_widths[stage]}
             whole = stage == _STAGES - 1 or covered
@@ -132,6 +140,30 @@ class CSwinUNet(PublishedNetwork):
             y = getattr(self, f"stage_up{stage - 1}")(getattr(self, f"concat_linear{stage}")(y))
         y = self.upsample1(self.norm_up(y)).movedim(-1, 1)
         return self.output(y)[..., :height, :width]
+
+    def load_backbone(self, source: str | Path | Mapping[str, Any]) -> LoadReport:
+        """Load a CSwin backbone (of ImageNet or of `CSwin`) into the stages down and up, as the authors do.
+
+        Where a stage of the backbone has more blocks, the first ones are taken. Joins, enlargements, the last
+        norm and the readout stay as they are.
+
+        Raises
+        ------
+        WeightsError
+            If an entry is missing or of the wrong shape; nothing is loaded then.
+        """
+        given = read_checkpoint(source)
+        if "norm4.weight" in given:
+            given |= {f"norm.{part}": given[f"norm4.{part}"] for part in ("weight", "bias")}
+        sources = {
+            name: name.replace("stage_up", "stage")
+            for name in self.state_dict()
+            if name.startswith(("stage", "merge", "norm."))
+        }
+        new = {name: value for name, value in self.state_dict().items() if name not in sources}
+        filled = {name: given[theirs] for name, theirs in sources.items() if theirs in given}
+        left = tuple(sorted(set(given) - set(sources.values())))
+        return LoadReport(load_strictly(self, new | filled, dict).matched - len(new), left)
 
     def _own_entries(self, published: StateDict) -> StateDict:
         return {name.removeprefix("cswin_unet."): value for name, value in published.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +15,20 @@ from torch import Tensor, nn
 
 from medvit.errors import WeightsError
 
-# Keys under which training frameworks nest a state dict.
-NESTINGS = ("state_dict", "model_state_dict", "model", "network_weights", "net", "network", "weights")
+# Keys under which training frameworks nest a state dict; averaged weights come before those beside them.
+NESTINGS = (
+    "state_dict_ema", "params_ema", "state_dict", "model_state_dict", "model", "network_weights", "net",
+    "network", "weights", "params",
+)  # fmt: skip
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 StateDict = dict[str, Tensor]
 
 
-# nnU-Net keeps its training log, numpy numbers, in the file of the weights. They hold no code.
-_PLAIN_NUMBERS: list[Any] = [
+# nnU-Net keeps its training log, numpy numbers, in the file of the weights, and masked autoencoders the
+# arguments of the command. Neither holds code.
+_PLAIN_VALUES: list[Any] = [
+    argparse.Namespace,
     np.float64(0).__reduce__()[0],
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "bool")),
@@ -206,7 +212,7 @@ def open_checkpoint(path: str | Path) -> Any:
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path}: not a complete safetensors file ({error}); fetch it again") from None
     try:
-        with torch.serialization.safe_globals(_PLAIN_NUMBERS):
+        with torch.serialization.safe_globals(_PLAIN_VALUES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(

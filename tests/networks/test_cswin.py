@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medvit.errors import WeightsError
 from medvit.networks import CSwin, CSwinUNet
 from medvit.networks.layers.stripes import CSwinBlock, crossed_stripes
 
@@ -72,6 +73,25 @@ def test_a_trained_checkpoint_has_the_wrapper_before_each_name() -> None:
     wanted = state["module.cswin_unet.output.weight"].clone()
     network.load_published(state)
     assert torch.equal(network.output.weight, wanted)
+
+
+def test_a_backbone_fills_the_stages_down_and_up_and_lends_its_first_blocks() -> None:
+    torch.manual_seed(0)
+    backbone = CSwin(3, 16, (1, 1, 3, 1), (2, 4, 8, 16), (1, 2, 2, 2))
+    network = CSwinUNet(1, 2, img_size=64, embed_dim=16, depths=(1, 1, 2, 1), stripe_widths=(1, 2, 2, 2))
+    joins = network.concat_linear2.weight.clone()
+    given = {name: value + 1 for name, value in backbone.state_dict().items()}
+    report = network.load_backbone({"state_dict_ema": given})
+    assert torch.equal(network.stage3[1].qkv.weight, given["stage3.1.qkv.weight"])
+    assert torch.equal(network.stage_up3[1].qkv.weight, given["stage3.1.qkv.weight"])
+    assert torch.equal(network.norm.weight, given["norm4.weight"])
+    assert torch.equal(network.concat_linear2.weight, joins)
+    begun = ("stage", "merge", "norm.")
+    assert report.matched == sum(name.startswith(begun) for name in network.state_dict())
+    assert {name[:8] for name in report.ignored} >= {"stage3.2", "norm1.we", "norm4.we"}
+    del given["merge2.conv.bias"]
+    with pytest.raises(WeightsError, match=r"merge2\.conv\.bias"):
+        network.load_backbone(given)
 
 
 def test_stochastic_depth_acts_while_training_alone() -> None:

@@ -100,6 +100,16 @@ SMALL = {
             "network_def#resnet_width": 32,
         },
     ),
+    "cswin_unet_synapse": Small(
+        SYNAPSE,
+        {
+            "img_size": 64,
+            "batch_size": 4,
+            "network_def#embed_dim": 16,
+            "network_def#depths": [1, 1, 1, 1],
+            "network_def#stripe_widths": [1, 2, 2, 2],
+        },
+    ),
     "d_former_synapse": Small(SYNAPSE, {**DFORMER, "patch_size": [16, 32, 32]}),
     "d_former_acdc": Small(ACDC, {**DFORMER, "patch_size": [16, 32, 32]}),
     "mambaclinix_abdomen": Small(

@@ -24,9 +24,9 @@ def start_from(network: Any, checkpoint: str | Path = "") -> nn.Module:
         One of `medvit.networks`.
     checkpoint
         Weights in medvit's layout or in that of the network's authors, told apart by their names; or the
-        ImageNet weights of a vision transformer (``.npz``), of which TransUNet takes what it shares; or an
-        encoder from ``medvit pretrain`` (``.safetensors``), which fills all but the readout. Empty for random
-        weights.
+        ImageNet weights of a vision transformer (``.npz``) or of a CSwin backbone, of which TransUNet and
+        CSwinUNet take what they share; or an encoder from ``medvit pretrain`` (``.safetensors``), which fills
+        all but the readout. Empty for random weights.
 
     Raises
     ------
@@ -41,8 +41,12 @@ def start_from(network: Any, checkpoint: str | Path = "") -> nn.Module:
         header = read_encoder(checkpoint)[1]
         readout = readout_of(header.network, int(header.network["in_channels"]), header.window)
         load_encoder(network, checkpoint, readout=readout)
-    elif set(read_checkpoint(checkpoint)) == set(network.state_dict()):
+    elif set(given := read_checkpoint(checkpoint)) == set(network.state_dict()):
         load_weights(network, checkpoint)
+    elif (
+        hasattr(network, "load_backbone") and "merge1.conv.weight" in given and "norm_up.weight" not in given
+    ):
+        network.load_backbone(given)
     else:
         # A network that takes its region map as a channel wraps the published one.
         getattr(network, "network", network).load_published(checkpoint)
