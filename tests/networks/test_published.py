@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,6 @@ def test_the_arguments_of_a_command_may_lie_beside_the_weights_but_no_code(tmp_p
     arguments = argparse.Namespace(lr=0.1, data=["a"])
     torch.save({"model": OTHER, "args": arguments, "epoch": 3}, tmp_path / "mae.pth")
     assert read_checkpoint(tmp_path / "mae.pth")["a.weight"].tolist() == [1, 1]
-    torch.save({"model": OTHER, "args": argparse.ArgumentParser()}, tmp_path / "code.pth")
+    torch.save({"model": OTHER, "args": Fraction(1, 3)}, tmp_path / "code.pth")
     with pytest.raises(WeightsError, match="does not open pickled objects"):
         read_checkpoint(tmp_path / "code.pth")
