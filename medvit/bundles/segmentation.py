@@ -133,7 +133,7 @@ def segment_each(
     """
     steps = _Steps.of(bundle)
     with ThreadPoolExecutor(2, thread_name_prefix="study") as threads:
-        ahead: deque[Future[_Item]] = deque()
+        ahead: deque[Future[_Prepared]] = deque()
         behind: deque[Future[Result]] = deque()
         try:
             for study in itertools.chain(studies, [None]):
@@ -150,7 +150,7 @@ def segment_each(
 
 
 def _then(
-    threads: ThreadPoolExecutor, steps: _Steps, prepared: Future[_Item], turn: AbstractContextManager[Any]
+    threads: ThreadPoolExecutor, steps: _Steps, prepared: Future[_Prepared], turn: AbstractContextManager[Any]
 ) -> Future[Result]:
     """Infer a study here, and let a thread finish it."""
     try:
@@ -174,7 +174,7 @@ def _result_of(future: Future[Result]) -> Result | Exception:
 
 
 @dataclass(frozen=True)
-class _Item:
+class _Prepared:
     """A study on its way: read and prepared, then inferred."""
 
     study: LoadedStudy
@@ -206,7 +206,7 @@ class _Steps:
             opened.part("postprocessing", unchanged),
         )
 
-    def prepared(self, study: Study | str | Path) -> _Item:
+    def prepared(self, study: Study | str | Path) -> _Prepared:
         seconds: dict[str, float] = {}
         stated = self.opened.part("channels", 1)
         found = study if isinstance(study, Study) else only_study(study, channels=stated)
@@ -217,9 +217,9 @@ class _Steps:
             loaded = read(found, self.gate)
         with _timed(seconds, "preprocess"):
             image = prepare(loaded, self.preprocessing, self.device)
-        return _Item(loaded, image, seconds)
+        return _Prepared(loaded, image, seconds)
 
-    def inferred(self, item: _Item) -> _Item:
+    def inferred(self, item: _Prepared) -> _Prepared:
         seconds = dict(item.seconds)
         # Made here and not earlier, since a study that is refused needs no network.
         network: nn.Module = self.opened.part("network")
@@ -228,7 +228,7 @@ class _Steps:
             details = self.inferer.report.as_dict()
         return replace(item, seconds=seconds, prediction=prediction, details=details)
 
-    def finished(self, item: _Item) -> Result:
+    def finished(self, item: _Prepared) -> Result:
         assert item.prediction is not None, "a study is inferred before it is finished"
         seconds = dict(item.seconds)
         with _timed(seconds, "postprocess"):

@@ -198,7 +198,7 @@ class _FusionBlock(nn.Module):
         return low + self.ffn(self.norm2(low))
 
 
-class _Body(nn.Module):
+class _CRAFTBody(nn.Module):
     def __init__(self, dim: int, depth: int, num_heads: int, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.srwa_blocks = nn.ModuleList(
@@ -217,10 +217,10 @@ class _Body(nn.Module):
         return x
 
 
-class _Group(nn.Module):
+class _CRAFTGroup(nn.Module):
     def __init__(self, dim: int, depth: int, num_heads: int, settings: Mapping[str, Any]) -> None:
         super().__init__()
-        self.residual_group = _Body(dim, depth, num_heads, settings)
+        self.residual_group = _CRAFTBody(dim, depth, num_heads, settings)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -296,7 +296,8 @@ class CRAFT(PublishedNetwork):
         self.register_buffer("mean", rgb_mean(in_channels), persistent=False)
         self.conv_first = nn.Conv2d(in_channels, embed_dim, 3, padding=1)
         self.layers = nn.ModuleList(
-            _Group(embed_dim, depth, heads, settings) for depth, heads in zip(depths, num_heads, strict=True)
+            _CRAFTGroup(embed_dim, depth, heads, settings)
+            for depth, heads in zip(depths, num_heads, strict=True)
         )
         self.norm = _ChannelNorm(embed_dim)
         identity = resi_connection == "identity"

@@ -26,7 +26,7 @@ def embedding(in_channels: int, dim: int) -> nn.Sequential:
     )
 
 
-class Merge(nn.Module):
+class ConvMerging(nn.Module):
     """Half the size: a convolution of stride 2 and a norm."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
@@ -81,7 +81,7 @@ class CSwin(PublishedNetwork):
             self.add_module(f"norm{number}", nn.LayerNorm(dim))
             if number < 4:
                 wider = dim * (num_heads[number] // heads)
-                self.add_module(f"merge{number}", Merge(dim, wider))
+                self.add_module(f"merge{number}", ConvMerging(dim, wider))
                 dim = wider
         init_linear_layers(self)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.networks.cswin import Merge, embedding
+from medvit.networks.cswin import ConvMerging, embedding
 from medvit.networks.layers.stripes import CSwinBlock, crossed_stripes
 from medvit.networks.layers.vit import init_linear_layers
 from medvit.networks.published import (
@@ -110,7 +110,7 @@ class CSwinUNet(PublishedNetwork):
                 blocks = (CSwinBlock(dim, heads, stripes, mlp_ratio, qkv_bias, rate) for rate in order)
                 self.add_module(f"{name}{stage + 1}", nn.Sequential(*blocks))
         for stage in range(1, _STAGES):
-            self.add_module(f"merge{stage}", Merge(widths[stage - 1], widths[stage]))
+            self.add_module(f"merge{stage}", ConvMerging(widths[stage - 1], widths[stage]))
             self.add_module(f"upsample{stage + 1}", CARAFE(widths[stage], widths[stage - 1]))
             self.add_module(f"concat_linear{stage + 1}", nn.Linear(2 * widths[stage - 1], widths[stage - 1]))
         self.norm = nn.LayerNorm(widths[-1])

@@ -120,7 +120,7 @@ class GroupAttention(nn.Module):
         return x.permute(order).reshape(-1, c[0] * m[0], c[1] * m[1], c[2] * m[2], self.proj.in_features)
 
 
-class Block(nn.Module):
+class DFormerBlock(nn.Module):
     """Attention and feed-forward, each with a norm before it and a residual connection."""
 
     def __init__(
@@ -139,7 +139,7 @@ class Block(nn.Module):
         return x + self.ffn(self.norm2(x))
 
 
-class Stage(nn.Module):
+class DFormerStage(nn.Module):
     """Position encoding and blocks that alternate between local and global scope."""
 
     def __init__(
@@ -155,7 +155,7 @@ class Stage(nn.Module):
         self.use_checkpoint = use_checkpoint
         self.position = PositionEncoding(dim)
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, group_size, mlp_ratio, dilated=i % 2 == 1) for i in range(depth)
+            DFormerBlock(dim, num_heads, group_size, mlp_ratio, dilated=i % 2 == 1) for i in range(depth)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class Stage(nn.Module):
         return x
 
 
-class PatchEmbedding(nn.Module):
+class DFormerEmbedding(nn.Module):
     """Non-overlapping patches, zero-padded at the end of the volume, projected and normalised."""
 
     def __init__(self, in_channels: int, dim: int, patch_size: Sequence[int]) -> None:
@@ -189,7 +189,7 @@ class PatchEmbedding(nn.Module):
         return self.norm(self.proj(x).permute(0, 2, 3, 4, 1))
 
 
-class Merge(nn.Module):
+class TokenMerging(nn.Module):
     """2x2x2 tokens to one of twice the channels; an odd axis gets one zero token at its end."""
 
     def __init__(self, dim: int) -> None:
@@ -336,12 +336,12 @@ class DFormer(PublishedNetwork):
         self.in_channels, self.deep_supervision = in_channels, deep_supervision
         dims = [embed_dim * 2**i for i in range(4)]
 
-        def stage(i: int) -> Stage:
-            return Stage(dims[i], depths[i], num_heads[i], group_size, mlp_ratio, use_checkpoint)
+        def stage(i: int) -> DFormerStage:
+            return DFormerStage(dims[i], depths[i], num_heads[i], group_size, mlp_ratio, use_checkpoint)
 
-        self.patch_embed = PatchEmbedding(in_channels, embed_dim, patch_size)
+        self.patch_embed = DFormerEmbedding(in_channels, embed_dim, patch_size)
         self.encoder = nn.ModuleList(stage(i) for i in range(4))
-        self.merges = nn.ModuleList(Merge(dim) for dim in dims[:3])
+        self.merges = nn.ModuleList(TokenMerging(dim) for dim in dims[:3])
         self.bottom_norm = nn.LayerNorm(dims[3])
         # Index 0 of everything below is the finest level.
         self.expands = nn.ModuleList(Expand(dim) for dim in dims[1:])

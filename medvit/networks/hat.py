@@ -156,7 +156,7 @@ class _OverlappingCrossAttention(nn.Module):
         return windows_to_map(torch.cat(parts), n, h, w)
 
 
-class _Body(nn.Module):
+class _HATBody(nn.Module):
     def __init__(self, dim: int, num_heads: int, rates: Sequence[float], settings: Mapping[str, Any]) -> None:
         super().__init__()
         shift = settings["shift"]
@@ -171,12 +171,12 @@ class _Body(nn.Module):
         return self.overlap_attn(x)
 
 
-class _Group(nn.Module):
+class _HATGroup(nn.Module):
     """Hybrid blocks, a cross-attention and a convolution, added to their input (RHAG)."""
 
     def __init__(self, dim: int, num_heads: int, rates: Sequence[float], settings: Mapping[str, Any]) -> None:
         super().__init__()
-        self.residual_group = _Body(dim, num_heads, rates, settings)
+        self.residual_group = _HATBody(dim, num_heads, rates, settings)
         identity = settings["resi_connection"] == "identity"
         self.conv = nn.Identity() if identity else nn.Conv2d(dim, dim, 3, padding=1)
 
@@ -282,7 +282,7 @@ class HAT(PublishedNetwork):
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
         self.layers = nn.ModuleList(
-            _Group(embed_dim, heads, group.tolist(), settings)
+            _HATGroup(embed_dim, heads, group.tolist(), settings)
             for heads, group in zip(num_heads, rates, strict=True)
         )
         self.norm = nn.LayerNorm(embed_dim)

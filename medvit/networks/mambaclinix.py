@@ -16,9 +16,9 @@ from medvit.networks.layers.residual_unet import (
     ConvUnit,
     Decoder,
     Names,
-    Plan,
     ResidualUNet,
     ResNetDBlock,
+    UNetPlan,
     conv,
     initialise_convolution,
 )
@@ -225,7 +225,7 @@ class MambaClinix(ResidualUNet):
         drop_path_rate: float = 0.5,
         deep_supervision: bool = False,
     ) -> None:
-        plan = Plan(3, features, kernel_size, strides)
+        plan = UNetPlan(3, features, kernel_size, strides)
         super().__init__(plan, in_channels, deep_supervision)
         features, kernels, count = plan.features, plan.kernel_size, len(plan.features)
         self.shallow = math.ceil(count / 2)

@@ -63,7 +63,7 @@ class _DepthwiseConv(nn.Module):
         return self.dwconv(x.movedim(-1, 1)).movedim(1, -1)
 
 
-class _FeedForward(nn.Module):
+class _PVTFeedForward(nn.Module):
     def __init__(self, dim: int, hidden: int, linear: bool) -> None:
         super().__init__()
         self.linear = linear
@@ -82,14 +82,14 @@ class _Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=_NORM_EPS), nn.LayerNorm(dim, eps=_NORM_EPS)
         self.attn = _Attention(dim, num_heads, reduction, qkv_bias, linear)
-        self.mlp = _FeedForward(dim, int(dim * ratio), linear)
+        self.mlp = _PVTFeedForward(dim, int(dim * ratio), linear)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
-class _PatchEmbedding(nn.Module):
+class _OverlapEmbedding(nn.Module):
     def __init__(self, in_channels: int, dim: int, size: int, stride: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, dim, size, stride, size // 2)
@@ -140,7 +140,7 @@ class PVTv2(PublishedNetwork):
                 _Block(dim, num_heads[stage], mlp_ratios[stage], reductions[stage], qkv_bias, linear)
                 for _ in range(depths[stage])
             )
-            self.add_module(f"patch_embed{stage + 1}", _PatchEmbedding(widths[stage], dim, size, stride))
+            self.add_module(f"patch_embed{stage + 1}", _OverlapEmbedding(widths[stage], dim, size, stride))
             self.add_module(f"block{stage + 1}", nn.Sequential(*blocks))
             self.add_module(f"norm{stage + 1}", nn.LayerNorm(dim, eps=_NORM_EPS))
         self.head = nn.Linear(embed_dims[-1], num_classes)

@@ -22,7 +22,7 @@ def _activation(name: Activation) -> Callable[[Tensor], Tensor]:
     return known[name]
 
 
-class Regions(nn.Module):
+class TokenRegions(nn.Module):
     """Tokens placed row by row on a square grid, which is divided into square regions.
 
     Parameters
@@ -104,10 +104,10 @@ class Attention(nn.Module):
         return self.dropout(self.proj(attended.transpose(1, 2).flatten(2)))
 
 
-class RegionAttention(nn.Module):
+class RegionSelfAttention(nn.Module):
     """R-MSA: self-attention inside every region (section 3.3)."""
 
-    def __init__(self, attention: Attention, regions: Regions, mask_padding: bool) -> None:
+    def __init__(self, attention: Attention, regions: TokenRegions, mask_padding: bool) -> None:
         super().__init__()
         self.attention, self.regions, self.mask_padding = attention, regions, mask_padding
 
@@ -138,7 +138,7 @@ class CrossRegionAttention(nn.Module):
     """
 
     def __init__(
-        self, attention: Attention, regions: Regions, to_scores: nn.Module, mask_padding: bool
+        self, attention: Attention, regions: TokenRegions, to_scores: nn.Module, mask_padding: bool
     ) -> None:
         super().__init__()
         self.attention, self.regions, self.to_scores = attention, regions, to_scores
@@ -187,7 +187,7 @@ class Representatives(nn.Module):
         return x @ self.weight
 
 
-class Layer(nn.Module):
+class R2TLayer(nn.Module):
     """Attention and an optional feed-forward part, each with a norm before it and a residual connection."""
 
     def __init__(self, dim: int, attention: nn.Module, ffn: nn.Module | None) -> None:
@@ -312,18 +312,18 @@ class R2TMIL(PublishedNetwork):
         self.in_channels, self.all_shortcut = in_channels, all_shortcut
         self.activation = _activation(activation)
 
-        def layer(attention: nn.Module) -> Layer:
+        def layer(attention: nn.Module) -> R2TLayer:
             hidden = int(dim * ffn_ratio)
             ffn = FeedForward(dim, hidden, ffn_activation, attention_dropout) if hidden else None
-            return Layer(dim, attention, ffn)
+            return R2TLayer(dim, attention, ffn)
 
         self.embed = nn.Linear(in_channels, dim)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             layer(
-                RegionAttention(
+                RegionSelfAttention(
                     Attention(dim, num_heads, attention_dropout, epeg_kernel_size),
-                    Regions(region_num, region_size),
+                    TokenRegions(region_num, region_size),
                     mask_padding,
                 )
             )
@@ -334,7 +334,7 @@ class R2TMIL(PublishedNetwork):
             hidden, last = nn.Linear(dim, 128, bias=False), nn.Linear(128, crmsa_representatives, bias=False)
             scores = nn.Sequential(hidden, nn.Tanh(), last)
         across = Attention(dim, crmsa_heads, attention_dropout)
-        self.cross = layer(CrossRegionAttention(across, Regions(crmsa_region_num), scores, mask_padding))
+        self.cross = layer(CrossRegionAttention(across, TokenRegions(crmsa_region_num), scores, mask_padding))
         self.norm = nn.LayerNorm(dim)
         self.pool = AttentionPool(dim, 128, pool_activation, pool_gated, pool_bias, pool_dropout)
         self.readout = nn.Linear(dim, out_channels)

@@ -156,7 +156,7 @@ class WindowAttention(nn.Module):
         return self.proj(attended.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, c))
 
 
-class Layer(nn.Module):
+class RATLayer(nn.Module):
     """Region attention, then window attention, each followed by a feed-forward part."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int, mlp_ratio: float, scale: float) -> None:
@@ -178,10 +178,10 @@ class Layer(nn.Module):
         return x + self.window_ffn(self.norm4(x))
 
 
-class Block(nn.Module):
+class RATBlock(nn.Module):
     """Layers and a 3x3 convolution, added to their input."""
 
-    def __init__(self, layers: Sequence[Layer], dim: int, use_checkpoint: bool) -> None:
+    def __init__(self, layers: Sequence[RATLayer], dim: int, use_checkpoint: bool) -> None:
         super().__init__()
         self.use_checkpoint = use_checkpoint
         self.layers = nn.ModuleList(layers)
@@ -328,8 +328,11 @@ class RAT(PublishedNetwork):
         self.encoder = nn.ModuleList(_naf_blocks(dims[i], n) for i, n in enumerate(encoder_depths))
         self.downs = nn.ModuleList(nn.Conv2d(dim, 2 * dim, 2, 2) for dim in dims[:-1])
         self.blocks = nn.ModuleList(
-            Block(
-                [Layer(dims[-1], num_heads, window_size, mlp_ratio, scale) for _ in range(layers_per_block)],
+            RATBlock(
+                [
+                    RATLayer(dims[-1], num_heads, window_size, mlp_ratio, scale)
+                    for _ in range(layers_per_block)
+                ],
                 dims[-1],
                 use_checkpoint,
             )

@@ -50,7 +50,7 @@ def _upsample(x: Tensor, size: list[int]) -> Tensor:
     return F.interpolate(x, size=size, mode="trilinear", align_corners=False)
 
 
-class PatchEmbedding(nn.Module):
+class OverlapPatchEmbedding(nn.Module):
     """Overlapping strided convolution and LayerNorm (section 3.1 of the paper)."""
 
     def __init__(self, in_channels: int, dim: int, kernel_size: int, stride: int, padding: int) -> None:
@@ -132,7 +132,7 @@ class ConvFeedForward(nn.Module):
         return self.depthwise(x)
 
 
-class Block(nn.Module):
+class SegFormerBlock(nn.Module):
     """Attention and feed-forward, each with a norm before it and a residual connection."""
 
     def __init__(
@@ -151,10 +151,10 @@ class Block(nn.Module):
         return x + self.ffn(self.norm2(x))
 
 
-class Stage(nn.Module):
+class SegFormerStage(nn.Module):
     """Patch embedding, blocks and a closing norm: one level of the pyramid."""
 
-    def __init__(self, embed: PatchEmbedding, blocks: Sequence[Block], dim: int) -> None:
+    def __init__(self, embed: OverlapPatchEmbedding, blocks: Sequence[SegFormerBlock], dim: int) -> None:
         super().__init__()
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
@@ -318,10 +318,12 @@ class SegFormer3D(PublishedNetwork):
         self.stem = DetailStem(in_channels, embed_dims[0]) if head == "detail" else None
         widths = (in_channels if self.stem is None else embed_dims[0], *embed_dims)
         self.stages = nn.ModuleList(
-            Stage(
-                PatchEmbedding(widths[i], dim, patch_kernel_size[i], patch_stride[i], patch_padding[i]),
+            SegFormerStage(
+                OverlapPatchEmbedding(
+                    widths[i], dim, patch_kernel_size[i], patch_stride[i], patch_padding[i]
+                ),
                 [
-                    Block(dim, num_heads[i], mlp_ratios[i], sr_ratios[i], attention_scale, norm)
+                    SegFormerBlock(dim, num_heads[i], mlp_ratios[i], sr_ratios[i], attention_scale, norm)
                     for _ in range(depths[i])
                 ],
                 dim,

@@ -83,7 +83,7 @@ class ResNet(nn.Module):
         return self.stages[2](middle), [middle, F.pad(fine, (0, 1, 0, 1)), root]
 
 
-class ConvUnit(nn.Sequential):
+class ConvNormReLU(nn.Sequential):
     """3x3 convolution, BatchNorm, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -99,8 +99,8 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = ConvUnit(in_channels + skip_channels, out_channels)
-        self.conv2 = ConvUnit(out_channels, out_channels)
+        self.conv1 = ConvNormReLU(in_channels + skip_channels, out_channels)
+        self.conv2 = ConvNormReLU(out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(B, in, H, W) and (B, skip, 2H, 2W) to (B, out, 2H, 2W)."""
@@ -192,7 +192,7 @@ class TransUNet(PublishedNetwork):
             )
         )
         self.norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
-        self.widen = ConvUnit(hidden_size, 512)
+        self.widen = ConvNormReLU(hidden_size, 512)
         skips = [8 * resnet_width, 4 * resnet_width, resnet_width][: self.n_skip]
         skips += [0] * (4 - len(skips))
         widths = (512, *decoder_channels)

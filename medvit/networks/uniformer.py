@@ -70,7 +70,7 @@ class _AttentionBlock(nn.Module):
         return tokens.transpose(1, 2).reshape(x.shape)
 
 
-class _PatchEmbedding(nn.Module):
+class _UniFormerEmbedding(nn.Module):
     """Half or a quarter of the size, by one convolution of patches and a layer norm."""
 
     def __init__(self, in_channels: int, dim: int, patch: int) -> None:
@@ -133,7 +133,7 @@ class UniFormer(PublishedNetwork):
         layer_scale: bool = False,
     ) -> None:
         super().__init__()
-        embedding = _ConvStem if conv_stem else _PatchEmbedding
+        embedding = _ConvStem if conv_stem else _UniFormerEmbedding
         widths = [in_channels, *embed_dims]
         for stage, (dim, depth) in enumerate(zip(embed_dims, depths, strict=True)):
             hidden, heads = int(dim * mlp_ratio), dim // head_dim

@@ -16,10 +16,10 @@ from medvit.networks.layers.recurrence import linear_recurrence
 from medvit.networks.layers.residual_unet import (
     Decoder,
     Names,
-    Plan,
     ProjectedBlock,
     ResidualUNet,
     ResNetDBlock,
+    UNetPlan,
     initialise_convolution,
 )
 
@@ -292,7 +292,7 @@ class XLSTMUNet(ResidualUNet):
             raise ValueError(f"img_size must have {spatial_dims} entries, not {list(img_size)}")
         widest = 512 if spatial_dims == 2 else 320
         features = [min(32 * 2**i, widest) for i in range(len(strides))] if features is None else features
-        plan = Plan(spatial_dims, features, kernel_size, strides)
+        plan = UNetPlan(spatial_dims, features, kernel_size, strides)
         super().__init__(plan, in_channels, deep_supervision)
         self.img_size = None if img_size is None else tuple(img_size)
         features, kernels, count = plan.features, plan.kernel_size, len(plan.features)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from medvit.errors import WeightsError
 from medvit.networks import R2TMIL
-from medvit.networks.r2t_mil import Attention, Regions
+from medvit.networks.r2t_mil import Attention, TokenRegions
 from tests.networks.adapters.r2t_mil import build
 from tests.networks.goldens import disagreement, golden, tolerance
 
@@ -26,7 +26,7 @@ def small(**changes: object) -> R2TMIL:
 @pytest.mark.parametrize(("per_axis", "size"), [(3, None), (8, 4)])
 @pytest.mark.parametrize("tokens", [1, 9, 10, 50])
 def test_regions_are_squares_of_the_row_by_row_grid(per_axis: int, size: int | None, tokens: int) -> None:
-    regions = Regions(per_axis, size)
+    regions = TokenRegions(per_axis, size)
     x = torch.arange(1.0, tokens + 1)[None, :, None]
     cut = regions.cut(x)
     count, edge = regions.grid(tokens)
@@ -79,9 +79,9 @@ def test_bags_of_different_length_equal_themselves_alone() -> None:
 def test_masked_padding_takes_no_part(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever stands in the padding, the answer stays; as published, it does not."""
     bag = torch.randn(1, tokens, 12)
-    cut = Regions.cut
+    cut = TokenRegions.cut
 
-    def noisy(self: Regions, x: Tensor) -> Tensor:
+    def noisy(self: TokenRegions, x: Tensor) -> Tensor:
         places = cut(self, x)
         return places if x.shape[-1] == 1 else torch.where(self.real(x)[..., None], places, 3.0)
 
@@ -89,7 +89,7 @@ def test_masked_padding_takes_no_part(tokens: int, monkeypatch: pytest.MonkeyPat
         network = small(mask_padding=mask_padding).eval()
         before = network(bag)
         with monkeypatch.context() as patch:
-            patch.setattr(Regions, "cut", noisy)
+            patch.setattr(TokenRegions, "cut", noisy)
             after = network(bag)
         assert before.isfinite().all()
         assert torch.allclose(before, after, atol=1e-5) == mask_padding

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from medvit.networks.layers import cpu_blocks
 
 
-class ConvUnit(nn.Sequential):
+class DetailUnit(nn.Sequential):
     """3x3x3 convolution, GroupNorm, GELU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -26,7 +26,7 @@ class DetailStem(nn.Module):
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
-        self.units = nn.Sequential(ConvUnit(8 * in_channels, width), ConvUnit(width, width))
+        self.units = nn.Sequential(DetailUnit(8 * in_channels, width), DetailUnit(width, width))
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in, D, H, W) with even D, H, W to (B, width, D/2, H/2, W/2)."""
@@ -38,7 +38,7 @@ class DetailReadout(nn.Module):
 
     def __init__(self, width: int, stem_width: int, out_channels: int) -> None:
         super().__init__()
-        self.refine = nn.Sequential(ConvUnit(width + stem_width, width), ConvUnit(width, width))
+        self.refine = nn.Sequential(DetailUnit(width + stem_width, width), DetailUnit(width, width))
         self.readout = nn.Conv3d(width, 8 * out_channels, 1)
 
     def forward(self, context: Tensor, stem: Tensor) -> Tensor:

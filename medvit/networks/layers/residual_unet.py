@@ -148,7 +148,7 @@ class Decoder(nn.Module):
         return [head(x) for head, x in zip(self.heads[:levels], reversed(maps), strict=False)]
 
 
-class Plan:
+class UNetPlan:
     """Features, kernels and strides of the stages, as an nnU-Net plan gives them, checked.
 
     Parameters
@@ -293,7 +293,7 @@ class ResidualUNet(nn.Module, ABC):
     decoder: Decoder
     unused: ClassVar[str]
 
-    def __init__(self, plan: Plan, in_channels: int, deep_supervision: bool) -> None:
+    def __init__(self, plan: UNetPlan, in_channels: int, deep_supervision: bool) -> None:
         super().__init__()
         self.plan = plan
         self.in_channels = in_channels
