@@ -14,15 +14,14 @@ import SimpleITK
 import torch
 
 from medvit.bundles import Bundle
-from medvit.errors import MedvitError, StudyError, WeightsError
+from medvit.errors import StudyError, WeightsError
 from medvit.label.errors import RequestError
 from medvit.label.serving import ServedBundle
-from medvit.label.tables import label_table, named_table
 from medvit.label.versions import Training, Versions, export
 from medvit.label.volumes import labels_on, read_label_map, write_volume
 from medvit.runs.options import execution_settings
 from medvit.studies import Grid, only_study, read_study, sha256_of
-from tests.label.phantoms import CASES, TABLE, make_bundle, make_restorer, steps, write_cases
+from tests.label.phantoms import CASES, make_bundle, make_restorer, steps, write_cases
 
 
 def served(bundle: Path, tmp_path: Path) -> ServedBundle:
@@ -65,31 +64,10 @@ def test_precision_is_that_of_every_request(tmp_path: Path) -> None:
     assert bundle.opened(bundle.bundle(), {"overlap": 0.5}).part("inferer").execution.amp == "bf16"
 
 
-@pytest.mark.parametrize("names", [{"0": "background", "1": "a", "4": "b"}, {"1": "a"}, {}])
-def test_labels_with_gaps_are_refused_with_the_file(names: dict[str, str], tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "gaps", table="", channel_def=names, state={})
-    with pytest.raises(MedvitError, match=r"metadata\.json.*without a gap"):
-        label_table(Bundle(bundle))
-
-
-def test_metadata_that_contradicts_its_table_is_refused(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "other", channel_def={"0": "background", "1": "liver"}, state={})
-    with pytest.raises(MedvitError, match="channel_def is not the label table"):
-        label_table(Bundle(bundle))
-
-
 def test_a_bundle_without_a_table_is_served_with_its_channels(tmp_path: Path) -> None:
     channels = {"0": "background", "1": "Liver", "2": "spleen"}
     bundle = make_bundle(tmp_path / "organs", table="", channel_def=channels)
     assert served(bundle, tmp_path).labels == {"liver": 1, "spleen": 2}
-
-
-def test_a_known_name_keeps_its_code() -> None:
-    brain_stem = TABLE.by_name["brain-stem"]
-    table = named_table("t", ["tumour", "Brain-Stem"], TABLE.by_name)
-    assert [s.name for s in table] == ["tumour", "Brain-Stem"]
-    assert [s.value for s in table] == [1, 2]
-    assert table.structures[1].code == brain_stem.code and table.structures[0].code != brain_stem.code
 
 
 @pytest.mark.parametrize("nested", ["state_dict", "model"])

@@ -9,13 +9,12 @@ import pytest
 import SimpleITK
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, Orientationd, Spacingd
+from monai.transforms import Spacingd
 
 from medvit.errors import StudyError
 from medvit.studies import find_studies, read_study, write_label_map
 from medvit.studies.nifti import read_header, read_image
-from medvit.studies.study import Grid, LoadedStudy, Series, Study
-from medvit.transforms.load_study import LoadStudyd
+from medvit.studies.study import Grid, Series, Study
 from tests.studies.dicom.hazards import write_all
 from tests.studies.dicom.synthetic import assert_right, made_up
 from tests.studies.nifti_cases import AFFINE, VOXELS, patched, sound
@@ -96,29 +95,6 @@ def test_dicom_series_from_folder_to_label_map(tmp_path: Path) -> None:
 def test_decisions_are_noted_once(tmp_path: Path) -> None:
     content = patched((80, "3f", (0, 0, 0)))
     assert len(read_study(study_of(content, content, folder=tmp_path)).notes) == 1
-
-
-def test_load_studyd_in_a_chain_goes_out_and_back(tmp_path: Path) -> None:
-    labels = (VOXELS > 2000).astype(np.int16)
-    (tmp_path / "a.nii").write_bytes(sound(labels))
-    orient = Orientationd("image", "RAS", labels=RAS)
-    chain = Compose([LoadStudyd("image"), orient])
-    data = chain({"image": tmp_path / "a.nii"})
-    assert data["image"].affine[0, 0] > 0
-    study = data["image_study"]
-    assert isinstance(study, LoadedStudy) and study.id == "a"
-    back = Invertd("image", orient)(data)["image"][0].numpy().astype(np.uint8)
-    path = write_label_map(tmp_path / "labels.nii.gz", back, study)
-    np.testing.assert_array_equal(read_image(read_header(path))[0], labels)
-
-
-def test_load_studyd_takes_studies_paths_and_lists(tmp_path: Path) -> None:
-    study = study_of(sound(), sound(VOXELS * 2), folder=tmp_path)
-    paths = [tmp_path / "0.nii", str(tmp_path / "1.nii")]
-    for given in (study, paths):
-        assert LoadStudyd("image")({"image": given})["image"].shape == (2, *VOXELS.shape)
-    with pytest.raises(StudyError, match="holds 2 studies"):
-        LoadStudyd("image")({"image": tmp_path})
 
 
 def test_spacing_after_a_sheared_affine_keeps_places(tmp_path: Path) -> None:
