@@ -36,7 +36,8 @@ class Acquisition:
     spacing
         Spacing in mm within a slice.
     thickness
-        Ratio of the slice thickness, from feet to head, to `spacing`.
+        Ratio of the slice thickness, from feet to head, to `spacing`. A slice that the field of view does not
+        hold in full, at the head's top, is left out.
     """
 
     contrast: str
@@ -114,8 +115,9 @@ def _make(label_map: Path, acquisition: Acquisition, seed: int, image_path: Path
     )
     # A thick slice averages its content, but the labels drawn on it follow its middle.
     n = acquisition.thickness
-    image = image.reshape(*image.shape[:2], -1, n).mean(axis=-1)
-    labels = labels[..., n // 2 :: n]
+    whole = image.shape[2] // n * n
+    image = image[..., :whole].reshape(*image.shape[:2], -1, n).mean(axis=-1)
+    labels = labels[..., :whole][..., n // 2 :: n]
     steps = np.array([acquisition.spacing, acquisition.spacing, acquisition.spacing * n])
     affine = np.diag([*steps, 1.0])
     affine[:3, 3] = -steps * (np.array(image.shape) - 1) / 2

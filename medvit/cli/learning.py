@@ -247,7 +247,9 @@ def label(
     ] = "",
     models: Annotated[
         list[str] | None,
-        typer.Option(help="Bundle to serve; may be repeated. Default: all that are installed."),
+        typer.Option(
+            help="Bundle to serve; may be repeated. Default: all that are installed, except quantised ones."
+        ),
     ] = None,
     install: Annotated[
         bool,

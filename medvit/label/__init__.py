@@ -1,1 +1,1 @@
-"""Bundles served to viewers: a MONAI Label app, run in an environment of its own (`make label-env`)."""
+"""Bundles served to viewers: a MONAI Label app, run in a separate environment (`make label-env`)."""

@@ -61,7 +61,8 @@ def serve(
     studies
         A folder of images, or the address of a DICOMweb service.
     models
-        Names of installed bundles, or folders of trusted ones; all that are installed where empty.
+        Names of installed bundles, or folders of trusted ones. Where empty, all installed ones that are not
+        quantised.
     trust
         Whether `models` may be folders.
     amp, tf32, backend

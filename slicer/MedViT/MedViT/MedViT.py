@@ -143,7 +143,7 @@ class MedViTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return Environment(folder, slicer.util.startupEnvironment())
 
     def install(self):
-        """Install or upgrade medvit in the environment of its own."""
+        """Install or upgrade medvit in its separate environment."""
         environment, source = self.environment(), self.ui.packageLineEdit.text
 
         def installed(versions: dict) -> str:
