@@ -7,8 +7,8 @@ The study is taken as the truth. CT gets the noise of a scan at a lower dose (`m
 Rician noise of a share of its brightest tissue. The classical methods are told the noise, in MR their results
 are freed of the Rician offset, and their strength is the best of several by the mean PSNR on these very
 slices, which favours them; the bundles are told nothing. BM3D is a plain implementation of the published
-algorithm (`_bm3d.py`). Wavelets are left out without PyWavelets. RED-CNN (Chen et al. 2017) runs with the published weights
-of a folder (`*.pyt`), on slices in HU that are continued by reflection.
+algorithm (`_bm3d.py`). Wavelets are left out without PyWavelets. RED-CNN (Chen et al. 2017) runs with the
+published weights of a folder (`*.pyt`), on slices in HU that are continued by reflection.
 
 PSNR, SSIM and RMSE are within the window: -160 to 240 HU, or 0 to the 99.5 percentile. Bias is the mean of
 restored minus true intensity in each homogeneous region. Memory is what the restoration takes at most over

@@ -52,8 +52,8 @@ class MedvitLabelApp(MONAILabelApp):
         A folder, or the address of a DICOMweb service.
     conf
         ``models`` (names, separated by commas; where empty, all installed ones that are not quantised),
-        ``trust`` (whether they may be folders), ``amp``, ``tf32`` and ``backend`` (precision of the networks, and what runs them),
-        ``workspace`` (folder for trained versions and for what an archive sent).
+        ``trust`` (whether they may be folders), ``amp``, ``tf32`` and ``backend`` (precision of the networks,
+        and what runs them), ``workspace`` (folder for trained versions and for what an archive sent).
 
     Raises
     ------
