@@ -95,7 +95,7 @@ def read_head_map(path: str | Path, anatomy: Anatomy) -> HeadMap:
     Raises
     ------
     StudyError
-        If the voxels are not 1 mm, or `anatomy` does not know a label.
+        If the voxels are not 1 mm, `anatomy` does not know a label, or no structure to learn is labelled.
     """
     image = nib.as_closest_canonical(nib.load(path))
     spacing = np.asarray(image.header.get_zooms()[:3])
@@ -103,10 +103,15 @@ def read_head_map(path: str | Path, anatomy: Anatomy) -> HeadMap:
         raise StudyError(
             "label-map-spacing", f"voxels of {spacing.round(3).tolist()} mm", path=path, do="resample to 1 mm"
         )
-    labels = np.asarray(image.dataobj).astype(np.int64)
-    unknown = sorted(set(np.unique(labels).tolist()) - set(anatomy.tissue_of))
+    values = np.asarray(image.dataobj)
+    # Before they become integers, which would make a known label of a fraction.
+    unknown = sorted(set(np.unique(values).tolist()) - set(anatomy.tissue_of))
     if unknown:
         raise StudyError("label-map-values", f"unknown labels: {unknown[:10]}", path=path)
+    labels = values.astype(np.int64)
+    if not any(anatomy.structure_of[int(v)] for v in np.unique(labels)):
+        what = f"holds no structure of the table {anatomy.table.name!r}"
+        raise StudyError("label-map-empty", what, path=path, do="leave it out")
     labels = np.pad(labels[tuple(slice(a.min(), a.max() + 1) for a in np.nonzero(labels))], 1)
     tissue, structure = (_look_up(labels, table) for table in (anatomy.tissue_of, anatomy.structure_of))
     centre = torch.nonzero(structure).double().mean(dim=0).float()
