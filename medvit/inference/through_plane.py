@@ -14,7 +14,7 @@ from torch import Tensor
 from medvit.errors import StudyError
 from medvit.inference.engine import Networks
 from medvit.inference.slices import SliceRestorer
-from medvit.networks.blended import smooth_share
+from medvit.networks.blended import HALF_NOISE, smooth_share
 from medvit.transforms.restoration import UNIT
 from medvit.transforms.through_plane import REFINEMENT, Refinement
 
@@ -32,6 +32,8 @@ class RefinedRestorer(SliceRestorer, ABC):
         Share of the difference between the measured slices and those of the estimate that is added to the
         estimate: 1 makes them agree, noise included; ``None`` for 1 without noise and less the more there is,
         see `medvit.networks.blended.smooth_share`.
+    half_noise
+        Noise at which that share is a half.
     """
 
     def __init__(
@@ -41,10 +43,11 @@ class RefinedRestorer(SliceRestorer, ABC):
         slices: int = 4,
         *,
         consistent: float | None = 0.0,
+        half_noise: float = HALF_NOISE,
         **options: Any,
     ) -> None:
         super().__init__(roi_size, overlap, slices, **options)
-        self.consistent = consistent
+        self.consistent, self.half_noise = consistent, half_noise
 
     @abstractmethod
     def _restored(self, voxels: Tensor, axis: int, run: Callable[[Tensor], Tensor]) -> Tensor:
@@ -74,7 +77,7 @@ class RefinedRestorer(SliceRestorer, ABC):
         if self.consistent is not None:
             return self.consistent
         rows = voxels.movedim(2 if axis == 0 else 1, 1).flatten(2)[None]
-        return 1 - float(smooth_share(rows[:, 2:3], rows[:, 1:2]))
+        return 1 - float(smooth_share(rows[:, 2:3], rows[:, 1:2], self.half_noise))
 
     def _run_planes(self, image: Tensor, network: Networks, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         return torch.as_tensor(self.run(image, network, None, args, kwargs)["image"])

@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 
 from medvit.errors import StudyError
 from medvit.inference import InPlaneRestorer, ThroughPlaneRestorer
+from medvit.networks.blended import HALF_NOISE
 from medvit.studies.study import Grid, LoadedStudy, Series
 from medvit.transforms.in_plane import pixel_refinement_of, prepare_coarse_pixels
 from medvit.transforms.through_plane import prepare_thick_slices, refinement_of, upsampled_non_locally
@@ -67,11 +68,12 @@ def test_a_consistent_estimate_agrees_with_the_measured_slices() -> None:
 
 
 def test_the_less_noise_there_is_the_more_slices_are_given_back() -> None:
+    h = HALF_NOISE
     rows, columns, slices = (np.linspace(0, 90, n) for n in (18, 14, 6))
     smooth = 200 + rows[:, None, None] + columns[:, None] + slices
     noise = np.random.default_rng(0).normal(size=smooth.shape)
     given_back = []
-    for deviation in (0.0, 12.0, 60.0):
+    for deviation, half_noise in ((0.0, h), (12.0, h), (60.0, h), (60.0, 100 * h)):
         voxels = torch.from_numpy((smooth + deviation * noise).astype(np.float32))
         affine = np.diag([1.0, 1.0, 4.0, 1.0])
         image = MetaTensor(voxels[None], affine=torch.from_numpy(affine))
@@ -79,11 +81,12 @@ def test_the_less_noise_there_is_the_more_slices_are_given_back() -> None:
         prepared = prepare_thick_slices("image", (0.0, 1e9))({"image": study})["image"]
         off = []
         for share in (0.0, None):
-            inferer = ThroughPlaneRestorer((None, None), consistent=share)
+            inferer = ThroughPlaneRestorer((None, None), consistent=share, half_noise=half_noise)
             restored = inferer(prepared[None], lambda planes: 0.8 * planes[:, :1])[0].as_tensor()
             off.append(float(refinement_of(study).inconsistency(restored, voxels[None]).mean()))
         given_back.append(1 - off[1] / off[0])
     assert given_back[0] > 0.95 and 0.05 < given_back[1] < 0.95 and given_back[2] < 0.02
+    assert given_back[3] > 0.95
 
 
 def test_an_image_that_was_not_refined_is_refused() -> None:
