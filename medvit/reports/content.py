@@ -271,7 +271,8 @@ class Content:
         """The montage, where there is one."""
         if self.report.overview is None:
             return None
-        return Figure(self.report.overview, self.words["montage_caption"], self.words["montage_alt"])
+        of = "montage" if self.report.display.labels.any() else "montage_image"
+        return Figure(self.report.overview, self.words[f"{of}_caption"], self.words[f"{of}_alt"])
 
     def surface(self) -> Figure | None:
         """The surface rendering, where there is one."""

@@ -67,6 +67,8 @@ def test_signal_to_noise_is_not_shown_for_hounsfield_units(modality: str, rows: 
     assert len(made.restoration()) == rows
     assert all(before == after for _, before, after in made.restoration())
     assert made.title == load_language("en")["restoration_title"]
+    overview = made.overview()
+    assert overview is not None and "labelled" not in overview.caption + overview.alt
 
 
 def test_provenance_is_written_out() -> None:
