@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,9 +29,13 @@ class Uni4Eye(MaskedAutoencoder):
     in_channels
         Channels of images; volumes have one.
     img_size, volume_size
-        Size of images and of volumes, in pixels; both give equally many tokens.
+        Size of images and of volumes, in pixels; both give equally many tokens. Without a size, there is no
+        entrance for volumes.
     patch_size, volume_patch_size
         Size of their patches.
+    mixed_loss
+        Whether the loss is computed after the dynamic head. It is not in the authors' variant for images with
+        masks guided by entropy, whose `noise` is a random number times the entropy of each patch.
     sizes
         The same parameters as in `MaskedAutoencoder`.
     """
@@ -39,17 +45,20 @@ class Uni4Eye(MaskedAutoencoder):
         in_channels: int = 3,
         img_size: Sequence[int] = (224, 224),
         patch_size: Sequence[int] = (16, 16),
-        volume_size: Sequence[int] = (112, 12, 112),
+        volume_size: Sequence[int] | None = (112, 12, 112),
         volume_patch_size: Sequence[int] = (16, 3, 16),
         dim: int = 1024,
         decoder_dim: int = 512,
+        mixed_loss: bool = True,
         **sizes: Any,
     ) -> None:
-        flat = Entrance(in_channels, img_size, patch_size, dim, decoder_dim)
-        deep = Entrance(1, volume_size, volume_patch_size, dim, decoder_dim, positions=False)
-        super().__init__([flat, deep], dim, decoder_dim=decoder_dim, **sizes)
-        tokens = flat.position.shape[1] - 1
-        if deep.position.shape[1] - 1 != tokens:
+        entrances = [Entrance(in_channels, img_size, patch_size, dim, decoder_dim)]
+        if volume_size is not None:
+            entrances.append(Entrance(1, volume_size, volume_patch_size, dim, decoder_dim, positions=False))
+        super().__init__(entrances, dim, decoder_dim=decoder_dim, **sizes)
+        self.mixed_loss = mixed_loss
+        tokens = math.prod(entrances[0].grid)
+        if math.prod(entrances[-1].grid) != tokens:
             raise ValueError(
                 "images and volumes must give equally many tokens: the dynamic head is bound to them"
             )
@@ -72,7 +81,7 @@ class Uni4Eye(MaskedAutoencoder):
         Returns
         -------
         prediction
-            Result before the dynamic head; its loss is computed after the head.
+            Result before the dynamic head; its loss is computed after the head, unless `mixed_loss` is off.
         mixed
             Prediction after the dynamic head, (B, tokens, voxels of a patch * channels).
         """
@@ -85,7 +94,8 @@ class Uni4Eye(MaskedAutoencoder):
         weight, bias = made[:, : tokens**2].unflatten(1, (tokens, tokens)), made[:, tokens**2 :, None]
         prediction = self._decoded(x, entrance)
         mixed = weight @ prediction + bias
-        return MaskedPrediction(self._loss(image, mixed, mask, entrance), prediction, mask), mixed
+        scored = mixed if self.mixed_loss else prediction
+        return MaskedPrediction(self._loss(image, scored, mask, entrance), prediction, mask), mixed
 
     def _own_entries(self, published: StateDict) -> StateDict:
         return renamed(published, _UNI4EYE_NAMES)
@@ -94,10 +104,15 @@ class Uni4Eye(MaskedAutoencoder):
         return tuple(name for name in published if name.startswith("mlp."))
 
 
+def _kind(match: re.Match[str]) -> int:
+    return int(match[1] or 2) - 2
+
+
 _UNI4EYE_NAMES: list[NameRule] = [
     *BLOCK_NAMES,
-    (r"^patch_embed\.proj([23])\.", lambda m: f"entrances.{int(m[1]) - 2}.proj."),
-    (r"^pos_embed([23])$", lambda m: f"entrances.{int(m[1]) - 2}.position"),
-    (r"^decoder_pos_embed([23])$", lambda m: f"entrances.{int(m[1]) - 2}.decoder_position"),
-    (r"^decoder_pred([23])\.", lambda m: f"entrances.{int(m[1]) - 2}.readout."),
+    # The variants for images alone have no number after these names.
+    (r"^patch_embed\.proj([23]?)\.", lambda m: f"entrances.{_kind(m)}.proj."),
+    (r"^pos_embed([23]?)$", lambda m: f"entrances.{_kind(m)}.position"),
+    (r"^decoder_pos_embed([23]?)$", lambda m: f"entrances.{_kind(m)}.decoder_position"),
+    (r"^decoder_pred([23]?)\.", lambda m: f"entrances.{_kind(m)}.readout."),
 ]

@@ -110,3 +110,26 @@ def test_the_dynamic_head_hears_the_task() -> None:
     assert not torch.allclose(outputs[0][1], outputs[1][1])
     with pytest.raises(ValueError, match="equally many tokens"):
         Uni4Eye(1, (8, 8), (4, 4), (4, 4, 4), (2, 2, 2), 12, 12, **SIZES)
+
+
+def test_the_variant_for_images_alone_has_its_own_names_and_its_loss_before_the_head() -> None:
+    torch.manual_seed(0)
+    sizes = {"img_size": (8, 8), "patch_size": (4, 4), "dim": 12, "decoder_dim": 12, **SIZES}
+    volumes = {"volume_size": (4, 4, 4), "volume_patch_size": (2, 2, 4)}
+    both, flat = Uni4Eye(1, **sizes, **volumes), Uni4Eye(1, **sizes, volume_size=None, mixed_loss=False)
+    published = {
+        name.replace("entrances.0.proj", "patch_embed.proj")
+        .replace("entrances.0.position", "pos_embed")
+        .replace("entrances.0.decoder_position", "decoder_pos_embed")
+        .replace("entrances.0.readout", "decoder_pred"): value
+        for name, value in both.state_dict().items()
+        if "entrances.1" not in name
+    }
+    assert flat.load_published(published | {"mlp.weight": torch.zeros(1)}).ignored == ("mlp.weight",)
+    image, noise, task = torch.rand(2, 1, 8, 8), torch.rand(2, 4), torch.tensor([1, 2])
+    (loss, prediction, mask), mixed = flat(image, task, 0.5, noise)
+    (other, wanted, _), wanted_mixed = both(image, task, 0.5, noise)
+    torch.testing.assert_close((prediction, mixed), (wanted, wanted_mixed))
+    error = (prediction - flat.entrances[0].patches(image)).square().mean(-1)
+    torch.testing.assert_close(loss, error[mask > 0].mean())
+    assert loss != other

@@ -59,6 +59,22 @@ def run_uni4eye(wrapped: WithRatio, inputs: dict[str, Tensor]) -> dict[str, Tens
     return {"0": prediction, "1": mask, "2": mixed, "loss": loss}
 
 
+def flat_uni4eye(golden: Golden) -> WithRatio:
+    """The variants for images alone; that with masks guided by entropy has its loss before the head."""
+    config = golden.manifest["config"]
+    size, patch = ((config[name],) * 2 for name in ("img_size", "patch_size"))
+    network = Uni4Eye(
+        config["in_chans"], size, patch, None, dim=config["embed_dim"],
+        mixed_loss="imgen" not in golden.manifest["inputs"], **_decoder(config),
+    )  # fmt: skip
+    return WithRatio(network, config["mask_ratio"])
+
+
+def run_flat_uni4eye(wrapped: WithRatio, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    noise = inputs["noise"] * inputs["imgen"] if "imgen" in inputs else inputs["noise"]
+    return run_uni4eye(wrapped, inputs | {"noise": noise})
+
+
 def classifier(golden: Golden) -> ViTClassifier:
     config = golden.manifest["config"]
     return ViTClassifier(
@@ -95,5 +111,7 @@ ADAPTERS = {
         lambda network, state: None,
         lambda network, inputs: position_table(network.dim, (network.grid,) * 2),
     ),
+    ("uni4eye", "MaskedAutoencoderViT_partial"): Adapter(flat_uni4eye, load_wrapped, run_flat_uni4eye),
+    ("uni4eye", "MaskedAutoencoderViT_partial_imgen"): Adapter(flat_uni4eye, load_wrapped, run_flat_uni4eye),
     ("uni4eye", "MaskedAutoencoderViT_partial23D"): Adapter(uni4eye, load_wrapped, run_uni4eye),
 }
