@@ -16,8 +16,8 @@ from medvit.studies.manifests.cases import named_cases, why_empty
 
 VALIDATION, TEST = ("validation", "val", "valid"), ("test", "testing")
 _NNUNET_FOLDS = 5
-# Forms of ids in which one patient has several cases: BIDS, BraTS and ACDC.
-_PATIENT = re.compile(r"(sub-[^_]+)_.*|(BraTS\D*\d+)-\d+|(patient\d+)_frame\d+")
+# Forms of ids in which one patient has several cases: BIDS, BraTS, ACDC and PI-CAI.
+_PATIENT = re.compile(r"(sub-[^_]+)_.*|(BraTS\D*\d+)-\d+|(patient\d+)_frame\d+|(\d{5})_\d{7}")
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,9 @@ def patient_of(case_id: str) -> str:
     return next(group for group in match.groups() if group) if match else case_id
 
 
-def nnunet_fold(cases: Sequence[Mapping[str, Any]], fold: int = 0) -> dict[str, list[Mapping[str, Any]]]:
+def nnunet_fold(
+    cases: Sequence[Mapping[str, Any]], fold: int = 0, *, by_patient: bool = False
+) -> dict[str, list[Mapping[str, Any]]]:
     """One of the five folds into which nnU-Net divides the cases of a data set.
 
     Parameters
@@ -158,6 +160,9 @@ def nnunet_fold(cases: Sequence[Mapping[str, Any]], fold: int = 0) -> dict[str, 
         Five or more, in order of their identifiers.
     fold
         Number of the fold, 0 to 4.
+    by_patient
+        Divide patients instead, whose cases stay together; nnU-Net itself does not. Cases then state their
+        identifier under ``filename_or_obj``.
 
     Returns
     -------
@@ -174,12 +179,15 @@ def nnunet_fold(cases: Sequence[Mapping[str, Any]], fold: int = 0) -> dict[str, 
     nnU-Net shuffles identifiers by scikit-learn's ``KFold(5, shuffle=True, random_state=12345)``; the same
     generator is used here.
     """
-    if len(cases) < _NNUNET_FOLDS or not 0 <= fold < _NNUNET_FOLDS:
-        raise MedvitError(f"{len(cases)} cases have no fold {fold}: five or more have the folds 0 to 4")
-    order = np.arange(len(cases))
+    people = [patient_of(str(case["filename_or_obj"])) if by_patient else n for n, case in enumerate(cases)]
+    each = list(dict.fromkeys(people))
+    if len(each) < _NNUNET_FOLDS or not 0 <= fold < _NNUNET_FOLDS:
+        what = "patients" if by_patient else "cases"
+        raise MedvitError(f"{len(each)} {what} have no fold {fold}: five or more have the folds 0 to 4")
+    order = np.arange(len(each))
     np.random.RandomState(12345).shuffle(order)
-    held_out = set(np.array_split(order, _NNUNET_FOLDS)[fold].tolist())
+    held_out = {each[number] for number in np.array_split(order, _NNUNET_FOLDS)[fold].tolist()}
     return {
-        "train": [case for number, case in enumerate(cases) if number not in held_out],
-        "validation": [case for number, case in enumerate(cases) if number in held_out],
+        "train": [case for case, one in zip(cases, people, strict=True) if one not in held_out],
+        "validation": [case for case, one in zip(cases, people, strict=True) if one in held_out],
     }

@@ -91,8 +91,8 @@ def _cswin_unetr(feature_size: int, depths: list[int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# "base" has the published widths, or those of Swin UNETR for CSwinUNETR, which has none. The networks over
-# volumes other than these two work at half resolution between a stem and a readout, without which a step on a
+# "base" has the published widths, or those of Swin UNETR for CSwinUNETR, which has none. DFormer, MambaClinix
+# and XLSTMUNet work at half resolution between a stem and a readout, without which a step on a
 # CPU takes about three times as long.
 _SIZES: dict[str, dict[Size, dict[str, Any]]] = {
     "SegFormer3D": {

@@ -17,7 +17,7 @@ from rich.console import Console
 from medvit.bundles import Bundle, open_bundle
 from medvit.bundles.convert.configuration import preprocessing
 from medvit.bundles.gate import Scope
-from medvit.datasets.splits import drawn_patients
+from medvit.datasets.splits import drawn_patients, patient_of
 from medvit.errors import MedvitError
 from medvit.studies import Found, find_studies, read_study
 from medvit.studies.channels import SYNONYMS, canonical, split_channel, stem_of
@@ -153,7 +153,7 @@ def prepare_images(preparation: Preparation, folder: Path, console: Console) -> 
         np.save(file, array)
         files.append(file)
         digests.append(digest)
-        patients.append(str(study.patient.get("id") or study.id))
+        patients.append(_patient(study))
         if modality := study.series[0].facts.get("modality"):
             modalities.setdefault(str(modality), study.id)
         if contrast := contrast_of(study):
@@ -167,6 +167,15 @@ def prepare_images(preparation: Preparation, folder: Path, console: Console) -> 
             f"{len(files)} usable studies are too few to learn from; give at least {LEAST_STUDIES}"
         )
     return PreparedImages(files, digests, patients, next(iter(modalities), ""))
+
+
+def _patient(study: Study) -> str:
+    """Who was examined: by the header, or else by a file name of a form that names patients."""
+    if known := study.patient.get("id"):
+        return str(known)
+    name = split_channel(stem_of(study.path))[0]
+    patient = patient_of(name)
+    return patient if patient != name or name.startswith("sub-") else study.id
 
 
 def _name_left_out(found: Found, console: Console) -> None:

@@ -140,6 +140,7 @@ def split_of(path: Path, **options: float) -> Split:
 
 def test_patients_are_never_on_both_sides(tmp_path: Path) -> None:
     assert patient_of("patient007_frame01") == "patient007"
+    assert patient_of("10005_1000005") == "10005" and patient_of("10005_0000") == "10005_0000"
     path = write_data(tmp_path, 3)
     listed = path.read_text().replace('"id": "case', '"id": "sub-').replace('"sub-1"', '"sub-0_ses-2"')
     path.write_text(listed.replace('"sub-0"', '"sub-0_ses-1"'))

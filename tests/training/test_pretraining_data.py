@@ -67,6 +67,15 @@ def test_studies_of_another_modality_than_the_bundles_are_left_out(tmp_path: Pat
         )
 
 
+def test_the_sessions_of_a_patient_are_kept_together(tmp_path: Path) -> None:
+    folder = write_studies(tmp_path / "in", count=6)
+    names = ["sub-1_ses-1_T1w", "sub-1_ses-2_T1w", "sub-2_T1w", "10005_1000001", "10005_1000002", "other"]
+    for file, name in zip(sorted(folder.iterdir()), names, strict=True):
+        file.rename(folder / f"{name}.nii.gz")
+    prepared = prepare_images(Preparation.of_network([str(folder)], slicewise=False), tmp_path, QUIET)
+    assert sorted(prepared.patients) == ["10005", "10005", "other", "sub-1", "sub-1", "sub-2"]
+
+
 def test_an_image_that_its_preparation_makes_constant_is_left_out(tmp_path: Path) -> None:
     preparation = found_in(write_studies(tmp_path / "in", count=5))
     clipped = Preparation(preparation.found, lambda data: {"image": data["image"].image.clamp(max=-1)}, None)

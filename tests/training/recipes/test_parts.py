@@ -137,6 +137,18 @@ def test_folds_are_nnunets() -> None:
         nnunet_fold(cases[:4])
 
 
+def test_folds_by_patient_keep_the_studies_of_one_together() -> None:
+    names = [f"1{patient:04d}_{1000000 + study}" for patient in range(7) for study in range(3)]
+    cases = [{"filename_or_obj": name} for name in names]
+    folds = [nnunet_fold(cases, fold, by_patient=True) for fold in range(5)]
+    assert [len(fold["validation"]) for fold in folds] == [6, 6, 3, 3, 3]
+    for fold in folds:
+        sides = [{case["filename_or_obj"][:5] for case in fold[side]} for side in ("train", "validation")]
+        assert not sides[0] & sides[1]
+    with pytest.raises(MedvitError, match="4 patients have no fold 0"):
+        nnunet_fold(cases[:12], by_patient=True)
+
+
 def test_a_list_of_folds_holds_one_out(tmp_path: Path) -> None:
     write_folds("brats2021", tmp_path, 3, (8, 8, 8), (1, 1, 1))
     fold = listed_fold(tmp_path / "brats21_folds.json", tmp_path, 1)
