@@ -54,6 +54,8 @@ class Scope:
     coarsest_pixel_mm
         Limit of the second-longest edge: where two edges are longer, pixels are coarse in slices of any
         direction.
+    finest_mm, finest_pixel_mm
+        Least length of the longest and of the second-longest edge, for bundles that make voxels finer.
     """
 
     modality: tuple[str, ...] = ()
@@ -61,6 +63,8 @@ class Scope:
     field_of_view_mm: tuple[float, float] = (0.0, np.inf)
     coarsest_mm: float = np.inf
     coarsest_pixel_mm: float = np.inf
+    finest_mm: float = 0.0
+    finest_pixel_mm: float = 0.0
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Scope:
@@ -73,6 +77,8 @@ class Scope:
             (float(shortest), float(longest)),
             float(stated.get("coarsest_mm", np.inf)),
             float(stated.get("coarsest_pixel_mm", np.inf)),
+            float(stated.get("finest_mm", 0.0)),
+            float(stated.get("finest_pixel_mm", 0.0)),
         )
 
 
@@ -175,22 +181,33 @@ def _field_of_view(scope: Scope, study: Study) -> Iterator[str]:
     longest = max(n * mm for n, mm in zip(shape, spacing, strict=True))
     thinnest = min(n * mm for n, mm in zip(shape, spacing, strict=True))
     part = scope.body_parts[0].lower() if scope.body_parts else "study"
-    if max(spacing) > scope.coarsest_mm:
-        yield (
-            f"has voxels of {max(spacing):.4g} mm, and the bundle needs {scope.coarsest_mm:g} mm or less; "
-            "the header may state another unit"
-        )
-    elif (pixel := sorted(spacing)[-2]) > scope.coarsest_pixel_mm:
-        yield (
-            f"has pixels of {pixel:.4g} mm, and the bundle needs {scope.coarsest_pixel_mm:g} mm or less: "
-            "in coarser ones it takes structure for noise"
-        )
+    yield from _voxel_size(scope, *sorted(spacing)[:-3:-1])
     if min(shape) == 1 and thinnest < scope.field_of_view_mm[0]:
         yield "is a single slice, and the bundle needs a volume"
     if longest > scope.field_of_view_mm[1]:
         yield (
             f"is {longest:.0f} mm long, and a {part} is scanned within {scope.field_of_view_mm[1]:g} mm: "
             "another body part, or a wrong voxel size"
+        )
+
+
+def _voxel_size(scope: Scope, voxel: float, pixel: float) -> Iterator[str]:
+    """The longest edge of a voxel and the second-longest one, in mm."""
+    if voxel > scope.coarsest_mm:
+        yield (
+            f"has voxels of {voxel:.4g} mm, and the bundle needs {scope.coarsest_mm:g} mm or less; "
+            "the header may state another unit"
+        )
+    elif pixel > scope.coarsest_pixel_mm:
+        yield f"has pixels of {pixel:.4g} mm, and the bundle needs {scope.coarsest_pixel_mm:g} mm or less"
+    elif voxel < scope.finest_mm:
+        yield (
+            f"has voxels of {voxel:.4g} mm, and the bundle makes those of {scope.finest_mm:g} mm or more finer"
+        )
+    elif pixel < scope.finest_pixel_mm:
+        yield (
+            f"has pixels of {pixel:.4g} mm, and the bundle makes those of {scope.finest_pixel_mm:g} mm "
+            "or more finer"
         )
 
 

@@ -15,7 +15,10 @@ from medvit.bundles.gate import FORCED, Scope, blankness, forced_reason, mismatc
 from medvit.errors import StudyError
 from medvit.studies.study import Grid, LoadedStudy, Series, Study
 
-BRAIN, CT, MR = (find_bundle(n).path for n in ("segformer3d_brain", "rat_ct_denoise", "rat_mr_denoise"))
+BRAIN, CT, MR, ACROSS, IN_PLANE = (
+    find_bundle(name).path
+    for name in ("segformer3d_brain", "rat_ct_denoise", "rat_mr_denoise", "hat_mr_superres", "hat_mr_inplane")
+)
 
 
 def study(
@@ -65,6 +68,13 @@ def test_a_head_in_mr_passes_without_a_note() -> None:
         (BRAIN, study(spacing=9.0, shape=(120, 20, 20)), "is 1080 mm long, and a head is scanned within 340"),
         (BRAIN, study(spacing=1.0, shape=(180, 180, 1)), "is a single slice, and the bundle needs a volume"),
         (MR, study(spacing=(6, 3, 3)), "pixels of 3 mm, and the bundle needs 2.5 mm or less"),
+        (
+            IN_PLANE,
+            study(spacing=(4, 1, 1)),
+            "pixels of 1 mm, and the bundle makes those of 1.2 mm or more finer",
+        ),
+        (IN_PLANE, study(spacing=(3, 1, 3)), "pixels of 3 mm, and the bundle needs 2.6 mm or less"),
+        (ACROSS, study(spacing=1.0), "voxels of 1 mm, and the bundle makes those of 1.5 mm or more finer"),
         (CT, study(), "not a CT in Hounsfield units"),
         (CT, study(modality="MR"), "is MR, and the bundle is for CT"),
     ],
@@ -116,6 +126,13 @@ def test_a_small_object_in_a_wide_field_is_not_blank() -> None:
 @pytest.mark.parametrize("spacing", [(1, 6, 1), (2.4, 2.4, 2.4)])
 def test_thick_slices_of_fine_pixels_pass_whatever_their_direction(spacing: tuple[float, ...]) -> None:
     assert Gate(MR)(study(spacing=spacing)).notes == ()
+
+
+def test_what_can_be_made_finer_passes() -> None:
+    assert Gate(ACROSS)(study(spacing=(1, 4, 1))).notes == ()
+    assert (
+        Gate(IN_PLANE)(study(spacing=(2, 2, 1))).notes == Gate(IN_PLANE)(study(spacing=(6, 2, 2))).notes == ()
+    )
 
 
 def test_a_ct_passes_the_gate_of_a_ct_bundle() -> None:
