@@ -202,7 +202,8 @@ def _voxel_size(scope: Scope, voxel: float, pixel: float) -> Iterator[str]:
         yield f"has pixels of {pixel:.4g} mm, and the bundle needs {scope.coarsest_pixel_mm:g} mm or less"
     elif voxel < scope.finest_mm:
         yield (
-            f"has voxels of {voxel:.4g} mm, and the bundle makes those of {scope.finest_mm:g} mm or more finer"
+            f"has voxels of {voxel:.4g} mm, and the bundle makes those of {scope.finest_mm:g} mm "
+            "or more finer"
         )
     elif pixel < scope.finest_pixel_mm:
         yield (
