@@ -23,9 +23,10 @@ from medvit.networks import read_checkpoint
 from medvit.reports.tables import csv_text
 from medvit.studies import atomic_path, sha256_of
 from medvit.training.base import Base
+from medvit.training.choices import Choices
 from medvit.training.configuration import specification
 from medvit.training.documents import Outcome, licence_note, metadata_section
-from medvit.training.plan import Choices, Plan
+from medvit.training.plan import Plan
 from medvit.training.run import train_bundle
 from medvit.training.workspace import Workspace
 

@@ -21,11 +21,11 @@ from medvit.errors import MedvitError
 from medvit.networks.published import read_checkpoint
 from medvit.studies import atomic_path, write_json
 from medvit.training.base import Base, Recipe
+from medvit.training.choices import device_named
 from medvit.training.encoder_file import PretrainingHeader, save_encoder
 from medvit.training.gradients import clipped_gradients, half_precision
 from medvit.training.masking import MaskedWindows, WindowSampler
 from medvit.training.network import fitted
-from medvit.training.plan import device_named
 from medvit.training.pretraining_choices import PretrainingChoices
 from medvit.training.pretraining_data import Preparation, prepare_images
 from medvit.training.pretraining_page import write_page

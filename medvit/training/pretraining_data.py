@@ -25,7 +25,8 @@ from medvit.studies.formats import read_header
 from medvit.studies.study import Study
 from medvit.training.base import Recipe
 from medvit.training.case_facts import CaseFacts, upright
-from medvit.training.plan import Triple, across_slices, median_spacing
+from medvit.training.choices import Triple
+from medvit.training.plan import across_slices, median_spacing
 
 LEAST_STUDIES = 5
 _LABEL_VALUES = 64

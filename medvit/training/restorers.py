@@ -19,8 +19,8 @@ from medvit.bundles.write import card, to_json, write_files
 from medvit.datasets import read_manifest
 from medvit.errors import MedvitError
 from medvit.studies import safe_name, sha256_of, write_json
+from medvit.training.choices import Choices
 from medvit.training.history import keep_history
-from medvit.training.plan import Choices
 from medvit.training.slice_pairs import Degradation, RestorationSlices
 from medvit.training.workspace import Workspace
 

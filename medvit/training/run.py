@@ -25,13 +25,14 @@ from medvit.studies.labels import parse_label_table
 from medvit.training import save_weights
 from medvit.training.base import Base
 from medvit.training.case_facts import survey
+from medvit.training.choices import Choices
 from medvit.training.configuration import WORKFLOWS, specification
 from medvit.training.costs import measure
 from medvit.training.documents import Outcome, go_on, licence_note, metadata_section, readme
 from medvit.training.encoder_file import load_encoder
 from medvit.training.history import keep_history
 from medvit.training.network import CarriedOver, build, carry_over, readout_of
-from medvit.training.plan import Choices, Plan, make_plan
+from medvit.training.plan import Plan, make_plan
 from medvit.training.windows import smaller_window
 from medvit.training.workspace import Workspace
 

@@ -114,26 +114,6 @@ def test_a_plan_is_what_the_data_say_unless_a_person_does(tmp_path: Path) -> Non
         make_plan(bundle, manifest("nose", "left ear"), cases, Choices(mirror=True), **counted)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": 0},
-        {"spacing": (1, -1, 1)},
-        {"val_fraction": 1.0},
-        {"learning_rate": float("nan")},
-        {"minutes": 0},
-        {"minutes": 5, "epochs": 3},
-        {"folds": 1},
-        {"folds": 3, "fold": 3},
-        {"fold": 0},
-        {"device": "abacus"},
-    ],
-)
-def test_choices_that_mean_nothing_are_refused(wrong: dict) -> None:
-    with pytest.raises(MedvitError, match="--"):
-        _ = Choices(**wrong).torch_device
-
-
 def split_of(path: Path, **options: float) -> Split:
     return split_cases(path, "", **options)
 
