@@ -12,6 +12,7 @@ import typer
 from medvit.cli.talk import Answer, answering, sharing
 from medvit.studies import dimse
 from medvit.studies.access import Access, PacsError
+from medvit.studies.association import Node
 from medvit.studies.pacs import dicom_files, pull, push
 
 app = typer.Typer(
@@ -86,7 +87,7 @@ def pull_command(
     if _is_url(address):
         folders = pull(address, _parse(query), output, access)
     else:
-        folders = dimse.get(dimse.Node.parse(address, access), _parse(query), output, title=title)
+        folders = dimse.get(Node.parse(address, access), _parse(query), output, title=title)
     names = [str(series) for series in folders]
     return Answer({"folders": names}, "\n".join(names))
 
@@ -100,7 +101,7 @@ def push_command(address: Address, files: Files, title: Title = "MEDVIT", *, acc
     if _is_url(address):
         count = push(address, found, access)
     else:
-        count = dimse.store(dimse.Node.parse(address, access), found, title=title)
+        count = dimse.store(Node.parse(address, access), found, title=title)
     return Answer({"stored": count}, f"{count} files stored")
 
 
@@ -109,7 +110,7 @@ def push_command(address: Address, files: Files, title: Title = "MEDVIT", *, acc
 @sharing(_certificates)
 def echo(node: NodeText, title: Title = "MEDVIT", *, access: Access) -> Answer:
     """Check that a DICOM node is reachable and accepts our calls (C-ECHO)."""
-    dimse.echo(dimse.Node.parse(node, access), title=title)
+    dimse.echo(Node.parse(node, access), title=title)
     return Answer({"node": node, "answers": True}, f"{node} answers")
 
 
@@ -118,7 +119,7 @@ def echo(node: NodeText, title: Title = "MEDVIT", *, access: Access) -> Answer:
 @sharing(_certificates)
 def find(node: NodeText, query: Query, title: Title = "MEDVIT", *, access: Access) -> Answer:
     """List the series that match, by modality, description and UID (C-FIND)."""
-    found = dimse.find(dimse.Node.parse(node, access), _parse(query), title=title)
+    found = dimse.find(Node.parse(node, access), _parse(query), title=title)
     rows = [{keyword: str(series.get(keyword, "")) for keyword in _SHOWN} for series in found]
     return Answer(rows, "\n".join("\t".join(row.values()) for row in rows))
 
@@ -135,7 +136,7 @@ def move(
     access: Access,
 ) -> Answer:
     """Have a node send the series that match to another node (C-MOVE)."""
-    count = dimse.move(dimse.Node.parse(node, access), _parse(query), to, title=title)
+    count = dimse.move(Node.parse(node, access), _parse(query), to, title=title)
     return Answer({"sent": count, "to": to}, f"{count} instances sent to {to}")
 
 
@@ -185,7 +186,7 @@ def listen(
         raise PacsError("give a bundle, or --rules with several")
     if host not in ("127.0.0.1", "localhost", "::1") and not sender:
         raise PacsError(f"{host} can be reached by others, and DICOM has no passwords; name each --sender")
-    receiver = dimse.Node.parse(send_to, access) if send_to else None
+    receiver = Node.parse(send_to, access) if send_to else None
     context = access.server_context() if tls else None
     from medvit.bundles import find_bundle
     from medvit.runs import BundleProcess, Route, read_routes

@@ -22,7 +22,8 @@ from medvit.errors import MedvitError
 from medvit.runs.claims import claim
 from medvit.runs.journal import read_events
 from medvit.studies import SeriesRules, find_studies, safe_join, write_json
-from medvit.studies.dimse import OUR_TITLE, Node, store
+from medvit.studies.association import OUR_TITLE, Node
+from medvit.studies.dimse import store
 from medvit.studies.receiver import receiving
 
 INBOX, STATES, RESULTS = "inbox", "states", "results"

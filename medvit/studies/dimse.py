@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +18,16 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medvit.errors import MissingExtraError, StudyError
-from medvit.studies.access import Access, PacsError
+from medvit.errors import StudyError
+from medvit.studies.access import PacsError
+from medvit.studies.association import OUR_TITLE, SUCCESS, Contexts, Node, associated, check_status
 from medvit.studies.pacs import check_query, digest_of, read_instance, store_all
 
 if TYPE_CHECKING:
-    from pynetdicom.ae import ApplicationEntity
     from pynetdicom.association import Association
     from pynetdicom.events import Event
 
-OUR_TITLE = "MEDVIT"
-_SUCCESS, _PENDING = 0x0000, (0xFF00, 0xFF01)
+_PENDING = (0xFF00, 0xFF01)
 # The archive warns of a coerced or reduced data set, but has stored it (PS3.4 B.2.3).
 _STORED = (0x0000, 0xB000, 0xB006, 0xB007)
 _CONTEXTS = 128  # in one association, PS3.8 9.3.2.2
@@ -58,51 +53,6 @@ _FETCHED = (
 )
 
 
-@dataclass(frozen=True)
-class Node:
-    """A DICOM application at the other end.
-
-    Parameters
-    ----------
-    title
-        Its AE title, up to 16 characters.
-    host, port
-        Address at which it listens.
-    timeout
-        Seconds to wait for a connection or an answer.
-    tls
-        Whether to talk over TLS (PS3.15 B).
-    access
-        Certificates for TLS; by default those of `Access.from_environment`.
-    """
-
-    title: str
-    host: str
-    port: int
-    timeout: float = 60.0
-    tls: bool = False
-    access: Access | None = None
-
-    @classmethod
-    def parse(cls, text: str, access: Access | None = None) -> Node:
-        """A node written as ``TITLE@host:port``, or ``TITLE@host:port+tls`` for TLS with `access`.
-
-        Raises
-        ------
-        PacsError
-            If the text is not of this form.
-        """
-        match = re.fullmatch(r"([^@\\]{1,16})@([^@:]+|\[[^\]]+\]):(\d{1,5})(\+tls)?", text)
-        if not match or not 0 < int(match[3]) < 65536:
-            raise PacsError(
-                f"{text!r} is not a DICOM node; write it as TITLE@host:port, or TITLE@host:port+tls"
-            )
-        return cls(match[1], match[2].strip("[]"), int(match[3]), tls=bool(match[4]), access=access)
-
-    def __str__(self) -> str:
-        return f"{self.title}@{self.host}:{self.port}{'+tls' if self.tls else ''}"
-
-
 def echo(node: Node, *, title: str = OUR_TITLE) -> None:
     """Ask a node whether it is running and accepts our calls (C-ECHO).
 
@@ -120,8 +70,8 @@ def echo(node: Node, *, title: str = OUR_TITLE) -> None:
     """
     from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-    with _associated(node, title, [(Verification, None)]) as association:
-        _check(association.send_c_echo(), node, "the echo")
+    with associated(node, title, [(Verification, None)]) as association:
+        check_status(association.send_c_echo(), node, "the echo")
 
 
 def find(node: Node, query: Mapping[str, str], *, title: str = OUR_TITLE) -> list[Dataset]:
@@ -146,7 +96,7 @@ def find(node: Node, query: Mapping[str, str], *, title: str = OUR_TITLE) -> lis
     of_series = {k: v for k, v in query.items() if k not in _STUDY_KEYS}
     of_study = {k: v for k, v in query.items() if k in _STUDY_KEYS}
     found = []
-    with _associated(node, title, [(model, None)]) as association:
+    with associated(node, title, [(model, None)]) as association:
         for study in _matches(association, node, model, _identifier("STUDY", _STUDY_KEYS, of_study)):
             uid = {"StudyInstanceUID": str(study.StudyInstanceUID)}
             keys = _identifier("SERIES", (*_SERIES_KEYS, *uid, *of_series), {**of_series, **uid})
@@ -188,7 +138,7 @@ def get(node: Node, query: Mapping[str, str], folder: Path, *, title: str = OUR_
     contexts = [(model, None), *((kind, _SYNTAXES) for kind in kinds)]
     roles = [build_role(kind, scp_role=True) for kind in kinds]
     inbox = _Inbox()
-    with _associated(node, title, contexts, roles=roles, stored=inbox.take) as association:
+    with associated(node, title, contexts, roles=roles, stored=inbox.take) as association:
         return [_fetched(association, node, model, one, folder, inbox) for one in series]
 
 
@@ -217,7 +167,7 @@ def move(node: Node, query: Mapping[str, str], destination: str, *, title: str =
     model = StudyRootQueryRetrieveInformationModelMove
     series = _found(node, query, title)
     sent = 0
-    with _associated(node, title, [(model, None)]) as association:
+    with associated(node, title, [(model, None)]) as association:
         for one in series:
             answers = association.send_c_move(_of_series(one), destination, model)
             sent += _completed(answers, node, f"the move to {destination}")
@@ -244,77 +194,10 @@ def store(node: Node, files: Iterable[Path], *, title: str = OUR_TITLE) -> int:
 
     def send(files: Sequence[Path]) -> Iterator[str]:
         for batch, contexts in _batches(files):
-            with _associated(node, title, contexts) as association:
+            with associated(node, title, contexts) as association:
                 yield from [_sent(association, file) for file in batch]
 
     return store_all(node, files, send)
-
-
-Contexts = Sequence[tuple[Any, Any]]
-
-
-def application(title: str) -> ApplicationEntity:
-    """Our own application, under its AE title.
-
-    Raises
-    ------
-    MissingExtraError
-        If pynetdicom is not installed.
-    """
-    try:
-        from pynetdicom import AE
-    except ImportError as error:
-        raise MissingExtraError("a PACS", "pacs") from error
-    return AE(title)
-
-
-@contextmanager
-def _associated(
-    node: Node,
-    title: str,
-    contexts: Contexts,
-    *,
-    roles: Sequence[Any] = (),
-    stored: Callable[[Event], int] | None = None,
-) -> Iterator[Association]:
-    entity = application(title)
-    from pynetdicom import evt
-
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = node.timeout
-    entity.connection_timeout = min(node.timeout, 10.0)
-    for kind, syntaxes in contexts:
-        entity.add_requested_context(kind, syntaxes or [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-    handlers: Any = [(evt.EVT_C_STORE, stored)] if stored else []
-    tls = ((node.access or Access.from_environment()).client_context(), node.host) if node.tls else None
-    try:
-        association = entity.associate(
-            node.host,
-            node.port,
-            ae_title=node.title,
-            ext_neg=list(roles),
-            evt_handlers=handlers,
-            tls_args=tls,
-        )
-    except socket.gaierror as error:
-        raise PacsError(f"{node}: there is no host of that name ({error.strerror}); check it") from error
-    if not association.is_established:
-        if association.is_rejected:
-            raise PacsError(f"{node} rejects {title}; have the title entered there, and check {node.title}")
-        also = ", certificates" if node.tls else ""
-        raise PacsError(f"{node} cannot be reached; check host, port{also} and title, and that the PACS runs")
-    try:
-        yield association
-    finally:
-        if association.is_established:
-            association.release()
-
-
-def _check(status: Dataset, node: Node, what: str) -> None:
-    code = status.get("Status")
-    if code is None:
-        raise PacsError(f"{node} did not answer {what} in time; try again")
-    if code != _SUCCESS:
-        raise PacsError(f"{node} refused {what} (status {code:#06x})")
 
 
 def _identifier(level: str, keywords: Iterable[str], values: Mapping[str, str]) -> Dataset:
@@ -331,7 +214,7 @@ def _matches(association: Association, node: Node, model: Any, identifier: Datas
         if status.get("Status") in _PENDING and match is not None:
             matches.append(match)
         else:
-            _check(status, node, "the query")
+            check_status(status, node, "the query")
     return matches
 
 
@@ -357,7 +240,7 @@ class _Inbox:
         request: Any = event.request
         name = digest_of(str(request.AffectedSOPInstanceUID))
         (self.folder / f"{name}.dcm").write_bytes(event.encoded_dataset())
-        return _SUCCESS
+        return SUCCESS
 
 
 def _fetched(
@@ -387,7 +270,7 @@ def _completed(answers: Iterable[tuple[Dataset, Dataset | None]], node: Node, wh
     failed = int(status.get("NumberOfFailedSuboperations") or 0)
     if failed:
         raise PacsError(f"{node} could not complete {what}: {failed} instances failed; try again")
-    _check(status, node, what)
+    check_status(status, node, what)
     return int(status.get("NumberOfCompletedSuboperations") or 0)
 
 

@@ -16,8 +16,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medvit.errors import DISK_FULL, MedvitError
 from medvit.studies.access import PacsError
+from medvit.studies.association import application
 from medvit.studies.dicom.headers import quiet
-from medvit.studies.dimse import application
 from medvit.studies.files import atomic_path
 from medvit.studies.pacs import digest_of
 

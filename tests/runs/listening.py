@@ -10,7 +10,7 @@ import pydicom
 from pydicom.uid import generate_uid
 
 from medvit.runs.listener import Processed, listen
-from medvit.studies.dimse import Node
+from medvit.studies.association import Node
 from medvit.studies.files import atomic_path
 
 

@@ -20,7 +20,8 @@ import pytest
 from medvit.errors import MedvitError
 from medvit.runs.listener import Listener, Processed, State, listen, read_routes
 from medvit.studies.access import PacsError
-from medvit.studies.dimse import Node, find, move, store
+from medvit.studies.association import Node
+from medvit.studies.dimse import find, move, store
 from tests.runs.listening import images_of, process, result_of
 from tests.studies.dicom_out.synthetic import write_series
 from tests.studies.dimse_peer import archive

@@ -12,7 +12,7 @@ import pydicom
 from pydicom import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt, sop_class
 
-from medvit.studies.dimse import Node
+from medvit.studies.association import Node
 
 
 @dataclass

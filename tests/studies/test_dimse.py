@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from medvit.cli.pacs import app
 from medvit.errors import StudyError
 from medvit.studies.access import PacsError
-from medvit.studies.dimse import Node, echo, find, get, move, store
+from medvit.studies.association import Node
+from medvit.studies.dimse import echo, find, get, move, store
 from medvit.studies.receiver import receiving
 from tests.studies.dicom.encoding import save_as
 from tests.studies.dicom.synthetic import made_up
@@ -81,22 +82,6 @@ def test_what_is_not_done_is_said(tmp_path):
             echo(Node("NOBODY", "127.0.0.1", peer.node.port, timeout=5.0))
     with pytest.raises(PacsError, match="cannot be reached"):
         echo(Node("ARCHIVE", "127.0.0.1", free_port(), timeout=5.0))
-
-
-@pytest.mark.parametrize(
-    "text", ["ARCHIVE", "A@host", "A@host:0", "@host:104", "x" * 17 + "@host:104", "A@h:99999"]
-)
-def test_nodes_are_written_in_one_way(text):
-    with pytest.raises(PacsError, match="write it as TITLE@host:port"):
-        Node.parse(text)
-
-
-def test_a_node_as_it_is_written():
-    assert Node.parse("ORTHANC@pacs.example:4242") == Node("ORTHANC", "pacs.example", 4242)
-    assert Node.parse("A@[::1]:104").host == "::1"
-    secure = Node.parse("ORTHANC@pacs.example:2762+tls")
-    assert secure == Node("ORTHANC", "pacs.example", 2762, tls=True)
-    assert str(secure) == "ORTHANC@pacs.example:2762+tls"
 
 
 def test_queries_and_files_that_make_no_sense(tmp_path):

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from medvit.cli.pacs import app
 from medvit.studies import receiver
 from medvit.studies.access import Access, PacsError
-from medvit.studies.dimse import Node, echo, store
+from medvit.studies.association import Node
+from medvit.studies.dimse import echo, store
 from medvit.studies.receiver import receiving
 from tests.studies.dicom_out.synthetic import write_series
 

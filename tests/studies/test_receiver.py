@@ -10,7 +10,8 @@ import pydicom
 import pytest
 
 from medvit.studies.access import PacsError
-from medvit.studies.dimse import Node, echo, store
+from medvit.studies.association import Node
+from medvit.studies.dimse import echo, store
 from medvit.studies.receiver import receiving
 from tests.studies.dicom.encoding import save_as
 from tests.studies.dicom.synthetic import made_up
