@@ -95,7 +95,8 @@ def train(
         ),
     ] = "",
     pretrained: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Encoder to start from, written by medvit pretrain.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Encoder to start from: of medvit pretrain or the authors."),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue an interrupted training.")] = False,
     plan: Annotated[

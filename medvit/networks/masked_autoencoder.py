@@ -171,7 +171,7 @@ def draw_mask(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
     return order[:, :kept], order.argsort(dim=1)
 
 
-_AUTOENCODER_NAMES: list[NameRule] = [
+AUTOENCODER_NAMES: list[NameRule] = [
     *BLOCK_NAMES,
     (r"^patch_embed\.proj\.", "entrances.0.proj."),
     (r"^pos_embed$", "entrances.0.position"),
@@ -332,7 +332,7 @@ class MaskedAutoencoder(_Transformer):
         return ((prediction - target).square().mean(dim=-1) * mask).sum() / mask.sum()
 
     def _own_entries(self, published: StateDict) -> StateDict:
-        return renamed(published, _AUTOENCODER_NAMES)
+        return renamed(published, AUTOENCODER_NAMES)
 
 
 class ViTClassifier(_Transformer):
@@ -399,13 +399,13 @@ class ViTClassifier(_Transformer):
         own = self.state_dict()
         given = self._own_entries(encoder)
         if "entrance.position" in given:
-            given["entrance.position"] = _resized(given["entrance.position"], self.entrance.grid)
+            given["entrance.position"] = resized_table(given["entrance.position"], self.entrance.grid)
         new = {name: own[name] for name in own if name.startswith(("norm.", "head."))}
         report = load_strictly(self, new | given, dict)
         return LoadReport(report.matched - len(new), left)
 
 
-def _resized(table: Tensor, grid: Sequence[int]) -> Tensor:
+def resized_table(table: Tensor, grid: Sequence[int]) -> Tensor:
     """A square position table (1, 1 + tokens, C) on another grid; the class token's row is kept."""
     if table.shape[1] == 1 + math.prod(grid):
         return table

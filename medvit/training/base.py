@@ -14,6 +14,7 @@ from medvit.training import inference_component
 from medvit.training.architectures import SLICEWISE, definition_of, network_named, start_named
 from medvit.training.encoder_file import read_encoder
 from medvit.training.network import is_lateral, network_definition
+from medvit.training.published_encoders import check_published_encoder, is_ours
 
 # Edges of the window if no bundle states one: for slices and for volumes.
 _WINDOWS = {2: (128, 128), 3: (64, 64, 64)}
@@ -83,7 +84,8 @@ class Base:
     weights_of
         Bundle whose weights are carried over; ``None`` to start from random ones.
     encoder
-        File of `medvit pretrain` that fills all but the readout; weights of a bundle then fill the readout.
+        File of `medvit pretrain`, or of the network's authors, that fills the encoder; weights of a bundle
+        then fill the rest.
     """
 
     name: str
@@ -153,7 +155,7 @@ def find_base(
     from_scratch
         Leave a bundle's weights out.
     pretrained
-        File of `medvit pretrain` to start from.
+        File to start from: of `medvit pretrain`, or of the network's authors.
     trust
         Whether a bundle's folder may be used.
 
@@ -162,11 +164,15 @@ def find_base(
     MedvitError
         If nothing has that name, or a size is given for a bundle, whose network has one already.
     """
-    if pretrained is not None:
-        read_encoder(pretrained)  # refused before any work
+    published = pretrained is not None and not is_ours(pretrained)
+    if pretrained is not None:  # refused before any work
+        check_published_encoder(pretrained) if published else read_encoder(pretrained)
     network = network_named(name)
     if network is not None:
-        return replace(Base.of_network(network, size or "small"), encoder=pretrained)
+        base = replace(Base.of_network(network, size or "small"), encoder=pretrained)
+        # All published weights of Swin UNETR were trained under this merging.
+        legacy = {"patch_merging": "legacy"} if published and network == "SwinUNETR" else {}
+        return replace(base, network=base.network | legacy)
     bundle = start_named(name, trust=trust)
     if bundle is None:
         raise MedvitError(f"{name} denoises slices, and segments nothing")

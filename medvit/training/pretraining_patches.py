@@ -24,11 +24,11 @@ SLAB, SLAB_PATCH = 12, 3  # slices of a window beside slices, and of its patches
 _DECODER: dict[str, Any] = {
     "decoder_dim": 192, "decoder_depth": 2, "decoder_num_heads": 6, "normalise_targets": True,
 }  # fmt: skip
-_TRANSUNET: list[NameRule] = [
+TRANSUNET_NAMES: list[NameRule] = [
     (r"^entrances\.0\.proj\.", "embed."),
     (r"^entrances\.0\.position$", "position"),
 ]
-_UNETR: list[NameRule] = [
+_UNETR_NAMES: list[NameRule] = [
     (r"^entrances\.0\.proj\.", "vit.patch_embedding.patch_embeddings."),
     (r"^entrances\.0\.position$", "vit.patch_embedding.position_embeddings"),
     (r"^(blocks|norm)\.", lambda m: f"vit.{m[0]}"),
@@ -72,10 +72,10 @@ class PlainTransformer:
         network: Any = None
         if network_class == "TransUNet" and definition.get("resnet_depths", ()) is None:
             network = build(definition)
-            blocks, repeats, names = network.blocks, network.embed.in_channels // channels, _TRANSUNET
+            blocks, repeats, names = network.blocks, network.embed.in_channels // channels, TRANSUNET_NAMES
         elif network_class == "UNETR" and definition.get("qkv_bias"):
             network = build(definition)
-            blocks, repeats, names = network.vit.blocks, 1, _UNETR
+            blocks, repeats, names = network.vit.blocks, 1, _UNETR_NAMES
         else:
             raise MedvitError(
                 "removed patches are for a plain vision transformer: ViT, UNETR, or a bundle with one of "

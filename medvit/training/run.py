@@ -33,6 +33,7 @@ from medvit.training.encoder_file import load_encoder
 from medvit.training.history import keep_history
 from medvit.training.network import CarriedOver, build, carry_over, readout_of
 from medvit.training.plan import Plan, make_plan
+from medvit.training.published_encoders import is_ours, load_published_encoder
 from medvit.training.windows import smaller_window
 from medvit.training.workspace import Workspace
 
@@ -209,6 +210,10 @@ def _begun(work: Workspace, base: Base, plan: Plan) -> Plan:
 def _pretrained(network: nn.Module, base: Base, encoder: Path, plan: Plan) -> str:
     """Fill all but the readout from a pre-trained encoder; return a sentence about it."""
     inner = network.network if isinstance(network, LateralSegmenter) else network
+    if not is_ours(encoder):
+        matched = load_published_encoder(inner, encoder)
+        rest = "new" if base.weights_of is None else f"from {base.name}"
+        return f"{matched} of {len(inner.state_dict())} tensors from {encoder.name}; the rest is {rest}"
     channels = int(plan.network.get("network", plan.network)["in_channels"])
     readout = readout_of(base.network, channels, plan.window)
     matched, header = load_encoder(inner, encoder, readout=readout)
