@@ -39,8 +39,23 @@ class Bundle:
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """Content of ``configs/metadata.json``."""
-        return json.loads((self.path / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        """Content of ``configs/metadata.json``.
+
+        Raises
+        ------
+        MedvitError
+            If the file is not a JSON object.
+        """
+        file = self.path / "configs" / "metadata.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:  # of JSON, or of the encoding
+            raise MedvitError(
+                f"{file} is not JSON ({error}); correct it or fetch the bundle again"
+            ) from error
+        if not isinstance(content, dict):
+            raise MedvitError(f"{file} holds no JSON object; correct it or fetch the bundle again")
+        return content
 
     @property
     def version(self) -> str:

@@ -105,11 +105,12 @@ def read_head_map(path: str | Path, anatomy: Anatomy) -> HeadMap:
         )
     values = np.asarray(image.dataobj)
     # Before they become integers, which would make a known label of a fraction.
-    unknown = sorted(set(np.unique(values).tolist()) - set(anatomy.tissue_of))
+    present = np.unique(values).tolist()
+    unknown = sorted(set(present) - set(anatomy.tissue_of))
     if unknown:
         raise StudyError("label-map-values", f"unknown labels: {unknown[:10]}", path=path)
     labels = values.astype(np.int64)
-    if not any(anatomy.structure_of[int(v)] for v in np.unique(labels)):
+    if not any(anatomy.structure_of[int(value)] for value in present):
         what = f"holds no structure of the table {anatomy.table.name!r}"
         raise StudyError("label-map-empty", what, path=path, do="leave it out")
     labels = np.pad(labels[tuple(slice(a.min(), a.max() + 1) for a in np.nonzero(labels))], 1)

@@ -33,8 +33,6 @@ def _tree(output: Path) -> dict[str, str]:
 
 def test_the_brain_bundle_over_a_cohort(tmp_path: Path) -> None:
     bundle = find_bundle("segformer3d_brain")
-    if not bundle.weights.is_file():
-        pytest.skip("the weights of the bundle are not here")
     _make_inputs(tmp_path / "in")
     output = tmp_path / "out"
     assert run_cohort(bundle, [str(tmp_path / "in")], output, workers=1, time_limit=900.0) == 3
