@@ -11,7 +11,7 @@ from medvit.cli.completion import words
 from medvit.cli.monai_import import import_monai_for
 from medvit.cli.options import Output, Trust
 from medvit.cli.talk import Answer, answering
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, did_you_mean
 from medvit.exits import ALL_WELL, NOTHING_TO_DO, SOME_FAILED
 
 
@@ -30,6 +30,7 @@ def check(
     from medvit.bundles.find import is_bundle
     from medvit.runs.options import checked_inputs
 
+    _refuse_misspelt_bundle(studies)
     if len(studies) > 1 and is_bundle(studies[0]):
         from medvit.bundles.find import find_bundle
 
@@ -45,6 +46,15 @@ def check(
         checked = check_studies(checked_inputs(studies))
     code = NOTHING_TO_DO if not checked else ALL_WELL if checked.ok else SOME_FAILED
     return Answer(checked.as_dict(), str(checked), code)
+
+
+def _refuse_misspelt_bundle(studies: list[str]) -> None:
+    from medvit.bundles.find import installed_bundles, is_bundle
+
+    first = studies[0]
+    hint = did_you_mean(first, [bundle.name for bundle in installed_bundles()])
+    if hint and len(studies) > 1 and not is_bundle(first) and not Path(first).expanduser().exists():
+        raise MedvitError(f"{first!r} is neither a study nor an installed bundle{hint}")
 
 
 @answering

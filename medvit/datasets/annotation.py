@@ -8,7 +8,7 @@ import numpy as np
 
 from medvit.errors import MedvitError, StudyError
 from medvit.studies.formats import format_of, read_label_map
-from medvit.studies.grids import describe, place, same_voxels
+from medvit.studies.grids import describe, describe_beside, place, same_voxels
 from medvit.studies.labels import LabelTable
 from medvit.studies.manifests.model import Manifest
 from medvit.studies.study import Grid
@@ -49,7 +49,7 @@ def read_annotation(path: Path, grid: Grid, manifest: Manifest) -> np.ndarray:
         labels, own = _read_segmentation(segmentation, manifest.labels)
         placed = place(labels, own, grid, _TOLERANCE)
     if placed is None:
-        what = f"its voxels ({describe(own)}) are not those of its image ({describe(grid)})"
+        what = f"its voxels ({describe(own)}) are not those of its image ({describe_beside(grid, own)})"
         do = "save the label map on the grid of its image"
         raise StudyError("label-other-grid", what, path=path, do=do)
     return placed

@@ -12,7 +12,7 @@ import numpy as np
 from medvit.errors import StudyError
 from medvit.evaluation.structures import ScoredStructure, matched, regions_beside, regions_of_segments
 from medvit.studies.formats import format_of, read_header, read_label_map, read_voxels, series_at
-from medvit.studies.grids import SAME_VOXEL, describe, joint_grid, place, same_voxels
+from medvit.studies.grids import SAME_VOXEL, describe, describe_beside, joint_grid, place, same_voxels
 from medvit.studies.study import Grid
 
 # Structures of a side to compare; None for those that it does not describe.
@@ -168,9 +168,6 @@ def check_grids(prediction: Path, own: Grid, reference: Grid) -> None:
 
 
 def _other_grid(prediction: Path, own: Grid, reference: Grid) -> StudyError:
-    described = (
-        describe(reference) if describe(own) != describe(reference) else "of equal size, but elsewhere"
-    )
-    what = f"lies on another grid ({describe(own)}) than its reference ({described})"
+    what = f"lies on another grid ({describe(own)}) than its reference ({describe_beside(reference, own)})"
     do = "bring the prediction onto the reference's grid by nearest neighbour"
     return StudyError("other-grid", what, path=prediction, do=do)

@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from queue import SimpleQueue
 from typing import cast
@@ -89,7 +90,21 @@ class Worker:
         context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
             context.set_forkserver_preload(["medvit.runs.workers", *self.work.preload])
+            _start_fork_server()
         return ProcessPool(1, initializer=_begin, initargs=(self.work,), context=context)
+
+
+def _start_fork_server() -> None:
+    # It ignores Ctrl-C only after its imports, which take seconds and would end in a traceback.
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        forkserver.ensure_running()
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class LocalExecutor:

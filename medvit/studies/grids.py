@@ -119,6 +119,11 @@ def describe(grid: Grid) -> str:
     return f"{size} voxels of {spacing} mm"
 
 
+def describe_beside(other: Grid, grid: Grid) -> str:
+    """Description of another grid beside that of `grid`, which says so if only their places differ."""
+    return describe(other) if describe(other) != describe(grid) else "of equal size, but elsewhere"
+
+
 def joint_grid(one: Grid, other: Grid) -> Grid:
     """The grid of `one`, extended until it contains both."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in other.shape])).reshape(3, -1)

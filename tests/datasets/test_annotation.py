@@ -64,8 +64,9 @@ def test_a_label_map_with_other_axes_lands_on_the_same_voxels(tmp_path: Path) ->
 )
 def test_another_grid_is_refused(change: np.ndarray, tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.minimum(labels(), 2), change @ AFFINE), tmp_path / "seg.nii.gz")
-    with pytest.raises(StudyError, match="not those of its image"):
+    with pytest.raises(StudyError, match="not those of its image") as caught:
         read_annotation(tmp_path / "seg.nii.gz", Grid((6, 5, 4), AFFINE), manifest(tmp_path))
+    assert ("of equal size, but elsewhere" in str(caught.value)) == (change[0, 0] == 1)
 
 
 def test_an_unknown_value_is_refused(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 import json
 import re
+import signal
+import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from medvit.errors import MedvitError
-from medvit.runs import RunPlan, attempt, read_status
+from medvit.runs import RunPlan, attempt, read_status, workers
 from medvit.runs.journal import living_runs, read_events
 from medvit.runs.progress import RunProgress
 from medvit.studies import Found
@@ -280,3 +283,15 @@ def test_status_needs_neither_torch_nor_monai(mixed: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "7 of 12 done" in done.stdout
     assert time.monotonic() - started < 30
+
+
+def test_the_fork_server_starts_deaf_to_interruptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: heard.append(signal.getsignal(signal.SIGINT)))
+    before = signal.getsignal(signal.SIGINT)
+    workers._start_fork_server()
+    assert heard == [signal.SIG_IGN] and signal.getsignal(signal.SIGINT) == before
+    elsewhere = threading.Thread(target=workers._start_fork_server)  # where no handler can be set
+    elsewhere.start()
+    elsewhere.join()
+    assert heard == [signal.SIG_IGN, before]
