@@ -105,7 +105,7 @@ def test_a_slip_costs_no_time(arguments: list[str], sentence: str, study: Path, 
         (["train", BUNDLE, "brats2021", "-o", "OUT", "--device", "tpu"], "there is no device 'tpu'"),
         (
             ["check", "segformer3d_brian", "STUDY"],
-            "'segformer3d_brian' is neither a study nor an installed bundle (did you mean 'segformer3d_brain'?)",
+            "is neither a study nor an installed bundle (did you mean 'segformer3d_brain'?)",
         ),
         (["label", "nowhere"], "nowhere is neither a folder nor an address"),
         (["bench", "brain", "-o", "STUDY"], "is a file; give a folder"),
