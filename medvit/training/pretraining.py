@@ -32,7 +32,7 @@ from medvit.training.pretraining_page import write_page
 from medvit.training.pretraining_patches import make_task
 from medvit.training.pretraining_tasks import MadeFor
 from medvit.training.schedule import warm_cosine
-from medvit.training.windows import batch_for, check_window
+from medvit.training.windows import affordable_on, batch_for, check_window, window_for
 
 _WARM_UP = 0.05
 _SAVE_SECONDS = 120
@@ -134,7 +134,7 @@ class _Run:
         else:
             preparation = Preparation.of_network(inputs, self.base.slicewise, c.spacing)
         self.spacing, self.slice_axis = preparation.spacing, preparation.slice_axis
-        self._fit_window()
+        self._fit_window(preparation.shape)
         settings = json.loads(json.dumps(asdict(c))) | {"base": self.base.name}
         if resume:
             self._compare(settings)
@@ -169,8 +169,14 @@ class _Run:
             highlight=False,
         )
 
-    def _fit_window(self) -> None:
-        """Leave the edge across the slices out of a window of three, as `medvit train` takes it."""
+    def _fit_window(self, shape: tuple[int, ...] | None) -> None:
+        """The window as `medvit train` takes it: fitted to the studies, or three edges also of a slice."""
+        if self.choices.patch_size is None and shape and self.choices.task != "swin":
+            whole = [
+                n for axis, n in enumerate(shape) if not (self.base.slicewise and axis == self.slice_axis)
+            ]
+            own, network = self.base.window, self.base.network
+            self.window = window_for(network, whole, own, affordable_on(self.device, network, own, (2, 1)))
         if self.base.slicewise and len(self.window) == 3:
             self.window = tuple(n for axis, n in enumerate(self.window) if axis != self.slice_axis)
         if len(self.window) != len(self.base.window):

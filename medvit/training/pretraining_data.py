@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Preparation:
         Modalities that are accepted; empty for all.
     made_for
         Name of the bundle that accepts them.
+    shape
+        Median shape of the studies in voxels of that spacing; ``None`` where it is not needed.
     """
 
     found: Found
@@ -59,6 +61,7 @@ class Preparation:
     slice_axis: int = 2
     modality: tuple[str, ...] = ()
     made_for: str = ""
+    shape: tuple[int, ...] | None = None
 
     @classmethod
     def of_bundle(
@@ -85,26 +88,27 @@ class Preparation:
     def of_network(cls, inputs: Sequence[str], slicewise: bool, spacing: Triple | None = None) -> Preparation:
         """As `medvit train` prepares studies for a network by name, but for CT, whose labels it lacks."""
         found = find_studies(list(inputs))
-        spacing = spacing or _median(found)
+        facts = list(_facts(found))
+        spacing = spacing or (median_spacing(facts) if facts else (1.0, 1.0, 1.0))
         modalities = {study.series[0].facts.get("modality") for study in found.studies}
         words = _CT_WINDOW if modalities == {"CT"} else "percentile"
         steps = preprocessing(spacing, "RAS", words)
         config = {"image_key": "image", "spacing": list(spacing), "steps": steps}
         transform = Compose(ConfigParser(config).get_parsed_content("steps"))
         axis = across_slices(slicewise, spacing)
-        return cls(found, transform, list(spacing), 2 if axis is None else axis)
+        shapes = [np.array(one.shape) * one.spacing / spacing for one in facts]
+        shape = tuple(max(round(n), 1) for n in np.median(shapes, axis=0).tolist()) if shapes else None
+        return cls(found, transform, list(spacing), 2 if axis is None else axis, shape=shape)
 
 
-def _median(found: Found) -> Triple:
-    """The median spacing of the studies whose headers can be read; of none, 1 mm."""
-    facts = []
+def _facts(found: Found) -> Iterator[CaseFacts]:
+    """Shape and spacing of the studies whose headers can be read."""
     for study in found.studies:
         try:
             shape, spacing = upright(read_header(study.series[0]).grid)
         except MedvitError:
             continue  # named when the study is read
-        facts.append(CaseFacts(study.id, shape, spacing, frozenset(), np.empty((1, 0))))
-    return median_spacing(facts) if facts else (1.0, 1.0, 1.0)
+        yield CaseFacts(study.id, shape, spacing, frozenset(), np.empty((1, 0)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ def test_a_network_by_name_sees_the_median_spacing_and_a_range_of_one(tmp_path: 
     prepared = prepare_images(preparation, tmp_path, QUIET)
     first = np.load(prepared.files[0])
     assert first.shape == (1, 34, 34, 34) and (first.min(), first.max()) == (0, 1)
+
+
+def test_the_window_of_a_network_by_name_is_fitted_to_the_studies(tmp_path: Path) -> None:
+    inputs, path = [str(write_studies(tmp_path / "in"))], tmp_path / "e.safetensors"
+    choices = PretrainingChoices(steps=1, batch_size=1, device="cpu")
+    pretrain_bundle(replace(BASE, window=(64, 64, 64)), inputs, path, choices)
+    assert read_encoder(path)[1].window == [48, 48, 48]  # studies of 34 voxels, in steps of 16
 
 
 def test_a_network_by_name_is_pre_trained_at_the_spacing_that_is_asked_for(tmp_path: Path) -> None:
