@@ -1,4 +1,4 @@
-"""Several losses combined by learnt weights, the uncertainty of each task (Kendall et al. 2018)."""
+"""Several losses combined by learnt weights, the uncertainty of each task (Liebel and Körner 2018)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn.modules.loss import _Loss
 
 
 class UncertaintyWeightedLoss(_Loss):
-    """Sum of ``exp(-s) * loss / 2 + s / 2`` over the losses, where each ``s`` is learnt.
+    """Automatic weighted loss: the sum of ``loss / (2 s^2) + ln(1 + s^2)``, where each ``s`` is learnt.
 
-    ``s`` is the logarithm of the variance of a task: a loss that stays high weighs less. Its parameters go to
-    the optimiser beside those of the network.
+    ``s`` is the uncertainty of a task, 1 at the start: a loss that stays high weighs less. The sum is never
+    negative. The parameters go to the optimiser beside those of the network.
 
     Parameters
     ----------
@@ -23,15 +23,17 @@ class UncertaintyWeightedLoss(_Loss):
     References
     ----------
     Kendall, Gal, Cipolla 2018, "Multi-task learning using uncertainty to weigh losses for scene geometry and
-    semantics", CVPR.
+    semantics", CVPR; with the regulariser of Liebel, Körner 2018, "Auxiliary tasks in multi-task learning",
+    arXiv 1805.06334.
     """
 
     def __init__(self, losses: Sequence[nn.Module]) -> None:
         super().__init__()
         self.losses = nn.ModuleList(losses)
-        self.log_variances = nn.Parameter(torch.zeros(len(self.losses)))
+        self.uncertainties = nn.Parameter(torch.ones(len(self.losses)))
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """The joint loss of an output and its target."""
         values = torch.stack([loss(output, target) for loss in self.losses])
-        return 0.5 * ((-self.log_variances).exp() * values + self.log_variances).sum()
+        variances = self.uncertainties.square()
+        return (0.5 * values / variances + variances.log1p()).sum()
