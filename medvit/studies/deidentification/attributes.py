@@ -219,8 +219,13 @@ def _shifted(element: DataElement, vr: str, shift: timedelta) -> DataElement | N
         moved = [(datetime.strptime(v[:8], "%Y%m%d") - shift).strftime("%Y%m%d") for v in values if v]
     except (ValueError, OverflowError):
         return DataElement(element.tag, vr, "")
-    rest = [_digits(v[8:]) if vr == "DT" else "" for v in values if v]
+    rest = [_time_of(v[8:]) if vr == "DT" else "" for v in values if v]
     return DataElement(element.tag, vr, [a + b for a, b in zip(moved, rest, strict=True)] or "")
+
+
+def _time_of(text: str) -> str:
+    """Time of day and offset from UTC of a DT, as far as they are written as such."""
+    return re.match(r"\d*(?:\.\d+)?(?:[+-]\d{4})?", text)[0]  # type: ignore[index]
 
 
 def _digits(text: str) -> str:
