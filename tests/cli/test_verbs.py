@@ -96,6 +96,7 @@ BAD = [
     (f"export {BUNDLE} -o out --format pdf", 1, "pdf"),
     ("deidentify nowhere -o out", 1, "nowhere"),
     ("deidentify empty -o out", 1, "empty"),
+    ("deidentify empty -o dicom", 1, "is not empty"),
     (f"train {BUNDLE} nowhere.json -o out", 1, "nowhere.json"),
     (f"train {BUNDLE} notes.txt -o out", 1, "notes.txt"),
     (f"pretrain {BUNDLE} nowhere -o out.safetensors", 1, "nowhere"),
