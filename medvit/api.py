@@ -296,10 +296,7 @@ class Segmenter:
         """
         from medvit.bundles import segment_each
 
-        studies = (
-            image if isinstance(image, str | Path | Study) else study_in_memory(image, name=f"image_{n}")
-            for n, image in enumerate(images)
-        )
+        studies = (_study_or_error(image, f"image_{n}") for n, image in enumerate(images))
         for result in segment_each(self._opened, studies, self._lock):
             if not isinstance(result, Exception):
                 with self._lock:
@@ -313,6 +310,13 @@ class Segmenter:
     def _outcome(self, result: Result) -> SegmentedImage | RestoredImage:
         kind = RestoredImage if result.table is None else SegmentedImage
         return kind(result, self._opened.part("writer"))
+
+
+def _study_or_error(image: Any, name: str) -> Study | str | Path | Exception:
+    try:
+        return image if isinstance(image, str | Path | Study) else study_in_memory(image, name=name)
+    except MedvitError as error:
+        return error
 
 
 def segment(

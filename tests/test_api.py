@@ -228,3 +228,14 @@ def test_several_studies_come_in_order_and_an_exception_stays_with_its_study(
         np.testing.assert_array_equal(segmenter(head).labels, result.labels)
         break
     assert list(segmenter.map([])) == []
+
+
+def test_an_image_in_memory_that_cannot_be_a_study_costs_itself_alone(
+    segmenter: medvit.Segmenter, voxels: np.ndarray
+) -> None:
+    good = nib.Nifti1Image(voxels, AFFINE)
+    results = list(segmenter.map([good, voxels, good], return_exceptions=True))
+    assert [isinstance(result, MedvitError) for result in results] == [False, True, False]
+    assert "needs its affine" in str(results[1])
+    with pytest.raises(MedvitError, match="needs its affine"):
+        list(segmenter.map([good, voxels]))

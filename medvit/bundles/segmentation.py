@@ -110,7 +110,7 @@ def segment(bundle: Bundle | OpenBundle, study: Study | str | Path, **overrides:
 
 def segment_each(
     bundle: OpenBundle,
-    studies: Iterable[Study | str | Path],
+    studies: Iterable[Study | str | Path | Exception],
     turn: AbstractContextManager[Any] | None = None,
 ) -> Iterator[Result | Exception]:
     """Segment studies one after another: while one is inferred, the next is read and the last one finished.
@@ -122,7 +122,8 @@ def segment_each(
     bundle
         An open bundle.
     studies
-        Studies, or paths that hold exactly one each; taken as they are needed.
+        Studies, or paths that hold exactly one each; taken as they are needed. An exception in place of a
+        study comes out in that place.
     turn
         Entered for each inference, such as a lock.
 
@@ -137,7 +138,9 @@ def segment_each(
         behind: deque[Future[Result]] = deque()
         try:
             for study in itertools.chain(studies, [None]):
-                if study is not None:
+                if isinstance(study, Exception):
+                    ahead.append(_failed(study))
+                elif study is not None:
                     ahead.append(threads.submit(steps.prepared, study))
                 if ahead and (study is None or len(ahead) > 1):
                     behind.append(_then(threads, steps, ahead.popleft(), turn or nullcontext()))
@@ -158,10 +161,14 @@ def _then(
         with turn:
             item = steps.inferred(item)
     except Exception as error:
-        failed: Future[Result] = Future()
-        failed.set_exception(error)
-        return failed
+        return _failed(error)
     return threads.submit(steps.finished, item)
+
+
+def _failed(error: Exception) -> Future[Any]:
+    failed: Future[Any] = Future()
+    failed.set_exception(error)
+    return failed
 
 
 def _result_of(future: Future[Result]) -> Result | Exception:
