@@ -229,6 +229,9 @@ class Segmenter:
             if name.partition("#")[0] not in known:
                 hint = did_you_mean(name, known.names)
                 raise MedvitError(f"bundle {found.name} has no option {name!r}{hint}")
+            # Any other text, "no" as well, would switch it on.
+            if isinstance(known.stated(name), bool) and options[name] not in (True, False):
+                raise MedvitError(f"option {name!r} must be True or False, not {options[name]!r}")
         if names or separate:
             found.structures(names)
             options |= {"writer#options#structures": names, "writer#options#separate": separate}

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def checked_overlap(overlap: float | None) -> float | None:
     MedvitError
         If it is outside this range.
     """
-    if overlap is not None and not 0.0 <= overlap < 1.0:
-        raise MedvitError(f"overlap must be at least 0 and below 1, not {overlap:g}")
+    if overlap is not None and not (isinstance(overlap, Real) and 0.0 <= overlap < 1.0):
+        raise MedvitError(f"overlap must be at least 0 and below 1, not {overlap!r}")
     return overlap
 
 
