@@ -1,9 +1,9 @@
 """Whether pre-training without labels pays: hippocampi by a few labelled cases, from several starts.
 
 `medvit pretrain` sees the images of all cases but those to test on; `medvit train` then sees 5, 10, 20 or 100
-labelled ones. The arms take the same steps on the same cases with the same seeds, and the last weights count:
-nothing is chosen on the test cases. The control takes as many steps more as the pre-training had. What is
-done stands in a journal, so the same command goes on after an interruption.
+labelled ones (`--sizes`). The arms take the same steps on the same cases with the same seeds, and the last
+weights count: nothing is chosen on the test cases. The control takes as many steps more as the pre-training
+had. What is done stands in a journal, so the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +122,18 @@ class Study:
                 found["hd95"][structure.name].append(distance)
         return found
 
-    def open_work(self, draws: int) -> Iterator[tuple[str, int, int]]:
+    def open_work(self, draws: int, sizes: Sequence[int] = SIZES) -> Iterator[tuple[str, int, int]]:
         """What is not measured yet: first draws first, of each the two arms that answer the question, and
         the longest last.
 
-        A hundred cases are drawn once.
+        A hundred cases and more are drawn once.
         """
         measured = {(row["arm"], row["cases"], row["draw"]) for row in self.done()}
         names = tuple(ARMS)
         for draw in range(draws):
-            sizes = SIZES if draw == 0 else SIZES[:-1]
+            counts = [count for count in sizes if draw == 0 or count < 100]
             for arms in (names[:2], names[2:-1], names[-1:]):
-                work = ((arm, count, draw) for count in sizes for arm in arms)
+                work = ((arm, count, draw) for count in counts for arm in arms)
                 yield from (one for one in work if one not in measured)
 
 
@@ -157,7 +157,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         *(f"HD95, {s} (mm)" for s in structures), "difference from scratch",
     ]  # fmt: skip
     lines = [f"| {' | '.join(titles)} |", f"| {' | '.join('---' for _ in titles)} |"]
-    for count in SIZES:
+    for count in sorted({row["cases"] for row in rows}):
         for arm in ARMS:
             own = {r["draw"]: r for r in rows if r["cases"] == count and r["arm"] == arm}
             if not own:
@@ -192,11 +192,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--pretraining-steps", type=int, default=800)
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of labelled cases")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     study = Study(arguments.data, arguments.folder.absolute(), arguments.steps, arguments.pretraining_steps)
-    for work in study.open_work(arguments.draws):
+    for work in study.open_work(arguments.draws, arguments.sizes):
         if time.process_time() > 60 * arguments.minutes:
             break
         study.measure(*work)
