@@ -95,3 +95,45 @@ def test_images_are_cut_to_the_window_before_they_are_compared() -> None:
     assert WindowedSSIM(window)(reference, reference) == pytest.approx(1.0)
     # A constant difference of 10 from 0: (2 * 0 + 1) / (100 + 1) with C1 = (0.01 * 100)^2.
     assert WindowedSSIM(window)(restored, reference) == pytest.approx((1 / 101 + 1) / 2)
+
+
+def test_dice_and_hd95_of_filled_masks() -> None:
+    full = np.ones((4, 4, 4), bool)
+    half = np.indices((4, 4, 4))[0] < 2
+    for dice in (dice_where_present, dice_absent_is_zero, nnformer_dice, transunet_dice):
+        assert dice(half, full) == pytest.approx(2 * 32 / (32 + 64))
+    # The surface of the half: 2 voxels from the far face of the whole.
+    assert nnformer_hd95(half, full) == transunet_hd95(half, full) == pytest.approx(2.0)
+
+
+def test_case_scores_average_cases_and_then_structures() -> None:
+    reference = torch.tensor([1, 1, 2, 0]).reshape(1, 1, 1, 1, 4)
+    without_two = torch.tensor([1, 1, 0, 0]).reshape(1, 1, 1, 1, 4)
+    metric = CaseScores(dice_where_present, [1, 2])
+    metric(torch.tensor([1, 0, 2, 0]).reshape(1, 1, 1, 1, 4), reference)  # 2/3 and 1
+    metric(without_two, without_two)  # 1 and nothing
+    np.testing.assert_allclose(metric.get_buffer(), [[2 / 3, 1], [1, np.nan]], rtol=1e-6)
+    assert metric.aggregate() == pytest.approx(((2 / 3 + 1) / 2 + 1) / 2)
+
+
+def test_case_scores_of_masks_that_overlap_are_by_channel() -> None:
+    reference = torch.tensor([[1, 1, 0], [1, 0, 0]]).reshape(1, 2, 3, 1, 1)
+    prediction = torch.tensor([[1, 1, 0], [0, 1, 0]]).reshape(1, 2, 3, 1, 1)
+    np.testing.assert_allclose(CaseScores(dice_where_present)(prediction, reference), [[1, 0]])
+    with pytest.raises(ValueError, match="cannot score"):
+        CaseScores(dice_where_present, [1])(prediction, reference)
+
+
+def test_restoration_is_scored_inside_the_window() -> None:
+    reference = np.random.default_rng(0).uniform(-160, 240, (16, 16, 2))
+    reference[0, 0] = 2000  # above the window in both: no error
+    restored = reference + 4.0
+    restored[reference > 236] = reference[reference > 236]
+    restored[0, 0] = 3000
+    error = np.sqrt(np.mean((np.clip(restored, -160, 240) - np.clip(reference, -160, 240)) ** 2))
+    assert WindowedRMSE((-160, 240))(restored, reference) == pytest.approx(error, rel=0.02)
+    assert WindowedPSNR((-160, 240))(restored, reference) == pytest.approx(
+        20 * np.log10(400 / error), abs=0.1
+    )
+    assert WindowedSSIM((-160, 240))(reference, reference) == 1.0
+    assert np.isnan(WindowedPSNR((-160, 240))(reference, reference))
