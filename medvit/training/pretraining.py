@@ -215,16 +215,10 @@ class _Run:
         """Fill the network from the bundle's weights, all but the readout."""
         assert self.bundle is not None
         given = {n.removeprefix("network."): v for n, v in read_checkpoint(self.bundle.weights).items()}
-        own = self.network.state_dict()
-        shared = self.task.shared
-        fits = {
-            n: given[theirs].to(own[n].dtype)
-            for n, theirs in shared.items()
-            if theirs in given and given[theirs].shape == own[n].shape
-        }
-        self.network.load_state_dict({**own, **fits})
+        fits = self.task.taken(given)
+        self.network.load_state_dict({**self.network.state_dict(), **fits})
         self.console.print(
-            f"{len(fits)} of {len(shared)} tensors taken from {self.bundle.name}", highlight=False
+            f"{len(fits)} of {len(self.task.shared)} tensors taken from {self.bundle.name}", highlight=False
         )
 
     def train(self, resume: bool) -> None:

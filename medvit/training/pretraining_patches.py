@@ -17,7 +17,14 @@ from medvit.networks.published import NameRule, rename
 from medvit.training.masking import MaskedWindows
 from medvit.training.network import build, fitted
 from medvit.training.pretraining_choices import TASKS
-from medvit.training.pretraining_tasks import MadeFor, MaskedCells, SwinTasks, Task, shared_entries
+from medvit.training.pretraining_tasks import (
+    MadeFor,
+    MaskedCells,
+    SwinTasks,
+    Task,
+    fitting_entries,
+    shared_entries,
+)
 
 PATCH = 16  # voxels along the edge of a patch
 SLAB, SLAB_PATCH = 12, 3  # slices of a window beside slices, and of its patches, as Uni4Eye's data have them
@@ -155,6 +162,18 @@ class MaskedPatches:
         weight, table = state[names["proj.weight"]], state[names["position"]]
         spread = weight.repeat(1, self.repeats, *(1,) * (weight.ndim - 2)) / self.repeats
         return {**state, names["proj.weight"]: spread, names["position"]: table[:, 1:]}
+
+    def taken(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The reverse of `encoder`: repeated channels are added up, and the class token keeps its row."""
+        fits, own = fitting_entries(self, given), self.network.state_dict()
+        weight, table = "entrances.0.proj.weight", "entrances.0.position"
+        if (theirs := given.get(self.shared[weight])) is not None:
+            added = theirs.float().unflatten(1, (self.repeats, -1)).sum(dim=1)
+            fits |= {weight: added} if added.shape == own[weight].shape else {}
+        if (theirs := given.get(self.shared[table])) is not None:
+            whole = torch.cat([own[table][:, :1], theirs.float()], dim=1)
+            fits |= {table: whole} if whole.shape == own[table].shape else {}
+        return fits
 
     def shown(self, windows: MaskedWindows) -> tuple[MaskedWindows, Tensor]:
         """The windows without the removed patches, and these with each patch's own mean and deviation."""

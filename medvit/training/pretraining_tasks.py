@@ -83,6 +83,9 @@ class Task(Protocol):
     def encoder(self) -> dict[str, Tensor]:
         """Entries of the pre-trained part, under the names of the bundle's network."""
 
+    def taken(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of the network that the weights of a bundle fill."""
+
     def shown(self, windows: MaskedWindows) -> tuple[MaskedWindows, Tensor]:
         """Windows as the network sees them and what it predicts, for the page."""
 
@@ -91,6 +94,16 @@ def shared_entries(task: Task) -> dict[str, Tensor]:
     """The entries that a task shares with the bundle's network, under the names that they have there."""
     state = task.network.state_dict()
     return {theirs: state[own] for own, theirs in task.shared.items()}
+
+
+def fitting_entries(task: Task, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a task's network that a bundle has under their name there, in their shape."""
+    own = task.network.state_dict()
+    return {
+        name: given[theirs].to(own[name].dtype)
+        for name, theirs in task.shared.items()
+        if theirs in given and given[theirs].shape == own[name].shape
+    }
 
 
 class MaskedCells:
@@ -127,6 +140,10 @@ class MaskedCells:
     def encoder(self) -> dict[str, Tensor]:
         """All entries but the readout."""
         return shared_entries(self)
+
+    def taken(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of the same name and shape."""
+        return fitting_entries(self, given)
 
     def shown(self, windows: MaskedWindows) -> tuple[MaskedWindows, Tensor]:
         """The windows with masked cells and the prediction."""
@@ -191,6 +208,10 @@ class SwinTasks:
     def encoder(self) -> dict[str, Tensor]:
         """The encoder under the names that it has in `SwinUNETR`."""
         return shared_entries(self)
+
+    def taken(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of the same name and shape."""
+        return fitting_entries(self, given)
 
     def shown(self, windows: MaskedWindows) -> tuple[MaskedWindows, Tensor]:
         """The windows with their cut-outs, and the reconstruction of the whole."""

@@ -50,6 +50,22 @@ def test_unetr_encodes_as_the_autoencoder_did() -> None:
         torch.testing.assert_close(network.vit(image)[0], wanted, atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("definition", "window"), [(PLAIN, (32, 32)), (DEEP, (32, 32, 32))])
+def test_the_weights_of_a_bundle_come_back_as_they_were(
+    definition: dict[str, Any], window: tuple[int, ...]
+) -> None:
+    task = MaskedPatches(MadeFor(definition, 1, window))
+    state = build(definition).state_dict()
+    given = {name: torch.rand(value.shape) for name, value in state.items()}
+    fits = task.taken(given)
+    assert fits.keys() == task.shared.keys()
+    task.network.load_state_dict({**task.network.state_dict(), **fits})
+    for name, value in task.encoder().items():
+        # The three channels of TransUNet see one image: only the sum of their weights matters.
+        wanted = given[name].mean(1, keepdim=True).expand_as(value) if name == "embed.weight" else given[name]
+        torch.testing.assert_close(value, wanted)
+
+
 @pytest.mark.parametrize(
     ("definition", "window", "axis", "kinds"),
     [
