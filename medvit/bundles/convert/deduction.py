@@ -300,7 +300,7 @@ _RULES: dict[str, Callable[[StateDict], Deduction]] = {
 NETWORKS = ("SegFormer3D", "SwinUNETR", "TransUNet", "ParaTransCNN", "DFormer", "MambaClinix", "XLSTMUNet")
 
 _NO_BUNDLE = {
-    "r2tmil": "R2TMIL classifies bags of patch features, which are no studies: "
+    "r2tmil": "R2TMIL classifies bags of patch features, which are not studies: "
     "build medvit.networks.R2TMIL and fill it with its load_published",
     "rat": "RAT restores slices given a map of their regions, which no study brings along: "
     "build medvit.networks.RAT, fill it with its load_published and give it maps from "
