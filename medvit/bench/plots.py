@@ -32,14 +32,14 @@ def draw_quality_over_time(path: Path, rows: Sequence[Row]) -> bool:
     bool
         Whether there was anything to draw.
     """
-    timed = [row for row in rows if row.cost("seconds") and row.scores]
+    on_gpu = any(row.cost("peak_gpu_mb") for row in rows)
+    clock, title = ("seconds", "seconds per study") if on_gpu else ("cpu_seconds", "CPU seconds per study")
+    timed = [row for row in rows if row.cost(clock) and row.scores]
     if not timed:
         return False
     groups = groups_of(timed)
     figure = Figure(figsize=(max(5.0, 1 + 3 * len(groups)), 4), layout="constrained")
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
-    on_gpu = any(row.cost("peak_gpu_mb") for row in timed)
-    clock, title = ("seconds", "seconds per study") if on_gpu else ("cpu_seconds", "CPU seconds per study")
     seconds = [row.cost(clock) or math.nan for row in timed]
     for panel, group in zip(panels, groups, strict=True):
         for row in timed:
