@@ -55,6 +55,8 @@ def read_manifest(path: str | Path) -> Manifest:
         if file.suffix.lower() == ".csv":
             return of_csv(file)
         content = _load(file)
+    except UnicodeDecodeError:
+        raise MedvitError(f"{file} is not text in UTF-8; save it in this encoding") from None
     except (OSError, ValueError, RecursionError, TypeError, csv.Error, yaml.YAMLError) as error:
         raise MedvitError(f"{file} cannot be read as a manifest: {' '.join(str(error).split())}") from None
     if isinstance(content, list) or (isinstance(content, dict) and "studies" in content):
