@@ -231,6 +231,7 @@ class StudyWriter:
                 write_image(folder / "image.nii.gz", voxels, study if grid is study.grid else grid)
             else:
                 self._write_label_maps(folder, study, voxels, table)
+                outcome.missing |= self._not_shown(voxels, table)
             with _optional("measurements and report", outcome):
                 report = self._report(study, voxels, grid, outcome)
                 self._write_report(folder, study, report, outcome)
@@ -260,6 +261,14 @@ class StudyWriter:
             if file.exists():  # two names that file systems cannot tell apart
                 file = file.with_name(f"{safe_name(structure.name)}_{structure.file_value}.nii.gz")
             write_label_map(file, voxels == structure.value, study)
+
+    def _not_shown(self, voxels: np.ndarray, table: LabelTable) -> dict[str, str]:
+        """Why the study can show none of the structures that were asked for; empty if it can."""
+        if not self.options.structures or set(self._chosen) & set(table.shown(np.unique(voxels).tolist())):
+            return {}
+        names = ", ".join(s.name for s in self._chosen)
+        instead = ", ".join(s.name for s in table.shown(np.unique(voxels).tolist()))
+        return {"structures": f"{names} cannot be told in such a study, which shows {instead}"}
 
     def _report(
         self, study: LoadedStudy, voxels: np.ndarray, grid: Grid, outcome: StudyOutcome

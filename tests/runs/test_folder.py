@@ -14,12 +14,15 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
 from monai.bundle import run as monai_run
+from monai.data import MetaTensor
 
-from medvit.bundles import Bundle
+from medvit.bundles import Bundle, find_bundle
 from medvit.errors import MedvitError, StudyError
-from medvit.runs import run_bundle
+from medvit.runs import ResultOptions, StudyOutcome, StudyWriter, run_bundle
 from medvit.runs.bundle_work import BundleWork
+from medvit.studies.in_memory import study_in_memory
 from tests.label.phantoms import make_bundle, make_restorer, phantom, steps
 from tests.studies.dicom_out.synthetic import write_series
 
@@ -42,6 +45,33 @@ def run(bundle: Path, study: Path, output: Path, **options: Any) -> tuple[int, d
 @pytest.fixture
 def restorer(tmp_path: Path) -> Path:
     return make_restorer(tmp_path / "restorer")
+
+
+@pytest.mark.parametrize(
+    ("structures", "missing"),
+    [
+        (
+            ["left hippocampal head"],
+            "left hippocampal head cannot be told in such a study, which shows hippocampal head, "
+            "hippocampal body and tail",
+        ),
+        (["hippocampal head"], None),
+    ],
+)
+def test_structures_that_a_study_cannot_show_are_missing(
+    structures: list[str], missing: str | None, tmp_path: Path
+) -> None:
+    bundle = find_bundle("segformer3d_hippocampus")
+    labels = np.zeros((6, 6, 6), np.uint8)
+    labels[1:3], labels[3:5] = 1, 2  # of a crop, whose side is not known
+    study = study_in_memory(labels.astype(np.float32), np.eye(4))
+    outcome = StudyOutcome(study.id, inputs=["digest"])
+    options = ResultOptions(report=False, structures=structures)
+    writer = StudyWriter(tmp_path, bundle.path, bundle.weights, options=options)
+    writer.write(study, MetaTensor(torch.from_numpy(labels)[None], affine=torch.eye(4)), outcome)
+    assert outcome.missing.get("structures") == missing
+    kept = np.asarray(nib.load(tmp_path / study.id / "labels.nii.gz").dataobj)
+    assert np.unique(kept).tolist() == ([0] if missing else [0, 1])
 
 
 def test_a_report_that_cannot_be_written_costs_the_report(
