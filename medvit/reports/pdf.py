@@ -84,28 +84,28 @@ def _volumes(sheet: Sheet, content: Content) -> None:
     if not report.table:
         return
     sheet.heading(words["measurements"])
-    left, right = words["left"], words["right"]
-    header = [words["structure"], f"ml {left}", right, words["total"], f"{words['share']}, %"]
-    header += [f"{words['asymmetry']}, %"]
-    widths = [44.0, 16, 16, 15, 15, 20]
+    paired, left, right = bool(report.measurements.asymmetries), words["left"], words["right"]
+    columns = [(words["structure"], 44.0)]
+    columns += [(f"ml {left}", 16), (right, 16), (words["total"], 15)] if paired else [("ml", 20)]
+    columns += [(f"{words['share']}, %", 15)]
+    columns += [(f"{words['asymmetry']}, %", 20)] if paired else []
     if report.norms:
-        header += [f"{words['percentile']} {left}", right]
-        widths += [16, 14]
-    header += [f"{words['range']}, ml"]
-    widths += [WIDTH - sum(widths)]
+        columns += [(f"{words['percentile']} {left} / {right}" if paired else words["percentile"], 30)]
+    columns += [(f"{words['range']}, ml", WIDTH - sum(width for _, width in columns))]
+    header, widths = [text for text, _ in columns], [width for _, width in columns]
     rows = content.table.rows()
-    cells = [_volume_cells(row, norms=bool(report.norms)) for row in rows]
+    cells = [_volume_cells(row, paired=paired, norms=bool(report.norms)) for row in rows]
     sheet.rows(header, cells, widths, colors=[row.colors[0] for row in rows])
     for note in content.table.notes():
         sheet.paragraph(note, 7.5, SOFT)
 
 
-def _volume_cells(row: VolumeRow, *, norms: bool) -> list[str]:
-    """The sides of a pair have separate columns; unpaired structures use the first of the two."""
-    volumes, percentiles = (list(texts) + [""] * (2 - len(texts)) for texts in (row.volumes, row.percentiles))
-    total = row.total if len(row.volumes) == 2 else ""
-    cells = [row.name, *volumes, total, row.share, row.asymmetry]
-    return [*cells, *(percentiles if norms else ()), row.range]
+def _volume_cells(row: VolumeRow, *, paired: bool, norms: bool) -> list[str]:
+    # A structure without a side must not stand in the column of one.
+    volumes = [*row.volumes, row.total] if len(row.volumes) == 2 else ["", "", *row.volumes]
+    cells = [row.name, *(volumes if paired else row.volumes), row.share, *([row.asymmetry] if paired else [])]
+    percentiles = " / ".join(text or "–" for text in row.percentiles) if any(row.percentiles) else ""
+    return [*cells, *([percentiles] if norms else []), row.range]
 
 
 def _changes(sheet: Sheet, content: Content) -> None:

@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medvit.reports import Prior, StudyReport, make_report, write_pdf
+from medvit.reports.sheet import Sheet
+from medvit.studies.labels import load_label_table
 from medvit.studies.study import Grid
 from tests.reports.phantom import BRAIN, head
 
@@ -27,6 +30,43 @@ def report() -> StudyReport:
         priors=(Prior("old", datetime.date(2020, 1, 2), {"left hippocampus": 3.0}),),
         restored_from=image + np.random.default_rng(0).normal(0, 9, labels.shape),
     )  # fmt: skip
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], list[list[str]]]]:
+    """Header and rows of each table, in the order in which a PDF gets them."""
+    tables: list[tuple[list[str], list[list[str]]]] = []
+    original = Sheet.rows
+
+    def rows(sheet: Sheet, header: list[str], cells: list[list[str]], *args: Any, **options: Any) -> None:
+        tables.append((header, cells))
+        original(sheet, header, cells, *args, **options)
+
+    monkeypatch.setattr(Sheet, "rows", rows)
+    return tables
+
+
+def test_a_structure_without_a_side_is_in_no_column_of_one(
+    report: StudyReport, written: list[tuple[list[str], list[list[str]]]], tmp_path: Path
+) -> None:
+    write_pdf(report, tmp_path / "head.pdf")
+    [(header, rows)] = [table for table in written if "ml left" in table[0]]
+    assert all(len(row) == len(header) for row in rows)
+    columns = {name: header.index(name) for name in ("ml left", "right", "both")}
+    by_name = {row[0]: [row[column] for column in columns.values()] for row in rows}
+    assert all(by_name["hippocampus"])
+    assert by_name["brain-stem"][:2] == ["", ""] and by_name["brain-stem"][2]
+    written.clear()
+    table = load_label_table("hippocampus")
+    crop = np.zeros((12, 12, 12), np.uint8)
+    crop[2:6], crop[6:10] = 1, 2
+    write_pdf(make_report("crop", crop, Grid(crop.shape, np.eye(4)), table), tmp_path / "crop.pdf")
+    [(header, rows)] = [one for one in written if "ml" in one[0] and len(one[0]) == 4]
+    assert not [name for name in header if "left" in name or "right" in name]
+    assert [row[:2] for row in rows] == [
+        ["hippocampal head", "0.58 ▼"],
+        ["hippocampal body and tail", "0.58 ▼"],
+    ]
 
 
 def test_pages_are_a4_and_hold_the_pictures(report: StudyReport, tmp_path: Path) -> None:
