@@ -16,7 +16,7 @@ from medvit.metrics import hfen, nrmse, psnr, ssim
 from medvit.studies import LoadedStudy, Study, read_study
 from medvit.studies.formats import meta_tensor
 from medvit.studies.study import Grid, Series
-from medvit.transforms.through_plane import Profile, SliceStack
+from medvit.transforms.slice_stack import Profile, SliceStack
 
 _PROFILES = ("box", "gauss")
 _NORMALS = {"sagittal": 0, "coronal": 1, "axial": 2}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from medvit.transforms.through_plane import SliceStack, network_input, upsampled_non_locally
+from medvit.transforms.slice_stack import SliceStack, network_input, upsampled_non_locally
 
 # Samples to the finer grid, along the axes that become finer: slices along their normal, or pixels along both
 # axes of a slice.

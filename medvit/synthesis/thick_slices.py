@@ -22,7 +22,7 @@ from medvit.synthesis.restoration import FAULTS, choose, log_uniform
 from medvit.synthesis.seeded import SeededDataset
 from medvit.synthesis.settings import SynthesisSettings
 from medvit.transforms.non_local import non_local_mean
-from medvit.transforms.through_plane import SliceStack, along, network_input, refined_along
+from medvit.transforms.slice_stack import SliceStack, along, network_input, refined_along
 
 # Strength of the non-local mean that takes out a real image's own noise, as a share of its brightest tissue.
 _OWN_NOISE = 0.06

@@ -16,11 +16,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "resample": ["LinearAxis", "ResampleImaged", "resample_image"],
         "restoration": ["ClampRestoredd", "KeepOutsided", "ScaleToUnitd"],
         "sam_regions": ["SamRegions"],
-        "through_plane": [
-            "RefineSlicesd",
-            "SliceStack",
-            "prepare_thick_slices",
-            "refinement_of",
-        ],
+        "slice_stack": ["SliceStack"],
+        "through_plane": ["RefineSlicesd", "prepare_thick_slices", "refinement_of"],
     },
 )

@@ -10,15 +10,8 @@ from medvit.errors import StudyError
 from medvit.studies.study import Grid, LoadedStudy
 from medvit.transforms.load_study import LoadStudyd
 from medvit.transforms.restoration import ScaleToUnitd
-from medvit.transforms.through_plane import (
-    INTERPOLATED,
-    Refined,
-    Refinement,
-    SliceStack,
-    across,
-    file_of,
-    refinement_of,
-)
+from medvit.transforms.slice_stack import SliceStack
+from medvit.transforms.through_plane import INTERPOLATED, Refined, Refinement, across, file_of, refinement_of
 
 # Edges of a pixel in mm that a network was trained to halve.
 _PIXELS = (1.2, 2.6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medvit.bench.upsampling import METHODS
-from medvit.transforms.through_plane import SliceStack
+from medvit.transforms.slice_stack import SliceStack
 
 
 @pytest.mark.parametrize("method", METHODS)

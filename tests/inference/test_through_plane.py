@@ -12,7 +12,8 @@ from medvit.inference import InPlaneRestorer, ThroughPlaneRestorer
 from medvit.networks.blended import HALF_NOISE
 from medvit.studies.study import Grid, LoadedStudy, Series
 from medvit.transforms.in_plane import pixel_refinement_of, prepare_coarse_pixels
-from medvit.transforms.through_plane import prepare_thick_slices, refinement_of, upsampled_non_locally
+from medvit.transforms.slice_stack import upsampled_non_locally
+from medvit.transforms.through_plane import prepare_thick_slices, refinement_of
 
 
 def _study(axis: int) -> LoadedStudy:

@@ -15,7 +15,8 @@ from medvit.bundles import Bundle
 from medvit.runs import run_bundle
 from medvit.studies import find_studies, read_study
 from medvit.studies.grids import place
-from medvit.transforms.through_plane import refinement_of, upsampled_non_locally
+from medvit.transforms.slice_stack import upsampled_non_locally
+from medvit.transforms.through_plane import refinement_of
 from tests.label.phantoms import make_refiner, make_restorer
 from tests.studies.dicom_out.synthetic import write_series
 

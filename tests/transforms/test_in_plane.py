@@ -13,7 +13,8 @@ from monai.data import MetaTensor
 from medvit.errors import StudyError
 from medvit.studies.study import Grid, LoadedStudy, Series
 from medvit.transforms.in_plane import pixel_refinement_of, prepare_coarse_pixels, refinement_to
-from medvit.transforms.through_plane import SliceStack, refinement_of
+from medvit.transforms.slice_stack import SliceStack
+from medvit.transforms.through_plane import refinement_of
 
 
 def _study(
