@@ -103,11 +103,12 @@ def _pair(study: str, prediction: Path, reference: Path) -> Pair:
     if prediction.samefile(reference):
         what, do = "is its own reference", "give the predictions first, then the references"
         raise StudyError("same-file", what, path=prediction, do=do)
-    folder = prediction.absolute().parent
-    mark = read_mark(folder.parent if folder.name == "dicom" else folder)
-    if mark is not None and mark.get("void"):
-        what = "is a result of an earlier run, and the study failed when it was run again"
-        raise StudyError("void-result", what, path=prediction, do="run the study again")
+    for path in (prediction, reference):
+        # A run writes some results into subfolders of the study's folder.
+        marks = (read_mark(folder) for folder in path.absolute().parents[:2])
+        if any(mark is not None and mark.get("void") for mark in marks):
+            what = "is a result of an earlier run, and the study failed when it was run again"
+            raise StudyError("void-result", what, path=path, do="run the study again")
     return Pair(study, prediction, reference)
 
 

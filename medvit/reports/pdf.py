@@ -101,8 +101,10 @@ def _volumes(sheet: Sheet, content: Content) -> None:
 
 
 def _volume_cells(row: VolumeRow, *, paired: bool, norms: bool) -> list[str]:
-    # A structure without a side must not stand in the column of one.
-    volumes = [*row.volumes, row.total] if len(row.volumes) == 2 else ["", "", *row.volumes]
+    # A structure stands in the column of a side only if it has this side.
+    place = {"left": 0, "right": 1}.get(row.side, 2)
+    alone = [*[""] * place, *row.volumes, *[""] * (2 - place)]
+    volumes = [*row.volumes, row.total] if len(row.volumes) == 2 else alone
     cells = [row.name, *(volumes if paired else row.volumes), row.share, *([row.asymmetry] if paired else [])]
     percentiles = " / ".join(text or "–" for text in row.percentiles) if any(row.percentiles) else ""
     return [*cells, *([percentiles] if norms else []), row.range]

@@ -14,7 +14,13 @@ from medvit.studies.labels import Structure
 
 @dataclass(frozen=True)
 class VolumeRow:
-    """One line of the table of volumes, as text; a pair shares one line, with a cell for each side."""
+    """One line of the table of volumes, as text; a pair shares one line, with a cell for each side.
+
+    Parameters
+    ----------
+    side
+        ``"left"`` or ``"right"`` if the line holds this side alone, otherwise empty.
+    """
 
     name: str
     colors: tuple[str, ...]
@@ -25,6 +31,7 @@ class VolumeRow:
     asymmetry: str
     range: str
     percentiles: tuple[str, ...]
+    side: str = ""
 
 
 class VolumeTable:
@@ -52,6 +59,7 @@ class VolumeTable:
             self._asymmetry(first.unsided_name) if paired else "",
             self._range(first),
             tuple(self.percentile(m.structure.name) for m in group),
+            "" if paired else first.side,
         )
 
     def _groups(self) -> Iterator[tuple[StructureMeasurement, ...]]:

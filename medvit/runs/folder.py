@@ -268,7 +268,7 @@ class StudyWriter:
             return {}
         names = ", ".join(s.name for s in self._chosen)
         instead = ", ".join(s.name for s in table.shown(np.unique(voxels).tolist()))
-        return {"structures": f"{names} cannot be told in such a study, which shows {instead}"}
+        return {"structures": f"{names} cannot be distinguished in this study, which shows {instead}"}
 
     def _report(
         self, study: LoadedStudy, voxels: np.ndarray, grid: Grid, outcome: StudyOutcome

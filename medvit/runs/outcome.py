@@ -71,9 +71,7 @@ class StudyOutcome:
     def verdict(self) -> str:
         """Light, first finding and missing outputs in a clause; empty if there is nothing to report."""
         seen = f"{self.light}: {self.finding.rstrip('.')}" if self.light and self.finding else self.light
-        return "; ".join(
-            filter(None, (seen, *(f"{name} is missing: {w}" for name, w in self.missing.items())))
-        )
+        return "; ".join(filter(None, (seen, *(f"missing {name}: {w}" for name, w in self.missing.items()))))
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:

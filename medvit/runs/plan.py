@@ -132,7 +132,7 @@ _State = Literal["new", "done", "stale", "other"]
 
 
 def refuse_other_results(folder: Path, made_by: Mapping[str, Any], inputs: list[str]) -> None:
-    """Refuse to replace a folder, unless it holds results of the same bundle and input, or of nobody.
+    """Refuse to replace a folder, unless it is empty or holds results of the same bundle and input.
 
     Raises
     ------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from medvit.errors import MedvitError
 from medvit.reports.quality import Verdict
 from medvit.runs import refusals
 from medvit.runs.claims import claim
@@ -93,7 +95,9 @@ def clear_failed(output_dir: Path, study_id: str, made_by: Mapping[str, Any]) ->
     with claim(output_dir, study_id) as ours:
         if ours:
             clear_leftovers(output_dir, study_id)
-            void_results(safe_join(output_dir, study_id), made_by)
+            # On a full disk, or in a folder of another user, the failure alone says so.
+            with suppress(OSError, MedvitError):
+                void_results(safe_join(output_dir, study_id), made_by)
 
 
 def finished(study: Study, folder: Path) -> StudyOutcome:

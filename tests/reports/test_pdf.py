@@ -57,6 +57,16 @@ def test_a_structure_without_a_side_is_in_no_column_of_one(
     assert all(by_name["hippocampus"])
     assert by_name["brain-stem"][:2] == ["", ""] and by_name["brain-stem"][2]
     written.clear()
+    chosen = BRAIN.chosen(["hippocampus", "left amygdala", "right thalamus"])
+    write_pdf(report.only(chosen), tmp_path / "chosen.pdf")
+    [(header, rows)] = [table for table in written if "ml left" in table[0]]
+    filled = {row[0]: [bool(row[column]) for column in columns.values()] for row in rows}
+    assert filled == {
+        "hippocampus": [True, True, True],
+        "left amygdala": [True, False, False],
+        "right thalamus": [False, True, False],
+    }
+    written.clear()
     table = load_label_table("hippocampus")
     crop = np.zeros((12, 12, 12), np.uint8)
     crop[2:6], crop[6:10] = 1, 2

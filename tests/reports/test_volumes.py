@@ -22,7 +22,16 @@ def test_the_table_of_volumes_by_hand() -> None:
         ("12.3 ± 0.0", "1,234 ± 0"), "−100.0", "2.0 – 200", ("", ""),
     )  # fmt: skip
     assert right_atrium == VolumeRow(
-        "right atrium", ("#010203",), ("4.00",), "4.00", "40.0", ("0.00 ± 0.00",), "", "", ("",)
+        "right atrium",
+        ("#010203",),
+        ("4.00",),
+        "4.00",
+        "40.0",
+        ("0.00 ± 0.00",),
+        "",
+        "",
+        ("",),
+        "right",
     )
     assert (atrium.name, atrium.volumes, atrium.share) == ("atrium", ("2.00",), "20.0")
     assert (spleen.volumes, spleen.total, spleen.share, spleen.intensities) == (("not found",), "", "", ("",))

@@ -52,7 +52,7 @@ def restorer(tmp_path: Path) -> Path:
     [
         (
             ["left hippocampal head"],
-            "left hippocampal head cannot be told in such a study, which shows hippocampal head, "
+            "left hippocampal head cannot be distinguished in this study, which shows hippocampal head, "
             "hippocampal body and tail",
         ),
         (["hippocampal head"], None),
@@ -88,7 +88,7 @@ def test_a_report_that_cannot_be_written_costs_the_report(
         assert entry["missing"] == {"report.pdf": "ValueError: no font"}
         assert {p.name for p in folder.iterdir()} >= {"image.nii.gz", "measurements.json", "report.html"}
         said = capsys.readouterr()
-        assert "report.pdf is missing: ValueError: no font" in said.out
+        assert "missing report.pdf: ValueError: no font" in said.out
         assert "1 of 1 studies done (" in said.out and "1 without all outputs)" in said.out
     assert "no font" in (tmp_path / "out" / "cohort.csv").read_text()
 

@@ -35,7 +35,7 @@ def test_an_error_of_the_system_names_its_file_too() -> None:
         ({}, "", True),
         ({"light": "amber", "finding": "Noise."}, "amber: Noise", True),
         ({"light": "red", "finding": "Cut."}, "red: Cut", False),
-        ({"light": "green", "missing": {"dicom": "no UID"}}, "green; dicom is missing: no UID", False),
+        ({"light": "green", "missing": {"dicom": "no UID"}}, "green; missing dicom: no UID", False),
     ],
 )
 def test_the_verdict_is_a_clause(facts: dict, verdict: str, well: bool) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from medvit.errors import MedvitError
 from medvit.runs.claims import claim
 from medvit.runs.outcome import StudyOutcome
-from medvit.runs.work import attempt, clear_lost, finished, note_verdict
-from medvit.studies import Series, Study
+from medvit.runs.work import attempt, clear_failed, clear_lost, finished, note_verdict
+from medvit.studies import Series, Study, done_mark
 from tests.runs.standin import StandIn, starts
 
 
@@ -57,6 +60,24 @@ def test_any_failure_becomes_the_outcome_of_its_study(tmp_path: Path) -> None:
     assert tried["corrupt"].stage == "read"
     assert tried["exit"].error == "RuntimeError: the study ended its worker"
     assert {said[0] for said in heard} >= {"corrupt", "memory", "full"}
+
+
+def test_results_of_a_study_that_failed_are_voided_where_the_disk_allows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, work = study(tmp_path), StandIn(tmp_path / "out")
+    attempt(work, one)
+    with monkeypatch.context() as full:
+
+        def refuse(*_: object) -> None:
+            raise MedvitError("done.json cannot be written: No space left on device")
+
+        full.setattr(done_mark, "write_json", refuse)
+        clear_failed(work.output_dir, "a", work.made_by())
+    assert attempt(work, one).state == "kept"
+    clear_failed(work.output_dir, "a", work.made_by())
+    assert attempt(work, one).state == "made"
+    assert done_mark.read_mark(work.output_dir / "a").get("void") is None
 
 
 def test_the_verdict_of_a_finished_study_is_that_of_its_file(tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ def test_a_study_keeps_its_id_however_its_path_is_written(
 ) -> None:
     put(tmp_path, "a b.nii", "a_b.nii")
     monkeypatch.chdir(tmp_path)
-    assert ids(find_studies(Path())) == ids(find_studies(tmp_path))
+    (tmp_path / "sub").mkdir()
+    for path in (Path(), Path("sub") / "..", tmp_path / "sub" / ".."):
+        assert ids(find_studies(path)) == ids(find_studies(tmp_path))
 
 
 def test_copies_of_a_series_keep_their_ids_in_every_unpacking_of_an_archive(tmp_path: Path) -> None:
