@@ -107,7 +107,7 @@ def _pair(study: str, prediction: Path, reference: Path) -> Pair:
         # A run writes some results into subfolders of the study's folder.
         marks = (read_mark(folder) for folder in path.absolute().parents[:2])
         if any(mark is not None and mark.get("void") for mark in marks):
-            what = "is a result of an earlier run, and the study failed when it was run again"
+            what = "is a result of an earlier run, and the study failed or was stopped when it was run again"
             raise StudyError("void-result", what, path=path, do="run the study again")
     return Pair(study, prediction, reference)
 

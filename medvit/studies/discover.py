@@ -376,7 +376,7 @@ def _with_unique_ids(found: list[Outcome], unpacked: Mapping[Path, Path] = Mappi
     def unique(study_id: str, path: Path | None) -> str:
         if times[study_id.casefold()] == 1:
             return study_id
-        place = os.path.abspath(unpacked.get(path, path)) if path else ""
+        place = os.path.normpath(unpacked.get(path, path).absolute()) if path else ""
         return f"{study_id}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
 
     return Found(

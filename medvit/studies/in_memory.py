@@ -35,8 +35,8 @@ def study_in_memory(image: Any, affine: np.ndarray | None = None, name: str = "i
     Raises
     ------
     MedvitError
-        If the image is of another type or shape, its voxels cannot be read, or its affine is missing or cannot
-        be one.
+        If the image is of another type or shape, its voxels cannot be read, or its affine is missing or is
+        not one.
     StudyError
         If the header of an image of nibabel would be refused in a file: it states no orientation, other
         units than millimetres, or contradictory ones.
