@@ -23,8 +23,16 @@ from _hippocampi import make_room, note, predictions, read_journal, write_subset
 
 from medvit.bundles import Bundle, find_bundle, open_bundle
 from medvit.datasets import Case, find_cases, read_manifest
+from medvit.errors import MedvitError
 from medvit.metrics import dice, hd95
-from medvit.training import Choices, PretrainingChoices, find_base, pretrain_bundle, train_bundle
+from medvit.training import (
+    Choices,
+    PretrainingChoices,
+    find_base,
+    pretrain_bundle,
+    read_encoder,
+    train_bundle,
+)
 from medvit.training.cases import WholeCases
 
 BASE = "segformer3d_brain"
@@ -65,8 +73,12 @@ class Study:
         self.prepared: list[dict[str, torch.Tensor]] = []
 
     def done(self) -> list[dict[str, Any]]:
-        """The trainings that were measured."""
-        return read_journal(self.journal)
+        """The trainings that were measured with these numbers of steps; the journal may hold others."""
+        return [row for row in read_journal(self.journal) if row["steps"] == self.steps_of(row["arm"])]
+
+    def steps_of(self, arm: str) -> int:
+        """Steps that an arm is trained for."""
+        return self.steps + (self.pretraining if ARMS[arm][2] else 0)
 
     def encoder(self, start: str) -> Path:
         """The encoder that was pre-trained on all images but those to test on."""
@@ -78,12 +90,14 @@ class Study:
             images = [str(case.images[0]) for case in self.others]
             resume = file.with_name(f"{file.name}.pretraining").is_dir()
             pretrain_bundle(find_bundle(BASE), images, file, choices, resume=resume)
+        elif (steps := read_encoder(file)[1].steps) != self.pretraining:
+            raise MedvitError(f"{file} was pre-trained for {steps} steps: give another folder")
         return file
 
     def measure(self, arm: str, count: int, draw: int) -> None:
         """Train one arm on `count` cases and put its scores on the journal."""
-        from_scratch, start, longer = ARMS[arm]
-        steps = self.steps + (self.pretraining if longer else 0)
+        from_scratch, start, _ = ARMS[arm]
+        steps = self.steps_of(arm)
         base = find_base(BASE, from_scratch=from_scratch, pretrained=self.encoder(start) if start else None)
         chosen = {case.id for case in self.drawn(count, draw)}
         subset, output = self.folder / "subset.json", self.folder / "bundle"

@@ -72,8 +72,10 @@ def deidentify(
     if dates not in ("remove", "shift"):
         raise MedvitError(f"--dates must be remove or shift, not {dates!r}")
     if output.is_dir() and any(output.iterdir()):
-        what = "is not empty, and the same images would stand in it twice, under other identifiers"
-        raise MedvitError(f"{output}: {what}; give a folder that is empty or does not exist")
+        raise MedvitError(
+            f"{output} is not empty, and the same images might stand in it twice, under other identifiers; "
+            "give a folder that is empty or does not exist"
+        )
     done = deidentify_folder(folder, output, Profile(dates="shift" if dates == "shift" else "remove"))
     left_out = [{"path": str(path), "why": why} for path, why in done.left_out]
     lines = [f"{len(done.files)} images written, {len(left_out)} files left out"]

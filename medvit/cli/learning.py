@@ -191,7 +191,7 @@ def pretrain(
         float | None,
         typer.Option(help="Share that is masked. Default: 0.6, or 0.75 of patches."),
     ] = None,
-    cell: Annotated[int, typer.Option(help="Edge of a masked cell in voxels.")] = 8,
+    cell: Annotated[int | None, typer.Option(help="Edge of a masked cell in voxels. Default: 8.")] = None,
     patch_size: WindowSize = None,
     spacing: Spacing = None,
     size: Annotated[
@@ -222,15 +222,24 @@ def pretrain(
     from medvit.training.architectures import start_named
 
     start_named(base, trust=trust)  # before torch is imported, which takes seconds
-    from medvit.training import PretrainingChoices, find_base, find_restorer, pretrain_bundle, read_encoder
+    from medvit.training import (
+        PretrainingChoices,
+        find_base,
+        find_restorer,
+        pretrain_bundle,
+        read_encoder,
+        restorer_network,
+    )
 
     choices = PretrainingChoices(
         steps=steps, minutes=minutes, batch_size=batch_size, learning_rate=learning_rate,
         task=task, mask_ratio=mask_ratio, cell=cell, patch_size=patch_size, spacing=spacing, start=start,
         seed=seed, device=device, recipe=str(recipe or ""),
     )  # fmt: skip
-    if find_restorer(base, trust):
-        raise MedvitError(f"{base} restores images, and learns that without labels: medvit train {base}")
+    if restorer_network(base) or find_restorer(base, trust):
+        raise MedvitError(
+            f"{base} restores images, which it learns without labels: use medvit train {base} --degrade"
+        )
     found = find_base(base, size=size, trust=trust)
     file = pretrain_bundle(found, studies, output, choices, resume=resume)
     return Answer({"file": str(file), **asdict(read_encoder(file)[1])})

@@ -246,7 +246,7 @@ class TransUNet(PublishedNetwork):
             If the file is not an npz of plain arrays, or an entry of the encoder is missing, left over or of
             another shape.
         """
-        published = _read_npz(source) if isinstance(source, str | Path) else dict(source)
+        published = read_npz(source) if isinstance(source, str | Path) else dict(source)
         encoder = rename_npz(published, self.grid)
         kept = ("widen.", "ups.", "readout.")
         decoder = {name: value for name, value in self.state_dict().items() if name.startswith(kept)}
@@ -376,7 +376,14 @@ def _resize_position(table: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(image, size=grid, mode="bilinear", align_corners=True).flatten(2).transpose(1, 2)
 
 
-def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, or is not an npz of plain arrays.
+    """
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such file")
     try:

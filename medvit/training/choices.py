@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,9 +66,7 @@ class Choices:
             "--epoch-length": self.epoch_length, "--batch-size": self.batch_size,
             "--learning-rate": self.learning_rate, "--minutes": self.minutes,
         }  # fmt: skip
-        for name, value in numbers.items():
-            if value is not None and not np.all(np.asarray(value) > 0):
-                raise MedvitError(f"{name} must be greater than 0, not {value}")
+        check_positive(numbers)
         if self.minutes is not None and self.epochs is not None:
             raise MedvitError("--minutes and --epochs both say when the training ends; give one of them")
         if self.fold is not None and not self.folds:
@@ -88,6 +87,19 @@ class Choices:
             If the device is not available.
         """
         return device_named(self.device)
+
+
+def check_positive(options: Mapping[str, float | Sequence[float] | None]) -> None:
+    """Refuse options of which a given number is not greater than 0.
+
+    Raises
+    ------
+    MedvitError
+        With the name of the option.
+    """
+    for name, value in options.items():
+        if value is not None and not np.all(np.asarray(value) > 0):
+            raise MedvitError(f"{name} must be greater than 0, not {value}")
 
 
 def device_named(name: str) -> torch.device:

@@ -30,7 +30,7 @@ class PretrainingHeader:
     network
         Configuration of the network, whose readout is left out of the file.
     base
-        Bundle whose network it is.
+        Bundle whose network it is, or name and size of the network.
     start
         ``"weights"`` of the bundle or ``"scratch"``.
     task, mask_ratio, cell

@@ -102,7 +102,8 @@ def _refuse(path: Path, work: Path, resume: bool) -> None:
         if file.exists():
             raise MedvitError(f"{file} exists already: name another file")
     if resume and not (work / "settings.json").is_file():
-        raise MedvitError(f"{work} holds no pre-training to resume; start one without --resume")
+        remove = "remove it and " if work.exists() else ""
+        raise MedvitError(f"{work} holds no pre-training to resume; {remove}start one without --resume")
     if not resume and work.exists():
         raise MedvitError(f"{work} holds an interrupted pre-training: continue it with --resume or remove it")
 
@@ -134,13 +135,16 @@ class _Run:
         else:
             preparation = Preparation.of_network(inputs, self.base.slicewise, c.spacing)
         self.spacing, self.slice_axis = preparation.spacing, preparation.slice_axis
-        self._fit_window(preparation.shape)
-        settings = json.loads(json.dumps(asdict(c))) | {"base": self.base.name}
+        settings = asdict(c) | {"base": self.base.name, "network": self.base.network}
+        settings = json.loads(json.dumps(settings))
         if resume:
-            self._compare(settings)
+            # Another device, or another amount of free memory, would lead to another window.
+            self.window = tuple(self._compare(settings)["window"])
+        else:
+            self._fit_window(preparation.shape)
         self.work.mkdir(parents=True, exist_ok=True)
         self.prepared = prepare_images(preparation, self.work, self.console)
-        settings["studies"] = self.prepared.digest
+        settings |= {"window": list(self.window), "studies": self.prepared.digest}
         if resume:
             self._compare(settings)
         write_json(self.work / "settings.json", settings)
@@ -176,7 +180,8 @@ class _Run:
                 n for axis, n in enumerate(shape) if not (self.base.slicewise and axis == self.slice_axis)
             ]
             own, network = self.base.window, self.base.network
-            self.window = window_for(network, whole, own, affordable_on(self.device, network, own, (2, 1)))
+            affordable = affordable_on(self.device, network, own, (self.choices.batch_size or 2, 1))
+            self.window = window_for(network, whole, own, affordable)
         if self.base.slicewise and len(self.window) == 3:
             self.window = tuple(n for axis, n in enumerate(self.window) if axis != self.slice_axis)
         if len(self.window) != len(self.base.window):
@@ -184,8 +189,8 @@ class _Run:
                 f"--patch-size takes {len(self.base.window)} edges for the network of {self.base.name}"
             )
 
-    def _compare(self, settings: dict[str, Any]) -> None:
-        """Refuse to resume with anything that was not there before."""
+    def _compare(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings at the start; other ones are refused, apart from the duration and the device."""
         before = json.loads((self.work / "settings.json").read_text(encoding="utf-8"))
         kept = ("steps", "minutes", "device")
         other = [name for name, value in settings.items() if name not in kept and before.get(name) != value]
@@ -193,6 +198,7 @@ class _Run:
             raise MedvitError(
                 f"{self.work} was begun with other settings ({', '.join(other)}): resume it with the same"
             )
+        return before
 
     def _samplers(self, files: list[Path], offset: int) -> list[WindowSampler]:
         """One sampler for each kind of window; none of a kind that no study has."""
@@ -205,7 +211,7 @@ class _Run:
             if deep:
                 samplers.append(
                     WindowSampler(
-                        deep, edges, cell=self.choices.cell, mask_ratio=self.task.mask_ratio,
+                        deep, edges, cell=self.task.cell or 1, mask_ratio=self.task.mask_ratio,
                         slice_axis=self.slice_axis, seed=2 * self.choices.seed + offset,
                     )
                 )  # fmt: skip

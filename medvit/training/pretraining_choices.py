@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medvit.errors import MedvitError
+from medvit.training.choices import check_positive
 
 TASKS = ("masked", "mae", "uni4eye", "swin")
 
@@ -27,9 +28,10 @@ class PretrainingChoices:
         ``"masked"``: the network predicts masked cells; ``"mae"``: a plain vision transformer sees the other
         patches alone; ``"uni4eye"``: the same with slices and volumes in turn; ``"swin"``: Swin UNETR's
         rotation, contrast and inpainting.
-    mask_ratio, cell
-        Share of the cells that are masked, 0.6 by default and 0.75 of the patches of ``"mae"``; and their
-        edge in voxels.
+    mask_ratio
+        Share that is masked: 0.6 of the cells by default, and 0.75 of the patches.
+    cell
+        Edge of a masked cell in voxels, 8 by default; patches have the edge that the network gives them.
     patch_size
         Edges of a window in voxels; that of the bundle by default.
     spacing
@@ -53,7 +55,7 @@ class PretrainingChoices:
     learning_rate: float = 5e-4
     task: str = "masked"
     mask_ratio: float | None = None
-    cell: int = 8
+    cell: int | None = None
     patch_size: tuple[int, ...] | None = None
     spacing: tuple[float, float, float] | None = None
     start: str = ""
@@ -67,13 +69,24 @@ class PretrainingChoices:
             raise MedvitError(f"--task must be one of {', '.join(TASKS)}, not {self.task!r}")
         if self.task == "swin" and self.batch_size == 1:
             raise MedvitError("--task swin tells the windows of a step apart: --batch-size must be 2 or more")
+        if self.mask_ratio is not None and self.task == "swin":
+            raise MedvitError("--mask-ratio does not apply to --task swin, which masks nothing")
+        if self.cell is not None and self.task != "masked":
+            raise MedvitError(f"--cell does not apply to --task {self.task}: only --task masked masks cells")
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise MedvitError(f"--mask-ratio must lie between 0 and 1, not {self.mask_ratio}")
-        if self.cell < 2:
+        if self.cell is not None and self.cell < 2:
             raise MedvitError(f"--cell must be 2 voxels or more, not {self.cell}")
         if self.start not in ("", "weights", "scratch"):
             raise MedvitError(f"--from must be weights or scratch, not {self.start!r}")
         if self.recipe and self.start == "weights":
             raise MedvitError("the bundle's weights do not fit the network of a --recipe: add --from scratch")
-        if self.spacing is not None and min(self.spacing) <= 0:
-            raise MedvitError(f"--spacing must be greater than 0, not {self.spacing}")
+        if not 0 <= self.watch_fraction < 1:
+            raise MedvitError(f"watch_fraction must lie in [0, 1), not {self.watch_fraction}")
+        check_positive(
+            {
+                "--steps": self.steps, "--minutes": self.minutes, "--batch-size": self.batch_size,
+                "--learning-rate": self.learning_rate, "--patch-size": self.patch_size,
+                "--spacing": self.spacing,
+            }
+        )  # fmt: skip

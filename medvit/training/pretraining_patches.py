@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medvit.errors import MedvitError
 from medvit.networks import MaskedAutoencoder
-from medvit.networks.masked_autoencoder import Entrance
+from medvit.networks.masked_autoencoder import Entrance, draw_mask
 from medvit.networks.published import NameRule, rename
 from medvit.training.masking import MaskedWindows
 from medvit.training.network import build, fitted
@@ -105,7 +105,8 @@ class MaskedPatches:
     Raises
     ------
     MedvitError
-        If the network is not a plain vision transformer, or patches do not divide the window.
+        If the network is not a plain vision transformer, patches do not divide the window, or none would be
+        left to see.
 
     References
     ----------
@@ -126,6 +127,14 @@ class MaskedPatches:
         self.repeats = vit.repeats
         kinds = self._kinds(window, made_for.slice_axis)
         self.windows = tuple(edges for edges, _ in kinds)
+        for edges, patch in kinds:
+            tokens = math.prod(n // p for n, p in zip(edges, patch, strict=True))
+            if not draw_mask(torch.empty(1, tokens), self.mask_ratio)[0].numel():
+                raise MedvitError(
+                    f"windows of {' x '.join(map(str, edges))} voxels have {tokens} patch(es), and a "
+                    f"--mask-ratio of {self.mask_ratio:g} leaves none to see: lower it, or choose a larger "
+                    "--patch-size"
+                )
         if any(vit.dim % (2 * len(edges)) for edges in self.windows):
             raise MedvitError(f"--task mae and uni4eye need a hidden_size in multiples of 6, not {vit.dim}")
         width = _DECODER["decoder_dim"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -29,7 +30,7 @@ class MadeFor:
     channels, window
         Image channels, and edges of the windows.
     mask_ratio, cell
-        Share of the cells that are masked, ``None`` for the default of the task, and their edge in voxels.
+        Share of the cells that are masked, and their edge in voxels; ``None`` for the default of the task.
     slice_axis
         Axis across the slices of volumes.
     """
@@ -38,7 +39,7 @@ class MadeFor:
     channels: int
     window: Sequence[int]
     mask_ratio: float | None = None
-    cell: int = 8
+    cell: int | None = None
     slice_axis: int = 2
 
     @property
@@ -112,7 +113,13 @@ class MaskedCells:
     Parameters
     ----------
     made_for
-        Network, windows and masks; 60 % of the cells are masked by default.
+        Network, windows and masks; 60 % of the cells are masked by default, and a cell has 8 voxels along
+        an edge.
+
+    Raises
+    ------
+    MedvitError
+        If so few or so many cells would be masked that there is nothing to predict, or nothing to see.
     """
 
     words = "masked cells"
@@ -121,7 +128,13 @@ class MaskedCells:
 
     def __init__(self, made_for: MadeFor) -> None:
         given, channels, window = made_for.mask_ratio, made_for.channels, made_for.window
-        self.mask_ratio, self.cell = 0.6 if given is None else given, made_for.cell
+        self.mask_ratio, self.cell = 0.6 if given is None else given, made_for.cell or 8
+        cells = math.prod(-(-edge // self.cell) for edge in window)
+        if not 0 < round(self.mask_ratio * cells) < cells:
+            raise MedvitError(
+                f"windows of {' x '.join(map(str, window))} voxels have {cells} cell(s), of which a share of "
+                f"{self.mask_ratio:g} is all or none: choose another --cell, --mask-ratio or --patch-size"
+            )
         self.network = build(fitted(made_for.definition, channels, channels, window))
         other = build(fitted(made_for.definition, channels, channels + 1, window))
         readout = readout_names(self.network, other)

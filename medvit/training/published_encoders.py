@@ -11,6 +11,7 @@ from medvit.errors import WeightsError
 from medvit.networks import CSwinUNet, SwinUNETR, TransUNet
 from medvit.networks.masked_autoencoder import AUTOENCODER_NAMES, resized_table
 from medvit.networks.published import load_strictly, read_checkpoint, renamed
+from medvit.networks.transunet import read_npz
 from medvit.training.pretraining_patches import TRANSUNET_NAMES
 
 _KNOWN = (
@@ -34,8 +35,7 @@ def check_published_encoder(path: Path) -> None:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file of pre-trained weights")
-    if path.suffix != ".npz":
-        read_checkpoint(path)
+    read_npz(path) if path.suffix == ".npz" else read_checkpoint(path)
 
 
 def load_published_encoder(network: nn.Module, path: Path) -> int:

@@ -204,11 +204,28 @@ def test_interrupted_it_goes_on_where_it_was(
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
 
 
+def test_a_pre_training_that_was_killed_before_its_first_step_says_what_to_remove(
+    base: Bundle, tmp_path: Path
+) -> None:
+    work = tmp_path / "e.safetensors.pretraining"
+    with pytest.raises(MedvitError, match="to resume; start one without --resume"):
+        pretrain_bundle(base, [], tmp_path / "e.safetensors", CHOICES, resume=True)
+    work.mkdir()
+    with pytest.raises(MedvitError, match="to resume; remove it and start one without --resume"):
+        pretrain_bundle(base, [], tmp_path / "e.safetensors", CHOICES, resume=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"mask_ratio": 1.0}, "--mask-ratio"),
         ({"cell": 1}, "--cell"),
+        ({"task": "mae", "cell": 4}, "--cell does not apply to --task mae"),
+        ({"task": "swin", "mask_ratio": 0.5}, "--mask-ratio does not apply to --task swin"),
+        ({"learning_rate": 0.0}, "--learning-rate must be greater than 0"),
+        ({"patch_size": (32, 0, 32)}, "--patch-size must be greater than 0"),
+        ({"steps": 0}, "--steps must be greater than 0"),
+        ({"watch_fraction": 1.0}, "watch_fraction must lie in"),
         ({"start": "x"}, "--from"),
         ({"task": "x"}, "--task must be one of masked, mae, uni4eye, swin"),
         ({"task": "swin", "batch_size": 1}, "--batch-size must be 2"),
@@ -231,6 +248,13 @@ def test_the_command_pre_trains(base: Bundle, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0
     assert read_encoder(tmp_path / "e.safetensors")[1].start == "scratch"
+
+
+def test_networks_that_restore_images_are_sent_to_train(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").touch()
+    words = ["pretrain", "HAT", str(tmp_path), "-o", str(tmp_path / "e.safetensors")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1 and "use medvit train HAT --degrade" in result.output + str(result.exception)
 
 
 def test_a_recipe_gives_the_network_and_its_training_starts_from_the_encoder(

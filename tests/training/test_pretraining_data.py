@@ -109,6 +109,25 @@ def test_a_network_by_name_is_pre_trained_at_the_spacing_that_is_asked_for(tmp_p
         pretrain_bundle(BASE, inputs, tmp_path / "f.safetensors", PretrainingChoices(start="weights"))
 
 
+def test_it_goes_on_with_the_same_windows_where_another_device_would_afford_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, path = [str(write_studies(tmp_path / "in"))], tmp_path / "e.safetensors"
+    base = replace(BASE, window=(64, 64, 64))
+    choices = PretrainingChoices(steps=1, batch_size=1, device="cpu")
+
+    def interrupt(*given: Any) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "affordable_on", lambda *given: lambda edges: max(edges) <= 32)
+        patch.setattr(pretraining._Run, "_take_step", interrupt)
+        with pytest.raises(MedvitError, match="interrupted after 0 steps"):
+            pretrain_bundle(base, inputs, path, choices)
+    pretrain_bundle(base, inputs, path, choices, resume=True)
+    assert read_encoder(path)[1].window == [32, 32, 32]  # and not 48, as without --resume
+
+
 def test_after_a_full_disk_resuming_needs_no_further_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +144,9 @@ def test_after_a_full_disk_resuming_needs_no_further_step(
     assert not path.exists() and not path.with_suffix(".html").exists()
     with pytest.raises(MedvitError, match=r"other settings \(base\)"):
         pretrain_bundle(OTHER, inputs, path, choices, resume=True)
+    changed = replace(BASE, network=BASE.network | {"decoder_dim": 24})  # as a recipe that was edited
+    with pytest.raises(MedvitError, match=r"other settings \(network\)"):
+        pretrain_bundle(changed, inputs, path, choices, resume=True)
     more = [*inputs, str(write_studies(tmp_path / "more", count=7))]
     with pytest.raises(MedvitError, match=r"other settings \(studies\)"):
         pretrain_bundle(BASE, more, path, choices, resume=True)

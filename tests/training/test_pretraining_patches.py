@@ -22,13 +22,7 @@ from medvit.training.network import build, fitted
 from medvit.training.pretraining_patches import MaskedPatches, PatchesOfBoth
 from medvit.training.pretraining_tasks import MadeFor
 from tests.training.test_pretraining import write_studies
-from tests.training.test_pretraining_tasks import VIT
-
-VOLUMES: dict[str, Any] = {
-    "in_channels": 1, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2, "feature_size": 4, "qkv_bias": True,
-}  # fmt: skip
-PLAIN = {"_target_": "medvit.networks.TransUNet", "out_channels": 4, "img_size": 32, **VIT}
-DEEP = {"_target_": "monai.networks.nets.UNETR", "out_channels": 4, "img_size": [32, 32, 32], **VOLUMES}
+from tests.training.test_pretraining_tasks import DEEP, PLAIN, VIT, VOLUMES
 
 
 @pytest.mark.parametrize(("size", "patch"), [((4, 6), (2, 3)), ((4, 6, 2), (2, 3, 1))])

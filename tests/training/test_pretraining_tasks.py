@@ -17,8 +17,8 @@ from medvit.networks.swin_pretraining import turn
 from medvit.training import PretrainingChoices, pretrain_bundle
 from medvit.training.encoder_file import load_encoder, readout_names
 from medvit.training.masking import MaskedWindows
-from medvit.training.pretraining_patches import MaskedPatches
-from medvit.training.pretraining_tasks import MadeFor, SwinTasks
+from medvit.training.pretraining_patches import MaskedPatches, PatchesOfBoth
+from medvit.training.pretraining_tasks import MadeFor, MaskedCells, SwinTasks
 from tests.label.phantoms import make_bundle
 from tests.training.test_pretraining import write_studies
 
@@ -32,6 +32,13 @@ SWIN: dict[str, Any] = {
     "depths": [1, 1, 1, 1],
     "num_heads": [1, 1, 2, 2],
 }
+
+
+PLAIN = {"_target_": "medvit.networks.TransUNet", "out_channels": 4, "img_size": 32, **VIT}
+VOLUMES: dict[str, Any] = {
+    "in_channels": 1, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2, "feature_size": 4, "qkv_bias": True,
+}  # fmt: skip
+DEEP = {"_target_": "monai.networks.nets.UNETR", "out_channels": 4, "img_size": [32, 32, 32], **VOLUMES}
 
 
 def bundle_of(
@@ -148,6 +155,9 @@ def test_the_views_are_turned_by_what_the_loss_is_told(monkeypatch: pytest.Monke
         (SwinTasks, {"_target_": "medvit.networks.SwinUNETR"}, (64, 32, 64), "two equal"),
         (SwinTasks, {"_target_": "medvit.networks.SwinUNETR"}, (32, 32, 32), "one of 64 or more"),
         (MaskedPatches, {"_target_": "medvit.networks.TransUNet"}, (32, 32), "plain vision transformer"),
+        (MaskedPatches, PLAIN, (16, 32), r"16 x 32 voxels have 2 patch\(es\), .* 0.75 leaves none to see"),
+        (PatchesOfBoth, DEEP, (16, 16, 64), r"16 x 16 voxels have 1 patch\(es\)"),
+        (MaskedCells, PLAIN, (8, 8), r"8 x 8 voxels have 1 cell\(s\), .* 0.6 is all or none"),
     ],
 )  # fmt: skip
 def test_networks_and_windows_that_do_not_fit_a_task_are_refused(

@@ -77,6 +77,9 @@ def test_other_networks_and_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.pth").write_bytes(b"no")
     with pytest.raises(WeightsError, match="not a file of plain tensors"):
         find_base("ViT", pretrained=tmp_path / "broken.pth")
+    (tmp_path / "broken.npz").write_bytes(b"no")
+    with pytest.raises(WeightsError, match="not an npz of plain arrays"):
+        find_base("ViT", pretrained=tmp_path / "broken.npz")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(WeightsError, match="was not written by medvit pretrain"):
         find_base("ViT", pretrained=tmp_path / "foreign.safetensors")
