@@ -196,7 +196,7 @@ def _scores(
         folder.mkdir()
     for study in studies:
         _write_labels(opened, networks, study)
-    pairs = find_pairs(before, drawn or before).pairs
+    pairs = find_pairs(after, drawn or before).pairs
     if not pairs:
         raise MedvitError(f"{drawn}: no label map has the name of a study, such as {studies[0].id}.nii.gz")
     rows: list[dict[str, Scores]] = []
