@@ -216,7 +216,9 @@ class Segmenter:
             named_structures,
         )
 
-        device, names = checked_device(device), named_structures(structures)
+        for name, value in {"trust": trust, "tf32": tf32, "separate": separate}.items():
+            _check_switch(name, value)
+        device, names = checked_device(str(device)), named_structures(structures)
         checked_overlap(options.get("overlap"))
         from medvit.bundles import find_bundle, open_bundle
         from medvit.errors import did_you_mean
@@ -229,9 +231,8 @@ class Segmenter:
             if name.partition("#")[0] not in known:
                 hint = did_you_mean(name, known.names)
                 raise MedvitError(f"bundle {found.name} has no option {name!r}{hint}")
-            # Any other text, "no" as well, would switch it on.
-            if isinstance(known.stated(name), bool) and options[name] not in (True, False):
-                raise MedvitError(f"option {name!r} must be True or False, not {options[name]!r}")
+            if isinstance(known.stated(name), bool):
+                _check_switch(name, options[name])
         if names or separate:
             found.structures(names)
             options |= {"writer#options#structures": names, "writer#options#separate": separate}
@@ -313,6 +314,12 @@ class Segmenter:
     def _outcome(self, result: Result) -> SegmentedImage | RestoredImage:
         kind = RestoredImage if result.table is None else SegmentedImage
         return kind(result, self._opened.part("writer"))
+
+
+def _check_switch(name: str, value: Any) -> None:
+    # Any text, "no" as well, would switch it on.
+    if value not in (True, False):
+        raise MedvitError(f"option {name!r} must be True or False, not {value!r}")
 
 
 def _study_or_error(image: Any, name: str) -> Study | str | Path | Exception:

@@ -101,13 +101,15 @@ def test_save_keeps_results_of_another_input_and_what_no_run_has_made(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "scan.dcm").write_bytes(b"the only copy")
     result, other = segmenter(voxels, AFFINE), segmenter(voxels[::-1].copy(), AFFINE)
+    mirrored = segmenter(voxels, np.diag([-1.0, 1, 1, 1]) @ AFFINE)
     with pytest.raises(MedvitError, match=r"mine: holds files that no run has made.*overwrite=True"):
         segmenter(voxels, AFFINE, name="mine").save(tmp_path)
     assert (tmp_path / "mine" / "scan.dcm").read_bytes() == b"the only copy"
     stored = (result.save(tmp_path) / "labels.nii.gz").read_bytes()
     assert (result.save(tmp_path) / "labels.nii.gz").read_bytes() == stored
-    with pytest.raises(MedvitError, match="image: holds results of another input of the same name"):
-        other.save(tmp_path)
+    for another in (other, mirrored):
+        with pytest.raises(MedvitError, match="image: holds results of another input of the same name"):
+            another.save(tmp_path)
     assert (tmp_path / "image" / "labels.nii.gz").read_bytes() == stored
     assert (other.save(tmp_path, overwrite=True) / "labels.nii.gz").read_bytes() != stored
 
@@ -175,6 +177,11 @@ def test_a_restorer_gives_an_image() -> None:
         (lambda s, v: medvit.Segmenter(BRAIN, overlap=1.5), "below 1, not 1.5"),
         (lambda s, v: medvit.Segmenter(BRAIN, overlap="half"), "below 1, not 'half'"),
         (lambda s, v: medvit.Segmenter(BRAIN, force="no"), "option 'force' must be True or False, not 'no'"),
+        (lambda s, v: medvit.Segmenter(BRAIN, trust="no"), "option 'trust' must be True or False, not 'no'"),
+        (lambda s, v: medvit.Segmenter(BRAIN, tf32="off"), "option 'tf32' must be True or False"),
+        (lambda s, v: medvit.Segmenter(BRAIN, separate="no"), "option 'separate' must be True or False"),
+        (lambda s, v: medvit.Segmenter(BRAIN, amp=True), "no precision True; choose"),
+        (lambda s, v: medvit.Segmenter(BRAIN, device=torch.device("meta")), "no device 'meta'"),
         (lambda s, v: medvit.Segmenter(BRAIN, device="banana"), "no device 'banana'"),
         (lambda s, v: medvit.Segmenter("segformer_brain"), "no bundle"),
     ],

@@ -206,8 +206,11 @@ class StudyWriter:
         outcome = StudyOutcome(result.study.id, seconds=dict(result.seconds), details=dict(result.details))
         if result.study.series[0].paths:
             outcome.inputs = input_sha256(result.study)
-        else:  # an image in memory is its own input
-            outcome.inputs = [hashlib.sha256(result.study.image.numpy().tobytes()).hexdigest()]
+        else:  # an image in memory is its own input, which lies where its affine says
+            image = result.study.image.numpy()
+            digest = hashlib.sha256(repr(image.shape).encode() + result.study.grid.affine.tobytes())
+            digest.update(np.ascontiguousarray(image))
+            outcome.inputs = [digest.hexdigest()]
         if not overwrite:
             refuse_other_results(safe_join(folder, result.study.id), self.made_by(), outcome.inputs)
         affine = torch.from_numpy(result.grid.affine)

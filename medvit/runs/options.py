@@ -72,7 +72,7 @@ def checked_overlap(overlap: float | None) -> float | None:
         If it is outside this range.
     """
     if overlap is not None and not (isinstance(overlap, Real) and 0.0 <= overlap < 1.0):
-        raise MedvitError(f"overlap must be at least 0 and below 1, not {overlap!r}")
+        raise MedvitError(f"overlap must be a number of at least 0 and below 1, not {overlap!r}")
     return overlap
 
 
@@ -97,13 +97,11 @@ def execution_settings(amp: str = "off", tf32: bool = False, backend: str = "tor
         If there is no such precision or backend.
     """
     if amp not in PRECISIONS:
-        raise MedvitError(
-            f"there is no precision {amp!r}{did_you_mean(amp, PRECISIONS)}; choose {' or '.join(PRECISIONS)}"
-        )
+        hint = did_you_mean(str(amp), PRECISIONS)
+        raise MedvitError(f"there is no precision {amp!r}{hint}; choose {' or '.join(PRECISIONS)}")
     if backend not in BACKENDS:
-        raise MedvitError(
-            f"there is no backend {backend!r}{did_you_mean(backend, BACKENDS)}; choose {', '.join(BACKENDS)}"
-        )
+        hint = did_you_mean(str(backend), BACKENDS)
+        raise MedvitError(f"there is no backend {backend!r}{hint}; choose {', '.join(BACKENDS)}")
     chosen: dict[str, Any] = {"amp": amp} if amp != "off" else {}
     if tf32:
         chosen["tf32"] = True

@@ -32,7 +32,7 @@ def rows() -> list[Row]:
     return [full, Row("two", error="no weights", failures={"a": "not read"}, red={"b": "noise"})]
 
 
-def test_a_line_a_bundle(rows: list[Row], tmp_path: Path) -> None:
+def test_each_bundle_has_one_line(rows: list[Row], tmp_path: Path) -> None:
     write_csv(tmp_path / "bench.csv", rows)
     with (tmp_path / "bench.csv").open(encoding="utf-8") as file:
         one, two = csv.DictReader(file)

@@ -33,7 +33,7 @@ def test_the_study_of_coarse_pixels_lies_where_the_truth_lies(tmp_path: Path) ->
     np.testing.assert_allclose(truth.samples.mean((0, 1)), truth.image.mean((0, 1)), atol=0.003)
 
 
-def test_too_coarse_for_a_study_is_said(tmp_path: Path) -> None:
+def test_a_factor_too_coarse_for_the_study_is_refused(tmp_path: Path) -> None:
     study = find_studies(write_textured_head(tmp_path / "head.nii.gz")).studies[0]
     for options, words in (
         (RestoreOptions(factor=200), "too few voxels for two slices, 200 voxels apart.*smaller --factor"),

@@ -69,7 +69,7 @@ def test_facts_and_their_defaults(tmp_path: Path) -> None:
     assert [s.name for s in full.structures(["kidney"])] == ["left kidney", "right kidney"]
 
 
-def test_what_a_bundle_lacks_is_said(tmp_path: Path) -> None:
+def test_what_a_bundle_lacks_is_stated(tmp_path: Path) -> None:
     plain = write_bundle(tmp_path / "plain")
     with pytest.raises(MedvitError, match="plain restores images and has no structures"):
         plain.structures()

@@ -30,8 +30,8 @@ def study(tmp_path: Path) -> Path:
     [
         (["--device", "banana"], "there is no device 'banana'"),
         (["--device", "cdua"], "did you mean 'cuda'"),
-        (["--overlap", "1.5"], "overlap must be at least 0 and below 1, not 1.5"),
-        (["--overlap", "-0.1"], "overlap must be at least 0"),
+        (["--overlap", "1.5"], "overlap must be a number of at least 0 and below 1, not 1.5"),
+        (["--overlap", "-0.1"], "overlap must be a number of at least 0"),
         (["--amp", "bf61"], "there is no precision 'bf61' (did you mean 'bf16'?)"),
         (["--backend", "openvno"], "there is no backend 'openvno' (did you mean 'openvino'?)"),
         (["--language", "xx"], "no report in language 'xx'; choose one of de, en, fr"),

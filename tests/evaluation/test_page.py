@@ -61,7 +61,7 @@ def test_dots_and_means_stand_at_their_values() -> None:
     assert line["says"] == "a: mean 0.750 of 3"
 
 
-def test_distances_have_an_axis_of_their_own_without_what_is_infinite() -> None:
+def test_distances_have_their_own_axis_without_infinite_values() -> None:
     found = drawing("hd95_mm", hd95_mm=[2.0, 8.0, math.inf])
     assert found["ticks"][-1] == (400.0, "8")
     (line,) = found["lines"]
@@ -69,7 +69,7 @@ def test_distances_have_an_axis_of_their_own_without_what_is_infinite() -> None:
     assert drawing("hd95_mm", hd95_mm=[math.inf, math.inf])["lines"] == []
 
 
-def test_of_very_many_studies_quantiles_are_drawn() -> None:
+def test_quantiles_stand_for_very_many_studies() -> None:
     (line,) = drawing("dice", dice=np.linspace(0, 1, 1001).tolist())["lines"]
     places = [x for x, _ in line["dots"]]
     assert len(places) == DOTS and (places[0], places[-1]) == (0.0, 400.0)
@@ -103,7 +103,7 @@ def test_bins_of_calibration_stand_at_their_confidence() -> None:
     assert found["dots"] == [(35.0, 70.0, 5.5), (140.0, 140.0, 3.5)]
 
 
-def test_the_worst_come_first_and_of_equals_the_largest_error() -> None:
+def test_the_worst_come_first_and_the_larger_error_among_equals() -> None:
     dice = [0.9, 0.0, 0.0, math.nan]
     measured = scores(dice=dice, hd95_mm=[1.0] * 4, volume_error_ml=[0.1, -3.0, 8.0, 0.0])
     measured[1].presence["a"] = "reference"

@@ -26,5 +26,5 @@ def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
         file_name(name)
 
 
-def test_of_a_list_of_choices_the_first_is_meant() -> None:
+def test_the_first_of_a_list_of_choices_is_meant() -> None:
     assert [first_of(v) for v in (["b", "a"], "c", [], None, 0)] == ["b", "c", "", "", ""]

@@ -35,7 +35,7 @@ def test_a_candidate_reaches_down_to_a_share_of_its_peak() -> None:
         lesion_candidates(2 * image + 1)
 
 
-def test_what_is_small_is_no_candidate_and_the_search_goes_on_without_it() -> None:
+def test_a_small_component_is_not_a_candidate_and_the_search_continues_without_it() -> None:
     assert lesion_candidates(_boxes((slice(5, 6), 0.9)), min_voxels=24).any()
     assert not lesion_candidates(_boxes((slice(5, 6), 0.9)), min_voxels=25).any()
     # The small peak sets the threshold of the first search, 0.36, and is still not a candidate.

@@ -50,7 +50,7 @@ def test_figures_of_a_head_with_its_totals_and_percentiles() -> None:
     assert Content(head, load_language("en")).norm_notes() == [load_language("en")["no_norms"]]
 
 
-def test_an_intracranial_volume_that_cannot_be_is_marked() -> None:
+def test_an_impossible_intracranial_volume_is_marked() -> None:
     labels = np.full((10, 10, 10), BRAIN.by_name["left thalamus"].value, np.uint8)
     head = make_report("tiny", labels, Grid(labels.shape, np.eye(4)), BRAIN)
     assert Content(head, load_language("en")).totals()[0][1] == "1.00 ✕"

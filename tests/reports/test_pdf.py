@@ -46,7 +46,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], list[list[
     return tables
 
 
-def test_a_structure_without_a_side_is_in_no_column_of_one(
+def test_a_volume_stands_in_the_column_of_its_own_side_only(
     report: StudyReport, written: list[tuple[list[str], list[list[str]]]], tmp_path: Path
 ) -> None:
     write_pdf(report, tmp_path / "head.pdf")

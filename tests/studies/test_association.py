@@ -50,7 +50,7 @@ def test_only_success_is_success() -> None:
         check_status(answer(None), NODE, "the echo")
 
 
-def test_nobody_there_is_a_sentence() -> None:
+def test_a_node_that_does_not_listen_is_named_in_a_sentence() -> None:
     with (
         pytest.raises(PacsError, match=r"PACS@127\.0\.0\.1:1 cannot be reached; check host, port and title"),
         associated(NODE, "MEDVIT", [("1.2.840.10008.1.1", None)]),

@@ -20,7 +20,7 @@ def test_a_mark_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", '{"made_from": {}}', '{"made_from": 1, "outputs": {}}']
 )
-def test_what_is_not_whole_is_no_mark(content: str, tmp_path: Path) -> None:
+def test_a_mark_that_is_not_whole_does_not_count(content: str, tmp_path: Path) -> None:
     assert read_mark(tmp_path) is None
     (tmp_path / DONE).write_text(content)
     assert read_mark(tmp_path) is None

@@ -57,6 +57,6 @@ def test_later_tissue_covers_what_lies_below_only_where_it_is_painted() -> None:
     assert made.hu[32, 40] >= TISSUES["cortex"][0]
 
 
-def test_a_thinner_structure_than_a_pixel_still_leaves_a_trace() -> None:
+def test_a_structure_thinner_than_a_pixel_still_leaves_a_trace() -> None:
     made = canvas(32)
     assert 0 < made.paint("cortex", (0, 0), (1e-4, 1e-4)).sum() < 4

@@ -58,7 +58,7 @@ def test_large_maps_are_normalised_chunk_by_chunk(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(cpu_blocks.encode(block, x), whole)
 
 
-def test_they_are_for_inference_in_float32_on_a_cpu() -> None:
+def test_blocks_serve_inference_in_float32_on_a_cpu_only() -> None:
     image, weight = torch.zeros(1, 1, 2, 2, 2), nn.Conv3d(1, 1, 1).weight
     assert not cpu_blocks.apply(image, weight), "they have no gradient"
     with torch.no_grad():

@@ -65,7 +65,7 @@ def test_dates_go_or_move_together_and_times_stay() -> None:
     assert moved.get("PatientBirthDate", "") == ""
 
 
-def test_what_is_no_date_does_not_stay() -> None:
+def test_what_is_not_a_date_does_not_stay() -> None:
     odd = image()
     odd.add_new("AcquisitionDateTime", "DT", "20200304 Doe 7")
     assert "Doe" not in str(deidentify(odd, SHIFT).AcquisitionDateTime)

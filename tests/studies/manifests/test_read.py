@@ -161,7 +161,7 @@ def test_a_missing_manifest_is_answered_with_those_at_hand(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
-def test_another_encoding_is_said_in_words(tmp_path, encoding):
+def test_another_encoding_is_refused_in_words(tmp_path, encoding):
     path = tmp_path / "list.csv"
     path.write_bytes("id,image\nMüller,a.nii\n".encode(encoding))
     with pytest.raises(MedvitError, match=r"list\.csv is not text in UTF-8; save it in this encoding$"):

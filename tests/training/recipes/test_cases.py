@@ -57,7 +57,7 @@ def test_a_list_of_folds_holds_one_out(tmp_path: Path) -> None:
         listed_fold(tmp_path / "brats21_folds.json", tmp_path, 7)
 
 
-def test_unlabelled_cases_are_for_no_training(tmp_path: Path) -> None:
+def test_unlabelled_cases_are_not_trained_on(tmp_path: Path) -> None:
     write_nnunet(tmp_path, 2, 2, (8, 8, 8), (1, 1, 1))
     (tmp_path / "imagesTs").mkdir()
     saved(tmp_path / "imagesTs/other_0000.nii.gz", np.zeros((8, 8, 8), np.float32), np.eye(4))
