@@ -14,7 +14,7 @@ import numpy as np
 
 from medvit import __version__
 from medvit.bench.cache import key_of
-from medvit.bench.truth import SCORES, RestoreOptions, Truth, in_memory, make_truth
+from medvit.bench.truth import SCORES, RestoreOptions, Truth, make_truth
 from medvit.bench.upsampling import METHODS
 from medvit.bundles import Bundle, find_bundle, open_bundle, segment
 from medvit.errors import MedvitError, WeightsError
@@ -28,6 +28,7 @@ from medvit.runs.run import run_work
 from medvit.runs.workers import LocalExecutor
 from medvit.studies import Study, find_studies, safe_join, sha256_of
 from medvit.studies.files import atomic_path, write_json
+from medvit.studies.in_memory import study_in_memory
 from medvit.studies.study import Grid
 
 SUPER_RESOLVED = "super-resolved"
@@ -203,7 +204,7 @@ class _Segmenter:
         self.opened = open_bundle(find_bundle(name), force=True, **overrides)
 
     def __call__(self, image: np.ndarray, grid: Grid) -> np.ndarray:
-        return segment(self.opened, in_memory(image, grid.affine, "image")).voxels
+        return segment(self.opened, study_in_memory(image, grid.affine)).voxels
 
 
 def _mean_dice(found: np.ndarray, wanted: np.ndarray) -> float:

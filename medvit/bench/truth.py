@@ -14,8 +14,8 @@ from medvit.bench.upsampling import Stacks, applied
 from medvit.errors import MedvitError, StudyError
 from medvit.metrics import hfen, nrmse, psnr, ssim
 from medvit.studies import LoadedStudy, Study, read_study
-from medvit.studies.formats import meta_tensor
-from medvit.studies.study import Grid, Series
+from medvit.studies.in_memory import study_in_memory
+from medvit.studies.study import Grid
 from medvit.transforms.slice_stack import Profile, SliceStack
 
 _PROFILES = ("box", "gauss")
@@ -109,7 +109,7 @@ class Truth:
         for axis, stack in self.stacks.items():
             affine[:3, 3] += affine[:3, axis] * stack.first
             affine[:3, axis] *= stack.step / stack.spacing
-        return in_memory(self.samples, affine, self.name)
+        return study_in_memory(self.samples, affine, self.name)
 
     def scores(self, restored: np.ndarray) -> dict[str, float]:
         """PSNR, SSIM, NRMSE and HFEN in the foreground; 1 is the 99.5 percentile of the true image."""
@@ -120,14 +120,6 @@ class Truth:
             "nrmse": nrmse(restored, self.image, mask=mask),
             "hfen": hfen(restored, self.image, mask=mask),
         }
-
-
-def in_memory(image: np.ndarray, affine: np.ndarray, name: str) -> LoadedStudy:
-    """A study of an image (X, Y, Z) in memory."""
-    x, y, z = image.shape
-    grid = Grid((x, y, z), affine)
-    tensor = meta_tensor(np.ascontiguousarray(image[None], np.float32), grid, name)
-    return LoadedStudy(name, (Series((), "memory"),), image=tensor, grid=grid)
 
 
 def foreground(image: np.ndarray) -> np.ndarray:

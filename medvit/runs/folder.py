@@ -209,7 +209,7 @@ class StudyWriter:
         else:  # an image in memory is its own input, which lies where its affine says
             image = result.study.image.numpy()
             digest = hashlib.sha256(repr(image.shape).encode() + result.study.grid.affine.tobytes())
-            digest.update(np.ascontiguousarray(image))
+            digest.update(image.tobytes())
             outcome.inputs = [digest.hexdigest()]
         if not overwrite:
             refuse_other_results(safe_join(folder, result.study.id), self.made_by(), outcome.inputs)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit.bench.truth import RestoreOptions, foreground, in_memory, make_truth
+from medvit.bench.truth import RestoreOptions, foreground, make_truth
 from medvit.errors import MedvitError, StudyError
 from medvit.studies import find_studies
 from medvit.transforms.in_plane import pixel_refinement_of
@@ -96,10 +96,3 @@ def test_coarse_images_cannot_stand_for_the_truth(tmp_path: Path) -> None:
     study = find_studies(write_textured_head(tmp_path / "head.nii.gz", 1.5)).studies[0]
     with pytest.raises(StudyError, match=r"voxels of 1\.5 mm are too coarse to stand for the truth"):
         make_truth(study, RestoreOptions())
-
-
-def test_an_image_in_memory_is_a_study() -> None:
-    image = np.arange(24.0).reshape(2, 3, 4)
-    study = in_memory(image, np.diag([1.0, 2, 3, 1]), "x")
-    assert study.image.shape == (1, 2, 3, 4) and study.grid.spacing == (1, 2, 3)
-    np.testing.assert_array_equal(study.image[0].numpy(), image)
