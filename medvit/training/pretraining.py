@@ -32,7 +32,7 @@ from medvit.training.pretraining_page import write_page
 from medvit.training.pretraining_patches import make_task
 from medvit.training.pretraining_tasks import MadeFor
 from medvit.training.schedule import warm_cosine
-from medvit.training.windows import affordable_on, batch_for, check_window, window_for
+from medvit.training.windows import affordable_on, batch_for, check_window, lacks_memory, window_for
 
 _WARM_UP = 0.05
 _SAVE_SECONDS = 120
@@ -169,9 +169,12 @@ class _Run:
             )
         self.console.print(
             f"{len(training)} studies to train on, {len(watched)} to watch, "
-            f"windows of {' and '.join(' x '.join(map(str, edges)) for edges in self.task.windows)} voxels",
+            f"windows of {self._sizes()} voxels",
             highlight=False,
         )
+
+    def _sizes(self) -> str:
+        return " and ".join(" x ".join(map(str, edges)) for edges in self.task.windows)
 
     def _fit_window(self, shape: tuple[int, ...] | None) -> None:
         """The window as `medvit train` takes it: fitted to the studies, or three edges also of a slice."""
@@ -276,7 +279,15 @@ class _Run:
             with half_precision(self.device, half):
                 return self._loss(self.training, self.step)
 
-        found = clipped_gradients(self.network, loss_of, 1.0, half=self.device.type == "cuda")
+        try:
+            found = clipped_gradients(self.network, loss_of, 1.0, half=self.device.type == "cuda")
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            raise MedvitError(
+                f"{self.batch_size} window(s) of {self._sizes()} voxels a step do not fit into the memory of "
+                f"{self.device}; start again with a smaller --batch-size or --patch-size"
+            ) from error
         if not found.finite:
             raise MedvitError(
                 f"the error is not finite after {self.step} steps; start again with a lower --learning-rate"

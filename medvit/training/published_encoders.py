@@ -66,7 +66,7 @@ def load_published_encoder(network: nn.Module, path: Path) -> int:
             return network.load_encoder(given, patch_merging=network.patch_merging).matched
         if isinstance(network, CSwinUNet):
             return network.load_backbone(given).matched
-        if isinstance(network, TransUNet) and network.resnet is None and "decoder_embed.weight" in given:
+        if isinstance(network, TransUNet) and network.resnet is None and "pos_embed" in given:
             return _load_autoencoder(network, given)
     raise WeightsError(
         f"{path}: {type(network).__name__} does not start from such a file; it must be written by medvit "
@@ -75,7 +75,7 @@ def load_published_encoder(network: nn.Module, path: Path) -> int:
 
 
 def _load_autoencoder(network: TransUNet, published: dict[str, Any]) -> int:
-    """Fill a plain vision transformer from a masked autoencoder of images, whose decoder is left over."""
+    """Fill a plain vision transformer from a masked autoencoder of images, with or without its decoder."""
     encoder = renamed(renamed(published, AUTOENCODER_NAMES), TRANSUNET_NAMES)
     own = network.state_dict()
     encoder = {name: value for name, value in encoder.items() if name in own}

@@ -34,7 +34,7 @@ from medvit.training.history import keep_history
 from medvit.training.network import CarriedOver, build, carry_over, readout_of
 from medvit.training.plan import Plan, make_plan
 from medvit.training.published_encoders import is_ours, load_published_encoder
-from medvit.training.windows import smaller_window
+from medvit.training.windows import lacks_memory, smaller_window
 from medvit.training.workspace import Workspace
 
 
@@ -255,8 +255,7 @@ def _trained(work: Workspace, plan: Plan, manifest: Path, folder: str) -> Outcom
 def _in_plain_words(error: Exception, plan: Plan) -> Exception:
     """An error without the wrappers of the configuration parser; for lack of memory, with advice."""
     cause = root_cause(error)
-    words = str(cause).lower()
-    if isinstance(cause, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
+    if lacks_memory(cause):
         return MedvitError(_memory_advice(plan))
     return cause if isinstance(cause, MedvitError) else error
 

@@ -160,6 +160,12 @@ def check_window(
         )
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of the computer."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+
+
 def smaller_window(window: Sequence[int]) -> tuple[int, ...]:
     """The next smaller window to try where memory ran out."""
     largest = int(np.argmax(window))

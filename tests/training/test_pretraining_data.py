@@ -128,6 +128,24 @@ def test_it_goes_on_with_the_same_windows_where_another_device_would_afford_othe
     assert read_encoder(path)[1].window == [32, 32, 32]  # and not 48, as without --resume
 
 
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory"])
+def test_windows_that_do_not_fit_into_memory_are_a_sentence(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any, **more: Any) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(pretraining, "clipped_gradients", full)
+    inputs, path = [str(write_studies(tmp_path / "in"))], tmp_path / "e.safetensors"
+    choices = PretrainingChoices(steps=1, batch_size=2, patch_size=(32, 32, 32), device="cpu")
+    with pytest.raises(MedvitError, match=r"2 window.* of 32 x 32 x 32 voxels .* memory of cpu; start again"):
+        pretrain_bundle(BASE, inputs, path, choices)
+    assert not list(tmp_path.glob("e.safetensors*"))
+    words = "another fault"
+    with pytest.raises(RuntimeError, match="another fault"):
+        pretrain_bundle(BASE, inputs, path, choices)
+
+
 def test_after_a_full_disk_resuming_needs_no_further_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

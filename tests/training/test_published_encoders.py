@@ -44,6 +44,12 @@ def test_a_plain_transformer_starts_from_a_masked_autoencoder(tmp_path: Path) ->
     torch.testing.assert_close(tokens, entrance.tokens(image.expand(-1, 3, -1, -1)))
     torch.testing.assert_close(network.blocks(tokens), encoder.blocks(tokens))
     assert load_published_encoder(TransUNet(**VIT, out_channels=4, img_size=(48, 32)), file) == matched
+    # Some authors publish the encoder alone.
+    alone = {n: v for n, v in published.items() if not n.startswith(("decoder", "mask_token"))}
+    torch.save({"model": alone}, file)
+    fresh = TransUNet(**VIT, out_channels=4, img_size=32)
+    assert load_published_encoder(fresh, file) == matched
+    assert torch.equal(fresh.blocks[1].attention.qkv.weight, encoder.blocks[1].attention.qkv.weight)
 
 
 def test_swin_unetr_by_name_takes_the_merging_of_published_weights(tmp_path: Path) -> None:
@@ -65,7 +71,9 @@ def test_cswin_unet_starts_from_a_backbone(tmp_path: Path) -> None:
     network = CSwinUNet(1, 2, img_size=64, embed_dim=16, depths=(1, 1, 1, 1), stripe_widths=(1, 2, 2, 2))
     backbone = CSwin(3, 16, (1, 1, 1, 1), (2, 4, 8, 16), (1, 2, 2, 2))
     torch.save({"state_dict_ema": backbone.state_dict()}, tmp_path / "cswin.pth")
-    assert load_published_encoder(network, tmp_path / "cswin.pth") > 100
+    load_published_encoder(network, tmp_path / "cswin.pth")
+    assert torch.equal(network.stage3[0].qkv.weight, backbone.stage3[0].qkv.weight)
+    assert torch.equal(network.stage_up3[0].qkv.weight, backbone.stage3[0].qkv.weight)
 
 
 def test_other_networks_and_files_are_refused(tmp_path: Path) -> None:
