@@ -96,7 +96,8 @@ def find_pairs(prediction: Path | str, reference: Path | str, *, images: bool = 
             left_out += [LeftOut(path, "is the reference of another study") for path in theirs]
         else:
             refused.append(Refused(name, _fault(name, ours, theirs)))
-    return Pairing(tuple(pairs), tuple(refused), tuple(left_out))
+    # Both sides may be one folder.
+    return Pairing(tuple(pairs), tuple(refused), tuple(dict.fromkeys(left_out)))
 
 
 def _pair(study: str, prediction: Path, reference: Path) -> Pair:

@@ -53,7 +53,7 @@ class VolumeTable:
             self.words.pair(first.unsided_name) if paired else self.words.structure(first),
             tuple(css_color(m.structure) for m in group),
             tuple(self._volume(m) for m in group),
-            self.words.ml(total) if len(present) == len(group) else "",
+            self.words.ml(total) if len(present) == len(group) and (paired or not first.side) else "",
             number(share, 2 if share < 10 else 1) if present else "",
             tuple(self._intensity(m) for m in group),
             self._asymmetry(first.unsided_name) if paired else "",

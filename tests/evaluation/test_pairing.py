@@ -70,6 +70,8 @@ def test_two_files_are_a_pair_and_partial_files_are_none(tmp_path: Path) -> None
 def test_a_file_is_not_compared_with_itself(tmp_path: Path) -> None:
     folder = touch(tmp_path, "a.nii.gz", "b.nii.gz")
     assert [r.error.code for r in find_pairs(folder, folder).refused] == ["same-file"] * 2
+    touch(tmp_path / "named", "a.nii.gz", "a_seg.nii.gz")
+    assert len(find_pairs(folder / "named", folder / "named").left_out) == 1
     with pytest.raises(StudyError, match="is its own reference; give the predictions first"):
         find_pairs(folder / "a.nii.gz", folder / "a.nii.gz")
 

@@ -63,6 +63,19 @@ def test_html_volumes_stand_beside_their_structure(ordinary: StudyReport, tmp_pa
     assert row.startswith(f"<td>{volume:.2f}</td>")
 
 
+def test_html_volumes_of_one_side_stand_in_its_column(ordinary: StudyReport, tmp_path: Path) -> None:
+    chosen = BRAIN.chosen(["hippocampus", "left amygdala", "right thalamus"])
+    text = write_html(ordinary.only(chosen), tmp_path / "r.html").read_text()
+    cells = {
+        name: re.findall(r"<td>(.*?)</td>", row)[:3]
+        for name, row in re.findall(r"<tr><th scope=\"row\"><span[^>]*></span>([^<]*)</th>(.*?)</tr>", text)
+    }
+    left, right = (ordinary.measurements[f].volume_ml for f in ("left amygdala", "right thalamus"))
+    assert cells["left amygdala"] == [f"{left:.2f}", "", ""]
+    assert cells["right thalamus"] == ["", f"{right:.2f}", ""]
+    assert all(cells["hippocampus"])
+
+
 def test_a_failed_write_leaves_the_old_page(ordinary: StudyReport, tmp_path: Path, monkeypatch: Any) -> None:
     file = write_html(ordinary, tmp_path / "r.html")
     before = file.read_bytes()
