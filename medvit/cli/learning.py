@@ -127,8 +127,9 @@ def train(
     network = restorer_network(base)
     if restorer := restorer_for(degrade) if network else find_restorer(base, trust):
         refuse_options(
-            "a restorer", folds=folds, plan=plan, size=size, pretrained=pretrained, spacing=spacing
-        )
+            "a restorer", folds=folds, plan=plan, size=size, pretrained=pretrained, spacing=spacing,
+            patch_size=patch_size, mirror=mirror is not None, scratch=scratch, skip_bad=skip_bad,
+        )  # fmt: skip
         bundle = train_restorer(
             restorer, manifest, output, choices, degradation=degrade, network=network,
             from_scratch=from_scratch, data=data or "", resume=resume,

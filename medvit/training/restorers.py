@@ -89,8 +89,8 @@ def train_restorer(
     output
         Folder of the new bundle.
     choices
-        Of them epochs, epoch length, minutes, batch size, learning rate, share and seed of the validation,
-        patience and device count.
+        Choices of the user, of which epochs, epoch length, minutes, batch size, learning rate, share and seed
+        of the validation, patience and device are used.
     degradation
         How clean images are degraded, see `Degradation`; empty for pairs.
     network
@@ -122,18 +122,21 @@ def train_restorer(
         settings |= {"epochs": 10_000, "patience": 0}
     if choices.batch_size:
         settings["batch_size"] = choices.batch_size
+    from_scratch = from_scratch or network is not None
+    called = f"{_name_of(network)}, light" if network else f"as in {base.name}"
+    plan = settings | {"network": called, "from_scratch": from_scratch}
     if resume:
         before = json.loads(work.plan_file.read_text(encoding="utf-8"))
-        if any(before[key] != value for key, value in settings.items()):
-            raise MedvitError(f"{work.folder} was begun with other settings; resume it with the same ones")
+        if other := sorted(key for key in before | plan if before.get(key) != plan.get(key)):
+            raise MedvitError(
+                f"{work.folder} was begun with other settings ({', '.join(other)}): resume it with the same"
+            )
     else:
         work.bundle.path.mkdir(parents=True)
         _begin(base, work, settings, network)
-        write_json(work.plan_file, settings)
-    from_scratch = from_scratch or network is not None
+        write_json(work.plan_file, plan)
     start = {"pretrained": "" if from_scratch else str(base.weights)}
     figures, slices = _trained(work, settings | start, str(choices.torch_device), console)
-    called = f"{_name_of(network)}, light" if network else f"as in {base.name}"
     _describe(base, work, figures, slices, degradation, called, from_scratch)
     finished = work.close()
     console.print(f"{finished.path}: {finished.facts['quality']}", soft_wrap=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +23,8 @@ from medvit.training import (
     RestorationSlices,
     find_restorer,
     restorer_for,
+    restorer_network,
+    restorers,
     train_restorer,
 )
 from medvit.training.history import read_history
@@ -113,12 +117,33 @@ def test_a_restorer_becomes_a_bundle_that_restores(tmp_path: Path) -> None:
     assert list((tmp_path / "out").rglob("*.nii.gz"))
 
 
+def test_it_is_resumed_with_the_settings_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: Any) -> Any:
+        raise MedvitError("interrupted")
+
+    manifest, base = write_pairs(tmp_path / "in"), find_bundle("rat_mr_denoise")
+    monkeypatch.setattr(restorers, "_trained", interrupted)
+    with pytest.raises(MedvitError, match="interrupted"):
+        train_restorer(base, manifest, tmp_path / "mine", CHOICES)
+    with pytest.raises(MedvitError, match="interrupted"):
+        train_restorer(base, manifest, tmp_path / "mine", CHOICES, resume=True)
+    for change in ({"batch_size": None}, {"batch_size": 2}):
+        with pytest.raises(MedvitError, match=r"other settings \(batch_size\)"):
+            train_restorer(base, manifest, tmp_path / "mine", replace(CHOICES, **change), resume=True)
+    with pytest.raises(MedvitError, match=r"other settings \(from_scratch, network\)"):
+        network = restorer_network("HAT")
+        train_restorer(base, manifest, tmp_path / "mine", CHOICES, network=network, resume=True)
+
+
 def test_the_command_takes_a_stated_degradation(tmp_path: Path) -> None:
     manifest = write_pairs(tmp_path / "in", targets=False)
     words = ["train", "rat_mr_denoise", str(manifest), "-o", str(tmp_path / "mine"), "--device", "cpu"]
     words += ["--epochs", "1", "--epoch-length", "1", "--batch-size", "1", "--degrade", "rician:0.02:0.1"]
-    refused = CliRunner().invoke(app, [*words, "--folds", "3"])
-    assert refused.exit_code != 0 and not (tmp_path / "mine").exists()
+    for options in (["--folds", "3"], ["--patch-size", "32", "32", "32"], ["--no-mirror"], ["--skip-bad"]):
+        refused = CliRunner().invoke(app, [*words, *options])
+        assert "does not apply to a restorer" in str(refused.exception) and not (tmp_path / "mine").exists()
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     made = Bundle(tmp_path / "mine")
