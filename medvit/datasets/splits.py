@@ -53,8 +53,8 @@ def split_cases(
 
     Fold number `fold` of `folds` is kept for validation. Without folds it is the validation split of the
     manifest, or otherwise a share of the patients, drawn with the seed. Cases belong to one patient if ids in
-    the form of BIDS, BraTS or ACDC say so. Cases of a test split and cases without a label map are never
-    used.
+    the form of BIDS, BraTS, ACDC or PI-CAI say so. Cases of a test split and cases without a label map are
+    never used.
 
     Parameters
     ----------
