@@ -122,7 +122,7 @@ def changed_slices(display: Display, earlier: np.ndarray, grid: Grid, height: in
 
 
 def montage(display: Display, columns: int = 6, rows: int = 3, height: int = 190) -> Picture | None:
-    """Evenly spaced axial slices through what is labelled (everything when nothing is); `None` for a single one."""
+    """Evenly spaced axial slices through what is labelled, or else the whole; `None` for a single one."""
     plane = min(PLANES, key=lambda p: (_is_flat(display, p), PLANES.index(p)))
     filled = np.flatnonzero(section_areas(display.labels, plane).sum(axis=0))
     last = display.labels.shape[NORMAL_AXIS[plane]] - 1
