@@ -18,6 +18,7 @@ from medvit.studies.files import atomic_path
 
 _HEADER = "medvit_pretraining"
 _POSITIONS = ("position", "position_embeddings")  # tables of TransUNet and of MONAI's UNETR
+_REPEATS = 3  # inputs for a single image channel in TransUNet and CSwinUNet
 _PATCH = 16  # voxels along the edge of a patch of both
 
 
@@ -154,17 +155,16 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
     begun = tuple(header.prefixes) or ("",)
     wanted = {name for name in own if name not in readout and name.startswith(begun)}
     missing, left_over = sorted(wanted - set(state)), sorted(set(state) - wanted)
-    spread = {}
+    fitting = {}
     misshapen = []
     for name in sorted(wanted & set(state)):
         value, target = state[name], own[name]
         if name.endswith(_POSITIONS) and value.shape[1] != target.shape[1]:
             value = _resized(value, header, network)
-        if times := _more_channels(value, target, header):
-            value = value.repeat(1, times, *(1,) * (value.ndim - 2)) / times
+        value = _spread(value, target, header)
         if value.shape != target.shape:
             misshapen.append(name)
-        spread[name] = value.to(target.dtype)
+        fitting[name] = value.to(target.dtype)
     problems = [
         f"{word}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
         for word, names in (("missing", missing), ("left over", left_over), ("wrong shape", misshapen))
@@ -175,8 +175,8 @@ def load_encoder(network: nn.Module, path: str | Path, *, readout: set[str]) -> 
             f"{path}: pre-trained for the network of {header.base}, it does not fit this one; "
             + "; ".join(problems)
         )
-    network.load_state_dict({**own, **spread})
-    return len(spread), header
+    network.load_state_dict({**own, **fitting})
+    return len(fitting), header
 
 
 def _resized(table: Tensor, header: PretrainingHeader, network: nn.Module) -> Tensor:
@@ -191,10 +191,12 @@ def _resized(table: Tensor, header: PretrainingHeader, network: nn.Module) -> Te
     return F.interpolate(grid, size=own, mode=mode, align_corners=False).flatten(2).mT
 
 
-def _more_channels(value: Tensor, target: Tensor, header: PretrainingHeader) -> int:
-    """Number of image channels of a layer per pre-trained channel; 0 if the layer does not see the image."""
-    if header.network.get("in_channels") != 1 or value.ndim != target.ndim or value.ndim < 3:
-        return 0
-    alike = value.shape[0] == target.shape[0] and value.shape[2:] == target.shape[2:]
+def _spread(value: Tensor, target: Tensor, header: PretrainingHeader) -> Tensor:
+    """A layer that saw the one image channel of the pre-training, for as many as `target` sees."""
+    alike = value.ndim == target.ndim > 2 and value[:, 0].shape == target[:, 0].shape
+    if header.network.get("in_channels") != 1 or not alike or value.shape[1] == target.shape[1]:
+        return value
+    if value.shape[1] == _REPEATS:
+        value = value.sum(dim=1, keepdim=True)  # they saw the same image, so only the sum matters
     times, rest = divmod(target.shape[1], value.shape[1])
-    return times if alike and rest == 0 and times > 1 else 0
+    return value if rest else value.repeat(1, times, *(1,) * (value.ndim - 2)) / times

@@ -70,6 +70,21 @@ def test_a_first_layer_of_one_channel_is_spread_over_several(tmp_path: Path) -> 
     torch.testing.assert_close(target[0](image.expand(-1, 3, -1, -1, -1)), source[0](image))
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4, 6])
+def test_a_layer_that_repeats_its_image_channel_is_spread_by_the_sum_of_its_weights(
+    channels: int, tmp_path: Path
+) -> None:
+    source, target = (
+        network(channels=3),
+        network(channels=channels),
+    )  # three inputs for one image, as TransUNet
+    save_encoder(tmp_path / "e.safetensors", encoder_of(source), HEADER)
+    load_encoder(target, tmp_path / "e.safetensors", readout=READOUT)
+    image = torch.rand(1, 1, 4, 4, 4)
+    repeated, several = (image.expand(-1, n, -1, -1, -1) for n in (3, channels))
+    torch.testing.assert_close(target[0](several), source[0](repeated))
+
+
 def test_an_encoder_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     state = encoder_of(network())
     changed = {**state, "9.weight": torch.zeros(1)}
