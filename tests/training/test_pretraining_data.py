@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from rich.console import Console
 
 from medvit.errors import MedvitError
-from medvit.studies import Found, Study
+from medvit.studies import Found, Study, read_study
 from medvit.studies.study import Series
-from medvit.training import Base, PretrainingChoices, pretrain_bundle, pretraining
+from medvit.training import Base, PretrainingChoices, pretrain_bundle, pretraining, pretraining_data
 from medvit.training.encoder_file import read_encoder
 from medvit.training.pretraining_data import Preparation, contrast_of, prepare_images
 from tests.training.test_pretraining import SMALL, write_studies
@@ -90,6 +91,19 @@ def test_a_network_by_name_sees_the_median_spacing_and_a_range_of_one(tmp_path: 
     prepared = prepare_images(preparation, tmp_path, QUIET)
     first = np.load(prepared.files[0])
     assert first.shape == (1, 34, 34, 34) and (first.min(), first.max()) == (0, 1)
+
+
+@pytest.mark.parametrize(("modality", "expected"), [("CT", [0, 1 / 4, 1 / 2, 1]), ("", [0, 1 / 6, 1 / 3, 1])])
+def test_ct_is_seen_from_air_to_bone_and_other_images_by_their_percentiles(
+    modality: str, expected: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.repeat([-1000.0, -500.0, 0.0, 2000.0], 128).reshape(8, 8, 8)
+    nib.save(nib.Nifti1Image(values.astype(np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    found = found_in(tmp_path, **({"modality": modality} if modality else {})).found
+    monkeypatch.setattr(pretraining_data, "find_studies", lambda inputs: found)
+    preparation = Preparation.of_network([], slicewise=False)
+    image = preparation.transform({"image": read_study(found.studies[0])})["image"]
+    assert image.unique().tolist() == pytest.approx(expected)
 
 
 def test_the_window_of_a_network_by_name_is_fitted_to_the_studies(tmp_path: Path) -> None:
