@@ -13,7 +13,7 @@ from medvit.metrics.masks import mask_pair
 class VolumeError(NamedTuple):
     """Prediction minus reference.
 
-    Parameters
+    Attributes
     ----------
     ml
         In millilitres.

@@ -26,7 +26,7 @@ _PACKED = 128
 class RegionGroup(NamedTuple):
     """Regions whose attention is computed in one call.
 
-    Parameters
+    Attributes
     ----------
     tokens
         Flat indices (regions, length) of the regions' tokens over the whole batch.
