@@ -267,10 +267,12 @@ class StudyWriter:
 
     def _not_shown(self, voxels: np.ndarray, table: LabelTable) -> dict[str, str]:
         """Why the study can show none of the structures that were asked for; empty if it can."""
-        if not self.options.structures or set(self._chosen) & set(table.shown(np.unique(voxels).tolist())):
+        if not self.options.structures:
             return {}
-        names = ", ".join(s.name for s in self._chosen)
-        instead = ", ".join(s.name for s in table.shown(np.unique(voxels).tolist()))
+        shown = table.shown(np.unique(voxels).tolist())
+        if set(self._chosen) & set(shown):
+            return {}
+        names, instead = (", ".join(s.name for s in some) for some in (self._chosen, shown))
         return {"structures": f"{names} cannot be distinguished in this study, which shows {instead}"}
 
     def _report(

@@ -19,7 +19,7 @@ from medvit.studies.files import atomic_path
 _HEADER = "medvit_pretraining"
 _POSITIONS = ("position", "position_embeddings")  # tables of TransUNet and of MONAI's UNETR
 _REPEATS = 3  # inputs for a single image channel in TransUNet and CSwinUNet
-_PATCH = 16  # voxels along the edge of a patch of both
+PATCH = 16  # voxels along the edge of a patch of a plain vision transformer
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _resized(table: Tensor, header: PretrainingHeader, network: nn.Module) -> Te
     """A position table (1, tokens, C) of the window of the pre-training, for the network's own grid."""
     net: Any = network
     own = tuple(net.grid if hasattr(net, "grid") else net.feat_size)  # TransUNet, UNETR
-    before = [n // _PATCH for n in header.window]
+    before = [n // PATCH for n in header.window]
     if table.shape[1] != math.prod(before) or len(before) != len(own):
         return table
     grid = table.reshape(1, *before, -1).movedim(-1, 1)

@@ -33,6 +33,7 @@ from medvit.training.pretraining_patches import make_task
 from medvit.training.pretraining_tasks import MadeFor
 from medvit.training.schedule import warm_cosine
 from medvit.training.windows import affordable_on, batch_for, check_window, lacks_memory, window_for
+from medvit.training.workspace import refuse_other_settings
 
 _WARM_UP = 0.05
 _SAVE_SECONDS = 120
@@ -195,12 +196,10 @@ class _Run:
     def _compare(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings at the start; other ones are refused, apart from the duration and the device."""
         before = json.loads((self.work / "settings.json").read_text(encoding="utf-8"))
-        kept = ("steps", "minutes", "device")
-        other = [name for name, value in settings.items() if name not in kept and before.get(name) != value]
-        if other:
-            raise MedvitError(
-                f"{self.work} was begun with other settings ({', '.join(other)}): resume it with the same"
-            )
+        compared = settings.keys() - {"steps", "minutes", "device"}
+        refuse_other_settings(
+            self.work, *({name: of.get(name) for name in compared} for of in (before, settings))
+        )
         return before
 
     def _samplers(self, files: list[Path], offset: int) -> list[WindowSampler]:

@@ -14,6 +14,7 @@ from medvit.errors import MedvitError
 from medvit.networks import MaskedAutoencoder
 from medvit.networks.masked_autoencoder import Entrance, draw_mask
 from medvit.networks.published import NameRule, rename
+from medvit.training.encoder_file import PATCH
 from medvit.training.masking import MaskedWindows
 from medvit.training.network import build, fitted
 from medvit.training.pretraining_choices import TASKS
@@ -26,7 +27,6 @@ from medvit.training.pretraining_tasks import (
     shared_entries,
 )
 
-PATCH = 16  # voxels along the edge of a patch
 SLAB, SLAB_PATCH = 12, 3  # slices of a window beside slices, and of its patches, as Uni4Eye's data have them
 _DECODER: dict[str, Any] = {
     "decoder_dim": 192, "decoder_depth": 2, "decoder_num_heads": 6, "normalise_targets": True,

@@ -22,7 +22,7 @@ from medvit.studies import safe_name, sha256_of, write_json
 from medvit.training.choices import Choices
 from medvit.training.history import keep_history
 from medvit.training.slice_pairs import Degradation, RestorationSlices
-from medvit.training.workspace import Workspace
+from medvit.training.workspace import Workspace, refuse_other_settings
 
 _SLICEWISE = "medvit.transforms.prepare_axial_slices"
 _EPOCHS, _EPOCH_LENGTH = 20, 200
@@ -127,10 +127,7 @@ def train_restorer(
     plan = settings | {"network": called, "from_scratch": from_scratch}
     if resume:
         before = json.loads(work.plan_file.read_text(encoding="utf-8"))
-        if other := sorted(key for key in before | plan if before.get(key) != plan.get(key)):
-            raise MedvitError(
-                f"{work.folder} was begun with other settings ({', '.join(other)}): resume it with the same"
-            )
+        refuse_other_settings(work.folder, before, plan)
     else:
         work.bundle.path.mkdir(parents=True)
         _begin(base, work, settings, network)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from medvit.bundles import Bundle
 from medvit.bundles.write import refuse_existing
@@ -85,3 +86,17 @@ class Workspace:
         self.bundle.path.rename(self.output)
         shutil.rmtree(self.folder)
         return Bundle(self.output.resolve())
+
+
+def refuse_other_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to continue what was begun with other settings.
+
+    Raises
+    ------
+    MedvitError
+        With the names of the settings that differ.
+    """
+    if other := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+        raise MedvitError(
+            f"{folder} was begun with other settings ({', '.join(other)}): resume it with the same"
+        )

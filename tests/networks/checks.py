@@ -68,3 +68,17 @@ def exports_to_onnx(network: nn.Module, image: Tensor, folder: Path) -> None:
     logits = torch.from_numpy(session.run(None, {session.input_names[0]: other.numpy()})[0])
     expected = network(other)
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
+
+
+def published_autoencoder(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights of a masked autoencoder of images under its authors' names."""
+    return {
+        name.replace("entrances.0.proj", "patch_embed.proj")
+        .replace("entrances.0.position", "pos_embed")
+        .replace("entrances.0.decoder_position", "decoder_pos_embed")
+        .replace("entrances.0.readout", "decoder_pred")
+        .replace(".attention.", ".attn.")
+        .replace(".mlp.0.", ".mlp.fc1.")
+        .replace(".mlp.3.", ".mlp.fc2."): value
+        for name, value in network.state_dict().items()
+    }

@@ -8,6 +8,7 @@ import torch
 from medvit.errors import WeightsError
 from medvit.networks import MaskedAutoencoder, Uni4Eye, ViTClassifier
 from medvit.networks.masked_autoencoder import Entrance, draw_mask, position_table
+from tests.networks.checks import published_autoencoder
 
 SIZES = {"depth": 1, "num_heads": 2, "decoder_depth": 1, "decoder_num_heads": 2}
 
@@ -70,16 +71,7 @@ def test_a_table_in_three_dimensions_tells_all_places_apart() -> None:
 def test_the_encoder_is_carried_over_and_counted() -> None:
     torch.manual_seed(0)
     network = MaskedAutoencoder.of_images(3, (8, 8), (4, 4), 8, 8, **SIZES)
-    published = {
-        name.replace("entrances.0.proj", "patch_embed.proj")
-        .replace("entrances.0.position", "pos_embed")
-        .replace("entrances.0.decoder_position", "decoder_pos_embed")
-        .replace("entrances.0.readout", "decoder_pred")
-        .replace(".attention.", ".attn.")
-        .replace(".mlp.0.", ".mlp.fc1.")
-        .replace(".mlp.3.", ".mlp.fc2."): value
-        for name, value in network.state_dict().items()
-    }
+    published = published_autoencoder(network)
     classifier = ViTClassifier(3, (16, 16), (4, 4), 2, 8, 1, 2)
     report = classifier.load_encoder(published)
     assert report.matched == sum(not n.startswith(("norm.", "head.")) for n in classifier.state_dict())

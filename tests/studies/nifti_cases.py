@@ -190,3 +190,12 @@ CASES = (
     Case("n20_gzext_not_gz.nii.gz", sound),
     Case("n21_empty.nii", lambda: b"", "nifti-truncated"),
 )
+
+
+def put(folder: Path, *names: str) -> list[Path]:
+    """Sound files of these names."""
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sound())
+    return paths

@@ -14,15 +14,7 @@ from medvit.studies import check_studies
 from medvit.studies.check import Preflight, check_found, check_study
 from medvit.studies.found import Found, LeftOut, Refused
 from medvit.studies.study import Series, Study
-from tests.studies.nifti_cases import VOXELS, sound
-
-
-def put(folder: Path, *names: str) -> list[Path]:
-    paths = [folder / name for name in names]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sound())
-    return paths
+from tests.studies.nifti_cases import VOXELS, put, sound
 
 
 def test_preflight_says_what_it_is_and_what_is_wrong(tmp_path: Path) -> None:

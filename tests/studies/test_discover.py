@@ -21,17 +21,9 @@ from medvit.studies.found import Found, LeftOut, Refused
 from medvit.studies.study import Series, Study
 from tests.studies.dicom.encoding import save
 from tests.studies.dicom.synthetic import made_up
-from tests.studies.nifti_cases import VOXELS, sound
+from tests.studies.nifti_cases import VOXELS, put, sound
 
 BRATS = ("t1c", "t1n", "t2w", "t2f")
-
-
-def put(folder: Path, *names: str) -> list[Path]:
-    paths = [folder / name for name in names]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sound())
-    return paths
 
 
 def ids(found: Found) -> list[str]:

@@ -12,6 +12,7 @@ from medvit.errors import WeightsError
 from medvit.networks import CSwin, CSwinUNet, MaskedAutoencoder, SegFormer3D, SwinUNETR, TransUNet
 from medvit.training import find_base
 from medvit.training.published_encoders import load_published_encoder
+from tests.networks.checks import published_autoencoder
 from tests.training.test_pretraining import SMALL
 from tests.training.test_pretraining_tasks import SWIN, VIT
 
@@ -22,16 +23,7 @@ def test_a_plain_transformer_starts_from_a_masked_autoencoder(tmp_path: Path) ->
         3, (32, 32), (16, 16), 24, 12, depth=2, num_heads=2, decoder_depth=1, decoder_num_heads=2,
         mlp_ratio=2.0,
     )  # fmt: skip
-    published = {
-        name.replace("entrances.0.proj", "patch_embed.proj")
-        .replace("entrances.0.position", "pos_embed")
-        .replace("entrances.0.decoder_position", "decoder_pos_embed")
-        .replace("entrances.0.readout", "decoder_pred")
-        .replace(".attention.", ".attn.")
-        .replace(".mlp.0.", ".mlp.fc1.")
-        .replace(".mlp.3.", ".mlp.fc2."): value
-        for name, value in encoder.state_dict().items()
-    }
+    published = published_autoencoder(encoder)
     file = tmp_path / "mae.pth"
     torch.save({"model": published}, file)
     network = TransUNet(**VIT, out_channels=4, img_size=32).eval()

@@ -137,3 +137,9 @@ def _write_series(folder: Path, noise: int) -> None:
 def _save(path: Path, voxels: np.ndarray, spacing: Sequence[float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(voxels, np.diag([*spacing, 1.0])), path)
+
+
+def saved(path: Path, voxels: np.ndarray, affine: np.ndarray) -> str:
+    """The path of voxels that were saved as NIfTI."""
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    return str(path)

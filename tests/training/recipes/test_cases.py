@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -14,12 +13,7 @@ from medvit.training.recipes import (
     listed_fold,
     nnunet_fold,
 )
-from tests.workflows.data_sets import write_folds, write_nnunet
-
-
-def saved(path: Path, voxels: np.ndarray, affine: np.ndarray) -> str:
-    nib.save(nib.Nifti1Image(voxels, affine), path)
-    return str(path)
+from tests.workflows.data_sets import saved, write_folds, write_nnunet
 
 
 def test_folds_are_nnunets() -> None:

@@ -16,12 +16,7 @@ from medvit.training.recipes import (
     nnunet_postprocessing,
     nnunet_preprocessing,
 )
-from tests.workflows.data_sets import write_nnunet
-
-
-def saved(path: Path, voxels: np.ndarray, affine: np.ndarray) -> str:
-    nib.save(nib.Nifti1Image(voxels, affine), path)
-    return str(path)
+from tests.workflows.data_sets import saved, write_nnunet
 
 
 def test_predictions_return_to_the_grid_of_their_file(tmp_path: Path) -> None:
