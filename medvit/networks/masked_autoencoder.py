@@ -414,6 +414,11 @@ def resized_table(table: Tensor, grid: Sequence[int]) -> Tensor:
         raise WeightsError(
             f"the position table of {table.shape[1] - 1} tokens does not fit a grid of {tuple(grid)}"
         )
-    patches = table[:, 1:].reshape(1, side, side, -1).movedim(-1, 1)
-    patches = F.interpolate(patches, size=tuple(grid), mode="bicubic", align_corners=False)
-    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+    return torch.cat([table[:, :1], on_grid(table[:, 1:], (side, side), grid)], dim=1)
+
+
+def on_grid(table: Tensor, before: Sequence[int], grid: Sequence[int]) -> Tensor:
+    """The position table (1, tokens, C) of one grid of two or three axes, interpolated to another."""
+    tokens = table.reshape(1, *before, -1).movedim(-1, 1)
+    mode = "bicubic" if len(grid) == 2 else "trilinear"
+    return F.interpolate(tokens, size=tuple(grid), mode=mode, align_corners=False).flatten(2).mT

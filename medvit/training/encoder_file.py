@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.errors import WeightsError
+from medvit.networks.masked_autoencoder import on_grid
 from medvit.studies.files import atomic_path
 
 _HEADER = "medvit_pretraining"
@@ -186,9 +186,7 @@ def _resized(table: Tensor, header: PretrainingHeader, network: nn.Module) -> Te
     before = [n // PATCH for n in header.window]
     if table.shape[1] != math.prod(before) or len(before) != len(own):
         return table
-    grid = table.reshape(1, *before, -1).movedim(-1, 1)
-    mode = "bicubic" if len(own) == 2 else "trilinear"
-    return F.interpolate(grid, size=own, mode=mode, align_corners=False).flatten(2).mT
+    return on_grid(table, before, own)
 
 
 def _spread(value: Tensor, target: Tensor, header: PretrainingHeader) -> Tensor:
